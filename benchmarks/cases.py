@@ -1,0 +1,70 @@
+"""What is measured: the shapes, the schemes, and the work that each shape is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from cuattn.record import Shape
+from cuattn.reference import arrays
+from cuattn.reference.masking import Mask
+
+SCHEMES = ("int8", "int8-block", "int8-fp16", "int-flash", "int-flash-half", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Shape):
+    """One shape of attention, in float16."""
+
+    @classmethod
+    def square(cls, batch: int, heads: int, seqlen: int, head_dim: int, is_causal: bool) -> Case:
+        """Return the case of as many keys as queries and one key head for each query head."""
+        return cls(
+            batch=batch,
+            num_q_heads=heads,
+            num_kv_heads=heads,
+            seqlen_q=seqlen,
+            seqlen_kv=seqlen,
+            head_dim=head_dim,
+            is_causal=is_causal,
+        )
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of Q Kᵀ and P V over the pairs that the mask leaves."""
+        sizes = asdict(self)
+        mask = Mask(is_causal=sizes.pop("is_causal"), shape=arrays.Shape(**sizes))
+        pairs = int(mask.num_visible(range(self.seqlen_q)).sum())
+        return 4 * self.head_dim * self.batch * self.num_q_heads * pairs
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of Q, K and V."""
+        q_rows = self.num_q_heads * self.seqlen_q
+        kv_rows = self.num_kv_heads * self.seqlen_kv
+        return 2 * self.batch * self.head_dim * (q_rows + 2 * kv_rows)
+
+    def __str__(self) -> str:
+        causal = " causal" if self.is_causal else ""
+        return f"N{self.seqlen_kv} D{self.head_dim}{causal}"
+
+
+# The papers' shape. 4096 fits the caches' reach of one head, 16384 does not.
+PREFILL = [
+    Case.square(4, 32, seqlen, head_dim, is_causal)
+    for head_dim in (64, 128)
+    for seqlen in (4096, 16384)
+    for is_causal in (False, True)
+]
+
+# Errors may grow with the length; they do not depend on the number of heads, so a few will do.
+ACCURACY = [
+    Case.square(1, 4, seqlen, head_dim, is_causal)
+    for head_dim in (64, 128)
+    for seqlen, is_causal in ((1024, False), (4096, False), (4096, True), (16384, False))
+]
+
+# One operand is 1 GiB: far beyond any cache.
+QUANTIZE = Case.square(4, 32, 32768, 128, False)
+
+# So little work that the GPU is always ahead of the host.
+HOST = Case.square(1, 1, 64, 64, False)

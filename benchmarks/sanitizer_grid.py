@@ -1,0 +1,77 @@
+"""A few small calls that touch every kind of kernel, for compute-sanitizer to watch.
+
+Run as: compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_grid
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+import cuattn
+
+from .cases import SCHEMES, Case
+
+
+def case(heads: tuple[int, int], seqlens: tuple[int, int], head_dim: int, causal: bool) -> Case:
+    """Return a case with a batch of 1."""
+    return Case(
+        batch=1,
+        num_q_heads=heads[0],
+        num_kv_heads=heads[1],
+        seqlen_q=seqlens[0],
+        seqlen_kv=seqlens[1],
+        head_dim=head_dim,
+        is_causal=causal,
+    )
+
+
+# For each scheme: whole tiles, and every kind of edge at once. The tools slow a kernel down a
+# hundredfold, so nothing is larger than it must be to have two tiles each way.
+SHAPES = [
+    case((1, 1), (256, 256), 128, causal=False),
+    case((2, 1), (129, 257), 64, causal=True),
+]
+# Rows that see no key, one key only, and head dims that are padded, once each.
+EDGES = [
+    ("int8", case((1, 1), (113, 7), 128, causal=True)),
+    ("int8-block", case((1, 1), (1, 1), 64, causal=False)),
+    ("int8", case((1, 1), (65, 191), 40, causal=False)),
+    ("int8-fp16", case((1, 1), (33, 97), 256, causal=True)),
+]
+
+
+def run(scheme: str, shape: Case, dtype: str, layout: str) -> None:
+    """Attend once, in strided memory, and look at the output."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+
+    def strided(heads: int, seqlen: int) -> object:
+        # Rows with a gap before each, the last of which ends the allocation: an overrun shows.
+        sizes = (heads, seqlen) if layout == "HND" else (seqlen, heads)
+        values = rng.standard_normal((shape.batch, *sizes, shape.head_dim + 8))
+        return cupy.asarray(values.astype(dtype))[..., 8:]
+
+    q = strided(shape.num_q_heads, shape.seqlen_q)
+    k, v = (strided(shape.num_kv_heads, shape.seqlen_kv) for _ in range(2))
+    o = cuattn.attention(q, k, v, is_causal=shape.is_causal, scheme=scheme, layout=layout)
+    if not bool(cupy.isfinite(o).all()):
+        raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
+
+
+def main() -> None:
+    """Run the grid with every array in an allocation of its own, so that memcheck sees its end."""
+    import cupy
+
+    cupy.cuda.set_allocator(None)
+    calls = [(scheme, shape) for scheme in SCHEMES for shape in SHAPES] + EDGES
+    for count, (scheme, shape) in enumerate(calls):
+        run(scheme, shape, ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2])
+    cupy.cuda.runtime.deviceSynchronize()
+    print(f"{len(calls)} calls done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A record as a few narrow tables."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from cuattn.record import Record, Shape, Timing
+
+from .cases import PREFILL, Case
+from .peak import peak_tops
+
+# Length and head dim whose errors the table of accuracy shows; the record has all.
+SHOWN = (4096, 128)
+
+
+def show(record: Record) -> str:
+    """Return everything worth reading at the end of a run."""
+    parts = [f"{record.gpu}, digest {record.digest[:12]}"]
+    if record.tests:
+        parts.append(f"tests: {record.tests}")
+    parts.append(f"sanitizer: {record.sanitizer}")
+    parts += [_accuracy(record), _host_and_memory(record), _speed(record), _ratios(record)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _accuracy(record: Record) -> str:
+    rows: dict[str, dict[str, float]] = {}
+    for entry in record.accuracy:
+        error = entry.metrics["relative_l1"]
+        if (entry.seqlen_kv, entry.head_dim) == SHOWN and not entry.is_causal and error is not None:
+            rows.setdefault(entry.scheme, {})[entry.distribution] = error
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    title = f"relative L1 in %, N={SHOWN[0]} D={SHOWN[1]}"
+    cells = {scheme: {n: f"{100 * e:.3f}" for n, e in row.items()} for scheme, row in rows.items()}
+    return _table(title, names, cells)
+
+
+def _host_and_memory(record: Record) -> str:
+    lines = []
+    for t in record.timings:
+        if t.case == "host" and t.end_to_end_ms is not None:
+            lines.append(f"host, {t.scheme}: {1e3 * t.end_to_end_ms:.1f} us a call")
+    for t in record.timings:
+        if t.gbps is not None:
+            lines.append(f"{t.case} {t.scheme}: {t.kernel_ms:.3f} ms, {t.gbps:.0f} GB/s")
+    return "\n".join(lines)
+
+
+def _speed(record: Record) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for who, times in _prefill(record).items():
+        row = rows.setdefault(" ".join(who), {})
+        for case, t in times.items():
+            end_to_end = case.operations / t.end_to_end_ms * 1e-9 if t.end_to_end_ms else 0
+            row[str(case)] = f"{t.tops or 0:.0f}/{end_to_end:.0f}{_share(t)}"
+    title = "TOPS, kernel only / end to end, and the former's percent of the peak; B=4 H=32"
+    return _table(title, [str(case) for case in PREFILL], rows)
+
+
+def _share(t: Timing) -> str:
+    peak = peak_tops(t.scheme)
+    return f" {100 * t.tops / peak:.0f}%" if peak and t.tops else ""
+
+
+def _ratios(record: Record) -> str:
+    prefill = _prefill(record)
+    rows: dict[str, dict[str, str]] = {}
+    ours = {scheme: times for (name, scheme), times in prefill.items() if name == "cuattn"}
+    others = {name: times for (name, _), times in prefill.items() if name != "cuattn"}
+    for scheme, times in ours.items():
+        for other, theirs in others.items():
+            rows[f"{scheme} : {other}"] = {
+                str(case): f"{_ratio(times[case].kernel_ms, theirs[case].kernel_ms)}/"
+                f"{_ratio(times[case].end_to_end_ms, theirs[case].end_to_end_ms)}"
+                for case in times
+                if case in theirs
+            }
+    title = "times as fast, kernel only / end to end"
+    return _table(title, [str(case) for case in PREFILL], rows)
+
+
+def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:
+    found: dict[tuple[str, str], dict[Case, Timing]] = {}
+    for t in record.timings:
+        if t.case == "prefill":
+            case = Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
+            found.setdefault((t.implementation, t.scheme), {})[case] = t
+    return found
+
+
+def _ratio(mine: float | None, theirs: float | None) -> str:
+    return f"{theirs / mine:.2f}" if mine and theirs else "-"
+
+
+def _table(title: str, columns: list[str], rows: dict[str, dict[str, str]]) -> str:
+    if not rows:
+        return ""
+    first = max(len(name) for name in rows)
+    widths = {c: max(len(c), *(len(row.get(c, "-")) for row in rows.values())) for c in columns}
+    lines = [title, " " * first + "".join(f"  {c:>{widths[c]}}" for c in columns)]
+    for name, row in rows.items():
+        cells = "".join(f"  {row.get(c, '-'):>{widths[c]}}" for c in columns)
+        lines.append(f"{name:<{first}}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Time on the GPU's own clock, from a cold L2 cache; and time that a call keeps the host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+# The flush also keeps the GPU busy while the host submits what is timed: 1 GiB is 0.2 to 1 ms.
+FLUSH_BYTES = 1 << 30
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Stamp:
+    """A point on the current stream's time line; the difference of two is seconds of GPU time."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.event = cupy.cuda.Event()
+        self.event.record()
+
+    def __sub__(self, earlier: Stamp) -> float:
+        import cupy
+
+        self.event.synchronize()
+        return cupy.cuda.get_elapsed_time(earlier.event, self.event) * 1e-3
+
+
+class ColdL2:
+    """Called before a measurement, fills the L2 cache with lines of no use to it."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        _, total = cupy.cuda.runtime.memGetInfo()
+        self._junk = cupy.empty(min(FLUSH_BYTES, total // 16), dtype=cupy.uint8)
+
+    def __call__(self) -> None:
+        import cupy
+
+        self._junk.data.memset_async(0, self._junk.nbytes, cupy.cuda.get_current_stream())
+
+
+@dataclass(frozen=True)
+class Median:
+    """Median of the rounds and their inter-quartile range, in milliseconds."""
+
+    ms: float
+    iqr_ms: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Median:
+        """Summarize the rounds of one function."""
+        low, middle, high = np.percentile(seconds, (25, 50, 75)) * 1e3
+        return cls(ms=float(middle), iqr_ms=float(high - low))
+
+
+def time_gpu(
+    functions: Mapping[Name, Callable[[], object]], *, rounds: int = 30, warmup: int = 5
+) -> dict[Name, Median]:
+    """Time functions that enqueue work on the current stream, each from a cold L2 cache.
+
+    A round runs every function once, and each round starts with the next one, so that clocks that
+    drift and heat that builds up meet all of them alike.
+    """
+    cold_l2 = ColdL2()
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for count in range(-warmup, rounds):
+        first = count % len(names)
+        stamps = []
+        for name in names[first:] + names[:first]:
+            cold_l2()
+            start = Stamp()
+            functions[name]()
+            stamps.append((name, start, Stamp()))
+        if count >= 0:
+            for name, start, end in stamps:
+                seconds[name].append(end - start)
+    return {name: Median.of(values) for name, values in seconds.items()}
+
+
+def time_host(function: Callable[[], object], *, calls: int = 50, rounds: int = 20) -> Median:
+    """Time how long one call keeps the host: the mean of `calls` in a row, nothing waited for."""
+    import cupy
+
+    seconds = []
+    for count in range(-2, rounds):
+        cupy.cuda.get_current_stream().synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        if count >= 0:
+            seconds.append((time.perf_counter() - start) / calls)
+    cupy.cuda.get_current_stream().synchronize()
+    return Median.of(seconds)

@@ -1,0 +1,8 @@
+"""``python -m cuattn`` is the ``cuattn`` command."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

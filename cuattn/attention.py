@@ -1,0 +1,231 @@
+"""`attention`: look at the arrays, plan, enqueue."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .caller import Caller, cupy_module, device_of
+from .dlpack import CPU, CUDA, View, as_cupy, view_cupy
+from .emulated import attention_on_host
+from .errors import ArgumentError
+from .launch import enqueue
+from .operand import DTYPES, Name
+from .overlap import overlap
+from .prepared import AttentionCall, prepare
+from .problem import Options, Problem
+from .quantize import quantize_view
+from .quantized import QuantizedTensor
+from .scheme import Scheme
+from .views import contiguous, is_finite, signature
+
+__all__ = ["attention"]
+
+# Arrays as the call sees them, by their names.
+Seen: TypeAlias = dict[Name, View | QuantizedTensor]
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    scheme: str | Scheme = "int8",
+    layout: str = "HND",
+    return_lse: bool = False,
+    out: Any = None,
+    check_finite: bool = False,
+    stream: Any = None,
+) -> Any:
+    """Compute ``softmax(scale * q kᵀ) v`` with quantized operands.
+
+    Parameters
+    ----------
+    q : array [batch, num_q_heads, seqlen_q, head_dim], or QuantizedTensor
+    k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
+        With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
+        type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
+        may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
+        arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
+        An array whose last axis is not contiguous is copied first, and so is one for an unquantized
+        product if it does not begin its rows at multiples of 16 bytes.
+    is_causal : bool
+        Hide key j from row i if ``j > i + seqlen_kv - seqlen_q``: the last row sees every key.
+    scale : float, optional
+        Factor of the logits, ``1/sqrt(head_dim)`` by default.
+    scheme : str or Scheme
+        A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
+        a scheme that quantizes that operand alike.
+    layout : {"HND", "NHD"}
+        Order of the axes of arrays, `out` included; a QuantizedTensor has none.
+    return_lse : bool
+        Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
+        K, this takes memory for `q` in float32 for a while.
+    out : array, optional
+        Written and returned: of any library, with shape, type and device of `q`, overlapping no
+        input. One whose rows are not contiguous or begin at odd elements is written by a copy.
+    check_finite : bool
+        Raise for NaN and infinities in the arrays. This waits for the GPU.
+    stream : int or stream, optional
+        Where the work is enqueued: an address, or an object with ``__cuda_stream__``, ``ptr`` or
+        ``cuda_stream``. By default PyTorch's current stream if `q` is its tensor, else CuPy's.
+
+    Returns
+    -------
+    o : array with the shape and type of `q`
+        `out` if given; else of PyTorch or JAX if `q` is, of NumPy for arrays in host memory, and of
+        CuPy otherwise. A row that sees no key is 0.
+    lse : array of float32 [batch, num_q_heads, seqlen_q]
+        Only with `return_lse`. Natural logarithm, -inf for a row that sees no key.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is wrong: it names the argument, and nothing has been launched or written.
+    NoGPUError
+        If arrays are on a GPU that CuPy cannot use.
+    UnsupportedError
+        If the GPU, the driver or the compiler is too old.
+    CompileError
+        If the compiler is missing or fails.
+
+    Notes
+    -----
+    NaN and infinities act as far as the scheme's scales reach; an infinity, which has no INT8 code,
+    acts like NaN. In a row of Q it makes that row NaN. In a key it does so to every row that sees
+    the key or, with a scale per block, any key of its block. In V it does so, with a scale per
+    token, to every row that sees the token, lse included; else to the channel or, with one scale,
+    to all of the output. Unquantized operands follow IEEE arithmetic.
+
+    On the GPU nothing waits for the GPU, and all memory is CuPy's, except for outputs in PyTorch's.
+    A call can be captured into a CUDA graph after one call of its kind, which loads the kernels.
+    What a captured call uses as workspace is free again for others when it returns, so capture with
+    an allocator of its own and keep it as long as the graph::
+
+        pool = cupy.cuda.MemoryPool()
+        with cupy.cuda.using_allocator(pool.malloc):
+            ...  # capture
+    """
+    given: dict[Name, Any] = {"q": q, "k": k, "v": v}
+    options = Options(scheme, scale, is_causal, return_lse, layout)
+    kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
+    if kind == CUDA:
+        cupy = cupy_module()
+        if cupy.cuda.runtime.getDevice() == ordinal:
+            o, lse = _on_gpu(given, options, out, check_finite, stream)
+        else:
+            with cupy.cuda.Device(ordinal):
+                o, lse = _on_gpu(given, options, out, check_finite, stream)
+    elif kind != CPU:
+        raise ArgumentError("q", q, "on an NVIDIA GPU or in host memory")
+    elif stream is not None:
+        raise ArgumentError("stream", stream, "None for arrays in host memory")
+    else:
+        o, lse = attention_on_host(given, options, out, check_finite)
+    return (o, lse) if return_lse else o
+
+
+def _on_gpu(
+    given: dict[Name, Any], options: Options, out: Any, check_finite: bool, stream: Any
+) -> tuple[Any, Any]:
+    """Attend on CuPy's current device."""
+    caller = Caller(given["q"], stream)
+    seen: Seen = {
+        name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
+        for name, x in given.items()
+    }
+    target = None if out is None else caller.look(out, "out")
+    call = _prepared(seen, target, options)
+    problem = call.problem
+    if target is not None:
+        _check_output(call, seen, target, out)
+    with caller:
+        if check_finite:
+            _check_finite(seen, given)
+        shift: Any = None
+        if call.copied or call.needs_shift:
+            call, shift = _converted(call, seen, target, options)
+        o, o_view = out, target
+        if o_view is None:
+            o, o_view = caller.empty(problem.output_shape, _DTYPE_NAMES[problem.q.dtype])
+        lse = lse_view = None
+        if problem.return_lse:
+            lse, lse_view = caller.empty(problem.q.shape[:3], "float32")
+        _enqueue(call, seen, o_view, lse_view, shift)
+        return o if out is not None else caller.deliver(o), caller.deliver(lse)
+
+
+def _prepared(seen: Seen, target: View | None, options: Options) -> AttentionCall:
+    q, k, v = (
+        x.signature if isinstance(x, QuantizedTensor) else signature(x) for x in seen.values()
+    )
+    try:
+        return prepare(q, k, v, None if target is None else signature(target), *options)
+    except TypeError:
+        Problem.of(q, k, v, options)  # says which option cannot be a key of the cache
+        raise
+
+
+def _check_output(call: AttentionCall, seen: Seen, target: View, out: Any) -> None:
+    if target.readonly:
+        raise ArgumentError("out", out, "writable")
+    low, high = call.extents["out"]
+    for name, x in seen.items():
+        if isinstance(x, QuantizedTensor):
+            continue
+        x_low, x_high = call.extents[name]
+        apart = x.ptr + x_high <= target.ptr + low or target.ptr + high <= x.ptr + x_low
+        if not apart and overlap(target, x, call.problem.q.dtype.nbytes):
+            raise ArgumentError("out", out, f"in memory apart from that of {name}")
+
+
+def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
+    for name, x in seen.items():
+        # Where a scope holds NaN or an infinity, its scale is not finite.
+        if not is_finite(view_cupy(x.scale) if isinstance(x, QuantizedTensor) else x):
+            raise ArgumentError(name, given[name], "without NaN and infinity")
+
+
+def _converted(
+    call: AttentionCall, seen: Seen, target: View | None, options: Options
+) -> tuple[AttentionCall, Any]:
+    """Do first what kernels do not: copy arrays, and what K's smoothing takes from the logits."""
+    for name, x in seen.items():
+        if name in call.copied and isinstance(x, View):
+            seen[name] = contiguous(x)
+    shift = None
+    q, k = seen["q"], seen["k"]
+    if call.needs_shift and isinstance(q, QuantizedTensor):
+        if not isinstance(k, QuantizedTensor):
+            k = seen["k"] = quantize_view(k, "k", call.problem.scheme, call.problem.layout)
+        shift = call.problem.softmax_scale * q.dot(k.vector)
+    return _prepared(seen, target, options), shift
+
+
+def _enqueue(call: AttentionCall, seen: Seen, target: View, lse: View | None, shift: Any) -> None:
+    if not call.launches:
+        as_cupy(target)[...] = 0
+        if lse is not None:
+            as_cupy(lse).fill(-np.inf)
+        return
+    o = target
+    if not call.writes_out:
+        o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
+    operands = (
+        x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0) for x in seen.values()
+    )
+    given = (
+        *chain.from_iterable(operands),
+        o.ptr,
+        lse.ptr if lse else 0,
+        shift.data.ptr if shift is not None else 0,
+    )
+    enqueue(call.launches, call.buffers, given)
+    if o is not target:
+        as_cupy(target)[...] = o.owner

@@ -1,0 +1,74 @@
+"""The ``cuattn`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cuattn import __version__
+from cuattn.errors import CuattnError
+
+from . import compile as compile_command
+from . import info, report
+
+__all__ = ["main"]
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # as shells report SIGINT
+
+
+class _UsageError(CuattnError):
+    """The command line itself is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print its usage and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error, which is one line on stderr.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has left; the interpreter must not try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CuattnError, MemoryError, OSError) as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"cuattn: error: {first_line}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cuattn",
+        description="Quantized attention on NVIDIA GPUs, and how wrong it is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (report, info, compile_command):
+        command.add_to(commands)
+    return parser

@@ -1,0 +1,119 @@
+"""``cuattn info``: what there is on this computer, and what it can run."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cuattn import __version__, cache, record
+from cuattn.compiler import checked_arch, nvrtc_version
+from cuattn.device import TARGETS, current_device, gpu_status, target
+from cuattn.errors import CuattnError, UnsupportedError
+from cuattn.operand import DTYPES
+from cuattn.plan import attention_specs
+from cuattn.reference.layout import HEAD_DIMS
+from cuattn.scheme import PRESETS, Scheme
+
+__all__ = ["add_to"]
+
+NAME_WIDTH = 15
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser(
+        "info",
+        help="GPU, compiler, cache, and what this computer can run",
+        description="GPU, driver, compiler, kernel cache, records of GPU runs, and which schemes "
+        "this computer can run, or why not.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what there is."""
+    for name, text in _facts():
+        print(f"{name:{NAME_WIDTH}} {text}")
+    print("schemes")
+    for scheme in PRESETS.values():
+        print(f"  {scheme.name:{NAME_WIDTH}} {_or_why_not(partial(_runs_on, scheme))}")
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    yield "cuattn", f"{__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    state, detail = gpu_status()
+    if state == "ok":
+        for ordinal in range(int(detail)):
+            yield f"GPU {ordinal}", _or_why_not(partial(_gpu, ordinal))
+        yield "driver", _driver()
+    else:
+        yield "GPU", f"none: {_first_line(detail)}"
+    yield "compiler", _or_why_not(_compiler)
+    kernels, size = cache.usage()
+    yield "kernel cache", f"{cache.directory()}: {kernels} kernels, {size / MIB:.1f} MiB"
+    lines = [f"{status.path.name}: {status}" for status in record.status()]
+    for line in lines or ["none"]:
+        yield "GPU record", line
+
+
+def _or_why_not(describe: Callable[[], str]) -> str:
+    try:
+        return describe()
+    except CuattnError as error:
+        return f"no: {_first_line(str(error))}"
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0]
+
+
+def _gpu(ordinal: int) -> str:
+    import cupy
+
+    with cupy.cuda.Device(ordinal):
+        device = current_device()
+    major, minor = device.compute_capability[:-1], device.compute_capability[-1]
+    return (
+        f"{device.name}, compute capability {major}.{minor} (sm_{device.arch}), "
+        f"{device.num_sms} SMs, {device.max_smem_per_cta // KIB} KiB of shared memory for a CTA"
+    )
+
+
+def _driver() -> str:
+    import cupy
+
+    version = cupy.cuda.runtime.driverGetVersion()
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
+def _compiler() -> str:
+    version = "NVRTC {}.{}".format(*nvrtc_version())
+    import cupy  # there is one, or there would be no NVRTC
+
+    able = ", ".join(f"sm_{arch}" for arch in TARGETS if _can_compile_for(arch))
+    return f"{version}, CuPy {cupy.__version__}; compiles for {able}"
+
+
+def _can_compile_for(arch: str) -> bool:
+    try:
+        checked_arch(arch)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def _runs_on(scheme: Scheme) -> str:
+    """Say which kernels run a scheme on the current GPU, or raise why none does."""
+    if gpu_status()[0] != "ok":
+        return "emulated in NumPy, as there is no GPU"
+    arch = checked_arch(current_device().arch)
+    specs = attention_specs([scheme], HEAD_DIMS, DTYPES, target(arch))
+    return ", ".join(dict.fromkeys(spec.source for spec in specs)) + f" for sm_{arch}"

@@ -1,0 +1,59 @@
+"""Types of options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from cuattn.errors import ArgumentError
+from cuattn.scheme import PRESETS, Scheme, resolve
+
+__all__ = ["at_least", "items", "one_of", "schemes"]
+
+T = TypeVar("T")
+
+
+def schemes(text: str) -> list[Scheme]:
+    """Read the names of presets, or "all"."""
+    if text == "all":
+        return list(PRESETS.values())
+    return items(resolve)(text)
+
+
+def items(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Return a reader of comma-separated values without repetitions."""
+
+    def read(text: str) -> list[T]:
+        try:
+            return list(dict.fromkeys(one(word.strip()) for word in text.split(",")))
+        except ArgumentError as error:
+            # argparse would drop the message of any other ValueError.
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    read.__name__ = "list"  # in argparse's "invalid list value"
+    return read
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of integers that are not smaller."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    read.__name__ = "integer"
+    return read
+
+
+def one_of(choices: Collection[str]) -> Callable[[str], str]:
+    """Return a reader of one of some words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"must be one of {[*choices]}, got {text!r}")
+        return text
+
+    return read

@@ -1,0 +1,192 @@
+"""Arrays in host memory: the reference's emulation behind the same interface."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .caller import numpy_dtype
+from .dlpack import CPU, View, view
+from .errors import ArgumentError
+from .form import Form
+from .host import to_host
+from .operand import DTYPES, Array, Name, coding, operand_of
+from .overlap import overlap
+from .plan import half_type
+from .problem import Options, Problem
+from .quantized import EMPTY_SCALE, QuantizedTensor
+from .reference.arrays import as_float32
+from .reference.emulate import emulate
+from .reference.quantize import (
+    Operand,
+    Operands,
+    Quantized,
+    quantize,
+    smoothing_vector,
+    transpose_v,
+)
+from .reference.rounding import HalfType, round_bfloat16, round_half
+from .reference.smoothing import lse_shift
+from .scheme import Scheme
+from .spec import Type
+
+__all__ = ["attention_on_host", "quantize_on_host"]
+
+
+def attention_on_host(
+    given: Mapping[Name, Any], options: Options, out: Any, check_finite: bool
+) -> tuple[Any, NDArray[np.float32]]:
+    """Emulate `cuattn.attention` on arrays in host memory.
+
+    Parameters
+    ----------
+    given : mapping of {"q", "k", "v"} to array or QuantizedTensor
+    options : Options
+    out : array or None
+    check_finite : bool
+
+    Returns
+    -------
+    o : ndarray, or `out`
+    lse : ndarray of float32 [batch, num_q_heads, seqlen_q]
+    """
+    q, k, v = (_signature(x, name) for name, x in given.items())
+    problem = Problem.of(q, k, v, options)
+    target = None if out is None else _output(out, problem, given)
+    values = {name: _values(x, name, problem.layout) for name, x in given.items()}
+    if check_finite:
+        _check_finite(values, given)
+
+    half: HalfType = "float16"
+    if half_type(problem.scheme, problem.q.dtype) is Type.bf16:
+        half = "bfloat16"
+    operands = {name: _operand(name, x, problem.scheme, half) for name, x in values.items()}
+    shift = None
+    if problem.return_lse:
+        shift = _lse_shift(operands, values["q"], problem.softmax_scale)
+    o, lse = emulate(
+        Operands(**operands, compute=half),
+        problem.scheme,
+        scale=problem.softmax_scale,
+        is_causal=problem.is_causal,
+        lse_shift=shift,
+    )
+
+    if problem.layout == "NHD":
+        o = o.swapaxes(1, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if target is not None:
+            _store(target, o)
+        else:
+            dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
+            out = np.ascontiguousarray(o.astype(numpy_dtype(dtype)))
+        return out, lse.astype(np.float32)
+
+
+def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
+    """`cuattn.quantize` of an array in host memory."""
+    seen = _signature(x, "x")
+    shape = operand_of(operand, seen, scheme, layout).shape
+    quantized = _quantized(operand, _values(x, "x", layout), scheme)
+    form = Form.of(scheme, operand, shape)
+    codes = np.zeros(form.data, np.int8)
+    if operand == "v":
+        codes[...] = transpose_v(quantized.codes.astype(np.int8))
+    else:
+        codes[..., : shape[3]] = quantized.codes
+    scale = np.full(form.scale, EMPTY_SCALE)
+    if quantized.scope == "tensor":
+        scale[...] = quantized.scale[..., None]
+    else:
+        scale[..., : quantized.scale.shape[2]] = quantized.scale
+    return QuantizedTensor(codes, scale, quantized.vector, operand, scheme, shape, seen.dtype)
+
+
+def _quantized(name: Name, x: NDArray[Any], scheme: Scheme) -> Quantized:
+    smoothing = {"q": "none", "k": scheme.smooth_k, "v": "mean" if scheme.smooth_v else "none"}
+    return quantize(
+        x,
+        scope=getattr(scheme, f"{name}_scope"),
+        block=scheme.p_block,
+        vector=smoothing_vector(x, smoothing[name]),
+    )
+
+
+def _operand(name: Name, x: Any, scheme: Scheme, half: HalfType) -> Operand:
+    if isinstance(x, QuantizedTensor):
+        return x.to_reference()
+    if coding(scheme, name) is not None:
+        return _quantized(name, x, scheme)
+    return round_half(as_float32(x), half)
+
+
+def _lse_shift(operands: Mapping[Name, Operand], given_q: Any, scale: float) -> Any:
+    q, k = operands["q"], operands["k"]
+    if not (isinstance(q, Quantized) and isinstance(k, Quantized)):
+        return None
+    exact = q.dequantize() if isinstance(given_q, QuantizedTensor) else given_q
+    return lse_shift(exact, k.vector, scale)
+
+
+def _look(x: Any, name: str) -> View:
+    if not isinstance(x, np.ndarray):
+        return view(x, name=name)
+    # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
+    strides = tuple(step // x.itemsize for step in x.strides)
+    readonly = not x.flags.writeable
+    return View(x.ctypes.data, x.shape, strides, x.dtype.name, (CPU, 0), readonly, x)
+
+
+def _signature(x: Any, name: str) -> Any:
+    if isinstance(x, QuantizedTensor):
+        return x.signature
+    seen = _look(x, name)
+    return Array(seen.shape, seen.strides, seen.dtype, seen.device)
+
+
+def _values(x: Any, name: str, layout: str) -> Any:
+    """Return an array [batch, head, token, head_dim] of NumPy, or a QuantizedTensor as it is."""
+    if isinstance(x, QuantizedTensor):
+        return x
+    values = to_host(x, name).values
+    return values.swapaxes(1, 2) if layout == "NHD" else values
+
+
+def _check_finite(values: Mapping[Name, Any], given: Mapping[Name, Any]) -> None:
+    for name, x in values.items():
+        if not np.isfinite(x.scale if isinstance(x, QuantizedTensor) else x).all():
+            raise ArgumentError(name, given[name], "without NaN and infinity")
+
+
+def _output(out: Any, problem: Problem, given: Mapping[Name, Any]) -> View:
+    target = _look(out, "out")
+    problem.output(_signature(out, "out"))
+    if target.readonly:
+        raise ArgumentError("out", out, "writable")
+    itemsize = problem.q.dtype.nbytes
+    for name, x in given.items():
+        if not isinstance(x, QuantizedTensor) and overlap(target, _look(x, name), itemsize):
+            raise ArgumentError("out", out, f"in memory apart from that of {name}")
+    return target
+
+
+def _store(target: View, o: NDArray[np.float64]) -> None:
+    if isinstance(target.owner, np.ndarray):
+        target.owner[...] = o
+    elif target.dtype == "bfloat16":
+        bits = round_bfloat16(o).astype(np.float32).view(np.uint32) >> np.uint32(16)
+        _memory(target, np.dtype(np.uint16))[...] = bits
+    else:
+        _memory(target, np.dtype(target.dtype))[...] = o
+
+
+def _memory(target: View, dtype: np.dtype[Any]) -> NDArray[Any]:
+    steps = zip(target.shape, target.strides, strict=True)
+    elements = sum((n - 1) * step for n, step in steps) + 1 if all(target.shape) else 0
+    memory: Any = (ctypes.c_char * (elements * dtype.itemsize)).from_address(target.ptr)
+    strides = tuple(step * dtype.itemsize for step in target.strides)
+    return np.ndarray(target.shape, dtype, memory, strides=strides)

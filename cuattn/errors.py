@@ -1,0 +1,74 @@
+"""The exceptions of this package: one base class, and under it what a caller may tell apart."""
+
+from __future__ import annotations
+
+__all__ = ["ArgumentError", "CompileError", "CuattnError", "NoGPUError", "UnsupportedError"]
+
+# Longer values (arrays, long lists) are cut: the message has to stay one readable line.
+_SHOWN = 120
+
+
+class CuattnError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ArgumentError(CuattnError, ValueError):
+    """A caller's argument is not acceptable.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument as the caller wrote it, for example ``"head_dim"``.
+    value : object
+        What was given. The message shows its ``repr`` shortened to one line, of an array only type,
+        shape and dtype.
+    expected : str
+        What would have been accepted, completing the sentence "<argument> must be ...".
+    """
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+        super().__init__(f"{argument} must be {expected}, got {_one_line(value)}")
+
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, object, str]]:
+        # Exception pickles its message as the only argument; ours takes three.
+        return type(self), (self.argument, self.value, self.expected)
+
+
+class UnsupportedError(CuattnError, RuntimeError):
+    """The request is valid, but this GPU, this compiler or this build cannot carry it out."""
+
+
+class NoGPUError(CuattnError, RuntimeError):
+    """A GPU is needed and none can be used; the message says why."""
+
+
+class CompileError(CuattnError, RuntimeError):
+    """A kernel could not be compiled or loaded.
+
+    Parameters
+    ----------
+    message : str
+        What failed, in one line.
+    log : str, optional
+        The compiler's own output, kept in the attribute `log` and appended to the message.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        self.message = message
+        self.log = log
+        super().__init__(f"{message}\n{log}" if log else message)
+
+    def __reduce__(self) -> tuple[type[CompileError], tuple[str, str]]:
+        return type(self), (self.message, self.log)
+
+
+def _one_line(value: object) -> str:
+    if hasattr(value, "__dlpack__"):
+        # repr of an array on a GPU would copy it to the host and wait for its stream.
+        shape, dtype = getattr(value, "shape", "?"), getattr(value, "dtype", "?")
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

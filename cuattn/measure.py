@@ -1,0 +1,190 @@
+"""How wrong a scheme is on given inputs, measured on the GPU if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .attention import attention
+from .device import gpu_status
+from .error_report import ErrorReport
+from .errors import ArgumentError
+from .host import HostArray, to_host
+from .reference import attribute, exact
+from .reference.arrays import Progress, Shape
+from .reference.masking import Mask
+from .reference.metrics import metrics
+from .reference.rounding import HalfType
+from .scheme import Scheme, resolve
+from .streams import current_stream_of
+
+__all__ = ["ErrorReport", "measure_error"]
+
+WARMUP_CALLS = 3
+TIMED_CALLS = 20
+
+# Steps that a run counts for in `progress`, so that its own callback has something to divide.
+STEPS_PER_RUN = 1000
+
+
+def measure_error(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scheme: str | Scheme = "int8",
+    scale: float | None = None,
+    is_causal: bool = False,
+    layout: str = "HND",
+    by_source: bool = True,
+    progress: Progress | None = None,
+    reference: ArrayLike | None = None,
+) -> ErrorReport:
+    """Compare `cuattn.attention` with attention in float64 on the same inputs.
+
+    Parameters
+    ----------
+    q : array of float [batch, num_q_heads, seqlen_q, head_dim]
+    k, v : array of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        Arrays of CuPy, PyTorch, JAX or NumPy, of a type that `cuattn.attention` takes or float64,
+        which is rounded to float32. Those in host memory are copied to the GPU if there is one;
+        without, and for bfloat16 in host memory, which CuPy cannot hold, the scheme is emulated.
+    scheme, scale, is_causal, layout
+        As for `cuattn.attention`.
+    by_source : bool
+        Also measure what Q, K, P and V cause alone. This takes five runs of the emulation, which is
+        slow for long sequences.
+    progress : callable, optional
+        Called as ``progress(done, total)`` now and then.
+    reference : array_like of float [batch, num_q_heads, seqlen_q, head_dim], optional
+        The exact output (always in this order of axes) from `cuattn.reference.exact.attention`, for
+        measuring several schemes on one input.
+
+    Returns
+    -------
+    ErrorReport
+
+    Raises
+    ------
+    ArgumentError
+        If the arrays do not fit each other or an option makes no sense.
+    UnsupportedError, CompileError
+        If the GPU cannot run the scheme.
+    """
+    scheme = resolve(scheme)
+    if layout not in ("HND", "NHD"):
+        raise ArgumentError("layout", layout, "'HND' or 'NHD'")
+    host = [to_host(x, name) for name, x in (("q", q), ("k", k), ("v", v))]
+    values = [_heads_first(x.values, layout) for x in host]
+    shape = Shape.of(*(x.shape for x in values))
+    options: dict[str, Any] = {"scale": scale, "is_causal": is_causal}
+    compute: HalfType = "bfloat16" if host[0].dtype == "bfloat16" else "float16"
+    on_gpu = gpu_status()[0] == "ok" and all(x.dtype != "bfloat16" or x.on_gpu for x in host)
+
+    if reference is not None and np.shape(reference) != values[0].shape:
+        raise ArgumentError("reference.shape", np.shape(reference), f"{values[0].shape}")
+
+    stages = _Stages(progress, 1 + (reference is None) + 5 * by_source)
+    arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
+    call = partial(attention, *arrays, scheme=scheme, layout=layout, **options)
+    # First, because it checks the arguments more strictly than what takes longer.
+    o, seconds = _run(call, arrays[0], on_gpu)
+    stages.skip()
+    if reference is None:
+        reference, _ = exact.attention(*values, **options, progress=stages.next())
+    sources = None
+    if by_source:
+        sources = attribute.attribute(
+            *values,
+            **options,
+            scheme=scheme,
+            compute=compute,
+            reference=reference,
+            progress=stages.next(5),
+        )
+        sources = {name: sources[name] for name in attribute.SOURCES}
+    return ErrorReport(
+        scheme=scheme,
+        shape=shape,
+        is_causal=is_causal,
+        backend="gpu" if on_gpu else "emulation",
+        metrics=metrics(_heads_first(o, layout), reference),
+        by_source=sources,
+        seconds=seconds,
+        tops=operations(shape, is_causal) / seconds / 1e12 if seconds else None,
+    )
+
+
+class _Stages:
+    """Divide one progress callback among runs of about the same length."""
+
+    def __init__(self, progress: Progress | None, runs: int) -> None:
+        self._progress = progress
+        self._runs = runs
+        self._begun = 0
+
+    def next(self, runs: int = 1) -> Progress | None:
+        """Return the callback of the next one or few runs."""
+        begun, self._begun = self._begun, self._begun + runs
+        progress = self._progress
+        if progress is None:
+            return None
+        return lambda done, total: progress(
+            STEPS_PER_RUN * begun + STEPS_PER_RUN * runs * done // total, STEPS_PER_RUN * self._runs
+        )
+
+    def skip(self) -> None:
+        """Count a run that has no callback as done."""
+        done = self.next()
+        if done is not None:
+            done(1, 1)
+
+
+def _heads_first(x: NDArray[Any], layout: str) -> NDArray[Any]:
+    return x.swapaxes(1, 2) if layout == "NHD" and x.ndim == 4 else x
+
+
+def _usable(x: Any, copy: HostArray, on_gpu: bool) -> Any:
+    """Return an array that `attention` takes, on the GPU if there is one."""
+    if copy.on_gpu:
+        return x
+    if copy.dtype == "float64":
+        x = copy.values.astype(np.float32)
+    if not on_gpu:
+        return x
+    import cupy
+
+    return cupy.asarray(to_host(x, "array").values)
+
+
+def _run(
+    call: Callable[[], Any], q: Any, on_gpu: bool
+) -> tuple[NDArray[np.floating], float | None]:
+    """Return the output and, on a GPU, the median time of calls back to back on q's stream."""
+    if not on_gpu:
+        return to_host(call(), "o").values, None
+    import cupy
+
+    ordinal = q.__dlpack_device__()[1]
+    with cupy.cuda.Device(ordinal):
+        o = to_host(call(), "o").values
+        stream = cupy.cuda.ExternalStream(current_stream_of(q), ordinal)
+        events = [cupy.cuda.Event() for _ in range(WARMUP_CALLS + TIMED_CALLS + 1)]
+        events[0].record(stream)
+        for event in events[1:]:
+            call()
+            event.record(stream)
+        events[-1].synchronize()
+        times = [cupy.cuda.get_elapsed_time(a, b) for a, b in pairwise(events[WARMUP_CALLS:])]
+    return o, median(times) * 1e-3
+
+
+def operations(shape: Shape, is_causal: bool) -> float:
+    pairs = Mask(shape, is_causal).num_visible(range(shape.seqlen_q)).sum()
+    return 4.0 * shape.batch * shape.num_q_heads * shape.head_dim * float(pairs)

@@ -1,0 +1,157 @@
+"""One argument of a call, checked by itself, with its axes in one order whatever the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .errors import ArgumentError
+from .scheme import Scheme
+from .spec import Type
+
+__all__ = [
+    "DTYPES",
+    "Array",
+    "Coded",
+    "Name",
+    "Operand",
+    "array_operand",
+    "coding",
+    "in_order",
+    "operand_of",
+]
+
+Name = Literal["q", "k", "v"]
+
+DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
+
+_LAYOUTS = {"HND": "[batch, head, token, head_dim]", "NHD": "[batch, token, head, head_dim]"}
+_MAX_HEAD_DIM = 256
+
+# Inside a tile the attention kernels address rows with 32 bits. A row is a token or, in transposed
+# V, a channel of all tokens, and a thread's first row is at most the 64th.
+_MAX_TOKENS = 2**26
+_MAX_ROW_STRIDE = 2**26
+# CTAs and rows of all heads are counted in 32 bits.
+_MAX_ROWS = 2**31 - 1
+
+
+class Array(NamedTuple):
+    """What a caller's array is, apart from its address: equal ones are treated alike.
+
+    Axes are in the caller's order, strides count elements, `misalignment` is the address modulo 16
+    and `device` is DLPack's (type, ordinal).
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    misalignment: int = 0
+
+
+class Coded(NamedTuple):
+    """The same of an operand that is quantized already, axes [batch, head, token, head_dim]."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    operand: str
+    scheme: str
+    coding: tuple[object, ...] | None
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Q, K, V or the output.
+
+    Parameters
+    ----------
+    shape, strides : tuple of int
+        Axes [batch, head, token, head_dim] whatever the layout; strides count elements.
+    dtype : Type
+    aligned : bool
+        Whether every row begins at a multiple of 16 bytes.
+    coded : bool
+        Whether it is quantized already; then it has no strides.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: Type
+    aligned: bool
+    coded: bool = False
+
+    @property
+    def direct(self) -> bool:
+        """Whether the attention kernels can read it where it is, if they take its type."""
+        return self.aligned and 0 <= self.strides[2] * self.dtype.nbytes <= _MAX_ROW_STRIDE
+
+    @property
+    def heads(self) -> int:
+        """Heads of all batches."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one head."""
+        return self.shape[2]
+
+
+def coding(scheme: Scheme, operand: Name) -> tuple[object, ...] | None:
+    """Return what of a scheme decides how an operand is quantized; None if it is not at all."""
+    if operand == "v":
+        return (scheme.v_scope, scheme.smooth_v) if scheme.pv == "int8" else None
+    if scheme.qk != "int8":
+        return None
+    if operand == "q":
+        return (scheme.q_scope,)
+    block = scheme.p_block if scheme.k_scope == "block" else None
+    return scheme.k_scope, block, scheme.smooth_k
+
+
+def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Operand:
+    """Check one operand by itself.
+
+    Raises
+    ------
+    ArgumentError
+        For a shape, type or size that no kernel takes, or an operand quantized in another way.
+    """
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
+        raise ArgumentError("layout", layout, f"one of {list(_LAYOUTS)}")
+    if isinstance(x, Coded):
+        if x.operand != name or x.coding != coding(scheme, name):
+            found = f"{x.operand} quantized for scheme {x.scheme!r}"
+            raise ArgumentError(name, found, f"{name} as scheme {scheme.name!r} has it")
+        return Operand(x.shape, (), DTYPES[x.dtype], aligned=True, coded=True)
+    if len(x.shape) != 4:
+        raise ArgumentError(f"{name}.shape", x.shape, f"{_LAYOUTS[layout]} for layout {layout!r}")
+    if x.dtype not in DTYPES:
+        raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {list(DTYPES)}")
+    operand = array_operand(x, layout)
+    head_dim = operand.shape[3]
+    if head_dim % 8 or not 8 <= head_dim <= _MAX_HEAD_DIM:
+        expected = f"a multiple of 8 from 8 to {_MAX_HEAD_DIM}"
+        raise ArgumentError("head_dim", head_dim, f"{expected} (the last axis of {name} {x.shape})")
+    if operand.tokens > _MAX_TOKENS:
+        raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
+    if operand.heads * max(operand.tokens, _MAX_HEAD_DIM) > _MAX_ROWS:
+        expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
+    return operand
+
+
+def array_operand(x: Array, layout: str) -> Operand:
+    """Describe an array of four axes and a known type, with no further check."""
+    dtype = DTYPES[x.dtype]
+    shape = in_order(x.shape, layout)
+    strides = in_order(x.strides, layout)
+    steps = [step for step, n in zip(strides[:3], shape[:3], strict=True) if n > 1]
+    aligned = not (x.misalignment or any(step * dtype.nbytes % 16 for step in steps))
+    return Operand(shape, strides, dtype, aligned)
+
+
+def in_order(axes: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Between the caller's order of axes and [batch, head, token, head_dim], either way."""
+    return axes if layout == "HND" else (axes[0], axes[2], axes[1], axes[3])

@@ -1,0 +1,172 @@
+"""Which kernels serve a call: the tuning table, and what fits a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import product
+
+from .device import Target
+from .errors import UnsupportedError
+from .operand import DTYPES
+from .quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
+from .reference.layout import pad_head_dim
+from .scheme import Scheme, resolve
+from .spec import AttentionSpec, PRange, Scope, Type
+
+__all__ = [
+    "TILES",
+    "AnySpec",
+    "Tile",
+    "attention_spec",
+    "attention_specs",
+    "half_type",
+    "needs_stats",
+]
+
+AnySpec = AttentionSpec | QuantizeSpec | StatsSpec | FinishSpec
+
+# Shared memory that the driver takes of every CTA.
+_RESERVED_SMEM = 1024
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The fields of `AttentionSpec` that change speed and no number."""
+
+    num_warps: int
+    row_tiles: int
+    stages: int
+    q_in_registers: bool
+    min_ctas: int
+
+
+# (family, P V, padded head_dim). Every row was measured against its neighbours on an H200;
+# docs/performance.md has the figures. Warps drift apart inside a CTA, but whole CTAs do so more.
+TILES: dict[tuple[str, Type, int], Tile] = {
+    # 168 registers hold S of 128 keys and O of 16 rows, so three CTAs share a multiprocessor.
+    ("mma", Type.int8, 32): Tile(4, 1, 2, True, 3),
+    ("mma", Type.int8, 64): Tile(4, 1, 2, True, 3),
+    # O takes 48 or 64 more: two CTAs, with 255 registers and Q in shared memory.
+    ("mma", Type.int8, 96): Tile(4, 1, 2, False, 2),
+    ("mma", Type.int8, 128): Tile(4, 1, 2, False, 2),
+    # O alone takes 96 or 128 registers, and the tiles most of the shared memory.
+    ("mma", Type.int8, 192): Tile(8, 1, 2, False, 1),
+    ("mma", Type.int8, 256): Tile(8, 1, 2, False, 1),
+    # S of 64 keys leaves room for two row tiles, which share what is read of V.
+    ("mma", Type.fp16, 32): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 64): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 96): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 128): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 192): Tile(8, 1, 2, False, 1),
+    ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
+}
+
+
+def half_type(scheme: Scheme, dtype: Type) -> Type:
+    """Return the type of operands that are not INT8, for inputs of a type."""
+    return Type.bf16 if scheme.qk == "fp16" and dtype is Type.bf16 else Type.fp16
+
+
+def needs_stats(scheme: Scheme) -> tuple[bool, bool]:
+    """Whether K, and whether V, must be looked at as a whole before it is quantized."""
+    k = scheme.qk == "int8" and scheme.smooth_k != "none"
+    v = scheme.pv == "int8" and (scheme.smooth_v or scheme.v_scope != "token")
+    return k, v
+
+
+@cache
+def attention_spec(
+    scheme: Scheme, head_dim: int, dtype: Type, is_causal: bool, target: Target
+) -> AttentionSpec:
+    """Return the attention kernel for inputs and output of a type and padded head dimension.
+
+    Raises
+    ------
+    UnsupportedError
+        If no kernel fits the target's shared memory.
+    """
+    half = half_type(scheme, dtype)
+    integer_v = scheme.pv == "int8"
+    tile = TILES["mma", Type.int8 if integer_v else Type.fp16, head_dim]
+    spec = AttentionSpec(
+        qk=Type.int8 if scheme.qk == "int8" else half,
+        pv=Type.int8 if integer_v else half,
+        out=dtype,
+        head_dim=head_dim,
+        k_scope=Scope.block if scheme.k_scope == "block" else Scope.token,
+        v_scope=Scope.token if integer_v and scheme.v_scope == "token" else Scope.channel,
+        p_range=PRange(scheme.p_range),
+        is_causal=is_causal,
+        block_kv=scheme.p_block,
+        **asdict(tile),
+    )
+    for candidate in _smaller_and_smaller(spec):
+        if candidate.smem_bytes <= target.max_smem_per_cta:
+            of_sm = target.max_smem_per_sm // (candidate.smem_bytes + _RESERVED_SMEM)
+            return replace(candidate, min_ctas=min(spec.min_ctas, of_sm))
+    raise UnsupportedError(
+        f"scheme {scheme.name} with head_dim {head_dim} needs more shared memory than the "
+        f"{target.max_smem_per_cta} bytes of sm_{target.arch}"
+    )
+
+
+def attention_specs(
+    schemes: Iterable[str | Scheme], head_dims: Iterable[int], dtypes: Iterable[str], target: Target
+) -> list[AnySpec]:
+    """List every kernel that calls of these kinds can need, each once.
+
+    Parameters
+    ----------
+    schemes : iterable of str or Scheme
+    head_dims : iterable of int
+        Of the inputs; padded here.
+    dtypes : iterable of {"float16", "bfloat16", "float32"}
+        Of the inputs.
+    target : Target
+        From `cuattn.device.target`.
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown scheme or a head_dim that has no kernel.
+    UnsupportedError
+        As `attention_spec`.
+    """
+    kinds = product(
+        [resolve(scheme) for scheme in schemes],
+        [pad_head_dim(head_dim) for head_dim in head_dims],
+        [DTYPES[dtype] for dtype in dtypes],
+    )
+    specs: dict[AnySpec, None] = {}
+    for scheme, head_dim, dtype in kinds:
+        for is_causal in (False, True):
+            specs[attention_spec(scheme, head_dim, dtype, is_causal, target)] = None
+        specs.update(dict.fromkeys(_quantizers(scheme, head_dim, dtype)))
+    return list(specs)
+
+
+def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:
+    """Give up rows first, then the overlap of copies with arithmetic."""
+    fewest = 2  # warps of a CTA that hide anything
+    for stages in range(spec.stages, 0, -1):
+        smaller = replace(spec, stages=stages)
+        yield smaller
+        while smaller.row_tiles > 1 or smaller.num_warps // 2 >= fewest:
+            if smaller.row_tiles > 1:
+                smaller = replace(smaller, row_tiles=smaller.row_tiles // 2)
+            else:
+                smaller = replace(smaller, num_warps=smaller.num_warps // 2)
+            yield smaller
+
+
+def _quantizers(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnySpec]:
+    for aligned in (True, False):
+        # Aligned inputs that have the products' type already are used as they are.
+        if scheme.qk == "int8" or half_type(scheme, dtype) is not dtype or not aligned:
+            yield QuantizeSpec.of(scheme, dtype, head_dim, aligned)
+        if any(needs_stats(scheme)):
+            stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
+            yield stats
+            yield stats.finish

@@ -1,0 +1,108 @@
+"""Attention on the GPU with everything settled that does not depend on addresses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .launch import Buffers, Launch
+from .operand import Array, Coded, Operand, in_order
+from .overlap import extent
+from .pipeline import GIVEN, pipeline
+from .plan import needs_stats
+from .problem import Options, Problem
+from .scheme import Scheme
+
+__all__ = ["AttentionCall", "prepare"]
+
+# Kinds of calls that a process remembers, at a few kilobytes each.
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What all calls on arrays of the same kinds have in common.
+
+    Attributes
+    ----------
+    problem : Problem
+    copied : tuple of {"q", "k", "v"}
+        Arrays that have to be made contiguous first; until then nothing else is prepared.
+    writes_out : bool
+        Whether the kernel can write to where the caller wants the output.
+    extents : dict of str to tuple of int
+        Bytes that the caller's arrays span, from their element 0 on.
+    needs_shift : bool
+        Whether the caller has to compute what K's smoothing takes from the logits: Q is quantized
+        already.
+    launches : list of Launch
+        Empty if there is no output, or if it is all zeros because there are no keys.
+    buffers : Buffers
+    """
+
+    problem: Problem
+    copied: tuple[str, ...]
+    writes_out: bool
+    extents: dict[str, tuple[int, int]]
+    needs_shift: bool
+    launches: list[Launch]
+    buffers: Buffers
+
+
+# typed: 1 must not pass for True because they are equal.
+@lru_cache(_REMEMBERED, typed=True)
+def prepare(
+    q: Array | Coded,
+    k: Array | Coded,
+    v: Array | Coded,
+    out: Array | None,
+    scheme: str | Scheme,
+    scale: float | None,
+    is_causal: bool,
+    return_lse: bool,
+    layout: str,
+) -> AttentionCall:
+    """Check a call on CuPy's current device, plan it and load its kernels.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError, CompileError
+        As `cuattn.attention`.
+    """
+    problem = Problem.of(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
+    arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
+    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1)
+    o_strides, writes_out = _compact(problem.output_shape), True
+    if out is not None:
+        writes_out = _takes_pairs(problem.output(out), out.misalignment)
+        o_strides = out.strides if writes_out else o_strides
+        arrays["out"] = out
+    itemsize = problem.q.dtype.nbytes
+    buffers = Buffers(*GIVEN)
+    launches: list[Launch] = []
+    if math.prod(problem.q.shape) and problem.k.tokens and not copied:
+        launches = pipeline(problem, in_order(o_strides, layout), buffers)
+    return AttentionCall(
+        problem=problem,
+        copied=copied,
+        writes_out=writes_out,
+        extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
+        needs_shift=problem.return_lse and problem.q.coded and needs_stats(problem.scheme)[0],
+        launches=launches,
+        buffers=buffers,
+    )
+
+
+def _takes_pairs(out: Operand, misalignment: int) -> bool:
+    """Whether the kernel, which stores two channels at a time, can write to an array."""
+    steps = [step for step, n in zip(out.strides[:3], out.shape[:3], strict=True) if n > 1]
+    in_pairs = not any(step % 2 for step in steps) and not misalignment % (2 * out.dtype.nbytes)
+    return out.strides[3] == 1 and in_pairs
+
+
+def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.append(strides[-1] * n)
+    return tuple(reversed(strides))

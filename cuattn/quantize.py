@@ -1,0 +1,129 @@
+"""`quantize`: from an array to a `QuantizedTensor`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .caller import Caller, cupy_module, device_of
+from .conversion import Item, conversion
+from .device import current_device
+from .dlpack import CPU, View
+from .emulated import quantize_on_host
+from .errors import ArgumentError
+from .form import Form
+from .launch import NULL, Buffers, Launch, enqueue
+from .operand import Array, Name, coding, operand_of
+from .quantized import EMPTY_SCALE, QuantizedTensor
+from .scheme import Scheme, resolve
+from .views import contiguous, signature
+
+__all__ = ["quantize", "quantize_view"]
+
+_REMEMBERED = 256
+
+
+def quantize(
+    x: Any,
+    *,
+    operand: Name = "k",
+    scheme: str | Scheme = "int8",
+    layout: str = "HND",
+    stream: Any = None,
+) -> QuantizedTensor:
+    """Quantize Q, K or V, to be attended any number of times.
+
+    Parameters
+    ----------
+    x : array [batch, head, token, head_dim], or with layout "NHD" [batch, token, head, head_dim]
+        float16, bfloat16 or float32, of CuPy, PyTorch, JAX or NumPy. If its last axis is not
+        contiguous it is copied first.
+    operand : {"q", "k", "v"}
+        What it is to be: the three differ in scales, smoothing and layout.
+    scheme : str or Scheme
+        Decides scale and smoothing.
+    layout : {"HND", "NHD"}
+        Order of the axes of `x`; the tensor has no layout.
+    stream : int or stream, optional
+        As for `cuattn.attention`.
+
+    Returns
+    -------
+    QuantizedTensor
+        In CuPy's memory, or in NumPy's if `x` is in host memory. Codes and scales are bit for bit
+        those of `cuattn.reference.quantize`, given the same smoothing vector. A token, block or
+        channel that holds NaN or an infinity gets a scale that is NaN or infinite.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is wrong, or the scheme leaves the operand unquantized.
+    NoGPUError, UnsupportedError, CompileError
+        As for `cuattn.attention`.
+    """
+    how = resolve(scheme)
+    if operand not in ("q", "k", "v") or coding(how, operand) is None:
+        raise ArgumentError("operand", operand, f"one that is INT8 in scheme {how.name!r}")
+    kind, ordinal = device_of(x, "x")
+    if kind == CPU:
+        return quantize_on_host(x, operand, how, layout)
+    with cupy_module().cuda.Device(ordinal):
+        caller = Caller(x, stream)
+        seen = caller.look(x, "x")
+        with caller:
+            return quantize_view(seen, operand, how, layout)
+
+
+def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
+    """Quantize an array on CuPy's current device and stream."""
+    cupy = cupy_module()
+    call = _prepare(signature(x), operand, scheme, layout)
+    if call.copied:
+        x = contiguous(x)
+        call = _prepare(signature(x), operand, scheme, layout)
+    form = call.form
+    codes = cupy.ndarray(form.data, np.int8)
+    scale = cupy.ndarray(form.scale, np.float32)
+    vector = cupy.ndarray(form.vector, np.float32) if form.smoothed else None
+    tensor = QuantizedTensor(codes, scale, vector, operand, scheme, call.shape, x.dtype)
+    if call.launches:
+        enqueue(call.launches, call.buffers, (x.ptr, *tensor.addresses))
+    else:  # an empty scope counts as one of zeros
+        scale.fill(EMPTY_SCALE)
+        if vector is not None:
+            vector.fill(0)
+    return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What calls on arrays of the same kind share; no launches if there is nothing to do yet."""
+
+    shape: tuple[int, ...]
+    form: Form
+    copied: bool
+    launches: list[Launch]
+    buffers: Buffers
+
+
+@lru_cache(_REMEMBERED)
+def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
+    operand = operand_of(name, x, scheme, layout)
+    form = Form.of(scheme, name, operand.shape)
+    buffers = Buffers("x", "codes", "scale", "vector")
+    item = Item(
+        operand,
+        buffers["x"],
+        data=buffers["codes"],
+        scale=buffers["scale"],
+        vector=buffers["vector"] if form.smoothed else NULL,
+    )
+    copied = x.strides[-1] != 1
+    launches = []
+    if math.prod(operand.shape) and not copied:
+        launches = conversion({name: item}, scheme, current_device(), buffers)
+    return _Call(operand.shape, form, copied, launches, buffers)

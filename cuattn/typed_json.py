@@ -1,0 +1,68 @@
+"""JSON data as dataclasses, with every field's presence and type checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from .errors import ArgumentError
+
+__all__ = ["finite", "typed"]
+
+
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """Return what `json.loads` gave as an instance of `kind`.
+
+    Parameters
+    ----------
+    value : object
+        Of JSON's own types.
+    kind : type
+        str, int, float, bool, ``list[...]``, ``dict[str, ...]``, a dataclass whose fields are such
+        types, or one of these ``| None``.
+    where : str
+        Place of the value, named in the error.
+
+    Raises
+    ------
+    ArgumentError
+        If a field is missing or unknown, or a value is of another type.
+    """
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not type(None))
+    if is_dataclass(kind):
+        return _fields(value, kind, where)
+    if get_origin(kind) is list:
+        items = typed(value, list, where)
+        return [typed(x, get_args(kind)[0], f"{where}[{i}]") for i, x in enumerate(items)]
+    if get_origin(kind) is dict:
+        pairs = typed(value, dict, where)
+        return {key: typed(x, get_args(kind)[1], f"{where}.{key}") for key, x in pairs.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    # Not isinstance: True would pass for an int.
+    if type(value) is not kind:
+        raise ArgumentError(where, value, f"of type {kind.__name__}")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """Return the same data with null for every NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fields(value: Any, kind: Any, where: str) -> Any:
+    given = typed(value, dict, where)
+    wanted = [f.name for f in fields(kind)]
+    if sorted(given) != sorted(wanted):
+        raise ArgumentError(where, sorted(given), f"an object with the keys {sorted(wanted)}")
+    hints = get_type_hints(kind)
+    return kind(**{name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted})

@@ -1,0 +1,162 @@
+// Attention with warp-level matrix products, for every GPU from sm_80 on.
+//
+// One CTA owns a block of query rows of one head and streams that head's keys and values through
+// shared memory; a warp owns 16 or 32 of the rows. Per block of keys:
+//   scores      S = Q K^T on the tensor cores
+//   softmax     S -> P, with the row maximum of the block or of all blocks so far
+//   add_values  O += P V on the tensor cores
+#include "attn/key_scales.cuh"
+#include "attn/mask.cuh"
+#include "attn/output.cuh"
+#include "attn/scores.cuh"
+#include "attn/shape.cuh"
+#include "attn/softmax.cuh"
+#include "attn/values.cuh"
+#include "attn/work.cuh"
+#include "params.cuh"
+#include "ptx/opaque.cuh"
+#include "spec.cuh"
+#include "tile/loader.cuh"
+#include "tile/pipeline.cuh"
+
+template <AttentionSpec S>
+struct alignas(16) Stage {
+  u8 k[Shape<S>::KTile::bytes];
+  u8 v[Shape<S>::VTile::bytes];
+  KeyScales<S> scales;
+};
+
+template <AttentionSpec S>
+struct alignas(16) Storage {
+  u8 q[Shape<S>::QTile::bytes];
+  Stage<S> stages[S.stages];
+  RingBarriers<S.stages> barriers;
+};
+
+template <AttentionSpec S>
+__device__ __forceinline__ void attention_mma(const AttentionParams& p) {
+  using H = Shape<S>;
+  static_assert(sizeof(Storage<S>) == S.smem_bytes, "cuattn/spec.py and Storage disagree");
+  static_assert(S.num_threads == S.num_warps * kWarpSize);
+  extern __shared__ __align__(16) u8 smem[];
+  Storage<S>& storage = *reinterpret_cast<Storage<S>*>(smem);
+
+  const int thread = ptx::opaque(static_cast<int>(threadIdx.x));
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
+  const Work<S> work(p, static_cast<int>(blockIdx.x));
+  const int warp_row = work.first_row + warp * H::kWarpRows;
+  const BlockRange range = block_range<S>(p, work.first_row);
+
+  // The quantizer's operands are packed and padded: rows to S.head_dim, V to whole blocks. Others
+  // are the caller's own and end at head_dim and seqlen_kv.
+  const int qk_bytes = S.qk == Type::int8 ? S.head_dim : p.head_dim * bytes_of(S.qk);
+  const int v_bytes = H::kIntegerValues ? S.block_kv : p.head_dim * bytes_of(S.pv);
+  const char* q = static_cast<const char*>(p.q) + work.batch * p.q_stride_batch +
+                  work.head * p.q_stride_head + work.first_row * p.q_stride_row;
+  const char* k = static_cast<const char*>(p.k) + work.batch * p.k_stride_batch +
+                  work.kv_head * p.k_stride_head;
+  const char* v = static_cast<const char*>(p.v) + work.batch * p.v_stride_batch +
+                  work.kv_head * p.v_stride_head;
+  const TileLoader<typename H::QTile, S.num_threads, H::kIntegerScores> q_loader(
+      thread, p.q_stride_row, qk_bytes);
+  const TileLoader<typename H::KTile, S.num_threads, H::kIntegerScores> k_loader(
+      thread, p.k_stride_row, qk_bytes);
+  const TileLoader<typename H::VTile, S.num_threads, H::kIntegerValues> v_loader(
+      thread, p.v_stride_row, v_bytes);
+  // From one key to the next, and for V stored by blocks from one block to the next.
+  const i64 k_stride = H::kIntegerScores ? S.head_dim : p.k_stride_row;
+  const i64 v_stride = H::kIntegerValues ? S.head_dim : p.v_stride_row;
+  const KeyScaleLoader<S> scale_loader(p, work.batch_kv_head);
+
+  const Ring<S.stages> ring(storage.barriers);
+  if (thread == 0) ring.init(S.num_threads);
+  q_loader.load(ptx::smem_address(storage.q), q, p.seqlen_q - work.first_row);
+  ptx::cp_async_commit();
+  __syncthreads();
+
+  // Blocks are fetched this many steps before they are read, so that the other warps have had time
+  // to read what was in their stage.
+  constexpr int kAhead = S.stages > 1 ? S.stages - 1 : 1;
+  RingPosition<S.stages> filling;
+  auto fill = [&](int block) {
+    if (block >= range.end) return;
+    Stage<S>& stage = storage.stages[filling.stage];
+    const int keys = p.seqlen_kv - block * S.block_kv;
+    const i64 key = static_cast<i64>(block) * S.block_kv;
+    ring.wait_empty(filling);
+    scale_loader.load(stage.scales, block, thread);
+    k_loader.load(ptx::smem_address(stage.k), k + key * k_stride, keys);
+    v_loader.load(ptx::smem_address(stage.v), v + key * v_stride,
+                  H::kIntegerValues ? S.head_dim : keys);
+    ring.commit(filling);
+    filling.advance();
+  };
+#pragma unroll
+  for (int block = 0; block < kAhead; ++block) fill(block);
+
+  OnlineSoftmax<S> softmax[H::kRowTiles];
+#pragma unroll
+  for (int tile = 0; tile < H::kRowTiles; ++tile) {
+    softmax[tile].start(p, work.batch_head, warp_row + 16 * tile, lane);
+  }
+
+  // Q's copies are the oldest: what came after them may still be under way.
+  ptx::cp_async_wait<0>();
+  __syncthreads();
+  Queries<S> queries[H::kRowTiles];
+#pragma unroll
+  for (int tile = 0; tile < H::kRowTiles; ++tile) {
+    queries[tile].smem = ptx::smem_address(storage.q) +
+                         (warp * H::kWarpRows + 16 * tile) * H::QTile::pitch +
+                         LaneOffset<typename H::QTile>::a_operand(lane);
+    queries[tile].hold();
+  }
+  const u32 k_lane = ptx::smem_address(storage.stages[0].k) +
+                     LaneOffset<typename H::KTile>::b_operand(lane);
+  const u32 v_lane = ptx::smem_address(storage.stages[0].v) +
+                     (H::kIntegerValues ? LaneOffset<typename H::VTile>::b_operand(lane)
+                                        : LaneOffset<typename H::VTile>::b_operand_trans(lane));
+
+  typename H::Output o[H::kRowTiles] = {};
+  RingPosition<S.stages> reading;
+  auto step = [&](int block, auto masked) {
+    constexpr bool kMasked = decltype(masked)::value;
+    const u32 stage = reading.stage * static_cast<u32>(sizeof(Stage<S>));
+    const KeyScales<S>& keys = storage.stages[reading.stage].scales;
+    typename H::Probabilities probabilities[H::kRowTiles];
+    ring.wait_full(reading);
+    // One tile of rows after the other: scores of one, exponentials of the other.
+#pragma unroll
+    for (int tile = 0; tile < H::kRowTiles; ++tile) {
+      typename H::Scores s;
+      scores<S>(s, queries[tile], k_lane + stage);
+      if (S.stages > 1 && tile == 0) fill(block + kAhead);
+      softmax[tile].template begin<kMasked>(s, o[tile], keys,
+                                            Mask<S>(p, warp_row + 16 * tile, block, lane), lane);
+      softmax[tile].template exponentiate<kMasked>(probabilities[tile], s, keys, lane);
+    }
+#pragma unroll
+    for (int part = 0; part < kValueParts<S>; ++part) {
+      add_values<S>(o, probabilities, v_lane + stage, softmax, part);
+    }
+    ring.release(reading, lane);
+    if constexpr (S.stages == 1) fill(block + kAhead);
+    reading.advance();
+  };
+
+  int block = 0;
+#pragma unroll 1
+  for (; block < range.masked; ++block) step(block, Bool<false>{});
+#pragma unroll 1
+  for (; block < range.end; ++block) step(block, Bool<true>{});
+
+  // Worked out anew, so that the loop has its registers.
+  const Work<S> done(p, ptx::opaque(static_cast<int>(blockIdx.x)));
+#pragma unroll
+  for (int tile = 0; tile < H::kRowTiles; ++tile) {
+    softmax[tile].finish();
+    store_output<S>(p, o[tile], softmax[tile], done,
+                    done.first_row + warp * H::kWarpRows + 16 * tile, lane);
+  }
+}

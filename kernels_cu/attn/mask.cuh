@@ -1,0 +1,45 @@
+// Which keys a query row sees: a prefix of the keys, aligned at the bottom right when causal.
+#pragma once
+#include "attn/shape.cuh"
+#include "params.cuh"
+
+// Blocks of keys that one CTA visits: the first `masked` ones are seen whole by every row.
+struct BlockRange {
+  int masked;
+  int end;
+};
+
+template <AttentionSpec S>
+__device__ __forceinline__ BlockRange block_range(const AttentionParams& p, int first_row) {
+  int seen_by_first = p.seqlen_kv;
+  int seen_by_last = p.seqlen_kv;
+  if constexpr (S.is_causal) {
+    const int offset = p.seqlen_kv - p.seqlen_q;
+    const int last_row = min_of(first_row + Shape<S>::kRows, p.seqlen_q) - 1;
+    seen_by_first = min_of(max_of(first_row + 1 + offset, 0), p.seqlen_kv);
+    seen_by_last = min_of(max_of(last_row + 1 + offset, 0), p.seqlen_kv);
+  }
+  return {seen_by_first / S.block_kv, ceil_div(seen_by_last, static_cast<i32>(S.block_kv))};
+}
+
+// The keys of one block that the two rows of a lane see.
+template <AttentionSpec S>
+struct Mask {
+  int limit[2];  // MMA column 8 * key_tile + e is seen if it is below this
+
+  __device__ __forceinline__ Mask(const AttentionParams& p, int first_row, int block, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int seen = p.seqlen_kv;
+      if constexpr (S.is_causal) {
+        const int row = first_row + 8 * half + lane / 4;
+        seen = min_of(seen, row + 1 + p.seqlen_kv - p.seqlen_q);
+      }
+      limit[half] = seen - block * S.block_kv - 2 * (lane % 4);
+    }
+  }
+
+  __device__ __forceinline__ bool sees(int key_tile, int element) const {
+    return 8 * key_tile + element % 2 < limit[element / 2];
+  }
+};

@@ -1,0 +1,82 @@
+// S = Q K^T for one block of keys.
+#pragma once
+#include "attn/shape.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/mma.cuh"
+
+// The value that an accumulator starts from; see kMagic.
+template <Type T>
+__device__ constexpr float kAccumulatorStart = T == Type::int8 ? kMagic : 0.0f;
+
+// D = A B + C.
+template <Type T, bool UnsignedA = false>
+__device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1,
+                                    const float (&c)[4]) {
+  if constexpr (T == Type::fp16) {
+    ptx::mma_f16(d, a, b0, b1, c);
+  } else if constexpr (T == Type::bf16) {
+    ptx::mma_bf16(d, a, b0, b1, c);
+  } else if constexpr (UnsignedA) {
+    ptx::mma_u8_s8(d, a, b0, b1, c);
+  } else {
+    ptx::mma_s8_s8(d, a, b0, b1, c);
+  }
+}
+
+// One step of k of a sum that begins at step 0.
+template <Type T, bool UnsignedA = false>
+__device__ __forceinline__ void mma_step(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1,
+                                         int step) {
+  if (step == 0) {
+    constexpr float kStart = kAccumulatorStart<T>;
+    const float start[4] = {kStart, kStart, kStart, kStart};
+    mma<T, UnsignedA>(d, a, b0, b1, start);
+  } else {
+    mma<T, UnsignedA>(d, a, b0, b1, d);
+  }
+}
+
+// Q's operands of one tile of 16 rows, held in registers for the whole loop or read for each block.
+template <AttentionSpec S>
+struct Queries {
+  using H = Shape<S>;
+  u32 smem;
+  u32 held[H::kScoreSteps][4];  // unused, so no registers, unless q_in_registers
+
+  __device__ __forceinline__ void get(u32 (&a)[4], int step) const {
+    if constexpr (S.q_in_registers) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = held[step][i];
+    } else {
+      ptx::ldmatrix_x4(a, smem + step * 32);
+    }
+  }
+
+  __device__ __forceinline__ void hold() {
+    if constexpr (S.q_in_registers) {
+#pragma unroll
+      for (int step = 0; step < H::kScoreSteps; ++step) {
+        ptx::ldmatrix_x4(held[step], smem + step * 32);
+      }
+    }
+  }
+};
+
+// `k` is the lane's address in the tile of keys.
+template <AttentionSpec S>
+__device__ __forceinline__ void scores(typename Shape<S>::Scores& s, const Queries<S>& queries,
+                                       u32 k) {
+  using H = Shape<S>;
+#pragma unroll
+  for (int step = 0; step < H::kScoreSteps; ++step) {
+    u32 a[4];
+    queries.get(a, step);
+#pragma unroll
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      u32 b[4];
+      ptx::ldmatrix_x4(b, k + pair * 16 * H::KTile::pitch + step * 32);
+      mma_step<S.qk>(s[2 * pair], a, b[0], b[1], step);
+      mma_step<S.qk>(s[2 * pair + 1], a, b[2], b[3], step);
+    }
+  }
+}

@@ -1,0 +1,165 @@
+// The online softmax in base 2: scores become probabilities of the type that P V takes.
+#pragma once
+#include "attn/key_scales.cuh"
+#include "attn/mask.cuh"
+#include "attn/raw_scores.cuh"
+#include "attn/shape.cuh"
+#include "ptx/convert.cuh"
+#include "ptx/math.cuh"
+
+// Steps that P = 1 is cut into, and their logarithm, which is added in the exponent.
+template <AttentionSpec S>
+__device__ constexpr float kStepsLog2 = S.pv != Type::int8               ? 0.0f
+                                        : S.p_range == PRange::static127 ? 6.98868468677f
+                                                                         : 7.99435343686f;
+
+// Stands for the maximum of a row that has seen no key. It is finite so that no difference of two
+// maxima is NaN, and so low that 2^(it - any score) is 0.
+constexpr float kNoKeySeen = -1e30f;
+
+// With p_range = block nothing needs the running maximum: O and the row sum are kept relative to a
+// reference that moves only when a block exceeds it by this many powers of two, which leaves room
+// for 2^22 of P V times 2^40 of keys below the largest float.
+constexpr float kHeadroom = 60.0f;
+
+// The state of the two rows, g and g + 8, that a lane sees of an MMA tile of 16 rows.
+template <AttentionSpec S>
+struct OnlineSoftmax {
+  using H = Shape<S>;
+  using Raw = RawScores<S>;
+  float reference[2];  // exponent that O and row_sum are relative to
+  float row_sum[2];    // of this lane's columns only, until finish()
+  float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
+  float slope[2];      // of the block at hand: exponent = s * slope + intercept
+  float intercept[2];
+  float weight[2];     // of the block's P V in O
+
+  __device__ __forceinline__ void start(const AttentionParams& p, i64 batch_head, int first_row,
+                                        int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      reference[half] = kNoKeySeen;
+      row_sum[half] = 0.0f;
+      scale[half] = p.scale_log2;
+      if constexpr (H::kIntegerScores) {
+        const int row = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
+        scale[half] *= __ldg(p.q_scale + batch_head * p.seqlen_q + row);
+      }
+    }
+  }
+
+  // Finds the maxima of a block of scores and what follows from them; rescales O where a row's
+  // reference moves.
+  template <bool Masked>
+  __device__ __forceinline__ void begin(typename H::Scores& s, typename H::Output& o,
+                                        const KeyScales<S>& keys, const Mask<S>& mask, int lane) {
+    if constexpr (H::kTokenK) keys.apply(s, scale, lane);
+    float top[2];  // in units of s
+    Raw::template row_max<Masked>(s, top, mask);
+    float row_max_log2[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& m = row_max_log2[half];
+      float& c = slope[half];
+      if constexpr (H::kTokenK) {
+        c = 1.0f;
+        m = top[half];
+      } else if constexpr (H::kIntegerScores) {
+        c = scale[half] * keys.block_scale();
+        m = (top[half] - kMagic) * c;
+      } else {
+        c = scale[half];
+        m = top[half] * c;
+      }
+      if (Masked && Raw::is_lowest(top[half])) m = -kInf;
+    }
+    move_reference(row_max_log2, o);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float m = S.p_range == PRange::block ? row_max_log2[half] : reference[half];
+      float& b = intercept[half];
+      b = kStepsLog2<S> - (Masked && m == -kInf ? 0.0f : m);
+      if constexpr (Raw::kAsIntegers) b = __fmaf_rn(-kMagic, slope[half], b);
+      weight[half] =
+          S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
+    }
+  }
+
+  // The block's scores become probabilities; their sum, before rounding, enters the row sum.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentiate(typename H::Probabilities& p,
+                                               const typename H::Scores& s,
+                                               const KeyScales<S>& keys, int lane) {
+    float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      float2 inverse[2];  // of V's scales: takes them out of the row sum
+      if constexpr (H::kTokenV) {
+        inverse[0] = keys.inverse_v(2 * pair, lane);
+        inverse[1] = keys.inverse_v(2 * pair + 1, lane);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float y[2][2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float x = s[2 * pair + i / 2][2 * half + i % 2];
+          float& e = y[i / 2][i % 2];
+          e = ptx::ex2(H::kTokenK ? x + intercept[half]
+                                  : __fmaf_rn(x, slope[half], intercept[half]));
+          if (Masked && Raw::is_lowest(x)) e = 0.0f;
+        }
+        if constexpr (H::kTokenV) {
+          sum[half] += __fmaf_rn(y[0][0], inverse[0].x, y[0][1] * inverse[0].y) +
+                       __fmaf_rn(y[1][0], inverse[1].x, y[1][1] * inverse[1].y);
+        } else {
+          sum[half] += (y[0][0] + y[0][1]) + (y[1][0] + y[1][1]);
+        }
+        if constexpr (S.pv == Type::int8) {
+          p[pair / 2][2 * (pair % 2) + half] =
+              ptx::pack_u8x4(y[0][0], y[0][1], y[1][0], y[1][1]);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            p[pair][2 * i + half] = S.pv == Type::fp16 ? ptx::pack_f16x2(y[i][0], y[i][1])
+                                                       : ptx::pack_bf16x2(y[i][0], y[i][1]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row_sum[half] = __fmaf_rn(sum[half], weight[half], row_sum[half]);
+    }
+  }
+
+  // Adds the row sums of the four lanes that share a row.
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 1);
+      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 2);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void move_reference(const float (&row_max_log2)[2],
+                                                 typename H::Output& o) {
+    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom : 0.0f;
+    const bool moves = row_max_log2[0] > reference[0] + kSlack ||
+                       row_max_log2[1] > reference[1] + kSlack;
+    if (!__any_sync(0xffffffffu, moves)) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float next = fmaxf(reference[half], row_max_log2[half]);
+      const float shrink = ptx::ex2(reference[half] - next);
+      reference[half] = next;
+      row_sum[half] *= shrink;
+#pragma unroll
+      for (int dim_tile = 0; dim_tile < H::kDimTiles; ++dim_tile) {
+        o[dim_tile][2 * half] *= shrink;
+        o[dim_tile][2 * half + 1] *= shrink;
+      }
+    }
+  }
+};

@@ -1,0 +1,56 @@
+// O += P V for one block of keys.
+#pragma once
+#include "attn/scores.cuh"
+#include "attn/shape.cuh"
+#include "attn/softmax.cuh"
+#include "ptx/ldmatrix.cuh"
+
+// P V of one block is done in parts: 16 channels, or one step of k where O is the accumulator.
+template <AttentionSpec S>
+constexpr int kValueParts =
+    Shape<S>::kIntegerValues ? Shape<S>::kDimTiles / 2 : Shape<S>::kValueSteps;
+
+// `v` is the lane's address in the tile. All row tiles of the warp share what is read from it.
+// Integer products are exact in int32 over the whole block and enter O once, times its weight.
+template <AttentionSpec S>
+__device__ __forceinline__ void add_values(
+    typename Shape<S>::Output (&o)[Shape<S>::kRowTiles],
+    const typename Shape<S>::Probabilities (&p)[Shape<S>::kRowTiles], u32 v,
+    const OnlineSoftmax<S> (&softmax)[Shape<S>::kRowTiles], int part) {
+  using H = Shape<S>;
+  if constexpr (H::kIntegerValues) {
+    float sum[H::kRowTiles][2][4];
+#pragma unroll
+    for (int step = 0; step < H::kValueSteps; ++step) {
+      u32 b[4];
+      ptx::ldmatrix_x4(b, v + part * 16 * H::VTile::pitch + step * 32);
+#pragma unroll
+      for (int tile = 0; tile < H::kRowTiles; ++tile) {
+        mma_step<S.pv, true>(sum[tile][0], p[tile][step], b[0], b[1], step);
+        mma_step<S.pv, true>(sum[tile][1], p[tile][step], b[2], b[3], step);
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < H::kRowTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        float& x = o[tile][2 * part + i / 4][i % 4];
+        const float a = sum[tile][i / 4][i % 4] - kMagic;
+        x = S.p_range == PRange::block ? __fmaf_rn(a, softmax[tile].weight[i % 4 / 2], x) : x + a;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int pair = 0; pair < H::kDimTiles / 2; ++pair) {
+      u32 b[4];
+      ptx::ldmatrix_x4_trans(b, v + part * 16 * H::VTile::pitch + pair * 32);
+#pragma unroll
+      for (int tile = 0; tile < H::kRowTiles; ++tile) {
+        float(&d0)[4] = o[tile][2 * pair];
+        float(&d1)[4] = o[tile][2 * pair + 1];
+        mma<S.pv>(d0, p[tile][part], b[0], b[1], d0);
+        mma<S.pv>(d1, p[tile][part], b[2], b[3], d1);
+      }
+    }
+  }
+}

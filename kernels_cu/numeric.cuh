@@ -1,0 +1,39 @@
+// The few names that NVRTC lacks.
+#pragma once
+
+using i8 = signed char;
+using u8 = unsigned char;
+using u16 = unsigned short;
+using i32 = int;
+using u32 = unsigned int;
+using i64 = long long;
+using f32 = float;
+
+constexpr int kWarpSize = 32;
+constexpr float kInf = __builtin_bit_cast(float, 0x7f800000u);
+constexpr float kLn2 = 0.693147180559945309f;
+
+// 1.5 * 2^23. An int32 accumulator that starts from these bits holds, read as a float, exactly
+// kMagic + a for every |a| < 2^22: the conversion to float costs nothing. docs/numerics.md has the
+// bounds: 127 * 127 * 256 for a score and 255 * 127 * 128 for one block of P V both stay below 2^22.
+constexpr float kMagic = 12582912.0f;
+
+template <bool B>
+struct Bool {
+  static constexpr bool value = B;
+};
+
+template <class T>
+__host__ __device__ constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+template <class T>
+__host__ __device__ constexpr T min_of(T a, T b) {
+  return a < b ? a : b;
+}
+
+template <class T>
+__host__ __device__ constexpr T max_of(T a, T b) {
+  return a < b ? b : a;
+}

@@ -1,0 +1,36 @@
+// Run-time arguments of the attention kernels; cuattn/params.py reads this declaration.
+#pragma once
+#include "numeric.cuh"
+
+struct AttentionParams {
+  const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
+  const void* k;           // [batch, num_kv_heads, seqlen_kv, head_dim]
+  const void* v;           // int8: [batch, num_kv_heads, blocks, S.head_dim, 128]; else as K
+  void* o;                 // [batch, num_q_heads, seqlen_q, head_dim]
+  f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
+  const f32* q_scale;      // [batch, num_q_heads, seqlen_q]
+  const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128]; block: [.., key blocks]
+  const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128]: the scale, its log2, its
+                           // inverse; channel: [.., S.head_dim]
+  const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
+  const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
+  i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements
+  i64 q_stride_head;
+  i64 q_stride_row;
+  i64 k_stride_batch;
+  i64 k_stride_head;
+  i64 k_stride_row;
+  i64 v_stride_batch;
+  i64 v_stride_head;
+  i64 v_stride_row;
+  i64 o_stride_batch;
+  i64 o_stride_head;
+  i64 o_stride_row;
+  i32 num_q_heads;
+  i32 heads_per_kv;        // query heads that share one head of K and V
+  i32 seqlen_q;
+  i32 seqlen_kv;
+  i32 head_dim;            // without padding
+  i32 row_blocks;          // CTAs along the query rows of one head
+  f32 scale_log2;          // softmax_scale * log2 e
+};

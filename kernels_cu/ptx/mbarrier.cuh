@@ -1,0 +1,38 @@
+// Barriers in shared memory that threads wait for without arriving (PTX ISA, "mbarrier").
+#pragma once
+#include "numeric.cuh"
+
+namespace ptx {
+
+// Every phase of the barrier takes `count` arrivals.
+__device__ __forceinline__ void mbarrier_init(u32 barrier, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+// Releases what this thread has done so far.
+__device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier)
+               : "memory");
+}
+
+// Arrives once the asynchronous copies that this thread has started are complete.
+__device__ __forceinline__ void mbarrier_arrive_on_copies(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// Waits for the end of the phase of this parity: 0 for the first, third, ..., 1 for the others.
+__device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+#if __CUDA_ARCH__ >= 900
+      "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+#else
+      "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+#endif
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+}  // namespace ptx

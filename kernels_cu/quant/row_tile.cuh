@@ -1,0 +1,138 @@
+// Rows of one operand in registers: all their loads are under way before the first is used.
+#pragma once
+#include "numeric.cuh"
+#include "ptx/reduce.cuh"
+#include "quant/chunk.cuh"
+#include "quant/quantize_params.cuh"
+#include "quant/quantize_spec.cuh"
+
+// How a row lies across lanes: a power of two of them, each with every kLanes-th chunk.
+template <Type In, int HeadDim>
+struct RowLanes {
+  static constexpr int kElements = Chunk<In>::kElements;
+  static constexpr int kRowChunks = HeadDim / kElements;
+  static constexpr int kLanes = min_of(kRowChunks & -kRowChunks, kWarpSize);
+  static constexpr int kChunks = kRowChunks / kLanes;  // of one row in one lane
+  static constexpr int kWarpRows = kWarpSize / kLanes;
+  // Rows that a lane has of Q, K (unless a whole block has to fit) and of one pass over V: 8 to 12
+  // loads are under way at a time.
+  static constexpr int kRows = kChunks == 1 ? 8 : 4;
+
+  static __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
+  static __device__ __forceinline__ int group() { return threadIdx.x / kLanes; }
+  static __device__ __forceinline__ int channel(int chunk) {
+    return (lane() + kLanes * chunk) * kElements;
+  }
+};
+
+// The part of an operand that one CTA owns.
+struct TileSource {
+  const char* x;     // first row
+  i64 stride_token;  // bytes
+  int head;          // of all heads of all batches
+  int first;         // token
+  int count;         // tokens from there to the end of the head, perhaps more than the tile has
+};
+
+template <Type In>
+__device__ __forceinline__ TileSource tile_source(const QuantizeOperand& x, int cta, int tokens) {
+  const int head = cta / x.tiles;
+  const int first = cta % x.tiles * tokens;
+  return {row_address<In>(x, head, first), x.stride_token * bytes_of(In), head, first,
+          x.seqlen - first};
+}
+
+// What a lane needs of a vector over the channels of each head.
+template <class Lanes>
+struct LaneVector {
+  float at[Lanes::kChunks][Lanes::kElements] = {};
+
+  // Stays zero in the padding.
+  __device__ __forceinline__ void load(const f32* vectors, int head, int head_dim) {
+#pragma unroll
+    for (int c = 0; c < Lanes::kChunks; ++c) {
+      const int channel = Lanes::channel(c);
+      if (channel < head_dim) {
+        load_floats(at[c], vectors + static_cast<i64>(head) * head_dim + channel);
+      }
+    }
+  }
+};
+
+template <Type In, int HeadDim, int Rows>
+struct RowTile {
+  using Lanes = RowLanes<In, HeadDim>;
+  using Vector = LaneVector<Lanes>;
+  Chunk<In> chunk[Rows][Lanes::kChunks];
+
+  // The lane's r-th row lies at order.first + order.offset(r) of the tile.
+  template <bool Aligned, class Order>
+  __device__ __forceinline__ void load(const TileSource& from, Order order, int head_dim) {
+    const char* first = from.x + order.first * from.stride_token;
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+      const char* row = first + order.offset(r) * from.stride_token;
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        const int channel = Lanes::channel(c);
+        chunk[r][c].template load<Aligned, true>(
+            row + channel * bytes_of(In),
+            order.offset(r) < from.count - order.first && channel < head_dim);
+      }
+    }
+  }
+
+  // Largest magnitude of what the lane has of a row, less the vector if there is one.
+  template <bool Smooth>
+  __device__ __forceinline__ float amax(int r, const Vector& vector) const {
+    float result = 0.0f;
+    if constexpr (Smooth) {
+      visit(r, [&](int c, int i, float x) {
+        result = ptx::max_nan(result, fabsf(x - vector.at[c][i]));
+      });
+    } else {
+      u32 word = 0;
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) word = chunk[r][c].amax(word);
+      Chunk<In> largest;
+      largest.word[0] = word;
+      float x[Chunk<In>::kPerWord];
+      largest.widen(x, 0);
+#pragma unroll
+      for (const float half : x) result = ptx::max_nan(result, half);
+    }
+    return result;
+  }
+
+  // Hides from the compiler that the tile is what it was, by the remainder of a multiple of 8. From
+  // taking the maximum to making codes it would else keep the differences from the vector in
+  // registers, twice as many as the tile has, rather than compute them twice.
+  __device__ __forceinline__ void disguise(int head_dim) {
+    if constexpr (bytes_of(In) == 2) {
+#pragma unroll
+      for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+        for (int c = 0; c < Lanes::kChunks; ++c) {
+#pragma unroll
+          for (u32& word : chunk[r][c].word) word ^= head_dim % 8u;
+        }
+      }
+    }
+  }
+
+  // Calls f(chunk, element, x) for everything that the lane has of a row.
+  template <class F>
+  __device__ __forceinline__ void visit(int r, F f) const {
+    constexpr int kPerWord = Chunk<In>::kPerWord;
+#pragma unroll
+    for (int c = 0; c < Lanes::kChunks; ++c) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        float x[kPerWord];
+        chunk[r][c].widen(x, w);
+#pragma unroll
+        for (int i = 0; i < kPerWord; ++i) f(c, w * kPerWord + i, x[i]);
+      }
+    }
+  }
+};

@@ -1,0 +1,52 @@
+// Codes of V on their way from token rows to channel rows, in shared memory.
+#pragma once
+#include "quant/row_tile.cuh"
+#include "quant/quantize_spec.cuh"
+
+
+// The token in byte `slot` of word `word` of a channel's row. Tokens are permuted inside every 16
+// so that attention's accumulators of S, packed to bytes, are an operand of P V as they stand.
+__device__ constexpr int token_of(int word, int slot) {
+  return word / 4 * 16 + slot / 2 * 8 + word % 4 * 2 + slot % 2;
+}
+
+template <QuantizeSpec S>
+struct TransposedTile {
+  static constexpr bool kUsed = S.v == Type::int8;
+  static constexpr int kWords = S.v_tile / 4;     // of a channel's row
+  static constexpr int kColumns = S.v_tile / 16;  // of 16 bytes
+  using Lanes = RowLanes<S.input, S.head_dim>;
+  static constexpr int kPut = Lanes::kRows / 4;  // adjacent words of a channel in one lane
+  // Rows are a multiple of 128 bytes, so a column of words lies in one bank. A lane puts its words
+  // into all its channels in turn, while the lanes beside it do so kElements channels further:
+  // the words of a row are permuted so that 32 / kPut such lanes meet all banks.
+  static constexpr int kSpread = max_of(kPut, Lanes::kWarpRows);
+  static_assert(!kUsed || (S.v_tile % kTokenPad == 0 && Lanes::kRows % 4 == 0 && kPut <= 2));
+
+  u32 word[kUsed ? S.head_dim : 1][kUsed ? kWords : 4];
+
+  static __device__ __forceinline__ int permute(int channel) {
+    return channel / Lanes::kElements * kSpread & 31;
+  }
+
+  __device__ __forceinline__ void put(int channel, int first, const u32 (&codes)[kPut]) {
+    u32* to = &word[channel][first ^ permute(channel)];
+    if constexpr (kPut == 1) {
+      *to = codes[0];
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(codes[0], codes[1]);
+    }
+  }
+
+  __device__ __forceinline__ uint4 get(int channel, int column) const {
+    const int swap = permute(channel);
+    uint4 x = reinterpret_cast<const uint4*>(word[channel])[column ^ swap / 4];
+    if constexpr (kSpread < 2) {
+      if (swap & 1) x = make_uint4(x.y, x.x, x.w, x.z);
+    }
+    if constexpr (kSpread < 4) {
+      if (swap & 2) x = make_uint4(x.z, x.w, x.x, x.y);
+    }
+    return x;
+  }
+};

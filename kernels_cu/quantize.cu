@@ -1,0 +1,39 @@
+// Q, K and V as the products of attention take them: INT8 codes with their scales, or values of
+// another type. One read of the input, one write of the output, all three in one launch.
+//
+// A CTA owns a tile of tokens of one head of one operand: first those of Q, then of K, then of V.
+//   quantize_rows    Q, K: scale per token, or per block of keys
+//   quantize_values  V: scale per token or per channel; transposed
+//   cast_rows        any: fp16 or bf16
+#include "quant/rows.cuh"
+#include "quant/values.cuh"
+
+template <QuantizeSpec S, Role R>
+__device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const QuantizeOperand& x,
+                                                 int cta, QuantizeStorage<S>& storage) {
+  if constexpr (Rows<S, R>::kOut != Type::int8) {
+    cast_rows<S, R>(p, x, cta);
+  } else if constexpr (R == Role::value) {
+    quantize_values(p, cta, storage);
+  } else {
+    quantize_rows<S, R>(p, x, cta, storage);
+  }
+}
+
+template <QuantizeSpec S>
+__device__ __forceinline__ void quantize_operands(const QuantizeParams& p) {
+  static_assert(sizeof(QuantizeStorage<S>) == S.smem_bytes,
+                "cuattn/quantize_spec.py and QuantizeStorage disagree");
+  extern __shared__ __align__(16) u8 smem[];
+  QuantizeStorage<S>& storage = *reinterpret_cast<QuantizeStorage<S>*>(smem);
+  const int q_end = p.q.heads * p.q.tiles;
+  const int k_end = q_end + p.k.heads * p.k.tiles;
+  const int cta = blockIdx.x;
+  if (cta < q_end) {
+    quantize_operand<S, Role::query>(p, p.q, cta, storage);
+  } else if (cta < k_end) {
+    quantize_operand<S, Role::key>(p, p.k, cta - q_end, storage);
+  } else {
+    quantize_operand<S, Role::value>(p, p.v, cta - k_end, storage);
+  }
+}

@@ -1,0 +1,126 @@
+// What the quantizer has to know of whole channels before it starts: the mean of K or V over the
+// tokens, and V's smallest and largest elements.
+//
+//   stats         a CTA for each chunk of tokens of each head, those of K, then those of V
+//   stats_finish  a CTA for each head that has more than one chunk
+#include "quant/moments.cuh"
+#include "quant/quantize_params.cuh"
+#include "quant/quantize_spec.cuh"
+
+// Tokens that K's sample is taken of.
+constexpr int kSample = 64;
+constexpr int kRangeKinds = 3;  // sum, low, high
+
+// Results of one head, `x` being the sum, the smallest or the largest element of a channel.
+__device__ __forceinline__ void store_result(const StatsOperand& operand, int head, int head_dim,
+                                             int tokens, int kind, int channel, float x) {
+  if (channel >= head_dim) return;
+  f32* to = kind == 0 ? operand.mean : kind == 1 ? operand.low : operand.high;
+  if (kind == 0) {
+    x = __fdiv_rn(x, static_cast<float>(tokens));
+    // One token's NaN or infinity must not reach the others through the mean.
+    if (!(fabsf(x) < kInf)) x = 0.0f;
+  }
+  to[static_cast<i64>(head) * head_dim + channel] = x;
+}
+
+// The i-th token of the sample.
+__device__ __forceinline__ i64 sample_token(int i, int seqlen) {
+  return seqlen > kSample ? static_cast<i64>(i) * seqlen / kSample : i;
+}
+
+template <StatsSpec S, bool Sample, int Kinds>
+__device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim, int cta,
+                                            u8* smem) {
+  using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, Kinds>;
+  using Groups = typename Joined::Groups;
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/quantize_spec.py disagrees");
+  const int head = cta / x.chunks;
+  const int first = cta % x.chunks * x.chunk;
+  const int count = Sample ? min_of(x.seqlen, kSample) : min_of(x.seqlen - first, x.chunk);
+  const i64 stride = x.stride_token * bytes_of(S.input);
+  const char* source =
+      row_address<S.input>(x, head, first) + Groups::channel() * bytes_of(S.input);
+  const bool inside = Groups::group() < Groups::kGroups && Groups::channel() < head_dim;
+
+  Moments<S.input, Kinds> moments;
+  const auto add_batch = [&](int row, auto whole) {
+    Chunk<S.input> chunk[Groups::kBatch];
+#pragma unroll
+    for (int i = 0; i < Groups::kBatch; ++i) {
+      const int at = row + i * Groups::kGroups;
+      const i64 token = Sample ? sample_token(at, x.seqlen) : at;
+      chunk[i].template load<S.aligned, false>(source + token * stride,
+                                               inside && (whole.value || at < count));
+    }
+#pragma unroll
+    for (int i = 0; i < Groups::kBatch; ++i) {
+      if (whole.value || row + i * Groups::kGroups < count) moments.add(chunk[i]);
+    }
+  };
+  int row = Groups::group();
+  for (; row + (Groups::kBatch - 1) * Groups::kGroups < count;
+       row += Groups::kBatch * Groups::kGroups) {
+    add_batch(row, Bool<true>{});
+  }
+  if (row < count) add_batch(row, Bool<false>{});
+
+  reinterpret_cast<Joined*>(smem)->join(moments, [&](int kind, int channel, float result) {
+    if (x.chunks == 1) {
+      store_result(x, head, head_dim, count, kind, channel, result);
+    } else {
+      x.partial[(static_cast<i64>(cta) * Kinds + kind) * S.head_dim + channel] = result;
+    }
+  });
+}
+
+template <StatsSpec S>
+__device__ __forceinline__ void stats(const StatsParams& p) {
+  extern __shared__ __align__(16) u8 smem[];
+  const int k_end = p.k.heads * p.k.chunks;
+  const int cta = blockIdx.x;
+  if (cta < k_end) {
+    chunk_stats<S, S.k_sample, 1>(p.k, p.head_dim, cta, smem);
+  } else {
+    chunk_stats<S, false, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
+  }
+}
+
+template <FinishSpec S, int Kinds>
+__device__ __forceinline__ void finish_head(const StatsOperand& x, int head_dim, int head,
+                                            u8* smem) {
+  using Joined = GroupMoments<Type::fp32, S.head_dim, S.num_threads, Kinds>;
+  using Groups = typename Joined::Groups;
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/quantize_spec.py disagrees");
+  constexpr int kChunkBytes = Kinds * S.head_dim * 4;
+  const char* source = reinterpret_cast<const char*>(x.partial) +
+                       static_cast<i64>(head) * x.chunks * kChunkBytes + Groups::channel() * 4;
+  const bool inside = Groups::group() < Groups::kGroups;
+
+  Moments<Type::fp32, Kinds> moments;
+#pragma unroll 4
+  for (int row = Groups::group(); row < x.chunks; row += Groups::kGroups) {
+    Chunk<Type::fp32> chunk[Kinds];
+#pragma unroll
+    for (int kind = 0; kind < Kinds; ++kind) {
+      chunk[kind].template load<true, true>(
+          source + static_cast<i64>(row) * kChunkBytes + kind * S.head_dim * 4, inside);
+    }
+    moments.add(chunk[0], chunk[Kinds / 2], chunk[Kinds - 1]);
+  }
+  reinterpret_cast<Joined*>(smem)->join(moments, [&](int kind, int channel, float result) {
+    store_result(x, head, head_dim, x.seqlen, kind, channel, result);
+  });
+}
+
+template <FinishSpec S>
+__device__ __forceinline__ void stats_finish(const StatsParams& p) {
+  extern __shared__ __align__(16) u8 smem[];
+  const int k_end = p.k.chunks > 1 ? p.k.heads : 0;
+  const int cta = blockIdx.x;
+  if (cta < k_end) {
+    finish_head<S, 1>(p.k, p.head_dim, cta, smem);
+  } else {
+    finish_head<S, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
+  }
+}

@@ -1,0 +1,24 @@
+"""Attention and every quantized form of it in NumPy float64, and how far apart they are.
+
+Modules
+-------
+exact
+    Attention and its log-sum-exp with no quantization.
+quantize
+    The quantizers, bit for bit those of the GPU, and the layout that the kernels store V in.
+emulate
+    The algorithm of the kernels, block by block, on quantized operands.
+metrics
+    Measures of the distance between two outputs.
+attribute
+    The share of Q, K, P and V in the error of a scheme.
+distributions
+    Named random inputs, and inputs read from a file.
+
+Nothing here needs a GPU, or anything beyond NumPy. The formulas and their derivations are in
+``docs/numerics.md``.
+"""
+
+from . import attribute, distributions, emulate, exact, metrics, quantize
+
+__all__ = ["attribute", "distributions", "emulate", "exact", "metrics", "quantize"]

@@ -1,0 +1,168 @@
+"""The algorithm of the kernels on quantized operands, step by step, in float64.
+
+A kernel differs from this by float32 rounding only: products of codes are exact integers in both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cuattn.errors import ArgumentError
+from cuattn.scheme import Scheme, resolve
+
+from .arrays import FloatArray, Progress, check_scale, spans
+from .heads import Head, scores
+from .masking import Mask
+from .quantize import Operand, Operands, Quantized, operands
+from .rounding import HalfType
+from .smoothing import lse_shift as shift_of
+from .softmax import OnlineSoftmax
+
+__all__ = ["attention", "emulate"]
+
+# Rows worked on at a time. The working set, ROWS by p_block float64 numbers, fits a cache.
+ROWS = 512
+
+
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scheme: str | Scheme = "int8",
+    scale: float | None = None,
+    is_causal: bool = False,
+    compute: HalfType | None = None,
+    progress: Progress | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Quantize Q, K and V under a scheme and attend: the GPU's result before its last rounding.
+
+    Parameters
+    ----------
+    q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
+    k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+    scheme : str or Scheme
+    scale : float, optional
+        Factor of the logits, ``1/sqrt(head_dim)`` by default.
+    is_causal : bool
+        Hide key j from row i if ``j > i + seqlen_kv - seqlen_q``.
+    compute : {"float16", "bfloat16"}, optional
+        See `quantize.operands`.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each block of rows.
+
+    Returns
+    -------
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
+        Of the original logits: the effect of K smoothing is added back.
+
+    Raises
+    ------
+    ArgumentError
+        If the arrays do not fit each other or an option makes no sense.
+    """
+    scheme = resolve(scheme)
+    ops = operands(q, k, v, scheme, compute=compute)
+    scale = check_scale(scale, ops.shape.head_dim)
+    vector = ops.k.vector if isinstance(ops.k, Quantized) else None
+    return emulate(
+        ops,
+        scheme,
+        scale=scale,
+        is_causal=is_causal,
+        lse_shift=shift_of(q, vector, scale),
+        progress=progress,
+    )
+
+
+def emulate(
+    ops: Operands,
+    scheme: str | Scheme,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    lse_shift: FloatArray | None = None,
+    round_p: bool = True,
+    progress: Progress | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Attend with operands that are quantized already.
+
+    The formulas are in ``docs/numerics.md``; `softmax.OnlineSoftmax` is the loop body. NaN and
+    infinities act through the scales: in a token of Q they make its row NaN, in a token of K (or
+    of V, if its scope is "token") every row that sees it, in a channel of V that channel of every
+    row, in V with one scale everything. Rows that see no key have ``o = 0`` and ``lse = -inf``
+    all the same.
+
+    Parameters
+    ----------
+    ops : Operands
+        From `quantize.operands` or made of a GPU's codes.
+    scheme : str or Scheme
+        The one that `ops` was made for.
+    scale, is_causal, progress
+        As for `attention`.
+    lse_shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
+        Added to lse; see `smoothing.lse_shift`.
+    round_p : bool
+        With False, P stays as it is: for finding out what its rounding costs.
+
+    Returns
+    -------
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
+
+    Raises
+    ------
+    ArgumentError
+        If `ops` does not fit the scheme or itself.
+    """
+    scheme = resolve(scheme)
+    _check(ops, scheme)
+    shape = ops.shape
+    to_log2 = check_scale(scale, shape.head_dim) * np.log2(np.e)
+    mask = Mask(shape, is_causal)
+    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
+    lse = np.full(o.shape[:3], -np.inf)
+    row_blocks = list(spans(shape.seqlen_q, ROWS))
+    done, total = 0, shape.batch * shape.num_q_heads * len(row_blocks)
+    for b in range(shape.batch):
+        for h in range(shape.num_q_heads):
+            q = Head.of(ops.q, b, h).scaled(to_log2)
+            k = Head.of(ops.k, b, h // shape.group)
+            v = Head.of(ops.v, b, h // shape.group)
+            for rows in row_blocks:
+                at = slice(rows.start, rows.stop)
+                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
+                with np.errstate(all="ignore"):
+                    for keys in spans(mask.end(rows), scheme.p_block):
+                        visible = mask.block(rows, keys)
+                        v_block = v.tokens(keys)
+                        s = scores(q.tokens(rows), k.tokens(keys), visible)
+                        softmax.step(s, v_block.matrix, v_block.token, visible)
+                    o_rows, lse[b, h, at] = softmax.finish()
+                    o[b, h, at] = o_rows * v.channel + v.vector
+                if lse_shift is not None:
+                    lse[b, h, at] += lse_shift[b, h, at]
+                hidden = mask.num_visible(rows) == 0
+                o[b, h, at][hidden], lse[b, h, at][hidden] = 0.0, -np.inf
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    return o, lse
+
+
+def _check(ops: Operands, scheme: Scheme) -> None:
+    expected = {
+        "q": scheme.q_scope if scheme.qk == "int8" else None,
+        "k": scheme.k_scope if scheme.qk == "int8" else None,
+        "v": scheme.v_scope if scheme.pv == "int8" else None,
+    }
+    for name, scope in expected.items():
+        x: Operand = getattr(ops, name)
+        found = x.scope if isinstance(x, Quantized) else None
+        if found != scope:
+            raise ArgumentError(f"ops.{name}.scope", found, f"{scope!r} for scheme {scheme.name}")
+        if isinstance(x, Quantized) and scope == "block" and x.block != scheme.p_block:
+            raise ArgumentError(f"ops.{name}.block", x.block, f"{scheme.p_block} as p_block")

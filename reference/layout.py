@@ -1,0 +1,77 @@
+"""The layout in which the kernels read INT8 values: transposed, padded, tokens permuted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuattn.errors import ArgumentError
+
+__all__ = ["HEAD_DIMS", "TOKEN_OF_SLOT", "pad_head_dim", "transpose_v", "untranspose_v"]
+
+# Head dimensions that the kernels are built for; others are padded with zero channels.
+HEAD_DIMS = (32, 64, 96, 128, 192, 256)
+
+# Tokens are padded to this, so that no copy of a whole block reads past the end.
+TOKEN_PAD = 128
+
+# Slot 4t + e of every 16 holds token 2t + e if e < 2 and 8 + 2t + (e - 2) otherwise (t, e in 0..3).
+# In the accumulators of m16n8 products, thread t of a row owns columns 2t, 2t + 1 of two adjacent
+# tiles of 8; as the left operand of the next product it must own slots 4t .. 4t + 3. With V's
+# tokens in this order the former are the latter, and P never moves between threads.
+TOKEN_OF_SLOT: NDArray[np.intp] = np.array(
+    [2 * t + e if e < 2 else 8 + 2 * t + e - 2 for t in range(4) for e in range(4)], dtype=np.intp
+)
+
+
+def pad_head_dim(head_dim: int) -> int:
+    """Return the smallest head dimension with a kernel that is at least `head_dim`.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not in 1 … 256.
+    """
+    for padded in HEAD_DIMS:
+        if 1 <= head_dim <= padded:
+            return padded
+    raise ArgumentError("head_dim", head_dim, f"in 1..{HEAD_DIMS[-1]}")
+
+
+def transpose_v(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Put codes of V into the kernels' order.
+
+    Parameters
+    ----------
+    codes : ndarray of int8 [batch, head, token, head_dim]
+
+    Returns
+    -------
+    ndarray of int8 [batch, head, block, padded head_dim, 128]
+        Blocks of 128 tokens, of which the last is padded; tokens are permuted inside every 16 by
+        `TOKEN_OF_SLOT`. Padding is 0.
+    """
+    batch, heads, n, d = codes.shape
+    blocks = -(-n // TOKEN_PAD)
+    padded = np.zeros((batch, heads, blocks * TOKEN_PAD, pad_head_dim(d)), np.int8)
+    padded[:, :, :n, :d] = codes
+    groups = padded.reshape(batch, heads, blocks, -1, TOKEN_OF_SLOT.size, padded.shape[3])
+    slots = groups[..., TOKEN_OF_SLOT, :].reshape(batch, heads, blocks, TOKEN_PAD, -1)
+    return np.ascontiguousarray(slots.swapaxes(3, 4))
+
+
+def untranspose_v(stored: NDArray[np.int8], n: int, d: int) -> NDArray[np.int8]:
+    """Undo `transpose_v`: return the codes [batch, head, n, d] of `n` tokens and `d` channels.
+
+    Raises
+    ------
+    ArgumentError
+        If `stored` is not of the shape that `transpose_v` gives for `n` and `d`.
+    """
+    fits = (-(-n // TOKEN_PAD), pad_head_dim(d), TOKEN_PAD)
+    if stored.ndim != 5 or stored.shape[2:] != fits:
+        raise ArgumentError("stored.shape", stored.shape, f"[batch, head, *{fits}] for {n}, {d}")
+    batch, heads, _, padded = stored.shape[:4]
+    slots = stored.swapaxes(3, 4).reshape(batch, heads, -1, TOKEN_OF_SLOT.size, padded)
+    natural = slots[..., np.argsort(TOKEN_OF_SLOT), :].reshape(batch, heads, -1, padded)
+    return np.ascontiguousarray(natural[:, :, :n, :d])

@@ -1,0 +1,116 @@
+"""What a scheme makes of Q, K and V; the quantizer, the smoothing and V's layout by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cuattn.errors import ArgumentError
+from cuattn.scheme import Scheme, resolve
+
+from .arrays import FloatArray, Shape, as_float32, floating
+from .layout import pad_head_dim, transpose_v, untranspose_v
+from .quantized import AMAX_FLOOR, Quantized, quantize
+from .rounding import HalfType, round_half
+from .smoothing import SAMPLE, smoothing_vector
+
+__all__ = [
+    "AMAX_FLOOR",
+    "SAMPLE",
+    "Operand",
+    "Operands",
+    "Quantized",
+    "operands",
+    "pad_head_dim",
+    "quantize",
+    "smoothing_vector",
+    "transpose_v",
+    "untranspose_v",
+]
+
+Operand: TypeAlias = Quantized | FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """Q, K and V as a scheme's products take them.
+
+    Attributes
+    ----------
+    q, k, v : Quantized, or ndarray of float64 [batch, head, token, head_dim]
+        Quantized for an INT8 product, else values rounded to `compute`.
+    compute : {"float16", "bfloat16"}
+        Type to which P is rounded in a product that is not INT8.
+    """
+
+    q: Operand
+    k: Operand
+    v: Operand
+    compute: HalfType = "float16"
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes of the call."""
+        q, k, v = (x.codes if isinstance(x, Quantized) else x for x in (self.q, self.k, self.v))
+        return Shape.of(q.shape, k.shape, v.shape)
+
+
+def operands(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scheme: str | Scheme,
+    *,
+    compute: HalfType | None = None,
+    exact: Collection[str] = (),
+) -> Operands:
+    """Quantize or round Q, K and V as a scheme says.
+
+    Parameters
+    ----------
+    q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
+    k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+    scheme : str or Scheme
+    compute : {"float16", "bfloat16"}, optional
+        Half-precision type of a scheme whose Q Kᵀ is not INT8; by default bfloat16 if `q` is, else
+        float16. If Q Kᵀ is INT8, P V in half precision is always in float16, which has the finer
+        steps and whose range neither P nor an activation needs more of.
+    exact : collection of {"q", "k", "v"}
+        Operands to leave unrounded: in units of their scales if they have any.
+
+    Raises
+    ------
+    ArgumentError
+        For arrays that do not fit each other, or an unknown scheme or type.
+    """
+    scheme = resolve(scheme)
+    q, k, v = floating("q", q), floating("k", k), floating("v", v)
+    Shape.of(q.shape, k.shape, v.shape)
+    if compute is None:
+        compute = "bfloat16" if q.dtype.name == "bfloat16" else "float16"
+    if compute not in ("float16", "bfloat16"):
+        raise ArgumentError("compute", compute, "'float16' or 'bfloat16'")
+    half: HalfType = compute if scheme.qk == "fp16" else "float16"
+
+    def rounded(name: str, x: NDArray[np.floating]) -> FloatArray:
+        return x.astype(np.float64) if name in exact else round_half(as_float32(x), half)
+
+    if scheme.qk == "int8":
+        vector = smoothing_vector(k, scheme.smooth_k)
+        block = scheme.p_block
+        qs: Operand = quantize(q, scope=scheme.q_scope, block=block, rounded="q" not in exact)
+        ks: Operand = quantize(
+            k, scope=scheme.k_scope, block=block, vector=vector, rounded="k" not in exact
+        )
+    else:
+        qs, ks = rounded("q", q), rounded("k", k)
+    if scheme.pv == "int8":
+        vector = smoothing_vector(v, "mean" if scheme.smooth_v else "none")
+        vs: Operand = quantize(v, scope=scheme.v_scope, vector=vector, rounded="v" not in exact)
+    else:
+        vs = rounded("v", v)
+    return Operands(qs, ks, vs, half)

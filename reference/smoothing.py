@@ -1,0 +1,80 @@
+"""The vectors that smoothing subtracts, and their effect on the log-sum-exp."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cuattn.errors import ArgumentError
+
+from .arrays import Float32Array, FloatArray, as_float32, floating
+
+__all__ = ["SAMPLE", "lse_shift", "smoothing_vector"]
+
+# Tokens that the "sample" vector is the mean of.
+SAMPLE = 64
+
+
+def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
+    """Return the vector that smoothing subtracts from every token, or None for no smoothing.
+
+    Parameters
+    ----------
+    x : array_like of float [batch, head, token, head_dim]
+    how : {"none", "mean", "sample"}
+        "mean" takes the mean over all tokens; "sample" over `SAMPLE` evenly spaced ones (or all, if
+        there are fewer), so that a quantizer needs no pass over `x` before its own.
+
+    Returns
+    -------
+    ndarray of float32 [batch, head, head_dim], or None
+        Components that would not be finite are 0: a NaN in one token must not reach the others.
+
+    Notes
+    -----
+    Any vector leaves attention unchanged in real arithmetic, so the GPU's, whose sum has another
+    order, need not be identical. Taking the mean is SageAttention's smoothing of K (arXiv
+    2410.02367, section 4.2).
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown `how`.
+    """
+    x = floating("x", x)
+    n = x.shape[2]
+    if how == "none":
+        return None
+    if how == "sample":
+        count = min(SAMPLE, n)
+        x = x[:, :, [i * n // count for i in range(count)]]
+    elif how != "mean":
+        raise ArgumentError("how", how, "one of ('none', 'mean', 'sample')")
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = as_float32(x.astype(np.float64).sum(axis=2) / max(x.shape[2], 1))
+    return np.where(np.isfinite(mean), mean, np.float32(0))
+
+
+def lse_shift(q: ArrayLike, vector: Float32Array | None, scale: float) -> FloatArray | None:
+    """Return ``scale · q_i · vector``: what smoothing K took from every logit of row i.
+
+    Parameters
+    ----------
+    q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
+        Not quantized: the correction is then exact for the vector.
+    vector : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+        None if K was not smoothed; then there is nothing to return either.
+
+    Returns
+    -------
+    ndarray of float64 [batch, num_q_heads, seqlen_q], or None
+        To be added to the log-sum-exp of the smoothed logits.
+    """
+    if vector is None:
+        return None
+    q32 = as_float32(floating("q", q)).astype(np.float64)
+    group = q32.shape[1] // max(vector.shape[1], 1)
+    per_head = np.repeat(vector.astype(np.float64), group, axis=1)
+    with np.errstate(invalid="ignore"):
+        shift: FloatArray = scale * np.einsum("bhnd,bhd->bhn", q32, per_head)
+    return shift

@@ -1,0 +1,113 @@
+"""The online softmax of the kernels, with P represented as a scheme says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuattn.scheme import Scheme
+
+from .arrays import FloatArray
+from .masking import weighted_sum
+from .rounding import HalfType, round_half
+
+__all__ = ["OnlineSoftmax"]
+
+
+class OnlineSoftmax:
+    """The state that some query rows of one head carry from one block of keys to the next.
+
+    Base 2 throughout. With M the largest logit so far of a row, ``row_sum`` is the sum of
+    ``2^(s - M)`` over its keys, never of rounded values, and ``o`` the sum of P V in units of
+    ``2^M`` and of V's channel scale.
+
+    Parameters
+    ----------
+    scheme : Scheme
+    compute : {"float16", "bfloat16"}
+        Type of a P that is not INT8.
+    round_p : bool
+        False keeps P unrounded.
+    num_rows, head_dim : int
+    """
+
+    def __init__(
+        self, scheme: Scheme, compute: HalfType, round_p: bool, num_rows: int, head_dim: int
+    ) -> None:
+        self.scheme = scheme
+        self.compute = compute
+        self.round_p = round_p
+        self.row_max: FloatArray = np.full(num_rows, -np.inf)
+        self.row_sum: FloatArray = np.zeros(num_rows)
+        self.o: FloatArray = np.zeros((num_rows, head_dim))
+
+    def step(
+        self,
+        s: FloatArray,
+        v: NDArray[Any],
+        v_scale: FloatArray,
+        visible: NDArray[np.bool_] | None,
+    ) -> None:
+        """Take in one block of keys.
+
+        Parameters
+        ----------
+        s : ndarray of float64 [row, key]
+            Logits in units of log 2, -inf where the key is hidden; overwritten.
+        v : ndarray [key, head_dim]
+            Codes in float32 (sums of products stay exact) or values in float64.
+        v_scale : ndarray of float64 [key]
+            V's scale of each token, 1 where a scheme has none.
+        visible : ndarray of bool [row, key], or None
+            None if every row sees every key.
+        """
+        block_max = s.max(axis=1)
+        new_max = np.maximum(self.row_max, block_max)
+        shrink = np.exp2(self.row_max - _finite(new_max))
+        local = self.scheme.p_range == "block"
+        # P is 2^(s - reference); it counts `weight` times as much in units of 2^new_max.
+        reference = _finite(block_max if local else new_max)
+        weight = np.exp2(block_max - _finite(new_max)) if local else np.ones_like(new_max)
+        p = np.exp2(np.subtract(s, reference[:, None], out=s), out=s)
+        self.row_sum = self.row_sum * shrink + p.sum(axis=1) * weight
+        if local:
+            p *= v_scale
+            if visible is not None:
+                p[~visible] = 0.0  # a hidden token's scale may be NaN
+            p_max = p.max(axis=1)
+            weight = weight * p_max
+            p /= np.where(p_max == 0.0, 1.0, p_max)[:, None]
+        p, unit = self._represent(p)
+        self.o = self.o * shrink[:, None] + _product(p, v, visible) * (weight * unit)[:, None]
+        self.row_max = new_max
+
+    def _represent(self, p: FloatArray) -> tuple[NDArray[Any], float]:
+        """Return P [row, key], given in 0 … 1, as the kernel multiplies it, and its unit."""
+        if self.scheme.pv == "fp16":
+            return (round_half(p, self.compute) if self.round_p else p), 1.0
+        steps = 127.0 if self.scheme.p_range == "static127" else 255.0
+        p *= steps
+        if not self.round_p:
+            return p, 1.0 / steps
+        codes = np.floor(p + 0.5) if self.scheme.p_range == "static127" else np.rint(p)
+        # In float32, products of integers of this size with codes of V sum up exactly.
+        return codes.astype(np.float32), 1.0 / steps
+
+    def finish(self) -> tuple[FloatArray, FloatArray]:
+        """Return O [row, head_dim], in units of V's channel scale, and the natural lse [row]."""
+        return self.o / self.row_sum[:, None], np.log(2.0) * (self.row_max + np.log2(self.row_sum))
+
+
+def _finite(row_max: FloatArray) -> FloatArray:
+    """Replace the maximum of a row that has seen no key, as -inf - -inf would be NaN."""
+    return np.where(row_max == -np.inf, 0.0, row_max)
+
+
+def _product(p: NDArray[Any], v: NDArray[Any], visible: NDArray[np.bool_] | None) -> FloatArray:
+    if v.dtype == np.float32:
+        # 255 · 127 · 128 keys < 2^24, so float32 holds every partial sum exactly.
+        exact: FloatArray = (p @ v).astype(np.float64)
+        return exact
+    return weighted_sum(p, v, visible)

@@ -1,0 +1,71 @@
+"""Time of attention: ours and others', on quantized operands and from float16 inputs."""
+
+import functools
+
+import pytest
+
+from benchmarks.baselines import BASELINES
+from benchmarks.cases import PREFILL, SCHEMES
+from benchmarks.measurements import noise
+from benchmarks.ours import prepare
+from benchmarks.peak import peak_tops
+from benchmarks.timing import Stamp
+from cuattn.reference import exact, metrics
+
+pytestmark = pytest.mark.gpu
+
+# The last queries of one head: under a bottom-right mask they make a call of their own.
+CHECKED_ROWS = 64
+# Relative L1 on normal noise: twice the worst that any published scheme has at 16k tokens.
+CEILING = 0.1
+
+
+@functools.lru_cache(maxsize=1)
+def operands(case):
+    return tuple(noise(case, seed) for seed in range(3))
+
+
+@functools.lru_cache(maxsize=1)
+def expected(case):
+    q, k, v = (x[:1, :1].get().astype("float64") for x in operands(case))
+    return exact.attention(q[:, :, -CHECKED_ROWS:], k, v, is_causal=case.is_causal)[0]
+
+
+def measure(benchmark, cold_l2, case, run, part, scheme):
+    import cupy
+
+    call = getattr(run, part)
+    if part == "kernel" and call in (None, run.end_to_end):
+        pytest.skip("has no call apart from the one from float16 inputs")
+    rows = cupy.from_dlpack(call())[:1, :1, -CHECKED_ROWS:].get().astype("float64")
+    assert metrics.metrics(rows, expected(case))["relative_l1"] < CEILING
+    benchmark.group = f"{case} {part}"
+    benchmark.pedantic(call, setup=cold_l2, rounds=30, warmup_rounds=5)
+    if benchmark.enabled:
+        tops = case.operations / benchmark.stats.stats.median * 1e-12
+        peak = peak_tops(scheme)
+        benchmark.extra_info["tops"] = round(tops, 1)
+        benchmark.extra_info["percent_of_peak"] = round(100 * tops / peak, 1) if peak else None
+
+
+@pytest.mark.benchmark(timer=Stamp)
+@pytest.mark.parametrize("part", ["kernel", "end_to_end"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("case", PREFILL, ids=str)
+def bench_attention(benchmark, cold_l2, case, scheme, part):
+    run = prepare(*operands(case), case, scheme)
+    measure(benchmark, cold_l2, case, run, part, scheme)
+
+
+@pytest.mark.benchmark(timer=Stamp)
+@pytest.mark.parametrize("part", ["kernel", "end_to_end"])
+@pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
+@pytest.mark.parametrize("case", PREFILL, ids=str)
+def bench_baseline(benchmark, cold_l2, case, baseline, part):
+    reason = baseline.unavailable()
+    if reason is None and case.is_causal and not baseline.causal:
+        reason = "has no causal mask"
+    if reason is not None:
+        pytest.skip(reason)
+    run = baseline.bind(*operands(case), case)
+    measure(benchmark, cold_l2, case, run, part, baseline.scheme)

@@ -1,0 +1,24 @@
+"""What the benchmarks share: a cold L2 cache, and the GPU's name beside every figure."""
+
+import pytest
+
+from cuattn.device import current_device, gpu_status
+
+
+@pytest.fixture(scope="session")
+def cold_l2():
+    """Empty the L2 cache of anything useful, without waiting for it."""
+    from benchmarks.timing import ColdL2
+
+    return ColdL2()
+
+
+@pytest.hookimpl
+def pytest_benchmark_update_machine_info(config, machine_info):
+    del config
+    if gpu_status()[0] == "ok":
+        from cupy.cuda import nvrtc, runtime
+
+        machine_info["gpu"] = current_device().name
+        machine_info["driver_cuda"] = runtime.driverGetVersion()
+        machine_info["nvrtc"] = ".".join(str(part) for part in nvrtc.getVersion())

@@ -1,0 +1,57 @@
+"""Which tests run where: GPU tests wherever there is a GPU, slow ones on request."""
+
+import os
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+
+from cuattn.device import gpu_status
+
+# Derandomized: a run says the same thing twice. HYPOTHESIS_PROFILE=explore looks for new examples.
+hypothesis.settings.register_profile(
+    "repeat", deadline=None, derandomize=True, max_examples=50, print_blob=True
+)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
+
+NOT_RUN = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config):
+    config.stash[NOT_RUN] = {}
+
+
+def pytest_collection_modifyitems(config, items):
+    answer, detail = gpu_status()
+    out = {}
+    if answer != "ok":
+        out[f"no GPU here ({answer}: {_first_line(detail)})"] = "gpu"
+    if not config.getoption("--slow"):
+        out["slow, run with --slow"] = "slow"
+    for reason, marker in out.items():
+        dropped = [item for item in items if item.get_closest_marker(marker)]
+        if dropped:
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
+            config.hook.pytest_deselected(items=dropped)
+            config.stash[NOT_RUN][f"{marker} tests not run: {reason}"] = len(dropped)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for what, count in config.stash[NOT_RUN].items():
+        terminalreporter.write_line(f"{count} {what}", yellow=True)
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of this test's own, the same in every run."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+def _first_line(text):
+    return str(text).strip().splitlines()[0] if str(text).strip() else ""

@@ -1,0 +1,222 @@
+"""The quantizing kernels against the reference, bit for bit."""
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.reference.layout import transpose_v
+from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
+from cuattn.scheme import PRESETS, Scheme
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = ("float16", "bfloat16", "float32")
+LENGTHS = (0, 1, 31, 63, 64, 65, 127, 128, 129, 511, 512, 1000)
+
+SCHEMES = {
+    **PRESETS,
+    "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v=True),
+    "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
+    "unsmoothed blocks": Scheme("plain", k_scope="block", v_scope="channel", smooth_k="none"),
+}
+
+# Every way in which an operand is quantized.
+WAYS = (
+    ("q", "int8"),
+    ("k", "int8"),
+    ("k", "int-flash"),
+    ("k", "smoothed"),
+    ("k", "int8-block"),
+    ("k", "blocks of 64"),
+    ("k", "unsmoothed blocks"),
+    ("v", "int8"),
+    ("v", "smoothed"),
+    ("v", "int8-block"),
+    ("v", "unsmoothed blocks"),
+    ("v", "int-flash"),
+)
+every_way = pytest.mark.parametrize(("operand", "scheme"), WAYS)
+
+
+def storage(x, dtype):
+    """The array in a type that NumPy has: bfloat16 as its bits."""
+    if dtype != "bfloat16":
+        return x.astype(dtype)
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    return x.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def as_float32(stored, dtype):
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+# Axes [batch, head, token, head_dim] of arrays with these values, by how they lie in memory.
+def sliced(x, before, after):
+    wide = np.pad(x, [(0, 0)] * 3 + [(before, after)])
+    return lambda xp: xp.asarray(wide)[..., before : before + x.shape[3]]
+
+
+MEMORY = {
+    "contiguous": lambda x: lambda xp: xp.asarray(x),
+    "tokens outside heads": lambda x: (
+        lambda xp: xp.asarray(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).transpose(0, 2, 1, 3)
+    ),
+    "batch inside": lambda x: (
+        lambda xp: xp.asarray(np.ascontiguousarray(x.transpose(1, 2, 0, 3))).transpose(2, 0, 1, 3)
+    ),
+    "aligned gaps": lambda x: sliced(x, 8, 16),
+    "odd base": lambda x: sliced(x, 1, 7),
+    "odd stride": lambda x: sliced(x, 0, 1),
+    "every other token": lambda x: lambda xp: xp.asarray(np.repeat(x, 2, axis=2))[:, :, ::2],
+    "tokens backwards": lambda x: (
+        lambda xp: xp.asarray(np.ascontiguousarray(x[:, :, ::-1]))[:, :, ::-1]
+    ),
+}
+
+
+def on_gpu(stored, dtype, memory="contiguous"):
+    import cupy
+
+    x = MEMORY[memory](stored)(cupy)
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        x = x.view(ml_dtypes.bfloat16)
+    return x
+
+
+def check(x, dtype, operand, scheme, memory="contiguous"):
+    """Quantize values [batch, head, token, head_dim]; compare codes, scales and all padding."""
+    stored = storage(x, dtype)
+    tensor = cuattn.quantize(
+        on_gpu(stored, dtype, memory), operand=operand, scheme=SCHEMES[scheme], layout="HND"
+    )
+    got = tensor.to_reference()
+    x = as_float32(stored, dtype)
+    want = quantize(x, scope=got.scope, block=got.block, vector=got.vector)
+    np.testing.assert_array_equal(got.codes, want.codes)
+    np.testing.assert_array_equal(got.scale, want.scale)
+    raw, d = tensor.codes.get(), x.shape[3]
+    if operand == "v":
+        np.testing.assert_array_equal(raw, transpose_v(want.codes))
+        if got.scope == "channel":
+            floor = np.float32(AMAX_FLOOR) / np.float32(127)
+            assert (tensor.scale.get()[..., d:] == floor).all()
+    else:
+        np.testing.assert_array_equal(raw[..., :d], want.codes)
+        assert not raw[..., d:].any()
+    return tensor
+
+
+@every_way
+@pytest.mark.parametrize("head_dim", range(8, 257, 8))
+def test_every_head_dim_is_bit_exact(rng, operand, scheme, head_dim):
+    check(rng.normal(size=(1, 2, 130, head_dim)), "float16", operand, scheme)
+
+
+@every_way
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_type_is_bit_exact(rng, operand, scheme, head_dim, dtype):
+    x = rng.normal(size=(2, 3, 300, head_dim)) * np.exp(rng.normal(size=(2, 3, 300, 1)))
+    check(x + rng.normal(size=(1, 3, 1, head_dim)), dtype, operand, scheme)
+
+
+@every_way
+@pytest.mark.parametrize("tokens", LENGTHS)
+def test_every_length_is_bit_exact(rng, operand, scheme, tokens):
+    check(rng.normal(size=(2, 2, tokens, 128)), "float16", operand, scheme)
+
+
+@every_way
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_stride_is_bit_exact(rng, operand, scheme, memory, dtype):
+    check(rng.normal(size=(2, 3, 140, 72)), dtype, operand, scheme, memory)
+
+
+@every_way
+def test_layout_nhd(rng, operand, scheme):
+    import cupy
+
+    x = cupy.asarray(rng.normal(size=(2, 50, 3, 64)).astype(np.float16))
+    nhd = cuattn.quantize(x, operand=operand, scheme=SCHEMES[scheme], layout="NHD")
+    hnd = cuattn.quantize(x.transpose(0, 2, 1, 3), operand=operand, scheme=SCHEMES[scheme])
+    np.testing.assert_array_equal(nhd.codes.get(), hnd.codes.get())
+    np.testing.assert_array_equal(nhd.scale.get(), hnd.scale.get())
+
+
+@every_way
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_not_a_number_stays_in_its_scope(rng, operand, scheme, dtype):
+    x = rng.normal(size=(1, 3, 200, 64))
+    x[0, 0, 3, 5] = np.nan
+    x[0, 1, 130, 63] = np.inf
+    x[0, 1, 140, 62] = -np.inf
+    tensor = check(x, dtype, operand, scheme)
+    scale = tensor.to_reference().scale.reshape(3, -1)
+    assert np.isfinite(scale[2]).all()
+    assert not np.isfinite(scale[:2]).all(axis=-1).any()
+    if tensor.vector is not None:
+        assert np.isfinite(tensor.vector.get()).all()
+
+
+@every_way
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_sizes(rng, operand, scheme, dtype):
+    largest = {"float16": 65504.0, "bfloat16": 3.3e38, "float32": 3.4e38}[dtype]
+    x = rng.uniform(-1, 1, size=(1, 4, 129, 64))
+    x[0, 0, 7] = 0
+    x[0, 1] = 0
+    x[0, 2] *= 2.0**-120  # below the smallest scale; zero or subnormal in float16
+    x[0, 3] *= largest / 4
+    check(x, dtype, operand, scheme)
+
+
+@every_way
+@pytest.mark.parametrize("tokens", [1, 63, 65, 700, 5000])
+def test_smoothing_vector_is_the_mean(rng, operand, scheme, tokens):
+    how = SCHEMES[scheme]
+    kind = {"k": how.smooth_k, "v": "mean" if how.smooth_v else "none", "q": "none"}[operand]
+    if kind == "none":
+        pytest.skip("no smoothing")
+    x = (rng.normal(size=(2, 2, tokens, 80)) + 3).astype(np.float16)
+    tensor = cuattn.quantize(on_gpu(x, "float16"), operand=operand, scheme=how)
+    want = smoothing_vector(x, kind)
+    # n float32 additions and a division: each rounds a partial sum of at most n * mean |x|.
+    bound = (min(tokens, 64) if kind == "sample" else tokens) * 2.0**-24 * np.abs(x).mean(axis=2)
+    assert (np.abs(tensor.vector.get() - want) <= bound + np.spacing(np.abs(want))).all()
+
+
+@every_way
+def test_runs_are_identical(rng, operand, scheme):
+    import cupy
+
+    x = cupy.asarray(rng.normal(size=(2, 8, 3000, 96)).astype(np.float16))
+    first, *others = (cuattn.quantize(x, operand=operand, scheme=SCHEMES[scheme]) for _ in range(4))
+    for other in others:
+        for a, b in ((first.codes, other.codes), (first.scale, other.scale)):
+            np.testing.assert_array_equal(a.get(), b.get())
+        if first.vector is not None:
+            np.testing.assert_array_equal(first.vector.get(), other.vector.get())
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "odd base", "tokens outside heads"])
+@pytest.mark.parametrize("head_dim", [40, 128, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", ["fp16", "int8-fp16"])
+def test_values_are_rounded_to_half(rng, scheme, dtype, head_dim, memory):
+    # Each query sees one key and nothing of the others, so the output is V as the product takes it.
+    eye = np.broadcast_to(128 * np.eye(head_dim), (2, 3, head_dim, head_dim))
+    v = storage(rng.normal(size=eye.shape) * 100, dtype)
+    q, k = (on_gpu(storage(eye, dtype), dtype, memory) for _ in range(2))
+    o = cuattn.attention(q, k, on_gpu(v, dtype, memory), scheme=SCHEMES[scheme], scale=1.0)
+    got = o.view(np.uint16).get() if dtype == "bfloat16" else o.get()
+    exact = as_float32(v, dtype)
+    if scheme == "fp16" and dtype == "bfloat16":
+        want = exact
+    else:
+        want = exact.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(got, storage(want, dtype))

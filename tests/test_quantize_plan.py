@@ -1,0 +1,182 @@
+"""The quantizing kernels' specs: they agree with the sources, and their tiles cover any input."""
+
+import re
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from cuattn.params import record
+from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
+from cuattn.reference.layout import HEAD_DIMS, TOKEN_PAD
+from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
+from cuattn.scheme import PRESETS, Scheme
+from cuattn.sources import sources
+from cuattn.spec import Scope, Type
+
+INPUTS = (Type.fp16, Type.bf16, Type.fp32)
+SCHEMES = {
+    **PRESETS,
+    "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v=True),
+    "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
+}
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+    return SCHEMES[request.param]
+
+
+@pytest.fixture(params=HEAD_DIMS)
+def head_dim(request):
+    return request.param
+
+
+@pytest.fixture(params=INPUTS, ids=lambda t: t.value)
+def spec(request, scheme, head_dim):
+    return QuantizeSpec.of(scheme, request.param, head_dim, aligned=True)
+
+
+def struct_members(file, name):
+    body = re.search(rf"struct {name} \{{(.*?)\}};", sources()[file], re.DOTALL)[1]
+    return re.findall(r"^\s*\w+ (\w+);", body, re.MULTILINE)
+
+
+def constant(file, name):
+    return re.search(rf"constexpr \w+ {name} = ([^;]+?)f?;", sources()[file])[1]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        QuantizeSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
+        StatsSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
+        FinishSpec(128, v_range=True),
+    ],
+    ids=lambda spec: type(spec).__name__,
+)
+def test_literal_names_every_member_in_order(spec):
+    # A member that the literal leaves out would silently be zero.
+    members = struct_members("quant/quantize_spec.cuh", type(spec).__name__)
+    assert re.findall(r"\.(\w+) = ", spec.cxx()) == members
+    assert [f.name for f in fields(spec)] == members[: len(fields(spec))]
+
+
+def test_literal_is_cxx():
+    spec = FinishSpec(head_dim=64, v_range=True)
+    expected = ".head_dim = 64, .v_range = true, .num_threads = 256, .min_ctas = 2"
+    assert spec.cxx() == f"FinishSpec{{{expected}, .smem_bytes = {spec.smem_bytes}}}"
+    quantize = QuantizeSpec.of(PRESETS["int8-block"], Type.bf16, 96, aligned=False)
+    assert ".input = Type::bf16, .q = Type::int8" in quantize.cxx()
+    assert ".k_scope = Scope::block, .k_block = 128, .k_smooth = true" in quantize.cxx()
+
+
+def test_constants_agree_with_the_reference():
+    assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
+    assert int(constant("quant/transposed_tile.cuh", "kTokenPad")) == TOKEN_PAD
+    assert int(constant("stats.cu", "kSample")) == SAMPLE
+
+
+@pytest.mark.parametrize("struct", ["QuantizeParams", "StatsParams"])
+def test_params_can_be_read(struct):
+    dtype = record(struct, "quant/quantize_params.cuh")
+    assert dtype.itemsize % 8 == 0
+    assert dtype.itemsize < 4096  # what a kernel takes by value
+
+
+def test_scheme_decides_what_operands_become():
+    types = {
+        name: tuple(t.value for t in (spec.q, spec.k, spec.v))
+        for name in PRESETS
+        for spec in [QuantizeSpec.of(PRESETS[name], Type.bf16, 64, aligned=True)]
+    }
+    assert types == {
+        "int8": ("int8",) * 3,
+        "int8-block": ("int8",) * 3,
+        "int8-fp16": ("int8", "int8", "fp16"),
+        "int-flash": ("int8",) * 3,
+        "int-flash-half": ("int8", "int8", "fp16"),
+        "fp16": ("bf16",) * 3,
+    }
+    tensor = QuantizeSpec.of(PRESETS["int-flash"], Type.fp16, 64, aligned=True)
+    assert (tensor.v_scope, tensor.v_per_tensor) == (Scope.channel, True)
+
+
+def test_tiles_hold_whole_blocks_and_padding(spec):
+    if spec.k is Type.int8 and spec.k_scope is Scope.block:
+        assert spec.k_tile % spec.k_block == 0
+    if spec.v is Type.int8:
+        assert spec.v_tile % TOKEN_PAD == 0
+
+
+def test_tiles_keep_enough_loads_under_way(spec):
+    # 64 KiB an SM hide the latency of device memory (docs/performance.md); the registers that hold
+    # them must leave room for arithmetic: at most half of the SM's 256 KiB.
+    for tile in (spec.q_tile, spec.k_tile):
+        under_way = spec.min_ctas * tile * spec.head_dim * spec.input.nbytes
+        assert 64 * 1024 <= under_way <= 128 * 1024
+
+
+def test_shared_memory_needs_no_permission_and_fits_the_ctas(spec):
+    assert spec.smem_bytes % 16 == 0
+    assert spec.smem_bytes <= 48 * 1024
+    assert spec.min_ctas * (spec.smem_bytes + 1024) <= 164 * 1024  # sm_80
+
+
+@pytest.mark.parametrize("operand", ["q", "k", "v"])
+def test_tiles_cover_every_length_once(spec, operand):
+    tile = getattr(spec, f"{operand}_tile")
+    assert spec.tiles(operand, 0) == 0
+    for n in (1, tile - 1, tile, tile + 1, 10 * tile + 1):
+        assert (spec.tiles(operand, n) - 1) * tile < n <= spec.tiles(operand, n) * tile
+
+
+@pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
+def test_stats_chunks(scheme, head_dim, element):
+    spec = StatsSpec.of(scheme, element, head_dim, aligned=True)
+    for operand in ("k", "v"):
+        assert spec.chunks(operand, 0) == 0
+        assert spec.chunks(operand, 1) == 1
+    n = 10 * spec.chunk + 1
+    assert spec.chunks("v", n) == 11
+    assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
+    assert (spec.kinds("k"), spec.kinds("v")) == (1, 1 if scheme.v_scope == "token" else 3)
+    assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
+
+
+def test_equal_needs_share_a_kernel():
+    one = QuantizeSpec.of(PRESETS["int8-fp16"], Type.fp16, 128, aligned=True)
+    other = QuantizeSpec.of(
+        replace(PRESETS["int8-fp16"], name="mine", smooth_k="mean"), Type.fp16, 128, aligned=True
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+@pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
+def test_transposed_tile_meets_all_banks(element, head_dim):
+    """The addresses of `TransposedTile`, with a warp's lanes as in `Values` and `RowLanes`."""
+    spec = QuantizeSpec.of(PRESETS["int8"], element, head_dim, aligned=True)
+    chunk, threads = 16 // element.nbytes, np.arange(spec.num_threads)
+    row_chunks = head_dim // chunk
+    lanes = min(row_chunks & -row_chunks, 32)
+    put = (8 if row_chunks == lanes else 4) // 4
+    spread = max(put, 32 // lanes)
+    words = spec.v_tile // 4
+
+    def permute(channel):
+        return channel // chunk * spread & 31
+
+    # Writing: `put` words a lane, so that 32 / put lanes go through at a time.
+    for channel_of_chunk in range(chunk):
+        for c in range(row_chunks // lanes):
+            channel = (threads % lanes + lanes * c) * chunk + channel_of_chunk
+            first = channel * words + (threads // lanes * put ^ permute(channel))
+            banks = (first[:, None] + np.arange(put)) % 32
+            assert all(len(set(group)) == 32 for group in banks.reshape(-1, 32).tolist())
+    # Reading: 4 words a lane, 8 lanes at a time.
+    columns = spec.v_tile // 16
+    channel, column = threads // columns, threads % columns
+    first = channel * words + 4 * (column ^ permute(channel) // 4)
+    banks = (first[:, None] + np.arange(4)) % 32
+    assert all(len(set(group)) == 32 for group in banks.reshape(-1, 32).tolist())
