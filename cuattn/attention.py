@@ -148,7 +148,7 @@ def _on_gpu(
     with caller:
         if check_finite:
             _check_finite(seen, given)
-        shift: Any = None
+        shift = None
         if call.copied or call.needs_shift:
             call, shift = _converted(call, seen, target, options)
         o, o_view = out, target
@@ -194,7 +194,7 @@ def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
 
 def _converted(
     call: AttentionCall, seen: Seen, target: View | None, options: Options
-) -> tuple[AttentionCall, Any]:
+) -> tuple[AttentionCall, View | None]:
     """Do first what kernels do not: copy arrays, and what K's smoothing takes from the logits."""
     for name, x in seen.items():
         if name in call.copied and isinstance(x, View):
@@ -204,11 +204,13 @@ def _converted(
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):
             k = seen["k"] = quantize_view(k, "k", call.problem.scheme, call.problem.layout)
-        shift = call.problem.softmax_scale * q.dot(k.vector)
+        shift = view_cupy(call.problem.softmax_scale * q.dot(k.vector))
     return _prepared(seen, target, options), shift
 
 
-def _enqueue(call: AttentionCall, seen: Seen, target: View, lse: View | None, shift: Any) -> None:
+def _enqueue(
+    call: AttentionCall, seen: Seen, target: View, lse: View | None, shift: View | None
+) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
@@ -224,7 +226,7 @@ def _enqueue(call: AttentionCall, seen: Seen, target: View, lse: View | None, sh
         *chain.from_iterable(operands),
         o.ptr,
         lse.ptr if lse else 0,
-        shift.data.ptr if shift is not None else 0,
+        shift.ptr if shift else 0,
     )
     enqueue(call.launches, call.buffers, given)
     if o is not target:

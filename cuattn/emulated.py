@@ -101,13 +101,24 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
     scale = np.full(form.scale, EMPTY_SCALE)
     if quantized.scope == "tensor":
         scale[...] = quantized.scale[..., None]
+    elif operand == "v" and quantized.scope == "token":
+        scale = _with_logarithms(quantized.scale, form.scale)
     else:
         scale[..., : quantized.scale.shape[2]] = quantized.scale
     return QuantizedTensor(codes, scale, quantized.vector, operand, scheme, shape, seen.dtype)
 
 
+def _with_logarithms(scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Bring scales of V's tokens [batch, head, token] to [batch, head, block, 3, 128]."""
+    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), EMPTY_SCALE)
+    padded[..., : scale.shape[2]] = scale
+    blocks = padded.reshape(*shape[:3], shape[4])
+    with np.errstate(invalid="ignore"):
+        return np.stack([blocks, np.log2(blocks), np.float32(1) / blocks], axis=3)
+
+
 def _quantized(name: Name, x: NDArray[Any], scheme: Scheme) -> Quantized:
-    smoothing = {"q": "none", "k": scheme.smooth_k, "v": "mean" if scheme.smooth_v else "none"}
+    smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
     return quantize(
         x,
         scope=getattr(scheme, f"{name}_scope"),

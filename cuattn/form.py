@@ -62,7 +62,7 @@ class Form:
             nbytes=math.prod(data) * (1 if integer else 2),
             scale=(batch, heads, *scales) if integer else (),
             vector=(batch, heads, head_dim),
-            smoothed=scheme.smooth_v if name == "v" else name == "k" and scheme.smooth_k != "none",
+            smoothed={"k": scheme.smooth_k, "v": scheme.smooth_v}.get(name, "none") != "none",
         )
 
     @property

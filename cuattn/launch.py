@@ -63,7 +63,9 @@ class Launch:
     It holds no state of a call, so threads may share it.
     """
 
-    def __init__(self, spec: AnySpec, device: Device, grid: tuple[int, ...], values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec: AnySpec, device: Device, grid: tuple[int, ...], values: Mapping[str, Any]
+    ) -> None:
         """Bind a kernel; compiles or loads it if that has not been done.
 
         Parameters

@@ -22,7 +22,6 @@ from .reference.masking import Mask
 from .reference.metrics import metrics
 from .reference.rounding import HalfType
 from .scheme import Scheme, resolve
-from .streams import current_stream_of
 
 __all__ = ["ErrorReport", "measure_error"]
 
@@ -164,22 +163,21 @@ def _usable(x: Any, copy: HostArray, on_gpu: bool) -> Any:
 
 
 def _run(
-    call: Callable[[], Any], q: Any, on_gpu: bool
+    call: Callable[..., Any], q: Any, on_gpu: bool
 ) -> tuple[NDArray[np.floating], float | None]:
-    """Return the output and, on a GPU, the median time of calls back to back on q's stream."""
+    """Return the output and, on a GPU, the median time in seconds of calls back to back."""
     if not on_gpu:
         return to_host(call(), "o").values, None
     import cupy
 
-    ordinal = q.__dlpack_device__()[1]
-    with cupy.cuda.Device(ordinal):
+    with cupy.cuda.Device(q.__dlpack_device__()[1]):
+        call = partial(call, stream=cupy.cuda.get_current_stream())
         o = to_host(call(), "o").values
-        stream = cupy.cuda.ExternalStream(current_stream_of(q), ordinal)
-        events = [cupy.cuda.Event() for _ in range(WARMUP_CALLS + TIMED_CALLS + 1)]
-        events[0].record(stream)
+        events = [cupy.cuda.Event() for _ in range(1 + WARMUP_CALLS + TIMED_CALLS)]
+        events[0].record()
         for event in events[1:]:
             call()
-            event.record(stream)
+            event.record()
         events[-1].synchronize()
         times = [cupy.cuda.get_elapsed_time(a, b) for a, b in pairwise(events[WARMUP_CALLS:])]
     return o, median(times) * 1e-3

@@ -28,12 +28,14 @@ DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 _LAYOUTS = {"HND": "[batch, head, token, head_dim]", "NHD": "[batch, token, head, head_dim]"}
 _MAX_HEAD_DIM = 256
 
-# Inside a tile the attention kernels address rows with 32 bits. A row is a token or, in transposed
-# V, a channel of all tokens, and a thread's first row is at most the 64th.
-_MAX_TOKENS = 2**26
-_MAX_ROW_STRIDE = 2**26
-# CTAs and rows of all heads are counted in 32 bits.
+# Kernels count tokens, and rows of all heads, in 32-bit integers and round up to whole tiles.
+_MAX_TOKENS = 2**30
 _MAX_ROWS = 2**31 - 1
+# Heads of K and batches are CTAs along the second and third axis of a grid.
+_MAX_GRID_YZ = 2**16 - 1
+# Of arrays that are attended as they are: inside a tile a thread's first row, at most the 64th, is
+# addressed with 32 bits.
+_MAX_ROW_STRIDE = 2**26
 
 
 class Array(NamedTuple):
@@ -136,6 +138,9 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         raise ArgumentError("head_dim", head_dim, f"{expected} (the last axis of {name} {x.shape})")
     if operand.tokens > _MAX_TOKENS:
         raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
+    if max(operand.shape[0], operand.shape[1] if name != "q" else 0) > _MAX_GRID_YZ:
+        expected = f"of at most {_MAX_GRID_YZ} batches and heads of k and v"
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
     if operand.heads * max(operand.tokens, _MAX_HEAD_DIM) > _MAX_ROWS:
         expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
         raise ArgumentError(f"{name}.shape", x.shape, expected)

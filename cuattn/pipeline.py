@@ -67,7 +67,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     arguments: dict[str, float] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
-        "v_mean": places["v"].vector if scheme.smooth_v else NULL,
+        "v_mean": places["v"].vector if scheme.smooth_v != "none" else NULL,
         "lse_shift": lse_shift,
         "num_q_heads": problem.q.shape[1],
         "heads_per_kv": problem.group,

@@ -72,7 +72,7 @@ def half_type(scheme: Scheme, dtype: Type) -> Type:
 def needs_stats(scheme: Scheme) -> tuple[bool, bool]:
     """Whether K, and whether V, must be looked at as a whole before it is quantized."""
     k = scheme.qk == "int8" and scheme.smooth_k != "none"
-    v = scheme.pv == "int8" and (scheme.smooth_v or scheme.v_scope != "token")
+    v = scheme.pv == "int8" and (scheme.smooth_v != "none" or scheme.v_scope != "token")
     return k, v
 
 

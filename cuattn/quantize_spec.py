@@ -83,7 +83,7 @@ class QuantizeSpec:
             k_smooth=scheme.smooth_k != "none",
             v_scope=Scope.token if scheme.v_scope == "token" else Scope.channel,
             v_per_tensor=scheme.v_scope == "tensor",
-            v_smooth=scheme.smooth_v,
+            v_smooth=scheme.smooth_v != "none",
             aligned=aligned,
         )
 
@@ -163,8 +163,8 @@ class StatsSpec:
         Padded, as above.
     aligned : bool
         As above.
-    k_sample : bool
-        Whether K's mean is that of at most 64 tokens, which are one chunk.
+    k_sample, v_sample : bool
+        Whether the mean is that of at most 512 tokens, which are one chunk.
     v_range : bool
         Whether V's smallest and largest elements are wanted too.
     """
@@ -181,6 +181,7 @@ class StatsSpec:
     head_dim: int
     aligned: bool
     k_sample: bool
+    v_sample: bool
     v_range: bool
 
     @classmethod
@@ -191,6 +192,7 @@ class StatsSpec:
             head_dim=head_dim,
             aligned=aligned,
             k_sample=scheme.smooth_k == "sample",
+            v_sample=scheme.smooth_v == "sample",
             v_range=scheme.v_scope != "token",
         )
 
@@ -209,7 +211,7 @@ class StatsSpec:
 
     def chunks(self, operand: Literal["k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
-        if operand == "k" and self.k_sample:
+        if self.k_sample if operand == "k" else self.v_sample:
             return min(seqlen, 1)
         return -(-seqlen // self.chunk)
 

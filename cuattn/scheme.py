@@ -13,7 +13,7 @@ QKType = Literal["int8", "fp16"]
 PVType = Literal["int8", "fp16"]
 Scope = Literal["token", "block", "channel", "tensor"]
 PRange = Literal["block", "row", "static127"]
-KSmoothing = Literal["none", "mean", "sample"]
+Smoothing = Literal["none", "mean", "sample"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Scheme:
     p_block : {64, 128}
         Keys that one step of the online softmax sees.
     smooth_k : {"none", "mean", "sample"}
-        Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most 64
+        Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most 512
         evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
-    smooth_v : bool
-        Subtract V's mean over tokens and add it to the output.
+    smooth_v : {"none", "mean", "sample"}
+        Vector subtracted from every token of V and added to the output, which is exact because rows
+        of P sum to one.
 
     Raises
     ------
@@ -61,8 +62,8 @@ class Scheme:
     v_scope: Scope = "token"
     p_range: PRange = "block"
     p_block: Literal[64, 128] = 128
-    smooth_k: KSmoothing = "sample"
-    smooth_v: bool = False
+    smooth_k: Smoothing = "sample"
+    smooth_v: Smoothing = "none"
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Scheme)
@@ -76,11 +77,15 @@ class Scheme:
         self._require("v_scope", ("token", "channel", "tensor"))
         if self.pv == "fp16":
             self._require("p_range", ("row",), "with pv='fp16'")
-            self._require("smooth_v", (False,), "with pv='fp16', which needs no V scale")
+            self._require("smooth_v", ("none",), "with pv='fp16', which needs no V scale")
         else:
             self._require("p_block", (128,), "with pv='int8'")
             if self.v_scope == "token":
                 self._require("p_range", ("block",), "with v_scope='token'")
+            else:
+                # V's range takes a pass over all tokens, which gives the mean as well.
+                allowed = ("none", "mean")
+                self._require("smooth_v", allowed, f"with v_scope={self.v_scope!r}")
         if self.qk == "fp16":
             self._require("pv", ("fp16",), "with qk='fp16'")
             self._require("smooth_k", ("none",), "with qk='fp16', which needs no K scale")
@@ -94,8 +99,8 @@ class Scheme:
 PRESETS: dict[str, Scheme] = {
     s.name: s
     for s in (
-        Scheme("int8"),
-        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v=True),
+        Scheme("int8", smooth_v="sample"),
+        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean"),
         Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64),
         # INT-FlashAttention (arXiv 2409.16997): full INT8, and INT8 Q Kᵀ with float16 P V.
         Scheme("int-flash", v_scope="tensor", p_range="static127", smooth_k="none"),

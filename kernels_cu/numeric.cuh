@@ -15,7 +15,7 @@ constexpr float kLn2 = 0.693147180559945309f;
 
 // 1.5 * 2^23. An int32 accumulator that starts from these bits holds, read as a float, exactly
 // kMagic + a for every |a| < 2^22: the conversion to float costs nothing. docs/numerics.md has the
-// bounds: 127 * 127 * 256 for a score and 255 * 127 * 128 for one block of P V both stay below 2^22.
+// bounds: a score, 127 * 127 * 256, and one block of P V, 255 * 127 * 128, both stay below 2^22.
 constexpr float kMagic = 12582912.0f;
 
 template <bool B>

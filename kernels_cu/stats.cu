@@ -7,8 +7,8 @@
 #include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
 
-// Tokens that K's sample is taken of.
-constexpr int kSample = 64;
+// Tokens that a sample is taken of.
+constexpr int kSample = 512;
 constexpr int kRangeKinds = 3;  // sum, low, high
 
 // Results of one head, `x` being the sum, the smallest or the largest element of a channel.
@@ -82,7 +82,7 @@ __device__ __forceinline__ void stats(const StatsParams& p) {
   if (cta < k_end) {
     chunk_stats<S, S.k_sample, 1>(p.k, p.head_dim, cta, smem);
   } else {
-    chunk_stats<S, false, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
+    chunk_stats<S, S.v_sample, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
   }
 }
 

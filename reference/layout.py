@@ -52,11 +52,11 @@ def transpose_v(codes: NDArray[np.int8]) -> NDArray[np.int8]:
         `TOKEN_OF_SLOT`. Padding is 0.
     """
     batch, heads, n, d = codes.shape
-    blocks = -(-n // TOKEN_PAD)
-    padded = np.zeros((batch, heads, blocks * TOKEN_PAD, pad_head_dim(d)), np.int8)
+    blocks, channels, size = -(-n // TOKEN_PAD), pad_head_dim(d), TOKEN_OF_SLOT.size
+    padded = np.zeros((batch, heads, blocks * TOKEN_PAD, channels), np.int8)
     padded[:, :, :n, :d] = codes
-    groups = padded.reshape(batch, heads, blocks, -1, TOKEN_OF_SLOT.size, padded.shape[3])
-    slots = groups[..., TOKEN_OF_SLOT, :].reshape(batch, heads, blocks, TOKEN_PAD, -1)
+    groups = padded.reshape(batch, heads, blocks * TOKEN_PAD // size, size, channels)
+    slots = groups[..., TOKEN_OF_SLOT, :].reshape(batch, heads, blocks, TOKEN_PAD, channels)
     return np.ascontiguousarray(slots.swapaxes(3, 4))
 
 
@@ -71,7 +71,8 @@ def untranspose_v(stored: NDArray[np.int8], n: int, d: int) -> NDArray[np.int8]:
     fits = (-(-n // TOKEN_PAD), pad_head_dim(d), TOKEN_PAD)
     if stored.ndim != 5 or stored.shape[2:] != fits:
         raise ArgumentError("stored.shape", stored.shape, f"[batch, head, *{fits}] for {n}, {d}")
-    batch, heads, _, padded = stored.shape[:4]
-    slots = stored.swapaxes(3, 4).reshape(batch, heads, -1, TOKEN_OF_SLOT.size, padded)
-    natural = slots[..., np.argsort(TOKEN_OF_SLOT), :].reshape(batch, heads, -1, padded)
+    batch, heads, blocks, channels = stored.shape[:4]
+    tokens, size = blocks * TOKEN_PAD, TOKEN_OF_SLOT.size
+    slots = stored.swapaxes(3, 4).reshape(batch, heads, tokens // size, size, channels)
+    natural = slots[..., np.argsort(TOKEN_OF_SLOT), :].reshape(batch, heads, tokens, channels)
     return np.ascontiguousarray(natural[:, :, :n, :d])

@@ -109,7 +109,7 @@ def operands(
     else:
         qs, ks = rounded("q", q), rounded("k", k)
     if scheme.pv == "int8":
-        vector = smoothing_vector(v, "mean" if scheme.smooth_v else "none")
+        vector = smoothing_vector(v, scheme.smooth_v)
         vs: Operand = quantize(v, scope=scheme.v_scope, vector=vector, rounded="v" not in exact)
     else:
         vs = rounded("v", v)

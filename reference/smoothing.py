@@ -12,7 +12,7 @@ from .arrays import Float32Array, FloatArray, as_float32, floating
 __all__ = ["SAMPLE", "lse_shift", "smoothing_vector"]
 
 # Tokens that the "sample" vector is the mean of.
-SAMPLE = 64
+SAMPLE = 512
 
 
 def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:

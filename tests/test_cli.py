@@ -129,7 +129,7 @@ def test_report_shows_every_scheme_and_every_source(capsys):
     assert main(["report", *SMALL, "--distribution", "normal", "sharp", "--causal"]) == 0
     output = capsys.readouterr()
     where, errors, sources = output.out.split("\n\n")
-    assert where == "emulated in NumPy, no GPU to be used: hidden by the test"
+    assert where == "causal attention, emulated in NumPy, no GPU to be used: hidden by the test"
     for table in (errors, sources):
         assert re.findall(r"^  (\S+)", table, re.MULTILINE) == 2 * list(PRESETS)
         assert re.findall(r"^(\w+): batch 1, heads 2 over 1", table, re.MULTILINE) == [
@@ -297,7 +297,7 @@ def test_number_shows_what_is_not_finite(figure):
 def test_report_on_a_gpu_has_times(capsys):
     assert main(["report", *SMALL, "--no-sources"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("computed on ")
+    assert text.startswith("attention, computed on ")
     *_, times = text.split("\n\n")
     for name in PRESETS:
         assert re.search(rf"^  {name} +\d\S* +\d\S*$", times, re.MULTILINE)

@@ -17,7 +17,7 @@ from cuattn.spec import Scope, Type
 INPUTS = (Type.fp16, Type.bf16, Type.fp32)
 SCHEMES = {
     **PRESETS,
-    "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v=True),
+    "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v="mean"),
     "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }
 
@@ -73,7 +73,7 @@ def test_literal_is_cxx():
 
 def test_constants_agree_with_the_reference():
     assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
-    assert int(constant("quant/transposed_tile.cuh", "kTokenPad")) == TOKEN_PAD
+    assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
     assert int(constant("stats.cu", "kSample")) == SAMPLE
 
 
@@ -127,8 +127,11 @@ def test_shared_memory_needs_no_permission_and_fits_the_ctas(spec):
 def test_tiles_cover_every_length_once(spec, operand):
     tile = getattr(spec, f"{operand}_tile")
     assert spec.tiles(operand, 0) == 0
+    # Scales per token of K are written for whole blocks of 128.
+    padded = operand == "k" and spec.k is Type.int8 and spec.k_scope is Scope.token
     for n in (1, tile - 1, tile, tile + 1, 10 * tile + 1):
-        assert (spec.tiles(operand, n) - 1) * tile < n <= spec.tiles(operand, n) * tile
+        tokens = -(-n // TOKEN_PAD) * TOKEN_PAD if padded else n
+        assert (spec.tiles(operand, n) - 1) * tile < tokens <= spec.tiles(operand, n) * tile
 
 
 @pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
@@ -138,7 +141,7 @@ def test_stats_chunks(scheme, head_dim, element):
         assert spec.chunks(operand, 0) == 0
         assert spec.chunks(operand, 1) == 1
     n = 10 * spec.chunk + 1
-    assert spec.chunks("v", n) == 11
+    assert spec.chunks("v", n) == (1 if scheme.smooth_v == "sample" else 11)
     assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
     assert (spec.kinds("k"), spec.kinds("v")) == (1, 1 if scheme.v_scope == "token" else 3)
     assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024

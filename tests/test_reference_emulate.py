@@ -11,7 +11,7 @@ from cuattn.reference.quantize import operands, quantize
 from cuattn.reference.smoothing import lse_shift
 from cuattn.scheme import PRESETS, Scheme
 
-SCHEMES = [*PRESETS.values(), Scheme("running", v_scope="channel", p_range="row", smooth_v=True)]
+SCHEMES = [*PRESETS.values(), Scheme("running", v_scope="channel", p_range="row", smooth_v="mean")]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 
 
@@ -136,7 +136,7 @@ def test_emulate_reads_the_head_of_its_group(scheme):
 @pytest.mark.parametrize("preset", ["int8", "int8-block"])
 def test_emulate_sums_the_largest_codes_exactly(preset):
     """D = 256 and 128 keys of codes 127, P of 255: the sums that nearly fill 22 bits."""
-    scheme = replace(PRESETS[preset], smooth_k="none", smooth_v=False)
+    scheme = replace(PRESETS[preset], smooth_k="none", smooth_v="none")
     ones = np.ones((1, 1, 128, 256), np.float32)
     o, lse = emulate.attention(ones, ones, ones, scheme=scheme)
     one = 127 * float(np.float32(1) / np.float32(127))

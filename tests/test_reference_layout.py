@@ -16,7 +16,7 @@ def test_slots_hold_the_tokens_of_the_accumulators():
     stored = transpose_v(np.repeat(tokens, 32, axis=3))
     expected = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15]
     for group in range(8):
-        slots = stored[0, 0, 5, 16 * group : 16 * group + 16]
+        slots = stored[0, 0, 0, 5, 16 * group : 16 * group + 16]
         np.testing.assert_array_equal(slots, np.array(expected) + 16 * group)
 
 
@@ -25,7 +25,7 @@ def test_slots_hold_the_tokens_of_the_accumulators():
 def test_transpose_v_round_trips_and_pads_with_zeros(n, d):
     v = codes(2, 3, n, d)
     stored = transpose_v(v)
-    assert stored.shape == (2, 3, pad_head_dim(d), -(-n // 128) * 128)
+    assert stored.shape == (2, 3, -(-n // 128), pad_head_dim(d), 128)
     assert stored.flags.c_contiguous
     np.testing.assert_array_equal(untranspose_v(stored, n, d), v)
     # Padding holds nothing, so the sums of magnitudes agree.

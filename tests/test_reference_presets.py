@@ -39,7 +39,7 @@ def int8_groups(x, size):
 
 
 def sample_mean(x):
-    count = min(64, len(x))
+    count = min(512, len(x))
     tokens = [i * len(x) // count for i in range(count)]
     return np.array(
         [np.float32(math.fsum(float(x[t, d]) for t in tokens) / count) for d in range(HEAD_DIM)]
@@ -101,8 +101,9 @@ def row_int8(q, k, v, keys, scale):
     vector = sample_mean(k)
     k8, k_scale = int8_tokens(k - vector)
     logits = int_logits(q, k8, k_scale, keys, scale)
-    o, lse = block_local(logits, *int8_tokens(v))
-    return o, lse + scale * dot(q, vector)
+    v_mean = sample_mean(v)
+    o, lse = block_local(logits, *int8_tokens(v - v_mean))
+    return [x + float(mean) for x, mean in zip(o, v_mean, strict=True)], lse + scale * dot(q, vector)
 
 
 def row_int8_block(q, k, v, keys, scale):

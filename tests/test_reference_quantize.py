@@ -27,15 +27,15 @@ def test_quantize_rounds_ties_to_even():
 def test_quantize_gives_zeros_the_smallest_scale():
     q = quantize(one_row(0, 0, 0), scope="token")
     assert not q.codes.any()
-    assert q.scale[0, 0, 0] == np.float32(2.0**-100) / np.float32(127)
+    assert q.scale[0, 0, 0] == np.float32(2.0**-64) / np.float32(127)
     assert not q.dequantize().any()
 
 
 def test_quantize_floors_tiny_values_and_keeps_those_just_above():
-    below = quantize(one_row(2.0**-101, -(2.0**-110), 1e-45), scope="token")
-    # 2^-101 is half of the floor, 63.5 steps, a tie that goes to the even 64.
+    below = quantize(one_row(2.0**-65, -(2.0**-74), 1e-45), scope="token")
+    # 2^-65 is half of the floor, 63.5 steps, a tie that goes to the even 64.
     np.testing.assert_array_equal(below.codes[0, 0, 0], [64, 0, 0])
-    above = quantize(one_row(2.0**-99, -(2.0**-100)), scope="token")
+    above = quantize(one_row(2.0**-63, -(2.0**-64)), scope="token")
     np.testing.assert_array_equal(above.codes[0, 0, 0], [127, -64])
     assert above.scale[0, 0, 0] > below.scale[0, 0, 0] > 0
 

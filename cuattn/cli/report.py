@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> None:
     options = {"is_causal": args.causal, "scale": args.scale}
     given = inputs(args)
     where = _where()
-    print(where, flush=True)
+    how = "causal attention" if args.causal else "attention"
+    if args.scale is not None:
+        how += f" with scale {args.scale:g}"
+    print(f"{how}, {where}", flush=True)
     with Bar() as bar:
         measured = [_measure(x, args.schemes, options, not args.no_sources, bar) for x in given]
     for table in tables(measured):

@@ -2,25 +2,11 @@
 #pragma once
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
+#include "attn/p_range.cuh"
 #include "attn/raw_scores.cuh"
 #include "attn/shape.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/math.cuh"
-
-// Steps that P = 1 is cut into, and their logarithm, which is added in the exponent.
-template <AttentionSpec S>
-__device__ constexpr float kStepsLog2 = S.pv != Type::int8               ? 0.0f
-                                        : S.p_range == PRange::static127 ? 6.98868468677f
-                                                                         : 7.99435343686f;
-
-// Stands for the maximum of a row that has seen no key. It is finite so that no difference of two
-// maxima is NaN, and so low that 2^(it - any score) is 0.
-constexpr float kNoKeySeen = -1e30f;
-
-// With p_range = block nothing needs the running maximum: O and the row sum are kept relative to a
-// reference that moves only when a block exceeds it by this many powers of two, which leaves room
-// for 2^22 of P V times 2^40 of keys below the largest float.
-constexpr float kHeadroom = 60.0f;
 
 // The state of the two rows, g and g + 8, that a lane sees of an MMA tile of 16 rows.
 template <AttentionSpec S>

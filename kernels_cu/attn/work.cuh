@@ -3,9 +3,9 @@
 #include "attn/shape.cuh"
 #include "params.cuh"
 
-// Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv, num_kv_heads, batch):
-// what K and V need are coordinates of the CTA, which the compiler knows to be the same for all
-// threads and keeps in uniform registers.
+// Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv, num_kv_heads,
+// batch): what K and V need are coordinates of the CTA, which the compiler knows to be the same for
+// all threads and keeps in uniform registers.
 template <AttentionSpec S>
 struct Work {
   int batch;

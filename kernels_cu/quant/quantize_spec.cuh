@@ -27,7 +27,8 @@ struct StatsSpec {
   Type input;
   int head_dim;       // padded
   bool aligned;
-  bool k_sample;      // K's mean is taken over at most kSample tokens, in one chunk
+  bool k_sample;      // the mean is taken over at most kSample tokens, in one chunk
+  bool v_sample;
   bool v_range;       // smallest and largest element of V's channels too
   int num_threads;
   int min_ctas;

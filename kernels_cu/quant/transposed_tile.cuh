@@ -1,8 +1,7 @@
 // Codes of V on their way from token rows to channel rows, in shared memory.
 #pragma once
-#include "quant/row_tile.cuh"
 #include "quant/quantize_spec.cuh"
-
+#include "quant/row_tile.cuh"
 
 // The token in byte `slot` of word `word` of a channel's row. Tokens are permuted inside every 16
 // so that attention's accumulators of S, packed to bytes, are an operand of P V as they stand.

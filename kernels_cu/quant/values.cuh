@@ -82,6 +82,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   using Lanes = typename V::Lanes;
   const QuantizeOperand& x = p.v;
   const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
+  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
   typename V::Vector vector;
   typename V::Vector channel_factor;
   if constexpr (V::kTokenScale && S.v_smooth) vector.load(x.vector, from.head, p.head_dim);
@@ -98,10 +99,9 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
       const PerRow<Lanes::kLanes, V::kRows> largest(amax, ptx::max_nan);
       largest.for_each([&](int r, float a) {
         const int token = from.first + order.first + order.offset(r);
-        const int block = token / kTokenPad;
-        if (block >= ceil_div(x.seqlen, kTokenPad)) return;
-        const i64 blocks = ceil_div(x.seqlen, kTokenPad);
-        f32* to = x.scale + ((from.head * blocks + block) * 3) * kTokenPad + token % kTokenPad;
+        if (token >= blocks * kTokenPad) return;
+        const i64 block = from.head * blocks + token / kTokenPad;
+        f32* to = x.scale + block * 3 * kTokenPad + token % kTokenPad;
         const float scale = scale_of(a);
         to[0] = scale;
         to[kTokenPad] = log2f(scale);
@@ -134,7 +134,6 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   const int column = threadIdx.x % kColumns;
   const int first_channel = threadIdx.x / kColumns;
   const int token = from.first + 16 * column;
-  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
   if (token < blocks * kTokenPad) {
     const i64 block = from.head * blocks + token / kTokenPad;
     char* out = static_cast<char*>(x.out) + token % kTokenPad +

@@ -1,0 +1,378 @@
+"""A GPU in host memory: kernels that do with NumPy what their parameter structs ask for.
+
+What is simulated is the contract between launch code and kernels: addresses, strides, sizes, grids
+and the order of launches. The arithmetic is the reference's.
+"""
+
+import ctypes
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+from cuattn import launch, params
+from cuattn.device import Device
+from cuattn.dlpack import CUDA, View
+from cuattn.reference.emulate import emulate
+from cuattn.reference.layout import transpose_v, untranspose_v
+from cuattn.reference.quantize import Operands, Quantized, quantize
+from cuattn.reference.rounding import round_bfloat16
+from cuattn.scheme import Scheme
+from cuattn.spec import Scope, Type
+
+GPU = Device(0, "NVIDIA Simulated", "90", "90a", 132, 232448, 233472)
+
+STORAGE = {Type.int8: "|i1", Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}
+SAMPLE = 512
+BLOCK = 128
+
+
+class SimulatedGPU:
+    """Takes the place of CuPy and the GPU in the modules of cuattn that a call goes through.
+
+    Arrays on it are NumPy's; `on_gpu` marks them. Memory that kernels get is full of garbage.
+    """
+
+    def __init__(self, monkeypatch):
+        self.launched = []
+        monkeypatch.setattr(launch, "load", self._load)
+        monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
+        monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
+        for name in ("pipeline", "quantize"):
+            monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: GPU)
+        fake = SimpleNamespace(
+            ndarray=garbage,
+            empty_like=lambda x, order: garbage(x.shape, x.dtype),
+            ascontiguousarray=lambda x: np.array(x, order="C"),
+            isfinite=np.isfinite,
+            cuda=SimpleNamespace(
+                runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda ordinal: Nothing()
+            ),
+        )
+        for name in ("attention", "quantize", "views", "quantized"):
+            module = sys.modules[f"cuattn.{name}"]
+            for attribute, substitute in (
+                ("Caller", SimulatedCaller),
+                ("cupy_module", lambda: fake),
+                ("device_of", lambda x, name: (CUDA, 0)),
+                ("as_cupy", lambda view: view.owner),
+                ("view_cupy", view_of),
+            ):
+                if hasattr(module, attribute):
+                    monkeypatch.setattr(module, attribute, substitute)
+        tensor = sys.modules["cuattn.quantized"].QuantizedTensor
+        monkeypatch.setattr(tensor, "device", (CUDA, 0))
+        monkeypatch.setattr(tensor, "addresses", property(addresses_of))
+        sys.modules["cuattn.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.quantize"]._prepare.cache_clear()
+
+    def _alloc(self, nbytes):
+        memory = garbage((nbytes,), np.uint8)
+        return SimpleNamespace(ptr=memory.ctypes.data, owner=memory)
+
+    def _load(self, spec, device):
+        dtype = params.record(spec.params, spec.params_file)
+
+        def kernel(grid, block, arguments, smem):
+            assert all(ctas > 0 for ctas in grid)
+            assert block == (spec.num_threads,)
+            assert smem == spec.smem_bytes
+            values = np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0]
+            self.launched.append(spec.entry)
+            KERNELS[spec.entry](values, spec, grid)
+
+        return kernel
+
+
+class Nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+class SimulatedCaller(Nothing):
+    def __init__(self, first, stream):
+        assert stream is None
+
+    def look(self, x, name):
+        return view_of(x)
+
+    def empty(self, shape, dtype):
+        array = garbage(shape, np.uint16 if dtype == "bfloat16" else dtype)
+        return array, view_of(array)
+
+    def deliver(self, array):
+        return array
+
+
+def garbage(shape, dtype):
+    """Memory as it may come from a pool: all bits set, which is NaN in every type."""
+    array = np.empty(shape, dtype)
+    array.view(np.uint8).fill(0xFF) if array.size else None
+    # Counted from 256, where an allocator would begin; 16 suffices for what is checked.
+    assert array.ctypes.data % 16 == 0
+    return array
+
+
+def view_of(x):
+    """Look at a NumPy array as if it were on the GPU; uint16 stands for bfloat16."""
+    strides = tuple(step // x.itemsize for step in x.strides)
+    dtype = "bfloat16" if x.dtype == np.uint16 else x.dtype.name
+    return View(x.ctypes.data, x.shape, strides, dtype, (CUDA, 0), not x.flags.writeable, x)
+
+
+def addresses_of(tensor):
+    return tuple(
+        0 if x is None else x.ctypes.data for x in (tensor.codes, tensor.scale, tensor.vector)
+    )
+
+
+def memory(address, shape, strides, kind):
+    """Return a writable array over raw memory; strides count bytes."""
+    assert address or not math.prod(shape), "a null pointer would be followed"
+    interface = {
+        "version": 3,
+        "shape": tuple(map(int, shape)),
+        "strides": tuple(map(int, strides)),
+        "typestr": kind,
+        "data": (int(address), False),
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
+
+
+def compact(address, shape, kind):
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1] * np.dtype(kind).itemsize
+    return memory(address, shape, strides, kind)
+
+
+def floats(address, shape):
+    return compact(address, shape, "<f4")
+
+
+def widened(x, kind):
+    if kind is Type.bf16:
+        return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return x
+
+
+def narrowed(x, kind):
+    """Round float64 to a type as it is stored."""
+    if kind is Type.bf16:
+        return (round_bfloat16(x).astype(np.float32).view(np.uint32) >> np.uint32(16)).astype("<u2")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return x.astype(STORAGE[kind])
+
+
+def source(operand, spec, head_dim):
+    """Return an operand of StatsParams or QuantizeParams [batch, head, token, head_dim]."""
+    batch = operand["heads"] // operand["num_heads"]
+    shape = (batch, operand["num_heads"], operand["seqlen"], head_dim)
+    itemsize = spec.input.nbytes
+    steps = [int(operand[f"stride_{axis}"]) * itemsize for axis in ("batch", "head", "token")]
+    if spec.aligned:
+        starts = [operand["x"], *(step for step, n in zip(steps, shape, strict=False) if n > 1)]
+        assert not any(int(start) % 16 for start in starts)
+    x = memory(operand["x"], shape, (*steps, itemsize), STORAGE[spec.input])
+    return widened(x, spec.input)
+
+
+def stats(values, spec, grid):
+    ctas = 0
+    for name in ("k", "v"):
+        operand = values[name]
+        if operand["heads"]:
+            assert operand["chunks"] == spec.chunks(name, int(operand["seqlen"]))
+            assert operand["chunk"] == spec.chunk
+            ctas += operand["heads"] * operand["chunks"]
+            if operand["chunks"] == 1:
+                moments(name, operand, spec, int(values["head_dim"]))
+            else:
+                shape = (operand["heads"], operand["chunks"], spec.kinds(name), spec.head_dim)
+                # What the next kernel reads back: that this one has written all of it.
+                floats(operand["partial"], shape)[...] = 1.0
+    assert grid == (ctas,)
+    stats.latest = spec
+
+
+def stats_finish(values, spec, grid):
+    ctas = 0
+    for name in ("k", "v"):
+        operand = values[name]
+        if operand["heads"] and operand["chunks"] > 1:
+            ctas += operand["heads"]
+            shape = (operand["heads"], operand["chunks"], stats.latest.kinds(name), spec.head_dim)
+            assert (floats(operand["partial"], shape) == 1.0).all()
+            moments(name, operand, stats.latest, int(values["head_dim"]))
+    assert grid == (ctas,)
+
+
+def moments(name, operand, spec, head_dim):
+    x = source(operand, spec, head_dim).astype(np.float64)
+    shape = (operand["heads"], head_dim)
+    n = x.shape[2]
+    sampled = spec.k_sample if name == "k" else spec.v_sample
+    sample = [i * n // SAMPLE for i in range(SAMPLE)] if sampled and n > SAMPLE else slice(None)
+    mean = x[:, :, sample].mean(axis=2).astype(np.float32)
+    floats(operand["mean"], shape)[...] = np.nan_to_num(mean, nan=0, posinf=0, neginf=0).reshape(
+        shape
+    )
+    if name == "v" and spec.v_range:
+        floats(operand["low"], shape)[...] = x.min(axis=2).reshape(shape)
+        floats(operand["high"], shape)[...] = x.max(axis=2).reshape(shape)
+
+
+def quantize_operands(values, spec, grid):
+    head_dim = int(values["head_dim"])
+    ctas = 0
+    for name in ("q", "k", "v"):
+        operand = values[name]
+        if not operand["heads"]:
+            continue
+        assert operand["tiles"] == spec.tiles(name, int(operand["seqlen"]))
+        ctas += operand["heads"] * operand["tiles"]
+        x = source(operand, spec, head_dim)
+        kind = getattr(spec, name)
+        if kind is not Type.int8:
+            padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), STORAGE[kind])
+            padded[...] = 0
+            padded[..., :head_dim] = narrowed(x.astype(np.float64), kind)
+            continue
+        vector = None
+        if (name == "k" and spec.k_smooth) or (name == "v" and spec.v_smooth):
+            vector = floats(operand["vector"], (*x.shape[:2], head_dim)).copy()
+        store_codes(name, operand, values, spec, x, vector)
+        if name == "q" and values["lse_shift"] and spec.k_smooth:
+            group = int(values["heads_per_kv"])
+            shape = (x.shape[0], x.shape[1] // group, head_dim)
+            vectors = np.repeat(floats(operand["vector"], shape), group, axis=1)
+            shift = values["softmax_scale"] * np.einsum("bhnd,bhd->bhn", x, vectors, dtype=float)
+            floats(values["lse_shift"], x.shape[:3])[...] = shift
+    assert grid == (ctas,)
+
+
+def store_codes(name, operand, values, spec, x, vector):
+    scope = {"q": Scope.token, "k": spec.k_scope, "v": spec.v_scope}[name].value
+    if name == "v" and spec.v_per_tensor:
+        scope = "tensor"
+    result = quantize(x, scope=scope, block=spec.k_block, vector=vector)
+    batch, heads, _, head_dim = x.shape
+    if name == "v":
+        stored = transpose_v(result.codes)
+        compact(operand["out"], stored.shape, "|i1")[...] = stored
+    else:
+        padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), "|i1")
+        padded[...] = 0
+        padded[..., :head_dim] = result.codes
+    if name == "v" and scope != "token":
+        shape = (batch * heads, head_dim)
+        np.testing.assert_array_equal(
+            floats(values["v_low"], shape), x.min(axis=2).reshape(shape).astype(np.float32)
+        )
+        np.testing.assert_array_equal(
+            floats(values["v_high"], shape), x.max(axis=2).reshape(shape).astype(np.float32)
+        )
+        scale = floats(operand["scale"], (batch, heads, spec.head_dim))
+        scale[...] = 2.0**-100 / 127
+        scale[..., :head_dim] = result.scale if scope == "channel" else result.scale[..., None]
+    elif name != "q" and scope == "token":
+        blocks = -(-x.shape[2] // BLOCK)
+        padded = np.ones((batch, heads, blocks * BLOCK), np.float32)
+        padded[..., : x.shape[2]] = result.scale
+        if name == "v":
+            one = padded.reshape(batch, heads, blocks, BLOCK)
+            padded = np.stack([one, np.log2(one), 1 / one], axis=3)
+        floats(operand["scale"], padded.shape)[...] = padded
+    else:
+        floats(operand["scale"], result.scale.shape)[...] = result.scale
+
+
+def attention(values, spec, grid):
+    p = {name: values[name].item() for name in values.dtype.names}
+    group, head_dim = p["heads_per_kv"], p["head_dim"]
+    batch = grid[2]
+    assert grid == (p["row_blocks"] * group, p["num_q_heads"] // group, batch)
+    assert p["row_blocks"] == -(-p["seqlen_q"] // spec.rows)
+    q_shape = (batch, p["num_q_heads"], p["seqlen_q"])
+    kv_shape = (batch, p["num_q_heads"] // group, p["seqlen_kv"])
+    blocks = -(-p["seqlen_kv"] // BLOCK)
+    half = spec.qk if spec.qk is not Type.int8 else Type.fp16
+    if spec.qk is Type.int8:
+        q = rows(p, "q", q_shape, spec.head_dim, Type.int8)
+        q_scale = floats(p["q_scale"], q_shape)
+        q = Quantized(q[..., :head_dim], q_scale, "token", spec.block_kv)
+        k = rows(p, "k", kv_shape, spec.head_dim, Type.int8)
+        scales = blocks * BLOCK
+        if spec.k_scope is Scope.block:
+            scales = -(-p["seqlen_kv"] // spec.block_kv)
+        k_scale = floats(p["k_scale"], (*kv_shape[:2], scales))
+        if spec.k_scope is Scope.token:
+            k_scale = k_scale[..., : p["seqlen_kv"]]
+        k = Quantized(k[..., :head_dim], k_scale, spec.k_scope.value, spec.block_kv)
+    else:
+        q, k = (
+            widened(rows(p, name, shape, head_dim, half), half).astype(np.float64)
+            for name, shape in (("q", q_shape), ("k", kv_shape))
+        )
+    if spec.pv is Type.int8:
+        # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
+        shape = (*kv_shape[:2], blocks)
+        assert blocks == 1 or p["v_stride_row"] == spec.head_dim * BLOCK
+        v = rows(p, "v", shape, spec.head_dim * BLOCK, Type.int8)
+        v = v.reshape(*shape, spec.head_dim, BLOCK)
+        v = untranspose_v(v, p["seqlen_kv"], head_dim)
+        mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
+        if spec.v_scope is Scope.token:
+            scale = floats(p["v_scale"], (*shape, 3, BLOCK))
+            np.testing.assert_array_equal(scale[:, :, :, 1], np.log2(scale[:, :, :, 0]))
+            np.testing.assert_array_equal(scale[:, :, :, 2], 1 / scale[:, :, :, 0])
+            scale = scale[:, :, :, 0].reshape(*shape[:2], -1)[..., : p["seqlen_kv"]]
+        else:
+            scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
+        v = Quantized(v, scale, spec.v_scope.value, 128, mean)
+    else:
+        v = widened(rows(p, "v", kv_shape, head_dim, half), half).astype(np.float64)
+    scheme = Scheme(
+        "simulated",
+        qk="int8" if spec.qk is Type.int8 else "fp16",
+        pv="int8" if spec.pv is Type.int8 else "fp16",
+        k_scope=spec.k_scope.value,
+        v_scope=spec.v_scope.value if spec.pv is Type.int8 else "token",
+        p_range=spec.p_range.value,
+        p_block=spec.block_kv,
+        smooth_k="none",
+    )
+    shift = floats(p["lse_shift"], q_shape).astype(np.float64) if p["lse_shift"] else None
+    o, lse = emulate(
+        Operands(q, k, v, "bfloat16" if half is Type.bf16 else "float16"),
+        scheme,
+        scale=p["scale_log2"] / math.log2(math.e),
+        is_causal=spec.is_causal,
+        lse_shift=shift,
+    )
+    itemsize = spec.out.nbytes
+    steps = [p[f"o_stride_{axis}"] * itemsize for axis in ("batch", "head", "row")]
+    strided = zip(steps, q_shape, strict=True)
+    assert not any(x % (2 * itemsize) for x in (p["o"], *(step for step, n in strided if n > 1)))
+    memory(p["o"], o.shape, (*steps, itemsize), STORAGE[spec.out])[...] = narrowed(o, spec.out)
+    if p["lse"]:
+        floats(p["lse"], lse.shape)[...] = lse
+
+
+def rows(p, name, shape, columns, kind):
+    """Return an operand of the products, of which copies move 16 bytes at a time."""
+    steps = [p[f"{name}_stride_{axis}"] for axis in ("batch", "head", "row")]
+    starts = [p[name], *(step for step, n in zip(steps, shape, strict=True) if n > 1)]
+    assert not any(start % 16 for start in starts)
+    assert 0 <= steps[2] < 2**32 // 64
+    return memory(p[name], (*shape, columns), (*steps, kind.nbytes), STORAGE[kind])
+
+
+KERNELS = {
+    "stats": stats,
+    "stats_finish": stats_finish,
+    "quantize": quantize_operands,
+    "attention": attention,
+}

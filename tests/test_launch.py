@@ -1,0 +1,241 @@
+"""Everything between a call and the kernels, with the kernels' part done in NumPy."""
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.errors import ArgumentError
+from cuattn.reference import emulate
+from cuattn.scheme import PRESETS, Scheme
+
+pytest.importorskip("cupy")
+from simulated_gpu import SimulatedGPU
+
+SCHEMES = [
+    *PRESETS.values(),
+    Scheme("mean", smooth_k="mean", smooth_v="mean"),
+    Scheme("row", k_scope="block", v_scope="tensor", p_range="row", smooth_v="mean"),
+    Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
+]
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+
+# A kernel has the scale in float32, so a P that lies near the middle of two steps may round the
+# other way: 1/255 of what one of some hundred keys contributes.
+FLIP = 5e-3
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    return SimulatedGPU(monkeypatch)
+
+
+def qkv(rng, batch=2, num_q_heads=4, num_kv_heads=2, seqlen_q=70, seqlen_kv=130, head_dim=40):
+    def one(heads, seqlen):
+        return rng.standard_normal((batch, heads, seqlen, head_dim)) + rng.standard_normal(head_dim)
+
+    shapes = ((num_q_heads, seqlen_q), (num_kv_heads, seqlen_kv), (num_kv_heads, seqlen_kv))
+    return [one(*shape).astype(np.float32) for shape in shapes]
+
+
+def as_bits(x):
+    """Round to bfloat16, as the simulation has it; and the same widened."""
+    bits = (np.ascontiguousarray(x).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)
+    return bits.astype(np.uint16), (bits << np.uint32(16)).view(np.float32)
+
+
+def check(result, inputs, scheme, **options):
+    o, lse = result
+    expected, expected_lse = emulate.attention(*inputs, scheme=scheme, **options)
+    # Half a unit in the last place of float16, and of bfloat16 after widening.
+    ulp = {np.uint16: 2.0**-8, np.float16: 2.0**-11, np.float32: 2.0**-24}[o.dtype.type]
+    if o.dtype == np.uint16:
+        o = (o.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    np.testing.assert_allclose(o, expected, rtol=1.01 * ulp, atol=FLIP)
+    np.testing.assert_allclose(lse, expected_lse, rtol=1e-6, atol=1e-5)
+
+
+def misaligned(x):
+    """Return the same numbers in rows that begin at odd elements."""
+    wide = np.zeros((*x.shape[:3], x.shape[3] + 9), x.dtype)
+    view = wide[..., 3 : 3 + x.shape[3]]
+    view[...] = x
+    return view
+
+
+def with_columns_apart(x):
+    wide = np.zeros((*x.shape, 2), x.dtype)
+    wide[..., 0] = x
+    return wide[..., 0]
+
+
+def with_rows_backwards(x):
+    return np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1]
+
+
+ARRANGEMENTS = [misaligned, with_columns_apart, with_rows_backwards]
+
+
+@every_scheme
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_call_reaches_the_kernels_as_meant(gpu, rng, scheme, dtype, is_causal):
+    inputs = [x.astype(dtype) for x in qkv(rng)]
+    options = {"is_causal": is_causal, "scale": 0.2}
+    o, lse = cuattn.attention(*inputs, scheme=scheme, return_lse=True, **options)
+    assert o.dtype == dtype
+    assert lse.dtype == np.float32
+    check((o, lse), inputs, scheme, **options)
+
+
+@every_scheme
+def test_bfloat16_reaches_the_kernels(gpu, rng, scheme):
+    bits, values = zip(*(as_bits(x) for x in qkv(rng)), strict=True)
+    result = cuattn.attention(*bits, scheme=scheme, return_lse=True)
+    check(result, values, scheme, compute="bfloat16")
+
+
+@every_scheme
+@pytest.mark.parametrize("head_dim", [8, 96, 104, 256])
+def test_head_dims_are_padded(gpu, rng, scheme, head_dim):
+    inputs = qkv(rng, head_dim=head_dim, seqlen_q=3, seqlen_kv=5)
+    result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
+    check(result, inputs, scheme)
+
+
+@every_scheme
+@pytest.mark.parametrize("arrange", ARRANGEMENTS)
+@pytest.mark.parametrize("which", range(3), ids="qkv")
+def test_strides_are_followed(gpu, rng, scheme, arrange, which):
+    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    inputs[which] = arrange(inputs[which])
+    result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
+    check(result, inputs, scheme)
+
+
+@every_scheme
+def test_layout_nhd(gpu, rng, scheme):
+    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    given = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in inputs]
+    o, lse = cuattn.attention(*given, scheme=scheme, layout="NHD", return_lse=True)
+    assert o.shape == given[0].shape
+    check((o.swapaxes(1, 2), lse), inputs, scheme)
+
+
+@every_scheme
+def test_long_inputs_take_statistics_in_two_steps(gpu, rng, scheme):
+    inputs = qkv(rng, batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=2, seqlen_kv=3000)
+    result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
+    check(result, inputs, scheme)
+    whole_k = scheme.smooth_k == "mean"
+    whole_v = scheme.smooth_v == "mean" or (scheme.pv == "int8" and scheme.v_scope != "token")
+    assert ("stats_finish" in gpu.launched) == (whole_k or whole_v)
+
+
+@every_scheme
+def test_quantized_tensors_serve_instead_of_arrays(gpu, rng, scheme):
+    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
+    integer = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
+    tensors = {
+        name: cuattn.quantize(x, operand=name, scheme=scheme)
+        for name, x in zip("qkv", inputs, strict=True)
+        if integer[name] == "int8"
+    }
+    for some in ("k", "v", "kv", "q", "qk", "qkv"):
+        given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", inputs, strict=True)]
+        o, lse = cuattn.attention(*given, scheme=scheme, return_lse=True)
+        np.testing.assert_array_equal(o, whole[0])
+        # Q's own rounding takes part in the correction if only its codes are there.
+        np.testing.assert_allclose(lse, whole[1], atol=0.05 if "q" in some else 0)
+        np.testing.assert_array_equal(o, cuattn.attention(*given, scheme=scheme))
+
+
+@every_scheme
+def test_quantized_tensor_is_what_the_reference_quantizes(gpu, rng, scheme):
+    from cuattn.reference.quantize import operands
+
+    inputs = qkv(rng)
+    expected = operands(*inputs, scheme)
+    for name, x in zip("qkv", inputs, strict=True):
+        if (scheme.pv if name == "v" else scheme.qk) == "int8":
+            nhd = np.swapaxes(x, 1, 2)
+            tensor = cuattn.quantize(nhd, operand=name, scheme=scheme, layout="NHD")
+            found, wanted = tensor.to_reference(), getattr(expected, name)
+            np.testing.assert_array_equal(found.codes, wanted.codes)
+            np.testing.assert_array_equal(found.scale, wanted.scale)
+            assert (found.vector is None) == (wanted.vector is None)
+            if found.vector is not None:
+                np.testing.assert_array_equal(found.vector, wanted.vector)
+            np.testing.assert_allclose(tensor.dequantize(), wanted.dequantize(), atol=1e-6)
+
+
+@every_scheme
+def test_nothing_is_launched_without_keys_or_queries(gpu, rng, scheme):
+    for sizes in ({"seqlen_kv": 0}, {"seqlen_q": 0}, {"batch": 0}):
+        q, k, v = qkv(rng, **sizes)
+        o, lse = cuattn.attention(q, k, v, scheme=scheme, return_lse=True)
+        assert o.shape == q.shape
+        assert not o.any()
+        assert (lse == -np.inf).all()
+        assert lse.shape == q.shape[:3]
+    assert gpu.launched == []
+
+
+@every_scheme
+def test_out_is_written_whatever_its_strides(gpu, rng, scheme):
+    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    expected = cuattn.attention(*inputs, scheme=scheme)
+    for arrange in (np.array, *ARRANGEMENTS):
+        out = arrange(np.full_like(inputs[0], np.nan))
+        assert cuattn.attention(*inputs, scheme=scheme, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_out_must_lie_apart_from_the_inputs(gpu, rng):
+    packed = rng.standard_normal((2, 64, 4, 2, 64)).astype(np.float16)
+    q, k, v, o = (packed[:, :, i] for i in range(4))
+    before = packed.copy()
+    cuattn.attention(q, k, v, layout="NHD", out=o)
+    np.testing.assert_array_equal(packed[:, :, :3], before[:, :, :3])
+    for out in (q, k, v, packed[:, :, 1], packed.reshape(2, 64, 8, 64)[:, :, 3:5]):
+        with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of [qkv]"):
+            cuattn.attention(q, k, v, layout="NHD", out=out)
+
+
+def test_out_must_be_writable(gpu, rng):
+    q, k, v = qkv(rng)
+    out = np.empty_like(q)
+    out.flags.writeable = False
+    with pytest.raises(ArgumentError, match=r"^out must be writable"):
+        cuattn.attention(q, k, v, out=out)
+
+
+@pytest.mark.parametrize("which", range(3), ids="qkv")
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_check_finite_names_the_input(gpu, rng, which, poison):
+    inputs = qkv(rng)
+    cuattn.attention(*inputs, check_finite=True)
+    tensors = [cuattn.quantize(x, operand=n) for n, x in zip("qkv", inputs, strict=True)]
+    cuattn.attention(*tensors, check_finite=True)
+    inputs[which][1, 1, 2, 3] = poison
+    tensors[which] = cuattn.quantize(inputs[which], operand="qkv"[which])
+    launched = len(gpu.launched)
+    for given in (inputs, tensors):
+        with pytest.raises(ArgumentError, match=f"^{'qkv'[which]} must be without NaN"):
+            cuattn.attention(*given, check_finite=True)
+    assert len(gpu.launched) == launched
+
+
+def test_calls_of_a_kind_are_prepared_once(gpu, rng):
+    from cuattn.prepared import prepare
+
+    for _ in range(3):
+        cuattn.attention(*qkv(rng))
+    assert prepare.cache_info().misses == 1
+
+
+def test_unhashable_options_are_named(gpu, rng):
+    q, k, v = qkv(rng)
+    for name, value in (("scale", [0.5]), ("scheme", ["int8"]), ("layout", []), ("is_causal", {})):
+        with pytest.raises(ArgumentError, match=f"^{name} must be"):
+            cuattn.attention(q, k, v, **{name: value})
