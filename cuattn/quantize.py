@@ -12,7 +12,7 @@ import numpy as np
 from .caller import Caller, cupy_module, device_of
 from .conversion import Item, conversion
 from .device import current_device
-from .dlpack import CPU, View
+from .dlpack import CPU, CUDA, View
 from .emulated import quantize_on_host
 from .errors import ArgumentError
 from .form import Form
@@ -70,7 +70,11 @@ def quantize(
         raise ArgumentError("operand", operand, f"one that is INT8 in scheme {how.name!r}")
     kind, ordinal = device_of(x, "x")
     if kind == CPU:
+        if stream is not None:
+            raise ArgumentError("stream", stream, "None for arrays in host memory")
         return quantize_on_host(x, operand, how, layout)
+    if kind != CUDA:
+        raise ArgumentError("x", x, "on an NVIDIA GPU or in host memory")
     with cupy_module().cuda.Device(ordinal):
         caller = Caller(x, stream)
         seen = caller.look(x, "x")

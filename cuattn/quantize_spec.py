@@ -111,7 +111,9 @@ class QuantizeSpec:
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: as many as leave registers for the 16-byte loads of a lane."""
         loads = self.k_tile * self._row_bytes // (16 * self.num_threads)
-        return (3 if loads <= 8 else 2) * _THREADS // self.num_threads
+        # Rows of 1 KiB take so many passes over V that their addresses claim registers too.
+        few = loads <= 8 and self._row_bytes < 1024
+        return (3 if few else 2) * _THREADS // self.num_threads
 
     @property
     def smem_bytes(self) -> int:

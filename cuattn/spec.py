@@ -50,6 +50,11 @@ def literal(value: object) -> str:
 _BARRIERS = 16
 
 
+def _aligned(nbytes: int) -> int:
+    """Round up to the alignment of tiles in shared memory."""
+    return -(-nbytes // 128) * 128
+
+
 @dataclass(frozen=True)
 class AttentionSpec:
     """Template argument of `attention_mma`; the fields and their order follow spec.cuh."""
@@ -88,17 +93,14 @@ class AttentionSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `Storage` in attention_mma.cu."""
-        pad = 16
-        qk_row = self.head_dim * self.qk.nbytes + pad
-        integer_v = self.pv is Type.int8
-        v_rows = self.head_dim if integer_v else self.block_kv
-        v_row = (self.block_kv if integer_v else self.head_dim) * self.pv.nbytes + pad
+        qk_row = self.head_dim * self.qk.nbytes
+        v_tile = self.block_kv * self.head_dim * self.pv.nbytes
         token_k = self.qk is Type.int8 and self.k_scope is Scope.token
-        token_v = integer_v and self.v_scope is Scope.token
+        token_v = self.pv is Type.int8 and self.v_scope is Scope.token
         per_token = self.block_kv * 4
         scales = (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
-        stage = self.block_kv * qk_row + v_rows * v_row + scales
-        return self.rows * qk_row + self.stages * (stage + _BARRIERS)
+        stage = _aligned(self.block_kv * qk_row + v_tile + scales)
+        return _aligned(self.stages * (stage + _BARRIERS) + self.rows * qk_row)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""

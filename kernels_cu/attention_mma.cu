@@ -20,16 +20,16 @@
 #include "tile/pipeline.cuh"
 
 template <AttentionSpec S>
-struct alignas(16) Stage {
+struct alignas(128) Stage {
   u8 k[Shape<S>::KTile::bytes];
   u8 v[Shape<S>::VTile::bytes];
   KeyScales<S> scales;
 };
 
 template <AttentionSpec S>
-struct alignas(16) Storage {
-  u8 q[Shape<S>::QTile::bytes];
+struct alignas(128) Storage {
   Stage<S> stages[S.stages];
+  u8 q[Shape<S>::QTile::bytes];
   RingBarriers<S.stages> barriers;
 };
 
@@ -38,7 +38,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   using H = Shape<S>;
   static_assert(sizeof(Storage<S>) == S.smem_bytes, "cuattn/spec.py and Storage disagree");
   static_assert(S.num_threads == S.num_warps * kWarpSize);
-  extern __shared__ __align__(16) u8 smem[];
+  extern __shared__ __align__(128) u8 smem[];
   Storage<S>& storage = *reinterpret_cast<Storage<S>*>(smem);
 
   const int thread = ptx::opaque(static_cast<int>(threadIdx.x));
@@ -108,15 +108,14 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
 #pragma unroll
   for (int tile = 0; tile < H::kRowTiles; ++tile) {
     queries[tile].smem = ptx::smem_address(storage.q) +
-                         (warp * H::kWarpRows + 16 * tile) * H::QTile::pitch +
-                         LaneOffset<typename H::QTile>::a_operand(lane);
+                         (warp * H::kWarpRows + 16 * tile) * H::QTile::row_bytes +
+                         H::QTile::a_operand(lane);
     queries[tile].hold();
   }
-  const u32 k_lane = ptx::smem_address(storage.stages[0].k) +
-                     LaneOffset<typename H::KTile>::b_operand(lane);
+  const u32 k_lane = ptx::smem_address(storage.stages[0].k) + H::KTile::b_operand(lane);
   const u32 v_lane = ptx::smem_address(storage.stages[0].v) +
-                     (H::kIntegerValues ? LaneOffset<typename H::VTile>::b_operand(lane)
-                                        : LaneOffset<typename H::VTile>::b_operand_trans(lane));
+                     (H::kIntegerValues ? H::VTile::b_operand(lane)
+                                        : H::VTile::b_operand_trans(lane));
 
   typename H::Output o[H::kRowTiles] = {};
   RingPosition<S.stages> reading;

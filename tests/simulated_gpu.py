@@ -18,13 +18,13 @@ from cuattn.reference.emulate import emulate
 from cuattn.reference.layout import transpose_v, untranspose_v
 from cuattn.reference.quantize import Operands, Quantized, quantize
 from cuattn.reference.rounding import round_bfloat16
+from cuattn.reference.smoothing import SAMPLE
 from cuattn.scheme import Scheme
 from cuattn.spec import Scope, Type
 
 GPU = Device(0, "NVIDIA Simulated", "90", "90a", 132, 232448, 233472)
 
 STORAGE = {Type.int8: "|i1", Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}
-SAMPLE = 512
 BLOCK = 128
 
 

@@ -103,7 +103,9 @@ def row_int8(q, k, v, keys, scale):
     logits = int_logits(q, k8, k_scale, keys, scale)
     v_mean = sample_mean(v)
     o, lse = block_local(logits, *int8_tokens(v - v_mean))
-    return [x + float(mean) for x, mean in zip(o, v_mean, strict=True)], lse + scale * dot(q, vector)
+    return [x + float(mean) for x, mean in zip(o, v_mean, strict=True)], lse + scale * dot(
+        q, vector
+    )
 
 
 def row_int8_block(q, k, v, keys, scale):

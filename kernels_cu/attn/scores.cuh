@@ -48,7 +48,7 @@ struct Queries {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = held[step][i];
     } else {
-      ptx::ldmatrix_x4(a, smem + step * 32);
+      ptx::ldmatrix_x4(a, H::QTile::advance(smem, step * 32));
     }
   }
 
@@ -56,7 +56,7 @@ struct Queries {
     if constexpr (S.q_in_registers) {
 #pragma unroll
       for (int step = 0; step < H::kScoreSteps; ++step) {
-        ptx::ldmatrix_x4(held[step], smem + step * 32);
+        ptx::ldmatrix_x4(held[step], H::QTile::advance(smem, step * 32));
       }
     }
   }
@@ -74,7 +74,7 @@ __device__ __forceinline__ void scores(typename Shape<S>::Scores& s, const Queri
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       u32 b[4];
-      ptx::ldmatrix_x4(b, k + pair * 16 * H::KTile::pitch + step * 32);
+      ptx::ldmatrix_x4(b, H::KTile::advance(k, step * 32) + pair * 16 * H::KTile::row_bytes);
       mma_step<S.qk>(s[2 * pair], a, b[0], b[1], step);
       mma_step<S.qk>(s[2 * pair + 1], a, b[2], b[3], step);
     }

@@ -23,7 +23,7 @@ __device__ __forceinline__ void add_values(
 #pragma unroll
     for (int step = 0; step < H::kValueSteps; ++step) {
       u32 b[4];
-      ptx::ldmatrix_x4(b, v + part * 16 * H::VTile::pitch + step * 32);
+      ptx::ldmatrix_x4(b, H::VTile::advance(v, step * 32) + part * 16 * H::VTile::row_bytes);
 #pragma unroll
       for (int tile = 0; tile < H::kRowTiles; ++tile) {
         mma_step<S.pv, true>(sum[tile][0], p[tile][step], b[0], b[1], step);
@@ -43,7 +43,8 @@ __device__ __forceinline__ void add_values(
 #pragma unroll
     for (int pair = 0; pair < H::kDimTiles / 2; ++pair) {
       u32 b[4];
-      ptx::ldmatrix_x4_trans(b, v + part * 16 * H::VTile::pitch + pair * 32);
+      ptx::ldmatrix_x4_trans(b,
+                             H::VTile::advance(v, pair * 32) + part * 16 * H::VTile::row_bytes);
 #pragma unroll
       for (int tile = 0; tile < H::kRowTiles; ++tile) {
         float(&d0)[4] = o[tile][2 * pair];

@@ -84,7 +84,6 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
   const i64 blocks = ceil_div(x.seqlen, kTokenPad);
   typename V::Vector vector;
-  typename V::Vector channel_factor;
   if constexpr (V::kTokenScale && S.v_smooth) vector.load(x.vector, from.head, p.head_dim);
 
 #pragma unroll 1
@@ -113,14 +112,12 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
       put_codes<S>(storage.codes, tile, order, from.count, vector,
                    [&](int r, int, int) { return factor[r]; });
     } else {
-      // While the first loads are under way.
-      if (pass == 0) {
-        prepare_channels(p, from, storage);
+      if (pass == 0) prepare_channels(p, from, storage);  // while the first loads are under way
+      typename V::Vector channel_factor;
 #pragma unroll
-        for (int c = 0; c < Lanes::kChunks; ++c) {
-          load_floats(vector.at[c], storage.vector + Lanes::channel(c));
-          load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
-        }
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        load_floats(vector.at[c], storage.vector + Lanes::channel(c));
+        load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
       }
       put_codes<S>(storage.codes, tile, order, from.count, vector,
                    [&](int, int c, int i) { return channel_factor.at[c][i]; });

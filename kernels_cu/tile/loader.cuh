@@ -11,21 +11,26 @@
 template <class Tile, int Threads, bool Packed>
 struct TileLoader {
   static constexpr int kRowChunks = Tile::row_bytes / 16;
-  static constexpr int kRowStep = Threads / kRowChunks;
+  static constexpr int kThreadRows = Threads / kRowChunks;
+  // Chunks are permuted alike in rows that are 8 apart.
+  static constexpr bool kAlike = kThreadRows >= 8;
+  static constexpr int kRowStep = kAlike ? kThreadRows / 8 * 8 : kThreadRows;
   static constexpr int kSteps = ceil_div(Tile::rows, kRowStep);
-  static constexpr bool kEven = Threads % kRowChunks == 0 && Tile::rows % kRowStep == 0;
+  static constexpr bool kEven =
+      Threads == kRowStep * kRowChunks && Tile::rows % kRowStep == 0;
 
   i64 stride_row;
   u32 smem_offset;
   u32 gmem_offset;
   int row;      // a row past the tile for a thread without a share
+  int byte;
   bool in_row;  // or the chunk lies beyond the valid bytes of its row
 
   __device__ __forceinline__ TileLoader(int thread, i64 runtime_stride, int valid_bytes)
       : stride_row(Packed ? Tile::row_bytes : runtime_stride) {
-    const int byte = thread % kRowChunks * 16;
+    byte = thread % kRowChunks * 16;
     row = thread / kRowChunks;
-    smem_offset = row * Tile::pitch + byte;
+    smem_offset = Tile::offset(row, byte);
     in_row = Packed || byte < valid_bytes;
     gmem_offset = in_row ? static_cast<u32>(row * stride_row) + byte : 0u;
     if (thread >= kRowStep * kRowChunks) row = Tile::rows;
@@ -33,13 +38,12 @@ struct TileLoader {
 
   // Starts the copy of one tile. Rows from `valid_rows` on become zeros.
   __device__ __forceinline__ void load(u32 smem, const char* gmem, int valid_rows) const {
-    const u32 to = smem + smem_offset;
     const i64 step = kRowStep * (Packed ? Tile::row_bytes : stride_row);
     if (in_row && valid_rows >= Tile::rows) {
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
         if (kEven || row + i * kRowStep < Tile::rows) {
-          ptx::cp_async_16(to + i * kRowStep * Tile::pitch, gmem + i * step + gmem_offset);
+          ptx::cp_async_16(smem + offset(i), gmem + i * step + gmem_offset);
         }
       }
     } else {
@@ -48,10 +52,16 @@ struct TileLoader {
         const int at = row + i * kRowStep;
         const bool valid = in_row && at < valid_rows;
         if (at < Tile::rows) {
-          ptx::cp_async_16(to + i * kRowStep * Tile::pitch,
-                           valid ? gmem + i * step + gmem_offset : gmem, valid ? 16 : 0);
+          ptx::cp_async_16(smem + offset(i), valid ? gmem + i * step + gmem_offset : gmem,
+                           valid ? 16 : 0);
         }
       }
     }
+  }
+
+ private:
+  __device__ __forceinline__ u32 offset(int i) const {
+    return kAlike ? smem_offset + i * kRowStep * Tile::row_bytes
+                  : Tile::offset(row + i * kRowStep, byte);
   }
 };

@@ -1,0 +1,145 @@
+"""What the tests of attention on a GPU share: inputs, operands as the GPU made them, tolerances."""
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.device import current_device, target
+from cuattn.jit import precompile
+from cuattn.plan import attention_specs
+from cuattn.reference import emulate, exact
+from cuattn.reference.layout import HEAD_DIMS
+from cuattn.reference.quantize import Operands
+from cuattn.reference.rounding import round_half
+from cuattn.reference.smoothing import lse_shift
+from cuattn.scheme import PRESETS, Scheme
+
+SCHEMES = {
+    **PRESETS,
+    # What the presets leave out.
+    "mean": Scheme("mean", smooth_k="mean", smooth_v="mean"),
+    "bare": Scheme("bare", smooth_k="none", smooth_v="none"),
+    "row": Scheme("row", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"),
+    "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
+}
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
+every_preset = pytest.mark.parametrize("scheme", PRESETS)
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+# Half a unit in the last place, relative.
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels():
+    """Compile what the tests need on all cores; one after the other it would take minutes."""
+    arch = current_device().arch
+    precompile(attention_specs(SCHEMES.values(), HEAD_DIMS, DTYPES, target(arch)), [arch])
+
+
+def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64):
+    """Return float32 Q, K, V: normal, with a channel bias in K and an offset in V."""
+    q_heads, kv_heads = heads
+    seqlen_q, seqlen_kv = seqlens
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    q = normal(batch, q_heads, seqlen_q, head_dim)
+    k = normal(batch, kv_heads, seqlen_kv, head_dim) + 2 * normal(1, kv_heads, 1, head_dim)
+    v = normal(batch, kv_heads, seqlen_kv, head_dim) + np.float32(0.5)
+    return q, k, v
+
+
+def on_gpu(x, dtype):
+    """Return an array of CuPy in a type."""
+    import cupy
+
+    if dtype != "bfloat16":
+        return cupy.asarray(x.astype(dtype))
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    return cupy.asarray(x.astype(ml_dtypes.bfloat16).view(np.uint16)).view(ml_dtypes.bfloat16)
+
+
+def on_host(x):
+    """Return an array of CuPy in NumPy's memory, as float32 if it is bfloat16."""
+    if x.dtype.name == "bfloat16":
+        return (x.view(np.uint16).get().astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return x.get()
+
+
+def operands_of(arrays, scheme):
+    """Return the operands of the products as the GPU quantizes or rounds them."""
+    scheme = SCHEMES[scheme]
+    bf16 = scheme.qk == "fp16" and arrays[0].dtype.name == "bfloat16"
+    half = "bfloat16" if bf16 else "float16"
+    operands = {}
+    for name, x in zip("qkv", arrays, strict=True):
+        integer = (scheme.pv if name == "v" else scheme.qk) == "int8"
+        operands[name] = (
+            cuattn.quantize(x, operand=name, scheme=scheme).to_reference()
+            if integer
+            else round_half(on_host(x), half)
+        )
+    return Operands(**operands, compute=half)
+
+
+def emulated(arrays, scheme, *, is_causal=False, scale=None):
+    """Return (o, lse) of the emulation on the GPU's own codes."""
+    operands = operands_of(arrays, scheme)
+    q = on_host(arrays[0])
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    shift = lse_shift(q, getattr(operands.k, "vector", None), factor)
+    return emulate.emulate(
+        operands, SCHEMES[scheme], scale=scale, is_causal=is_causal, lse_shift=shift
+    )
+
+
+def check(result, arrays, scheme, *, is_causal=False, scale=None):
+    """Compare a result with the emulation on the same codes, tightly, and with exact attention."""
+    options = {"is_causal": is_causal, "scale": scale}
+    dtype = arrays[0].dtype.name
+    o, lse = (on_host(x).astype(np.float64) for x in result)
+    wanted, wanted_lse = emulated(arrays, scheme, **options)
+    assert_close(o, wanted, dtype)
+    assert_same_lse(lse, wanted_lse)
+    truth, _ = exact.attention(*map(on_host, arrays), **options)
+    error, allowed = relative_l1(o, truth), relative_l1(wanted, truth)
+    assert error <= 1.25 * allowed + ROUNDING[dtype], (error, allowed)
+
+
+def assert_close(o, wanted, dtype="float32"):
+    """Outputs may differ by float32 arithmetic, by what it makes of P, and by their own rounding.
+
+    Exponents x of up to 2^5 are computed in a few float32 operations, so off by some 2^-18 and P by
+    a relative 2^-18. That is far below a step of P, which is 1/255 or 2^-11 of it, but a P closer
+    than this to the middle of two steps rounds the other way: 255 * 2^-18 or 2^-11 / 2^-18 of them,
+    at most 1 %. These errors are independent, so in the norm of O they come to at most
+    sqrt(1 %) / 255 = 4e-4; most elements see none.
+    """
+    assert o.shape == wanted.shape
+    assert np.isfinite(o).all()
+    if not o.size or not wanted.any():
+        np.testing.assert_array_equal(o, wanted)
+        return
+    off = np.abs(o - wanted)
+    norm = np.sqrt(np.mean(wanted**2))
+    worst = np.unravel_index(off.argmax(), off.shape)
+    where = f"worst at {worst}: {o[worst]} instead of {wanted[worst]}"
+    assert np.sqrt(np.mean(off**2)) <= (4e-4 + ROUNDING[dtype]) * norm, where
+    assert np.median(off) <= (2.0**-15 + ROUNDING[dtype]) * norm, where
+
+
+def assert_same_lse(lse, wanted):
+    """Sums of unrounded P have no steps: only float32 arithmetic is allowed for."""
+    assert lse.shape == wanted.shape
+    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted))
+    seen = np.isfinite(wanted)
+    np.testing.assert_allclose(lse[seen], wanted[seen], rtol=2.0**-18, atol=2.0**-14)
+
+
+def relative_l1(o, truth):
+    """Error as the benchmarks state it; 0 where nothing is to be attended."""
+    total = np.abs(truth).sum()
+    return float(np.abs(o - truth).sum() / total) if total else 0.0

@@ -1,0 +1,42 @@
+"""The package as a whole: its names, its version, and what importing it costs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cuattn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_version_is_that_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.*)"$', project, re.MULTILINE)[1] == cuattn.__version__
+
+
+@pytest.mark.parametrize("name", cuattn.__all__)
+def test_public_names_exist(name):
+    assert getattr(cuattn, name) is not None
+
+
+def test_import_leaves_gpu_libraries_alone():
+    code = (
+        "import sys, cuattn, cuattn.reference, cuattn.plan, cuattn.prepared\n"
+        "heavy = ('cupy', 'torch', 'jax', 'ml_dtypes', 'matplotlib')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_reference_and_kernels_are_found_beside_the_package():
+    import cuattn.reference
+    from cuattn.sources import sources
+
+    assert cuattn.reference.exact is not None
+    assert "attention_mma.cu" in sources()

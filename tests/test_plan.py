@@ -1,0 +1,135 @@
+"""The planner is a pure function; what it chooses fits the scheme and the GPU."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from cuattn.device import TARGETS, target
+from cuattn.errors import ArgumentError, UnsupportedError
+from cuattn.plan import TILES, attention_spec, attention_specs, needs_stats
+from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
+from cuattn.reference.layout import HEAD_DIMS
+from cuattn.scheme import PRESETS, Scheme
+from cuattn.spec import AttentionSpec, PRange, Scope, Type
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+every_target = pytest.mark.parametrize("arch", TARGETS)
+
+
+def everything(arch, schemes=PRESETS, dtypes=DTYPES):
+    return attention_specs(schemes, HEAD_DIMS, dtypes, target(arch))
+
+
+def attentions(arch, **which):
+    return [spec for spec in everything(arch, **which) if isinstance(spec, AttentionSpec)]
+
+
+def test_every_row_of_the_table_can_be_reached():
+    assert set(TILES) == {("mma", pv, d) for pv in (Type.int8, Type.fp16) for d in HEAD_DIMS}
+    # Where shared memory is plentiful nothing is cut.
+    for spec in attentions("90a"):
+        tile = TILES["mma", Type.int8 if spec.pv is Type.int8 else Type.fp16, spec.head_dim]
+        assert (spec.num_warps, spec.row_tiles, spec.stages) == (
+            tile.num_warps,
+            tile.row_tiles,
+            tile.stages,
+        )
+
+
+@every_target
+def test_kernels_fit_the_shared_memory(arch):
+    facts = target(arch)
+    for spec in everything(arch):
+        assert spec.smem_bytes <= facts.max_smem_per_cta
+        if isinstance(spec, AttentionSpec):
+            # The driver takes 1 KiB of every CTA.
+            assert spec.min_ctas * (spec.smem_bytes + 1024) <= facts.max_smem_per_sm
+        assert 32 <= spec.num_threads <= 1024
+        assert spec.min_ctas * spec.num_threads <= 1536
+
+
+@every_target
+def test_numbers_do_not_depend_on_the_target(arch):
+    """Whatever the tile: blocks of keys, scopes and types are the scheme's."""
+    for name, scheme in PRESETS.items():
+        for spec in attentions(arch, schemes=[name]):
+            assert spec.block_kv == scheme.p_block
+            assert spec.p_range is PRange(scheme.p_range)
+            assert (spec.qk is Type.int8) == (scheme.qk == "int8")
+            assert (spec.pv is Type.int8) == (scheme.pv == "int8")
+            if spec.qk is Type.int8:
+                assert spec.k_scope is Scope(scheme.k_scope)
+            if spec.pv is Type.int8:
+                assert (spec.v_scope is Scope.token) == (scheme.v_scope == "token")
+
+
+def test_types_follow_the_inputs():
+    def types(scheme, dtype):
+        spec = attention_spec(PRESETS[scheme], 64, dtype, False, TARGETS["90a"])
+        return spec.qk, spec.pv, spec.out
+
+    assert types("int8", Type.bf16) == (Type.int8, Type.int8, Type.bf16)
+    # P and V in half precision are float16, unless Q and K are bfloat16 themselves.
+    assert types("int8-fp16", Type.bf16) == (Type.int8, Type.fp16, Type.bf16)
+    assert types("fp16", Type.bf16) == (Type.bf16, Type.bf16, Type.bf16)
+    assert types("fp16", Type.fp32) == (Type.fp16, Type.fp16, Type.fp32)
+    assert types("fp16", Type.fp16) == (Type.fp16, Type.fp16, Type.fp16)
+
+
+def test_listing_covers_every_combination_once():
+    specs = everything("90a")
+    assert len(specs) == len(set(specs))
+    assert Counter(type(spec) for spec in specs).keys() == {
+        AttentionSpec,
+        QuantizeSpec,
+        StatsSpec,
+        FinishSpec,
+    }
+    for scheme in PRESETS.values():
+        for head_dim in HEAD_DIMS:
+            for dtype in (Type.fp16, Type.bf16, Type.fp32):
+                for is_causal in (False, True):
+                    one = attention_spec(scheme, head_dim, dtype, is_causal, TARGETS["90a"])
+                    assert one in specs
+                for aligned in (False, True):
+                    quantize = QuantizeSpec.of(scheme, dtype, head_dim, aligned)
+                    as_it_is = scheme.name == "fp16" and dtype is not Type.fp32 and aligned
+                    assert (quantize in specs) != as_it_is
+                    stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
+                    if any(needs_stats(scheme)):
+                        assert stats in specs
+                        assert stats.finish in specs
+
+
+def test_listing_takes_names_and_pads_head_dims():
+    of = attention_specs(["int8"], [40], ["float16"], TARGETS["90a"])
+    assert {spec.head_dim for spec in of} == {64}
+    assert of == attention_specs([PRESETS["int8"]], [64], ["float16"], TARGETS["90a"])
+
+
+def test_listing_refuses_what_has_no_kernel():
+    with pytest.raises(ArgumentError, match=r"^head_dim must be"):
+        attention_specs(["int8"], [300], ["float16"], TARGETS["90a"])
+    with pytest.raises(ArgumentError, match=r"^scheme must be"):
+        attention_specs(["int3"], [64], ["float16"], TARGETS["90a"])
+
+
+def test_statistics_are_taken_only_where_they_are_needed():
+    assert needs_stats(PRESETS["fp16"]) == (False, False)
+    assert needs_stats(PRESETS["int-flash-half"]) == (False, False)
+    assert needs_stats(PRESETS["int-flash"]) == (False, True)
+    assert needs_stats(PRESETS["int8-fp16"]) == (True, False)
+    assert needs_stats(Scheme("bare", smooth_k="none")) == (False, False)
+    assert needs_stats(PRESETS["int8-block"]) == (True, True)
+
+
+def test_less_shared_memory_takes_rows_before_stages():
+    generous = attention_spec(PRESETS["fp16"], 256, Type.fp16, False, TARGETS["90a"])
+    tight = attention_spec(PRESETS["fp16"], 256, Type.fp16, False, TARGETS["86"])
+    assert generous.stages == 2
+    assert tight.rows <= generous.rows
+    tiny = replace(TARGETS["86"], max_smem_per_cta=1000)
+    with pytest.raises(UnsupportedError, match="needs more shared memory than the 1000 bytes"):
+        attention_spec(PRESETS["fp16"], 256, Type.fp16, False, tiny)
