@@ -24,6 +24,9 @@ struct alignas(128) Stage {
   u8 k[Shape<S>::KTile::bytes];
   u8 v[Shape<S>::VTile::bytes];
   KeyScales<S> scales;
+  // Where they are, for addresses in the shared window.
+  static constexpr u32 kV = Shape<S>::KTile::bytes;
+  static constexpr u32 kScales = kV + Shape<S>::VTile::bytes;
 };
 
 template <AttentionSpec S>
@@ -31,6 +34,8 @@ struct alignas(128) Storage {
   Stage<S> stages[S.stages];
   u8 q[Shape<S>::QTile::bytes];
   RingBarriers<S.stages> barriers;
+  static constexpr u32 kQ = S.stages * sizeof(Stage<S>);
+  static constexpr u32 kBarriers = kQ + Shape<S>::QTile::bytes;
 };
 
 template <AttentionSpec S>
@@ -39,7 +44,9 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   static_assert(sizeof(Storage<S>) == S.smem_bytes, "cuattn/spec.py and Storage disagree");
   static_assert(S.num_threads == S.num_warps * kWarpSize);
   extern __shared__ __align__(128) u8 smem[];
-  Storage<S>& storage = *reinterpret_cast<Storage<S>*>(smem);
+  const Storage<S>& storage = *reinterpret_cast<const Storage<S>*>(smem);
+  // Converted once: a conversion reads a special register.
+  const u32 shared = ptx::opaque(ptx::smem_address(smem));
 
   const int thread = ptx::opaque(static_cast<int>(threadIdx.x));
   const int lane = thread % kWarpSize;
@@ -69,9 +76,9 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   const i64 v_stride = H::kIntegerValues ? S.head_dim : p.v_stride_row;
   const KeyScaleLoader<S> scale_loader(p, work.batch_kv_head);
 
-  const Ring<S.stages> ring(storage.barriers);
+  const Ring<S.stages> ring(shared + Storage<S>::kBarriers);
   if (thread == 0) ring.init(S.num_threads);
-  q_loader.load(ptx::smem_address(storage.q), q, p.seqlen_q - work.first_row);
+  q_loader.load(shared + Storage<S>::kQ, q, p.seqlen_q - work.first_row);
   ptx::cp_async_commit();
   __syncthreads();
 
@@ -81,13 +88,13 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   RingPosition<S.stages> filling;
   auto fill = [&](int block) {
     if (block >= range.end) return;
-    Stage<S>& stage = storage.stages[filling.stage];
+    const u32 stage = shared + filling.stage * static_cast<u32>(sizeof(Stage<S>));
     const int keys = p.seqlen_kv - block * S.block_kv;
     const i64 key = static_cast<i64>(block) * S.block_kv;
     ring.wait_empty(filling);
-    scale_loader.load(stage.scales, block, thread);
-    k_loader.load(ptx::smem_address(stage.k), k + key * k_stride, keys);
-    v_loader.load(ptx::smem_address(stage.v), v + key * v_stride,
+    scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
+    k_loader.load(stage, k + key * k_stride, keys);
+    v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
                   H::kIntegerValues ? S.head_dim : keys);
     ring.commit(filling);
     filling.advance();
@@ -107,13 +114,13 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   Queries<S> queries[H::kRowTiles];
 #pragma unroll
   for (int tile = 0; tile < H::kRowTiles; ++tile) {
-    queries[tile].smem = ptx::smem_address(storage.q) +
+    queries[tile].smem = shared + Storage<S>::kQ +
                          (warp * H::kWarpRows + 16 * tile) * H::QTile::row_bytes +
                          H::QTile::a_operand(lane);
     queries[tile].hold();
   }
-  const u32 k_lane = ptx::smem_address(storage.stages[0].k) + H::KTile::b_operand(lane);
-  const u32 v_lane = ptx::smem_address(storage.stages[0].v) +
+  const u32 k_lane = shared + H::KTile::b_operand(lane);
+  const u32 v_lane = shared + Stage<S>::kV +
                      (H::kIntegerValues ? H::VTile::b_operand(lane)
                                         : H::VTile::b_operand_trans(lane));
 
@@ -129,6 +136,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
 #pragma unroll
     for (int tile = 0; tile < H::kRowTiles; ++tile) {
       typename H::Scores s;
+      // Keeps the compiler from starting these scores while the registers hold those before.
+      if (tile > 0) __syncwarp();
       scores<S>(s, queries[tile], k_lane + stage);
       if (S.stages > 1 && tile == 0) fill(block + kAhead);
       softmax[tile].template begin<kMasked>(s, o[tile], keys,

@@ -3,16 +3,10 @@
 import numpy as np
 import pytest
 
-import cuattn
-from cuattn.reference import exact
-
-pytestmark = pytest.mark.gpu
-
-pytest.importorskip("cupy")
-from gpu_cases import (  # noqa: F401
+from gpu_cases import (
     DTYPES,
     SCHEMES,
-    _kernels,
+    _kernels,  # noqa: F401
     assert_close,
     check,
     emulated,
@@ -23,6 +17,11 @@ from gpu_cases import (  # noqa: F401
     on_host,
     relative_l1,
 )
+
+import cuattn
+from cuattn.reference import exact
+
+pytestmark = pytest.mark.gpu
 
 # Padded or not, and every size that has a kernel.
 HEAD_DIMS = (8, 32, 40, 64, 96, 104, 128, 192, 200, 256)

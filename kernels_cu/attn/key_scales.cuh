@@ -4,7 +4,6 @@
 #include "layout.cuh"
 #include "params.cuh"
 #include "ptx/cp_async.cuh"
-#include "ptx/ldmatrix.cuh"
 
 template <AttentionSpec S>
 struct alignas(16) KeyScales {
@@ -58,21 +57,23 @@ struct KeyScaleLoader {
     v = p.v_scale + batch_kv_head * 3 * padded;
   }
 
-  __device__ __forceinline__ void load(KeyScales<S>& to, int block, int thread) const {
+  // `to` is the address of the block's KeyScales. `chunk` is the thread's own number, times 16: the
+  // offset at which it puts its first 16 bytes into a tile of keys. Unlike the thread's index it is
+  // at hand.
+  __device__ __forceinline__ void load(u32 to, int block, u32 chunk) const {
+    constexpr u32 kBytes = S.block_kv * sizeof(f32);
     if constexpr (H::kTokenK) {
-      constexpr int kChunks = S.block_kv / 4;
-      if (thread < kChunks) {
-        const int at = 4 * thread;
-        const i64 key = static_cast<i64>(block) * S.block_kv + at;
-        ptx::cp_async_16(ptx::smem_address(to.k + at), k + key);
+      if (chunk < kBytes) {
+        ptx::cp_async_16(to + chunk, reinterpret_cast<const char*>(k + block * S.block_kv) + chunk);
         if constexpr (H::kTokenV) {
-          const f32* log2_v = v + (static_cast<i64>(block) * 3 + 1) * S.block_kv + at;
-          ptx::cp_async_16(ptx::smem_address(to.log2_v + at), log2_v);
-          ptx::cp_async_16(ptx::smem_address(to.inverse + at), log2_v + S.block_kv);
+          const char* log2_v =
+              reinterpret_cast<const char*>(v + (block * 3 + 1) * S.block_kv) + chunk;
+          ptx::cp_async_16(to + kBytes + chunk, log2_v);
+          ptx::cp_async_16(to + 2 * kBytes + chunk, log2_v + kBytes);
         }
       }
     } else if constexpr (H::kIntegerScores) {
-      if (thread == 0) ptx::cp_async_4(ptx::smem_address(to.k), k + block);
+      if (chunk == 0) ptx::cp_async_4(to, k + block);
     }
   }
 };

@@ -95,11 +95,14 @@ struct OnlineSoftmax {
                                   : __fmaf_rn(x, slope[half], intercept[half]));
           if (Masked && Raw::is_lowest(x)) e = 0.0f;
         }
-        if constexpr (H::kTokenV) {
-          sum[half] += __fmaf_rn(y[0][0], inverse[0].x, y[0][1] * inverse[0].y) +
-                       __fmaf_rn(y[1][0], inverse[1].x, y[1][1] * inverse[1].y);
-        } else {
-          sum[half] += (y[0][0] + y[0][1]) + (y[1][0] + y[1][1]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if constexpr (H::kTokenV) {
+            sum[half] = __fmaf_rn(y[i][0], inverse[i].x, sum[half]);
+            sum[half] = __fmaf_rn(y[i][1], inverse[i].y, sum[half]);
+          } else {
+            sum[half] += y[i][0] + y[i][1];
+          }
         }
         if constexpr (S.pv == Type::int8) {
           p[pair / 2][2 * (pair % 2) + half] =

@@ -1,6 +1,5 @@
 // A ring of stages in shared memory that all warps fill together and read each at its own pace.
 #pragma once
-#include "ptx/ldmatrix.cuh"
 #include "ptx/mbarrier.cuh"
 
 // No warp waits for another one's arithmetic, so that the tensor cores serve one warp while another
@@ -33,8 +32,8 @@ struct Ring {
   u32 full;
   u32 empty;
 
-  __device__ __forceinline__ explicit Ring(RingBarriers<Stages>& barriers)
-      : full(ptx::smem_address(barriers.full)), empty(ptx::smem_address(barriers.empty)) {}
+  __device__ __forceinline__ explicit Ring(u32 barriers)
+      : full(barriers), empty(barriers + 8 * Stages) {}
 
   // By one thread, before any other uses the ring.
   __device__ __forceinline__ void init(int threads) const {
