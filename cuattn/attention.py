@@ -100,8 +100,9 @@ def attention(
     NaN and infinities act as far as the scheme's scales reach; an infinity, which has no INT8 code,
     acts like NaN. In a row of Q it makes that row NaN. In a key it does so to every row that sees
     the key or, with a scale per block, any key of its block. In V it does so, with a scale per
-    token, to every row that sees the token, lse included; else to the channel or, with one scale,
-    to all of the output. Unquantized operands follow IEEE arithmetic.
+    token, to every row that sees the token (on the GPU, to their lse too); else to the channel or,
+    with one scale, to all of the output. Unquantized operands follow IEEE arithmetic, except that
+    in V they may also reach rows up to a tile before the first one that sees the token.
 
     On the GPU nothing waits for the GPU, and all memory is CuPy's, except for outputs in PyTorch's.
     A call can be captured into a CUDA graph after one call of its kind, which loads the kernels.

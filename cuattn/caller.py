@@ -18,6 +18,9 @@ from .streams import current_stream_of
 
 __all__ = ["Caller", "cupy_module", "device_of", "numpy_dtype"]
 
+# DLPack's type of memory that moves between host and GPU by itself.
+_CUDA_MANAGED = 13
+
 
 class Caller:
     """The stream of one call, and how it looks at arrays; a context in which work is enqueued.
@@ -136,7 +139,7 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
         kind, ordinal = x.__dlpack_device__()
     except (AttributeError, BufferError, TypeError, ValueError):
         raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
-    return int(kind), int(ordinal)
+    return (CUDA if kind == _CUDA_MANAGED else int(kind)), int(ordinal)
 
 
 @cache

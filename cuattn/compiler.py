@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from .device import INSTALL, target
@@ -25,6 +26,10 @@ class Cubin:
     image: bytes
     log: str
     info: dict[str, KernelInfo]
+
+
+# Two threads that load NVRTC at the same time fail to find its second library.
+_FINDING = Lock()
 
 
 def compile_source(text: str, arch: str, name: str = "unit.cu") -> Cubin:
@@ -101,9 +106,14 @@ def fingerprint() -> tuple[str, ...]:
     return "NVRTC {}.{}".format(*nvrtc_version()), *_OPTIONS
 
 
-@cache
 def _nvrtc() -> Any:
     """CuPy's binding of NVRTC, known to find its library."""
+    with _FINDING:
+        return _find_nvrtc()
+
+
+@cache
+def _find_nvrtc() -> Any:
     try:
         from cupy.cuda import nvrtc
 

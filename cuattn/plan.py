@@ -42,22 +42,23 @@ class Tile:
     min_ctas: int
 
 
-# (family, P V, padded head_dim). Every row was measured against its neighbours on an H200;
+# (family, P V, padded head_dim). Rows were measured against their neighbours on an H200;
 # docs/performance.md has the figures. Warps drift apart inside a CTA, but whole CTAs do so more.
 TILES: dict[tuple[str, Type, int], Tile] = {
-    # 168 registers hold S of 128 keys and O of 16 rows, so three CTAs share a multiprocessor.
-    ("mma", Type.int8, 32): Tile(4, 1, 2, True, 3),
-    ("mma", Type.int8, 64): Tile(4, 1, 2, True, 3),
-    # O takes 48 or 64 more: two CTAs, with 255 registers and Q in shared memory.
+    # S of 128 keys takes 64 registers a thread, O of 16 rows up to 64, so 255 are for two CTAs of
+    # four warps. Three CTAs with 168 are 5 % faster where ptxas fits them; mostly it spills.
+    ("mma", Type.int8, 32): Tile(4, 1, 2, True, 2),
+    ("mma", Type.int8, 64): Tile(4, 1, 2, True, 2),
+    # Q in shared memory leaves its registers to O.
     ("mma", Type.int8, 96): Tile(4, 1, 2, False, 2),
     ("mma", Type.int8, 128): Tile(4, 1, 2, False, 2),
-    # O alone takes 96 or 128 registers, and the tiles most of the shared memory.
-    ("mma", Type.int8, 192): Tile(8, 1, 2, False, 1),
+    ("mma", Type.int8, 192): Tile(4, 1, 2, False, 2),
+    # The tiles take half of the shared memory: one CTA, of twice the rows.
     ("mma", Type.int8, 256): Tile(8, 1, 2, False, 1),
     # S of 64 keys leaves room for two row tiles, which share what is read of V.
     ("mma", Type.fp16, 32): Tile(4, 2, 2, False, 2),
     ("mma", Type.fp16, 64): Tile(4, 2, 2, False, 2),
-    ("mma", Type.fp16, 96): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 96): Tile(4, 1, 2, False, 2),
     ("mma", Type.fp16, 128): Tile(4, 2, 2, False, 2),
     ("mma", Type.fp16, 192): Tile(8, 1, 2, False, 1),
     ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),

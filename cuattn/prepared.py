@@ -72,7 +72,7 @@ def prepare(
     """
     problem = Problem.of(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
     arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
-    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1)
+    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = _compact(problem.output_shape), True
     if out is not None:
         writes_out = _takes_pairs(problem.output(out), out.misalignment)

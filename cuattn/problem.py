@@ -102,7 +102,7 @@ class Problem:
             raise ArgumentError("out.device", out.device, f"{self.device}, the device of q")
         extent = 1
         for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
-            if n > 1 and stride < extent:
+            if n > 1 and stride < extent and all(out.shape):
                 raise ArgumentError("out.strides", out.strides, "those of distinct elements")
             extent = stride * (n - 1) + extent if n > 1 else extent
         return array_operand(out, self.layout)

@@ -126,7 +126,7 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
         scale=buffers["scale"],
         vector=buffers["vector"] if form.smoothed else NULL,
     )
-    copied = x.strides[-1] != 1
+    copied = x.strides[-1] != 1 and all(x.shape)
     launches = []
     if math.prod(operand.shape) and not copied:
         launches = conversion({name: item}, scheme, current_device(), buffers)

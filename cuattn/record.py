@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import ArgumentError
+from .reference import layout
 from .sources import sources
 from .typed_json import finite, typed
 
@@ -36,19 +37,28 @@ __all__ = [
 # Between a caller's arrays and a kernel's arguments: an edit here may change what a GPU computes.
 LAUNCH_MODULES = (
     "attention",
+    "caller",
     "compiler",
+    "conversion",
     "device",
     "dlpack",
+    "form",
     "jit",
     "launch",
+    "operand",
+    "overlap",
     "params",
+    "pipeline",
     "plan",
+    "prepared",
     "problem",
     "quantize",
     "quantize_spec",
+    "quantized",
     "scheme",
     "spec",
     "streams",
+    "views",
 )
 
 State = Literal["current", "stale", "outdated"]
@@ -169,6 +179,8 @@ def digest() -> str:
     """Return the SHA-256 of kernels_cu/ and of the modules that launch, by name and content."""
     folder = Path(__file__).parent
     texts = {f"kernels_cu/{name}": text for name, text in sources().items()}
+    # All that launches take of the reference: paddings, and the order of V's tokens.
+    texts["reference/layout.py"] = Path(layout.__file__).read_text(encoding="utf-8")
     for module in LAUNCH_MODULES:
         texts[f"cuattn/{module}.py"] = (folder / f"{module}.py").read_text(encoding="utf-8")
     whole = hashlib.sha256()

@@ -42,8 +42,8 @@ class Scheme:
     p_block : {64, 128}
         Keys that one step of the online softmax sees.
     smooth_k : {"none", "mean", "sample"}
-        Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most 512
-        evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
+        Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most
+        512 evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
     smooth_v : {"none", "mean", "sample"}
         Vector subtracted from every token of V and added to the output, which is exact because rows
         of P sum to one.

@@ -18,6 +18,7 @@ import numpy as np
 import cuattn
 from cuattn.device import gpu_status
 from cuattn.reference import exact
+from cuattn.reference.metrics import metrics
 from cuattn.scheme import PRESETS
 
 TEXT = Path(__file__).with_name("paragraphs.txt")
@@ -49,8 +50,8 @@ def main(argv=None):
     for scheme in args.schemes:
         result = measure(scheme, encoder, ids, layers, embedding)
         results.append(result)
-        errors = "".join(f"{100 * x:9.3f}" for x in result["layers_relative_l1"])
-        print(f"{scheme:15}{errors}  {result['embedding_1_minus_cosine']:9.1e}")
+        errors = "".join(f"{100 * layer['relative_l1']:9.3f}" for layer in result["layers"])
+        print(f"{scheme:15}{errors}  {1 - result['embedding']['cosine']:9.1e}")
     print(f"\ncuattn report --input {args.out}/layer_*.npz  shows more of each layer")
     if args.json is not None:
         document = {"tokens": len(ids), "on_gpu": on_gpu, "schemes": results}
@@ -79,9 +80,8 @@ def measure(scheme, encoder, ids, layers, embedding):
     replaced = minilm.embedding(encoder(ids, attention_of(scheme)))
     return {
         "scheme": scheme,
-        "layers_relative_l1": [error.metrics["relative_l1"] for error in errors],
-        "layers_cosine": [error.metrics["cosine"] for error in errors],
-        "embedding_1_minus_cosine": 1 - float(replaced @ embedding),
+        "layers": [error.metrics for error in errors],
+        "embedding": metrics(replaced, embedding),
     }
 
 

@@ -85,19 +85,17 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   // Blocks are fetched this many steps before they are read, so that the other warps have had time
   // to read what was in their stage.
   constexpr int kAhead = S.stages > 1 ? S.stages - 1 : 1;
-  RingPosition<S.stages> filling;
   auto fill = [&](int block) {
     if (block >= range.end) return;
-    const u32 stage = shared + filling.stage * static_cast<u32>(sizeof(Stage<S>));
+    const u32 stage = shared + ring.stage(block) * static_cast<u32>(sizeof(Stage<S>));
     const int keys = p.seqlen_kv - block * S.block_kv;
     const i64 key = static_cast<i64>(block) * S.block_kv;
-    ring.wait_empty(filling);
+    ring.wait_empty(block);
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
     k_loader.load(stage, k + key * k_stride, keys);
     v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
                   H::kIntegerValues ? S.head_dim : keys);
-    ring.commit(filling);
-    filling.advance();
+    ring.commit(block);
   };
 #pragma unroll
   for (int block = 0; block < kAhead; ++block) fill(block);
@@ -125,13 +123,12 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
                                         : H::VTile::b_operand_trans(lane));
 
   typename H::Output o[H::kRowTiles] = {};
-  RingPosition<S.stages> reading;
   auto step = [&](int block, auto masked) {
     constexpr bool kMasked = decltype(masked)::value;
-    const u32 stage = reading.stage * static_cast<u32>(sizeof(Stage<S>));
-    const KeyScales<S>& keys = storage.stages[reading.stage].scales;
+    const u32 stage = ring.stage(block) * static_cast<u32>(sizeof(Stage<S>));
+    const KeyScales<S>& keys = storage.stages[ring.stage(block)].scales;
     typename H::Probabilities probabilities[H::kRowTiles];
-    ring.wait_full(reading);
+    ring.wait_full(block);
     // One tile of rows after the other: scores of one, exponentials of the other.
 #pragma unroll
     for (int tile = 0; tile < H::kRowTiles; ++tile) {
@@ -148,9 +145,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     for (int part = 0; part < kValueParts<S>; ++part) {
       add_values<S>(o, probabilities, v_lane + stage, softmax, part);
     }
-    ring.release(reading, lane);
+    ring.release(block, lane);
     if constexpr (S.stages == 1) fill(block + kAhead);
-    reading.advance();
   };
 
   int block = 0;

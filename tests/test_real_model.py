@@ -105,12 +105,12 @@ def test_example_measures_layers_and_embedding(real_model, monkeypatch, tmp_path
         assert q.dtype == np.float32
     int8, int_flash = document["schemes"]
     # The worst layers have 1.06 and 5.8 % on this text.
-    assert max(int8["layers_relative_l1"]) < 0.012
-    assert 0.02 < max(int_flash["layers_relative_l1"]) < 0.1
-    assert min(int8["layers_cosine"]) > 0.9998
+    assert max(layer["relative_l1"] for layer in int8["layers"]) < 0.012
+    assert 0.02 < max(layer["relative_l1"] for layer in int_flash["layers"]) < 0.1
+    assert min(layer["cosine"] for layer in int8["layers"]) > 0.9998
     # The claim of the project: within 5e-5, where INT-FlashAttention's formulas give about 3e-3.
-    assert 0 < int8["embedding_1_minus_cosine"] < 5e-5
-    assert 1e-3 < int_flash["embedding_1_minus_cosine"] < 1e-2
+    assert 0 < 1 - int8["embedding"]["cosine"] < 5e-5
+    assert 1e-3 < 1 - int_flash["embedding"]["cosine"] < 1e-2
     text = capsys.readouterr().out
     assert all(f"\n{scheme} " in text for scheme in schemes)
 

@@ -12,6 +12,7 @@ OTHER_MODULES = {
     "__init__",
     "__main__",
     "cache",
+    "emulated",
     "error_report",
     "errors",
     "host",

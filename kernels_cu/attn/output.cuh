@@ -42,7 +42,7 @@ __device__ __forceinline__ void store_output(const AttentionParams& p,
       if (channel >= p.head_dim) continue;
       float x = o[dim_tile][2 * half] * inverse;
       float y = o[dim_tile][2 * half + 1] * inverse;
-      if (channel_scale) {
+      if (channel_scale && !empty) {
         x *= __ldg(channel_scale + channel);
         y *= __ldg(channel_scale + channel + 1);
       }

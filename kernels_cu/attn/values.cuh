@@ -18,6 +18,8 @@ __device__ __forceinline__ void add_values(
     const typename Shape<S>::Probabilities (&p)[Shape<S>::kRowTiles], u32 v,
     const OnlineSoftmax<S> (&softmax)[Shape<S>::kRowTiles], int part) {
   using H = Shape<S>;
+  // Keeps the compiler from reading so far ahead that registers spill.
+  __syncwarp();
   if constexpr (H::kIntegerValues) {
     float sum[H::kRowTiles][2][4];
 #pragma unroll

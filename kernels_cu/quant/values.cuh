@@ -104,7 +104,9 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         const float scale = scale_of(a);
         to[0] = scale;
         to[kTokenPad] = log2f(scale);
-        to[2 * kTokenPad] = __fdiv_rn(1.0f, scale);
+        // NaN reaches the rows that see the token through the logarithm; the inverse must not carry
+        // it to those that do not, whose probability of 0 it multiplies.
+        to[2 * kTokenPad] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
       });
       float factor[V::kRows];
       largest.share(factor, code_factor);

@@ -11,24 +11,9 @@ struct alignas(16) RingBarriers {
   unsigned long long empty[Stages];
 };
 
-// A place in the ring and the parity of its round.
-template <int Stages>
-struct RingPosition {
-  int stage = 0;
-  u32 parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if constexpr (Stages == 1) {
-      parity ^= 1;
-    } else {
-      stage = stage + 1 == Stages ? 0 : stage + 1;
-      parity ^= stage == 0;
-    }
-  }
-};
-
 template <int Stages>
 struct Ring {
+  static_assert((Stages & (Stages - 1)) == 0);
   u32 full;
   u32 empty;
 
@@ -43,23 +28,28 @@ struct Ring {
     }
   }
 
+  // Of the n-th filling: its stage, and the parity of its round. Not counted but computed, because
+  // registers are scarcer than instructions.
+  static __device__ __forceinline__ u32 stage(int n) { return static_cast<u32>(n) % Stages; }
+  static __device__ __forceinline__ u32 parity(int n) { return static_cast<u32>(n) / Stages % 2; }
+
   // Before a stage is filled: waits until it has been read in the round before, if there was one.
-  __device__ __forceinline__ void wait_empty(const RingPosition<Stages>& at) const {
-    ptx::mbarrier_wait(empty + 8 * at.stage, at.parity ^ 1);
+  __device__ __forceinline__ void wait_empty(int n) const {
+    ptx::mbarrier_wait(empty + 8 * stage(n), parity(n) ^ 1);
   }
 
   // By every thread, after it has started its copies into the stage.
-  __device__ __forceinline__ void commit(const RingPosition<Stages>& at) const {
-    ptx::mbarrier_arrive_on_copies(full + 8 * at.stage);
+  __device__ __forceinline__ void commit(int n) const {
+    ptx::mbarrier_arrive_on_copies(full + 8 * stage(n));
   }
 
-  __device__ __forceinline__ void wait_full(const RingPosition<Stages>& at) const {
-    ptx::mbarrier_wait(full + 8 * at.stage, at.parity);
+  __device__ __forceinline__ void wait_full(int n) const {
+    ptx::mbarrier_wait(full + 8 * stage(n), parity(n));
   }
 
   // By every lane of a warp that has read the stage.
-  __device__ __forceinline__ void release(const RingPosition<Stages>& at, int lane) const {
+  __device__ __forceinline__ void release(int n, int lane) const {
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * at.stage);
+    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * stage(n));
   }
 };

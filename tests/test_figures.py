@@ -1,0 +1,158 @@
+"""Figures in the documents are those of the committed record, which its own test keeps current."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks import real_model
+from cuattn.errors import ArgumentError, CuattnError
+from cuattn.record import Accuracy, Counts, Record, Sanitizer, Shape, Timing, load
+from tools import figures
+from tools.record_figures import Figures, pair, percent, show, table
+from tools.sections import SECTIONS
+
+SQUARE = asdict(
+    Shape(
+        batch=4,
+        num_q_heads=32,
+        num_kv_heads=32,
+        seqlen_q=4096,
+        seqlen_kv=4096,
+        head_dim=128,
+        is_causal=False,
+    )
+)
+
+
+def prefill(implementation, scheme, kernel_ms, end_to_end_ms):
+    return Timing(
+        **SQUARE,
+        case="prefill",
+        implementation=implementation,
+        scheme=scheme,
+        family="any",
+        kernel_ms=kernel_ms,
+        end_to_end_ms=end_to_end_ms,
+        tops=1000 / kernel_ms,
+    )
+
+
+def error(scheme, distribution, **metrics):
+    about = {"scheme": scheme, "family": "any", "distribution": distribution}
+    return Accuracy(**SQUARE, **about, metrics=metrics)
+
+
+RECORD = Record(
+    digest="0123456789abcdef",
+    gpu="NVIDIA Test",
+    versions={"nvrtc": "13.0"},
+    stale="no such GPU since May",
+    tests=Counts(10, 0, 0),
+    sanitizer=Sanitizer(0, 0),
+    accuracy=[
+        error("int8", "normal", relative_l1=0.0131),
+        error("int8", "minilm-embedding", cosine=0.99998),
+    ],
+    timings=[prefill("cuattn", "int8", 2.0, 2.5), prefill("pytorch-flash", "fp16", 4.0, 4.0)],
+)
+
+
+@pytest.mark.parametrize("name", figures.DOCUMENTS)
+def test_documents_have_the_figures_of_the_record(name):
+    text = (figures.ROOT / name).read_text(encoding="utf-8")
+    assert text == figures.filled(text, load(figures.RECORD)), "run: python -m tools.figures"
+
+
+def test_every_section_is_in_a_document():
+    texts = [(figures.ROOT / name).read_text(encoding="utf-8") for name in figures.DOCUMENTS]
+    shown = {name for text in texts for _, name, _ in figures.BLOCK.findall(text)}
+    assert shown == set(SECTIONS)
+
+
+def test_figures_are_found_by_what_they_are_about():
+    found = Figures(RECORD)
+    assert found.tops("int8", 128) == (500.0, 400.0)
+    assert found.faster("int8", "pytorch-flash", 128) == (2.0, 1.6)
+    assert found.error("int8", "normal") == 0.0131
+    assert found.embedding("int8") == pytest.approx(2e-5)
+    assert found.tops("fp16", 128) == (None, None)  # the baseline's time is not the scheme's
+    assert found.faster("int8", "comfy-kitchen", 128) == (None, None)
+    assert found.error("int8", "peaked") is None
+
+
+def test_a_document_is_filled_between_its_marks():
+    text = "before\n<!-- figures: origin -->\nold\n<!-- end -->\nafter\n"
+    new = figures.filled(text, RECORD)
+    assert new.startswith("before\n<!-- figures: origin -->\nOne NVIDIA Test; NVRTC 13.0.")
+    assert new.endswith("\n<!-- end -->\nafter\n")
+    assert "old\n" not in new
+    assert "no such GPU since May" in new.replace("\n", " ")
+    assert figures.filled(new, RECORD) == new
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- figures: origin -->\n",
+        "<!-- figures: unheard-of -->\n<!-- end -->",
+        "<!-- figures: host -->\n<!-- figures: origin -->\n<!-- end -->",
+    ],
+)
+def test_marks_that_are_wrong_are_an_error(text):
+    with pytest.raises(ArgumentError):
+        figures.filled(text, RECORD)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_section_can_be_made_of_an_incomplete_record(name):
+    assert SECTIONS[name](Figures(RECORD))
+    assert SECTIONS[name](Figures(Record(digest="0", gpu="NVIDIA Test", versions={})))
+
+
+def test_goals_say_what_was_missed():
+    rows = SECTIONS["goals"](Figures(RECORD)).splitlines()
+    (reached,) = [row for row in rows if row.startswith("| `int8` over FlashAttention-2")]
+    assert reached.split("|")[2:5] == [" ≥ 1.40 ", "     2.00 ", "     yes "]
+    (unknown,) = [row for row in rows if "peaked" in row]
+    assert unknown.rstrip("| ").endswith("–")
+
+
+def test_cells():
+    assert (show(None), show(0.25, ".1f", 100)) == ("–", "25.0")
+    assert [percent(x) for x in (0.0131, 0.00034, None)] == ["1.31", "0.034", "–"]
+    assert (pair((500.2, 400.0)), pair((500.2, 500.1)), pair((None, None))) == (
+        "500 / 400",
+        "500",
+        "–",
+    )
+    assert table(["a", "b"], [["one", "2"]]) == "| a   |   b |\n| --- | --: |\n| one |   2 |"
+
+
+METRICS = {"relative_l1": 0.01, "cosine": 0.9999}
+
+
+def run_example(command, **changes):
+    """Stand in for examples/real_model.py on a GPU."""
+    results = {"scheme": "int8", "layers": [METRICS] * 6, "embedding": METRICS}
+    document = {"tokens": 510, "on_gpu": True, "schemes": [results], **changes}
+    Path(command[command.index("--json") + 1]).write_text(json.dumps(document), encoding="utf-8")
+    return 0
+
+
+def test_real_model_becomes_rows_of_the_record():
+    rows = list(real_model.accuracy(run_example))
+    layers = [f"minilm-layer-{i}" for i in range(6)]
+    assert [row.distribution for row in rows] == [*layers, "minilm-embedding"]
+    assert {row.seqlen_kv for row in rows} == {510}
+    found = Figures(Record(digest="0", gpu="NVIDIA Test", versions={}, accuracy=rows))
+    assert found.layer("int8", 5) == 0.01
+    assert found.embedding("int8") == pytest.approx(1e-4)
+
+
+def test_a_real_model_that_failed_or_had_no_gpu_is_an_error():
+    with pytest.raises(CuattnError, match="failed"):
+        list(real_model.accuracy(lambda command: 1))
+    with pytest.raises(CuattnError, match="no GPU"):
+        list(real_model.accuracy(lambda command: run_example(command, on_gpu=False)))

@@ -1,0 +1,59 @@
+"""Fill the documents' figures in from the committed record of a GPU run.
+
+Between ``<!-- figures: NAME -->`` and ``<!-- end -->`` a document holds what `SECTIONS[NAME]` makes
+of the record; a test fails where it does not. After a new record, from the root of the project:
+python -m tools.figures
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cuattn.errors import ArgumentError
+from cuattn.record import Record, load
+from tools.record_figures import Figures
+from tools.sections import SECTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "benchmarks" / "records" / "h200.json"
+DOCUMENTS = ("README.md", "docs/numerics.md", "docs/performance.md")
+
+BEGIN = "<!-- figures: "
+BLOCK = re.compile(rf"({BEGIN}([\w-]+) -->\n)(?:(?!{BEGIN}).)*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, record: Record) -> str:
+    """Return a document with every section as the record has it.
+
+    Raises
+    ------
+    ArgumentError
+        If a section has a name that is unknown, or no end.
+    """
+    figures = Figures(record)
+
+    def section(block: re.Match[str]) -> str:
+        begin, name, end = block.groups()
+        if name not in SECTIONS:
+            raise ArgumentError("section", name, f"one of {list(SECTIONS)}")
+        return f"{begin}{SECTIONS[name](figures)}\n{end}"
+
+    new, count = BLOCK.subn(section, text)
+    if count != text.count(BEGIN):
+        raise ArgumentError("sections", f"{count} with an end", f"{text.count(BEGIN)}, as begun")
+    return new
+
+
+def main() -> None:
+    record = load(RECORD)
+    for name in DOCUMENTS:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = filled(old, record)
+        path.write_text(new, encoding="utf-8")
+        print(f"{name}: {'as it was' if new == old else 'filled in anew'}")
+
+
+if __name__ == "__main__":
+    main()

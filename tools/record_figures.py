@@ -1,0 +1,105 @@
+"""Single figures out of a record, and how figures are written in Markdown."""
+
+from __future__ import annotations
+
+from cuattn.record import Accuracy, Record, Timing
+
+NONE = "–"
+
+
+class Figures:
+    """A record by what its entries are about. What it lacks reads as None.
+
+    Attributes
+    ----------
+    record : Record
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._times = {
+            (t.scheme if t.implementation == "cuattn" else t.implementation, *_sizes(t)): t
+            for t in record.timings
+            if t.case == "prefill"
+        }
+        self._errors = {(a.scheme, a.distribution, *_sizes(a)): a for a in record.accuracy}
+        self._of_model = {(a.scheme, a.distribution): a for a in record.accuracy}
+
+    def error(
+        self, name: str, distribution: str, head_dim: int = 128, seqlen: int = 4096
+    ) -> float | None:
+        """Return the relative L1 error of a preset or baseline, not causal."""
+        return _metric(
+            self._errors.get((name, distribution, head_dim, seqlen, False)), "relative_l1"
+        )
+
+    def layer(self, scheme: str, layer: int) -> float | None:
+        """Return the relative L1 error in a layer of MiniLM."""
+        return _metric(self._of_model.get((scheme, f"minilm-layer-{layer}")), "relative_l1")
+
+    def embedding(self, scheme: str) -> float | None:
+        """Return 1 - cosine similarity of MiniLM's embedding."""
+        cosine = _metric(self._of_model.get((scheme, "minilm-embedding")), "cosine")
+        return None if cosine is None else 1 - cosine
+
+    def time(
+        self, name: str, head_dim: int, seqlen: int = 4096, causal: bool = False
+    ) -> Timing | None:
+        """Return the times of a preset or baseline."""
+        return self._times.get((name, head_dim, seqlen, causal))
+
+    def tops(
+        self, name: str, head_dim: int, seqlen: int = 4096, causal: bool = False
+    ) -> tuple[float | None, float | None]:
+        """Return the speed of a preset or baseline, kernel only and end to end."""
+        t = self.time(name, head_dim, seqlen, causal)
+        if t is None or not (t.tops and t.kernel_ms and t.end_to_end_ms):
+            return None, None
+        return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
+
+    def faster(
+        self, name: str, other: str, head_dim: int, seqlen: int = 4096
+    ) -> tuple[float | None, float | None]:
+        """Return how many times as fast as another one is, kernel only and end to end."""
+        mine, theirs = (self.tops(x, head_dim, seqlen) for x in (name, other))
+        kernel, end_to_end = (a / b if a and b else None for a, b in zip(mine, theirs, strict=True))
+        return kernel, end_to_end
+
+
+def show(x: float | None, form: str = ".0f", factor: float = 1.0) -> str:
+    """Format one figure."""
+    return NONE if x is None else format(factor * x, form)
+
+
+def percent(x: float | None) -> str:
+    """Format an error; small ones with a third decimal place."""
+    return show(x, ".3f" if x is not None and x < 0.001 else ".2f", 100)
+
+
+def pair(figures: tuple[float | None, float | None], form: str = ".0f") -> str:
+    """Format two figures as one cell, or one figure if they are the same."""
+    first, second = (show(x, form) for x in figures)
+    return first if first == second else f"{first} / {second}"
+
+
+def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Return a Markdown table with its first `left` columns flush left, the others right."""
+    cells = [header, *rows]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    lines = []
+    for row in (header, rule, *rows):
+        padded = [
+            x.ljust(width) if i < left else x.rjust(width)
+            for i, (x, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines)
+
+
+def _sizes(entry: Accuracy | Timing) -> tuple[int, int, bool]:
+    return entry.head_dim, entry.seqlen_kv, entry.is_causal
+
+
+def _metric(entry: Accuracy | None, name: str) -> float | None:
+    return entry.metrics[name] if entry else None

@@ -1,0 +1,183 @@
+"""What the documents say of a record: each section is a function from figures to Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from functools import partial
+
+from cuattn.reference.distributions import DISTRIBUTIONS
+from cuattn.scheme import PRESETS
+from tools.goals import FLASH, LENGTHS, goals
+from tools.record_figures import Figures, pair, percent, show, table
+
+WIDTH = 100
+
+# What each preset is; in brackets the papers that README.md links.
+ABOUT = {
+    "int8": "**default**: INT8 Q, K, V per token; P against its block's maximum; K, V smoothed",
+    "int8-block": "for speed: K per 128 keys, V per channel, the rest as `int8`",
+    "int8-fp16": "INT8 Q Kᵀ per token, K smoothed; float16 P V, as [SageAttention]",
+    "int-flash": "INT8 throughout, one scale for V, as published: [INT-FlashAttention]",
+    "int-flash-half": "INT8 Q Kᵀ, float16 P V, as published: [INT-FlashAttention]",
+    "fp16": "nothing quantized: [FlashAttention-2], the baseline",
+}
+BASELINES = {
+    "pytorch-flash": "PyTorch, FlashAttention-2, float16",
+    "pytorch-cudnn": "PyTorch, cuDNN, float16",
+    "sageattention-1": "SageAttention 1, INT8 Q Kᵀ",
+    "comfy-kitchen": "comfy-kitchen, full INT8",
+}
+NAMES = {name: f"`{name}`" for name in PRESETS} | BASELINES
+SHAPES = [f"D {head_dim}, N {seqlen}" for head_dim, seqlen in LENGTHS]
+
+
+def origin(f: Figures) -> str:
+    """Say where the figures come from, and whether the code has moved on since."""
+    record, versions = f.record, f.record.versions
+    shown = ("driver_cuda", "nvrtc", "cupy-cuda12x", "cupy-cuda13x", "torch", "comfy-kitchen")
+    names = {"driver_cuda": "CUDA driver", "nvrtc": "NVRTC", "torch": "PyTorch"}
+    used = [f"{names.get(x, x)} {versions[x]}" for x in shown if x in versions]
+    text = f"One {record.gpu}; {', '.join(used)}. Digest of the code: `{record.digest[:12]}`."
+    if record.tests:
+        text += (
+            f" In the same run {record.tests.passed} tests passed and {record.tests.failed} failed,"
+            f" compute-sanitizer's memcheck made {show(record.sanitizer.memcheck)} findings and its"
+            f" racecheck {show(record.sanitizer.racecheck)}."
+        )
+    if record.stale:
+        text += f" **These figures are of older code:** {record.stale}"
+    return _wrapped(text)
+
+
+def claims(f: Figures) -> str:
+    """Say in words what the tables have in detail."""
+    int8, flash = (
+        [percent(f.error(name, "normal", seqlen=n)) for n in (1024, 16384)]
+        for name in ("int8", "int-flash")
+    )
+    kernel, end_to_end = (show(x, ".2f") for x in f.faster("int8-block", FLASH, 128))
+    hopper = show(f.faster("int8-block", "pytorch-cudnn", 128)[0], ".2f")
+    lines = [
+        f"- **`int8`**, the default: every token of Q, K and V has a scale of its own. Relative L1 "
+        f"error on N(0,1) inputs {int8[0]} % at 1024 keys and {int8[1]} % at 16384, where "
+        f"INT-FlashAttention's formulas give {flash[0]} % and {flash[1]} %; "
+        f"{show(f.tops('int8', 128)[0])} TOPS.",
+        f"- **`int8-block`**, for speed: {percent(f.error('int8-block', 'normal'))} %, "
+        f"{show(f.tops('int8-block', 128)[0])} TOPS. That is {kernel} times as fast as PyTorch's "
+        f"FlashAttention-2 in the same run, {end_to_end} times if the quantization of Q, K and V "
+        f"counts, and {hopper} times as fast as cuDNN's float16 kernel, which is made for Hopper.",
+        f"- **In a real model**, the sentence encoder MiniLM with INT8 attention in all of its "
+        f"layers, the embedding moves by 1 − cosine = {show(f.embedding('int8'), '.1e')} with "
+        f"`int8`, with INT-FlashAttention's formulas by {show(f.embedding('int-flash'), '.1e')}.",
+    ]
+    return "\n".join(map(_wrapped, lines))
+
+
+def presets(f: Figures) -> str:
+    """Return a row for each preset: what it is, its errors, its speed."""
+    rows = [
+        [
+            NAMES[name],
+            ABOUT[name],
+            *(percent(f.error(name, distribution)) for distribution in ("normal", "outliers")),
+            *(pair(f.tops(name, head_dim)) for head_dim in (64, 128)),
+        ]
+        for name in PRESETS
+    ]
+    header = ["preset", "is", "error, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
+    return table(header, rows, left=2)
+
+
+def speed(f: Figures, *, causal: bool) -> str:
+    """Return the speed of all presets and baselines, kernel only and end to end."""
+    rows = []
+    for name, title in NAMES.items():
+        speeds = [f.tops(name, *length, causal) for length in LENGTHS]
+        if any(kernel for kernel, _ in speeds):
+            rows.append([title, *map(pair, speeds)])
+    return table(["TOPS", *SHAPES], rows)
+
+
+def ratios(f: Figures) -> str:
+    """Return how presets and baselines compare, kernel only and end to end."""
+    rows = []
+    for name in ("int8-block", "int8", "fp16"):
+        for other, title in BASELINES.items():
+            if name != "fp16" or other.startswith("pytorch"):
+                cells = [pair(f.faster(name, other, *length), ".2f") for length in LENGTHS]
+                rows.append([f"`{name}` over {title}", *cells])
+    return table(["times as fast", *SHAPES], rows)
+
+
+def accuracy(f: Figures) -> str:
+    """Return the errors of all presets and baselines by distribution."""
+    rows = []
+    for name, title in NAMES.items():
+        errors = [f.error(name, distribution) for distribution in DISTRIBUTIONS]
+        if any(errors):
+            rows.append([title, *map(percent, errors)])
+    return table(["relative L1, %", *DISTRIBUTIONS], rows)
+
+
+def lengths(f: Figures) -> str:
+    """Return the errors of all presets by length."""
+    shapes = [(head_dim, seqlen) for head_dim in (64, 128) for seqlen in (1024, 4096, 16384)]
+    rows = [
+        [NAMES[name], *(percent(f.error(name, "normal", *shape)) for shape in shapes)]
+        for name in PRESETS
+    ]
+    return table(["relative L1, %", *(f"D {d}, N {n}" for d, n in shapes)], rows)
+
+
+def minilm(f: Figures) -> str:
+    """Return the errors of all presets inside MiniLM."""
+    rows = []
+    for name in PRESETS:
+        errors = [percent(f.layer(name, layer)) for layer in range(6)]
+        rows.append([NAMES[name], *errors, show(f.embedding(name), ".1e")])
+    layers = [f"layer {layer}" for layer in range(6)]
+    return table(["relative L1, %", *layers, "embedding, 1 − cosine"], rows)
+
+
+def quantizers(f: Figures) -> str:
+    """Return the bandwidth of the quantizers beside that of a copy."""
+    moved = [t for t in f.record.timings if t.gbps is not None]
+    copy = next((t.gbps for t in moved if t.case == "copy"), None)
+    rows = []
+    for t in moved:
+        operand = t.case.partition("-")[2].upper() or "all three"
+        what = "device-to-device copy" if t.case == "copy" else f"{operand} for `{t.scheme}`"
+        share = t.gbps / copy if t.gbps and copy else None
+        rows.append([what, show(t.kernel_ms, ".3f"), show(t.gbps), show(share, ".0f", 100)])
+    return table(["1 GiB each", "ms", "GB/s", "% of the copy"], rows)
+
+
+def host(f: Figures) -> str:
+    """Return how long a call keeps the host."""
+    calls = [t for t in f.record.timings if t.case == "host"]
+    rows = [[NAMES[t.scheme], show(t.end_to_end_ms, ".1f", 1e3)] for t in calls]
+    return table(["scheme", "µs of the host"], rows)
+
+
+SECTIONS: dict[str, Callable[[Figures], str]] = {
+    "origin": origin,
+    "claims": claims,
+    "presets": presets,
+    "speed": partial(speed, causal=False),
+    "speed-causal": partial(speed, causal=True),
+    "ratios": ratios,
+    "accuracy": accuracy,
+    "lengths": lengths,
+    "minilm": minilm,
+    "quantizers": quantizers,
+    "host": host,
+    "goals": goals,
+}
+
+
+def _wrapped(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
