@@ -106,18 +106,14 @@ def fingerprint() -> tuple[str, ...]:
     return "NVRTC {}.{}".format(*nvrtc_version()), *_OPTIONS
 
 
+@cache
 def _nvrtc() -> Any:
     """CuPy's binding of NVRTC, known to find its library."""
-    with _FINDING:
-        return _find_nvrtc()
-
-
-@cache
-def _find_nvrtc() -> Any:
     try:
         from cupy.cuda import nvrtc
 
-        nvrtc.getVersion()
+        with _FINDING:
+            nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:
         raise CompileError(f"no CUDA compiler (NVRTC): {error}; {INSTALL}") from None
     return nvrtc

@@ -1,5 +1,7 @@
 """What the tests of attention on a GPU share: inputs, operands as the GPU made them, tolerances."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,12 @@ ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels():
-    """Compile what the tests need on all cores; one after the other it would take minutes."""
+    """Compile what the tests need on all cores; one after the other it would take minutes.
+
+    Processes that share the tests compile as they go, and find each other's kernels on disk.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     arch = current_device().arch
     precompile(attention_specs(SCHEMES.values(), HEAD_DIMS, DTYPES, target(arch)), [arch])
 
@@ -112,11 +119,12 @@ def check(result, arrays, scheme, *, is_causal=False, scale=None):
 def assert_close(o, wanted, dtype="float32"):
     """Outputs may differ by float32 arithmetic, by what it makes of P, and by their own rounding.
 
-    Exponents x of up to 2^5 are computed in a few float32 operations, so off by some 2^-18 and P by
-    a relative 2^-18. That is far below a step of P, which is 1/255 or 2^-11 of it, but a P closer
-    than this to the middle of two steps rounds the other way: 255 * 2^-18 or 2^-11 / 2^-18 of them,
-    at most 1 %. These errors are independent, so in the norm of O they come to at most
-    sqrt(1 %) / 255 = 4e-4; most elements see none.
+    The kernels take an integer score out of a float that starts at 12582912, which may cost 3/4 of
+    a unit of the score (docs/numerics.md); a unit is up to 3e-4 of the exponent here, where K is not
+    smoothed. So exponents are off by up to 2^-12, and P by as much. That is below a step of P, but a
+    P closer than this to the middle of two steps rounds the other way: 127 * 2^-12 or 3 % of them
+    where there are 127 steps. These errors are independent, so in the norm of O they come to at
+    most sqrt(3 %) / 127 = 1.4e-3.
     """
     assert o.shape == wanted.shape
     assert np.isfinite(o).all()
@@ -127,16 +135,16 @@ def assert_close(o, wanted, dtype="float32"):
     norm = np.sqrt(np.mean(wanted**2))
     worst = np.unravel_index(off.argmax(), off.shape)
     where = f"worst at {worst}: {o[worst]} instead of {wanted[worst]}"
-    assert np.sqrt(np.mean(off**2)) <= (4e-4 + ROUNDING[dtype]) * norm, where
-    assert np.median(off) <= (2.0**-15 + ROUNDING[dtype]) * norm, where
+    assert np.sqrt(np.mean(off**2)) <= (1.4e-3 + ROUNDING[dtype]) * norm, where
+    assert np.median(off) <= (2.0**-12 + ROUNDING[dtype]) * norm, where
 
 
 def assert_same_lse(lse, wanted):
-    """Sums of unrounded P have no steps: only float32 arithmetic is allowed for."""
+    """Sums of unrounded P have no steps: only the error of the exponents is allowed for."""
     assert lse.shape == wanted.shape
     np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted))
     seen = np.isfinite(wanted)
-    np.testing.assert_allclose(lse[seen], wanted[seen], rtol=2.0**-18, atol=2.0**-14)
+    np.testing.assert_allclose(lse[seen], wanted[seen], rtol=2.0**-18, atol=2.0**-12)
 
 
 def relative_l1(o, truth):

@@ -369,7 +369,7 @@ def test_refused_calls_touch_nothing(cupy, rng):
         given = (q, k, v) if "check_finite" not in call else (q, k, v * np.float16(np.inf))
         with pytest.raises(ArgumentError):
             cuattn.attention(*given, out=out, **call)
-    with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of k"):
+    with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of q"):
         cuattn.attention(k, k, v, out=k)
     assert bool((out == 5).all())
 

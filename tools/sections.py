@@ -85,7 +85,7 @@ def presets(f: Figures) -> str:
         ]
         for name in PRESETS
     ]
-    header = ["preset", "is", "error, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
+    header = ["preset", "is", "error %, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
     return table(header, rows, left=2)
 
 
