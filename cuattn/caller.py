@@ -83,9 +83,9 @@ class Caller:
         return array, self.look(array, "out")
 
     def deliver(self, array: Any) -> Any:
-        """Return what `empty` made as an array of the first one's library."""
+        """Return what `empty` made, if anything, as an array of the first one's library."""
         jax: Any = sys.modules.get("jax")
-        if jax is None or not isinstance(self._first, jax.Array):
+        if array is None or jax is None or not isinstance(self._first, jax.Array):
             return array
         from jax.dlpack import from_dlpack
 

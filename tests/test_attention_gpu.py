@@ -279,10 +279,11 @@ def test_scales_from_uniform_to_one_hot(rng, scheme, scale):
     if scale < 1:
         check((o, lse), arrays, scheme, scale=scale)
     else:
-        # With logits of some thousands float32 cannot hold their fraction: ask for less.
+        # With logits of some thousands float32 cannot hold their fraction, and 3/4 of a unit of an
+        # integer score, which the kernels may lose, is 4e-3: ask for less.
         wanted, wanted_lse = emulated(arrays, scheme, scale=scale)
         assert np.isfinite(on_host(o)).all()
-        np.testing.assert_allclose(on_host(lse), wanted_lse, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(on_host(lse), wanted_lse, rtol=1e-4, atol=4e-3)
         assert relative_l1(on_host(o), wanted) <= 0.02
 
 
