@@ -95,7 +95,7 @@ def _begun(path: Path, gpu: str) -> record.Record:
 def _tests(found: record.Record, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        asked = ["--slow", f"--junitxml={report}", *(f"--deselect={test}" for test in NOT_HERE)]
+        asked = [f"--junitxml={report}", *(f"--deselect={test}" for test in NOT_HERE)]
         asked += shlex.split(options.pytest)
         done = _run([sys.executable, "-m", "pytest", *asked])
         # 1: some tests failed. Anything else but 0 is pytest's own trouble.

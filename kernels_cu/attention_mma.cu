@@ -145,7 +145,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     for (int part = 0; part < kValueParts<S>; ++part) {
       add_values<S>(o, probabilities, v_lane + stage, softmax, part);
     }
-    ring.release(block, lane);
+    ring.release(block);
     if constexpr (S.stages == 1) fill(block + kAhead);
   };
 

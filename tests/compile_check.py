@@ -44,7 +44,7 @@ def performance_warnings(log):
     return [line.strip() for line in log.splitlines() if "Potential Performance Loss" in line]
 
 
-def problems(cubin, *, require=(), forbid=(), max_registers=255):
+def problems(cubin, *, require=(), forbid=(), max_registers=255, max_spill=0):
     """Say what is wrong with a compiled unit; an empty list is a pass.
 
     `require` and `forbid` name instructions; where there is no disassembler both are left out. With
@@ -52,7 +52,7 @@ def problems(cubin, *, require=(), forbid=(), max_registers=255):
     """
     found = performance_warnings(cubin.log)
     for name, info in cubin.info.items():
-        if info.spill_stores or info.spill_loads or info.stack:
+        if max(info.spill_stores, info.spill_loads, info.stack) > max_spill:
             found.append(
                 f"{name}: {info.spill_stores} bytes spilled, {info.spill_loads} bytes reloaded, "
                 f"stack of {info.stack}"
@@ -64,5 +64,6 @@ def problems(cubin, *, require=(), forbid=(), max_registers=255):
     if (require or forbid) and disassembler() is not None:
         counts = mnemonics(cubin.image)
         found += [f"no {name}" for name in require if not uses(counts, name)]
-        found += [f"has {name}" for name in (*_LOCAL, *forbid) if uses(counts, name)]
+        banned = forbid if max_spill else (*_LOCAL, *forbid)
+        found += [f"has {name}" for name in banned if uses(counts, name)]
     return found

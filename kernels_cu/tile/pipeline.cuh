@@ -24,7 +24,7 @@ struct Ring {
   __device__ __forceinline__ void init(int threads) const {
     for (int stage = 0; stage < Stages; ++stage) {
       ptx::mbarrier_init(full + 8 * stage, threads);
-      ptx::mbarrier_init(empty + 8 * stage, threads / kWarpSize);
+      ptx::mbarrier_init(empty + 8 * stage, threads);
     }
   }
 
@@ -47,9 +47,8 @@ struct Ring {
     ptx::mbarrier_wait(full + 8 * stage(n), parity(n));
   }
 
-  // By every lane of a warp that has read the stage.
-  __device__ __forceinline__ void release(int n, int lane) const {
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * stage(n));
+  // By every thread that has read the stage.
+  __device__ __forceinline__ void release(int n) const {
+    ptx::mbarrier_arrive(empty + 8 * stage(n));
   }
 };
