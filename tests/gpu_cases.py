@@ -120,11 +120,12 @@ def assert_close(o, wanted, dtype="float32"):
     """Outputs may differ by float32 arithmetic, by what it makes of P, and by their own rounding.
 
     The kernels take an integer score out of a float that starts at 12582912, which may cost 3/4 of
-    a unit of the score (docs/numerics.md); a unit is up to 3e-4 of the exponent here, where K is not
-    smoothed. So exponents are off by up to 2^-12 (2^-11 at head_dim 8), and P by as much. That is below a step of P, but a
-    P closer than this to the middle of two steps rounds the other way: 127 * 2^-12 or 3 % of them
-    where there are 127 steps. These errors are independent, so in the norm of O they come to at
-    most sqrt(3 %) / 127 = 1.4e-3.
+    a unit of the score (docs/numerics.md); a unit is up to 3e-4 of the exponent here, where K is
+    not smoothed. So exponents are off by up to 2^-12 (2^-11 at head_dim 8), and P by as much. That
+    is below a step of P, but a P closer than this to the middle of two steps rounds the other way:
+    127 * 2^-12 or 3 % of them where there are 127 steps. These errors are independent, so in the
+    norm of O they come to at most
+    sqrt(3 %) / 127 = 1.4e-3.
     """
     assert o.shape == wanted.shape
     assert np.isfinite(o).all()

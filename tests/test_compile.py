@@ -74,7 +74,10 @@ def complaints(specs, arch):
 
     def check(spec):
         cubin = compile_cubin(spec.source, spec, arch)
-        return [f"{spec}: {problem}" for problem in problems(cubin, require=required(spec), max_spill=allowed_spill(spec))]
+        return [
+            f"{spec}: {problem}"
+            for problem in problems(cubin, require=required(spec), max_spill=allowed_spill(spec))
+        ]
 
     # Loads the compiler, which several threads must not do at the same time.
     checked_arch(arch)

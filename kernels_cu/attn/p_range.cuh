@@ -13,6 +13,7 @@ __device__ constexpr float kStepsLog2 = S.pv != Type::int8               ? 0.0f
 constexpr float kNoKeySeen = -1e30f;
 
 // With p_range = block nothing needs the running maximum: O and the row sum are kept relative to a
-// reference that moves only when a block exceeds it by this many powers of two, which leaves room
-// for 2^22 of P V times 2^40 of keys below the largest float.
-constexpr float kHeadroom = 60.0f;
+// reference that moves only when a block exceeds it by this many powers of two. A block's row sum
+// is at most 2^86, where V's scales per token, which it is divided by, are the least that there are
+// (2^-71): that leaves room for 2^11 blocks below the largest float.
+constexpr float kHeadroom = 30.0f;

@@ -47,16 +47,9 @@ struct OnlineSoftmax {
     for (int half = 0; half < 2; ++half) {
       float& m = row_max_log2[half];
       float& c = slope[half];
-      if constexpr (H::kTokenK) {
-        c = 1.0f;
-        m = top[half];
-      } else if constexpr (H::kIntegerScores) {
-        c = scale[half] * keys.block_scale();
-        m = (top[half] - kMagic) * c;
-      } else {
-        c = scale[half];
-        m = top[half] * c;
-      }
+      c = H::kTokenK ? 1.0f : scale[half];
+      if constexpr (Raw::kAsIntegers) c *= keys.block_scale();
+      m = (Raw::kAsIntegers ? top[half] - kMagic : top[half]) * c;
       if (Masked && Raw::is_lowest(top[half])) m = -kInf;
     }
     move_reference(row_max_log2, o);
