@@ -36,8 +36,8 @@ PRODUCTS = {
 def allowed_spill(spec):
     """Bytes a thread may spill: none, but for kernels whose O and S fill the registers.
 
-    There ptxas keeps a few values of the loop's surroundings in local memory, which the level-one
-    cache serves. Tiles that spill nothing were measured to be slower (docs/performance.md).
+    There ptxas keeps a few values of the loop's surroundings in local memory, and no tile that was
+    tried spills nothing on every target (docs/performance.md, section 5).
     """
     if not isinstance(spec, AttentionSpec):
         return 0

@@ -93,6 +93,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
     assert set(data) == {
         "digest",
         "stale",
+        "failures",
         "gpu",
         "versions",
         "tests",

@@ -45,6 +45,8 @@ def origin(f: Figures) -> str:
             f" compute-sanitizer's memcheck made {show(record.sanitizer.memcheck)} findings and its"
             f" racecheck {show(record.sanitizer.racecheck)}."
         )
+    if record.failures:
+        text += f" {record.failures}"
     if record.stale:
         text += f" **These figures are of older code:** {record.stale}"
     return _wrapped(text)
