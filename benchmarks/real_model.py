@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cuattn.errors import CuattnError
 from cuattn.record import Accuracy
 
 from . import ours
+from .cases import Case
 
 # Distributions of these rows: each layer's own, and that of the sentence's embedding.
 PREFIX = "minilm-"
@@ -57,13 +59,7 @@ def accuracy(run: Callable[[list[str]], int]) -> Iterator[Accuracy]:
 
 def _accuracy(scheme: str, distribution: str, metrics: dict[str, Any], tokens: int) -> Accuracy:
     return Accuracy(
-        batch=1,
-        num_q_heads=HEADS,
-        num_kv_heads=HEADS,
-        seqlen_q=tokens,
-        seqlen_kv=tokens,
-        head_dim=HEAD_DIM,
-        is_causal=False,
+        **asdict(Case.square(1, HEADS, tokens, HEAD_DIM, False)),
         scheme=scheme,
         family=ours.FAMILY,
         distribution=distribution,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cuattn.reference.distributions import DISTRIBUTIONS
 from tools.record_figures import NONE, Figures, show, table
@@ -53,26 +55,27 @@ def _speeds(f: Figures) -> Iterator[list[str]]:
 
 
 def _costs(f: Figures) -> Iterator[list[str]]:
-    copy = next((t.gbps for t in f.record.timings if t.case == "copy"), None)
     for t in f.record.timings:
         if t.case.startswith("quantize-"):
-            share = t.gbps / copy if t.gbps and copy else None
             what = f"quantizer of {t.case[-1].upper()}, `{t.scheme}`, % of a copy's bandwidth"
-            yield _at_least(what, 0.8, share, ".0f", 100)
+            yield _at_least(what, 0.8, f.share_of_copy(t), ".0f", 100)
     calls = [t.end_to_end_ms for t in f.record.timings if t.case == "host" and t.end_to_end_ms]
     slowest = max(calls, default=None)
     yield _at_most("µs that a call keeps the host, slowest scheme", 0.04, slowest, ".0f", 1e3)
 
 
-def _at_least(
-    what: str, wanted: float, got: float | None, form: str = ".2f", factor: float = 1.0
+def _goal(
+    sign: str,
+    reaches: Callable[[float, float], bool],
+    what: str,
+    wanted: float,
+    got: float | None,
+    form: str = ".2f",
+    factor: float = 1.0,
 ) -> list[str]:
-    reached = NONE if got is None else "yes" if got >= wanted else "**no**"
-    return [what, f"≥ {show(wanted, form, factor)}", show(got, form, factor), reached]
+    reached = NONE if got is None else "yes" if reaches(got, wanted) else "**no**"
+    return [what, f"{sign} {show(wanted, form, factor)}", show(got, form, factor), reached]
 
 
-def _at_most(
-    what: str, wanted: float, got: float | None, form: str = ".2f", factor: float = 1.0
-) -> list[str]:
-    reached = NONE if got is None else "yes" if got <= wanted else "**no**"
-    return [what, f"≤ {show(wanted, form, factor)}", show(got, form, factor), reached]
+_at_least = partial(_goal, "≥", operator.ge)
+_at_most = partial(_goal, "≤", operator.le)

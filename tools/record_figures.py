@@ -65,6 +65,11 @@ class Figures:
         kernel, end_to_end = (a / b if a and b else None for a, b in zip(mine, theirs, strict=True))
         return kernel, end_to_end
 
+    def share_of_copy(self, timing: Timing) -> float | None:
+        """Return a bandwidth over that of the device-to-device copy."""
+        copy = next((t.gbps for t in self.record.timings if t.case == "copy"), None)
+        return timing.gbps / copy if timing.gbps and copy else None
+
 
 def show(x: float | None, form: str = ".0f", factor: float = 1.0) -> str:
     """Format one figure."""

@@ -145,13 +145,12 @@ def minilm(f: Figures) -> str:
 def quantizers(f: Figures) -> str:
     """Return the bandwidth of the quantizers beside that of a copy."""
     moved = [t for t in f.record.timings if t.gbps is not None]
-    copy = next((t.gbps for t in moved if t.case == "copy"), None)
     rows = []
     for t in moved:
         operand = t.case.partition("-")[2].upper() or "all three"
         what = "device-to-device copy" if t.case == "copy" else f"{operand} for `{t.scheme}`"
-        share = t.gbps / copy if t.gbps and copy else None
-        rows.append([what, show(t.kernel_ms, ".3f"), show(t.gbps), show(share, ".0f", 100)])
+        share = show(f.share_of_copy(t), ".0f", 100)
+        rows.append([what, show(t.kernel_ms, ".3f"), show(t.gbps), share])
     return table(["1 GiB each", "ms", "GB/s", "% of the copy"], rows)
 
 
