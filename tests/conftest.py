@@ -55,3 +55,28 @@ def rng(request):
 
 def _first_line(text):
     return str(text).strip().splitlines()[0] if str(text).strip() else ""
+
+
+@pytest.fixture
+def cupy():
+    return pytest.importorskip("cupy")
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    return torch
+
+
+@pytest.fixture
+def jax(monkeypatch):
+    # Leaves memory to CuPy; has an effect only if no test before has started JAX.
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax = pytest.importorskip("jax")
+    try:
+        jax.devices("cuda")
+    except RuntimeError as error:
+        pytest.skip(f"this JAX has no CUDA: {error}")
+    return jax

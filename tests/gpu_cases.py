@@ -152,3 +152,20 @@ def relative_l1(o, truth):
     """Error as the benchmarks state it; 0 where nothing is to be attended."""
     total = np.abs(truth).sum()
     return float(np.abs(o - truth).sum() / total) if total else 0.0
+
+
+def arrays(rng, dtype="float16", **sizes):
+    sizes = {"heads": (4, 2), "seqlens": (200, 300), "head_dim": 64} | sizes
+    return [on_gpu(x, dtype) for x in make(rng, **sizes)]
+
+
+def delay(cupy, stream, seconds=0.05):
+    """Keep a stream busy, so that whoever does not wait for it reads too early."""
+    spin = cupy.RawKernel(
+        r"""extern "C" __global__ void spin(long long cycles) {
+          for (const long long end = clock64() + cycles; clock64() < end;) {}
+        }""",
+        "spin",
+    )
+    with stream:
+        spin((1,), (1,), (np.int64(seconds * 1.5e9),))
