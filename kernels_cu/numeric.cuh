@@ -7,9 +7,11 @@ using u16 = unsigned short;
 using i32 = int;
 using u32 = unsigned int;
 using i64 = long long;
+using u64 = unsigned long long;
 using f32 = float;
 
 constexpr int kWarpSize = 32;
+constexpr int kWarpgroupSize = 128;
 constexpr float kInf = __builtin_bit_cast(float, 0x7f800000u);
 constexpr float kLn2 = 0.693147180559945309f;
 

@@ -34,3 +34,12 @@ struct AttentionParams {
   i32 row_blocks;          // CTAs along the query rows of one head
   f32 scale_log2;          // softmax_scale * log2 e
 };
+
+// What the Hopper family takes: q, k and v of `attention` are read through the maps alone.
+struct WgmmaParams {
+  TensorMap q_map;         // [batch, num_q_heads, seqlen_q, head_dim]
+  TensorMap k_map;         // [batch, num_kv_heads, seqlen_kv, head_dim]
+  TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim, 128]; else as k_map
+  AttentionParams attention;
+  i32 items;               // row_blocks * num_q_heads * batch
+};

@@ -23,6 +23,19 @@ CUATTN_PACK4(pack_u8x4, "u8")
 CUATTN_PACK4(pack_s8x4, "s8")
 #undef CUATTN_PACK4
 
+#if __CUDA_ARCH__ >= 890
+// Saturates at 448.
+__device__ __forceinline__ u32 pack_e4m3x4(float x0, float x1, float x2, float x3) {
+  u32 packed;
+  asm("{\n.reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\ncvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n}"
+      : "=r"(packed)
+      : "f"(x0), "f"(x1), "f"(x2), "f"(x3));
+  return packed;
+}
+#endif
+
 __device__ __forceinline__ u32 pack_f16x2(float low, float high) {
   u32 packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));

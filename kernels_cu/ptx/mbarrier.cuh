@@ -15,6 +15,19 @@ __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
                : "memory");
 }
 
+// Arrives, and makes the phase wait for `bytes` more of bulk copies.
+__device__ __forceinline__ void mbarrier_expect(u32 barrier, u32 bytes) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n}" ::"r"(
+                   barrier),
+               "r"(bytes)
+               : "memory");
+}
+
+// Makes initialized barriers visible to bulk copies.
+__device__ __forceinline__ void mbarrier_fence_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 // Arrives once the asynchronous copies that this thread has started are complete.
 __device__ __forceinline__ void mbarrier_arrive_on_copies(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");

@@ -1,0 +1,274 @@
+// Attention with warpgroup-level matrix products, for sm_90a.
+//
+// Some warpgroups attend, each with 64 query rows of one head; one thread of another warpgroup
+// streams that head's keys and values past all of them. Per block of keys a warpgroup has:
+//   start_scores  S = Q K^T on the tensor cores
+//   GroupSoftmax  S -> P, with the row maximum of the block or of all blocks so far
+//   start_values  P V on the tensor cores, in int32 or float32
+//   flush         O += P V, if O is not the accumulator itself
+#include "attn/output.cuh"
+#include "hopper/group_softmax.cuh"
+#include "hopper/group_work.cuh"
+#include "hopper/producer.cuh"
+#include "hopper/products.cuh"
+#include "hopper/tile_storage.cuh"
+#include "hopper/turns.cuh"
+#include "ptx/registers.cuh"
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void store_group(const AttentionParams& p,
+                                            const Accumulator<S.integer_o> (&o)[S.head_dim / 2],
+                                            const GroupSoftmax<S>& softmax, const Item<S>& item,
+                                            int first_row, int lane) {
+  using H = TileShape<S>;
+  const i64 batch_head = static_cast<i64>(item.batch) * p.num_q_heads + item.head;
+  const i64 batch_kv_head =
+      static_cast<i64>(item.batch) * (p.num_q_heads / p.heads_per_kv) + item.kv_head;
+  const f32* channel_scale =
+      H::kScaledValues && !H::kTokenV ? p.v_scale + batch_kv_head * S.head_dim : nullptr;
+  const f32* channel_mean = p.v_mean ? p.v_mean + batch_kv_head * p.head_dim : nullptr;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + 8 * half + lane / 4;
+    if (row >= p.seqlen_q) continue;
+    const float l = softmax.row_sum[half];
+    const bool empty = l == 0.0f;
+    const float inverse = empty ? 0.0f : 1.0f / l;
+    const i64 o_row =
+        item.batch * p.o_stride_batch + item.head * p.o_stride_head + row * p.o_stride_row;
+#pragma unroll
+    for (int tile = 0; tile < S.head_dim / 8; ++tile) {
+      const int channel = 8 * tile + 2 * (lane % 4);
+      if (channel >= p.head_dim) continue;
+      float x = static_cast<float>(o[4 * tile + 2 * half]) * inverse;
+      float y = static_cast<float>(o[4 * tile + 2 * half + 1]) * inverse;
+      if (channel_scale && !empty) {
+        x *= __ldg(channel_scale + channel);
+        y *= __ldg(channel_scale + channel + 1);
+      }
+      if (channel_mean && !empty) {
+        x += __ldg(channel_mean + channel);
+        y += __ldg(channel_mean + channel + 1);
+      }
+      store_pair<S.out>(p.o, o_row + channel, x, y);
+    }
+    if (p.lse && lane % 4 == 0) {
+      const i64 index = batch_head * p.seqlen_q + row;
+      float lse = (softmax.reference[half] + log2f(l) - kGroupStepsLog2<S>) * kLn2;
+      if (p.lse_shift) lse += p.lse_shift[index];
+      p.lse[index] = empty ? -kInf : lse;
+    }
+  }
+}
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
+  using H = TileShape<S>;
+  const AttentionParams& a = p.attention;
+  const int lane = threadIdx.x % kWarpSize;
+  // Broadcast, so that the compiler knows it to be the same for all lanes.
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
+  const int group = warp / 4;
+  const u32 k_full = ptx::smem_address(storage.k_full);
+  const u32 k_empty = ptx::smem_address(storage.k_empty);
+  const u32 v_full = ptx::smem_address(storage.v_full);
+  const u32 v_empty = ptx::smem_address(storage.v_empty);
+  const u32 q_full = ptx::smem_address(storage.q_full);
+  const u32 q_empty = ptx::smem_address(storage.q_empty);
+  const u64 q_tile = k_major<typename H::QTile>(ptx::smem_address(storage.q[0][group]));
+  const u64 k_tile = k_major<typename H::KTile>(ptx::smem_address(storage.k));
+  const u32 v_address = ptx::smem_address(storage.v);
+  const u64 v_tile = H::kScaledValues ? k_major<typename H::VTile>(v_address)
+                                      : mn_major<typename H::VTile>(v_address);
+  auto release = [&](u32 barriers, int buffer) {
+    if (lane == 0) ptx::mbarrier_arrive(barriers + 8 * buffer);
+  };
+
+  Turn<S.stages> k_turn;
+  Turn<S.stages> v_turn;
+  Turn<S.q_buffers> q_turn;
+  Items items;
+  int index;
+  while (items.next(p, index)) {
+    const Item<S> item(p, index);
+    const int first_row = item.first_row + group * kGroupRows;
+    const int warp_row = first_row + warp % 4 * 16;
+    const int last_row = min_of(first_row + kGroupRows, a.seqlen_q) - 1;
+    // Blocks that some row of this warpgroup sees, the first `unmasked` whole by every row.
+    const int end = last_row < first_row
+                        ? 0
+                        : ceil_div(item.seen_by(a, last_row), static_cast<i32>(S.block_kv));
+    const int unmasked = item.seen_by(a, first_row) / S.block_kv;
+    const i64 batch_kv_head =
+        static_cast<i64>(item.batch) * (a.num_q_heads / a.heads_per_kv) + item.kv_head;
+    const f32* k_scales =
+        a.k_scale + batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
+
+    Accumulator<S.integer_o> o[H::kOutput] = {};
+    GroupSoftmax<S> softmax;
+    softmax.start(a, static_cast<i64>(item.batch) * a.num_q_heads + item.head, warp_row, lane);
+    float k_scale = 1.0f;
+
+    typename GroupSoftmax<S>::Scores s;
+    u32 probabilities[H::kProbabilities];
+    auto scores = [&] {
+      k_turn.wait_full(k_full);
+      start_scores<S>(s, ptx::advance(q_tile, q_turn.buffer * S.groups * H::QTile::bytes),
+                      ptx::advance(k_tile, k_turn.buffer * H::KTile::bytes));
+    };
+    auto rescale = [&](int half, float shift, float shrink) {
+#pragma unroll
+      for (int i = 0; i < H::kOutput / 4; ++i) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          auto& x = o[4 * i + 2 * half + e];
+          if constexpr (S.integer_o) {
+            const int bits = min_of(static_cast<int>(-shift), 31);
+            x = x >> bits;
+          } else {
+            x *= shrink;
+          }
+        }
+      }
+    };
+    auto step = [&](int block, auto masked) {
+      constexpr bool kMasked = decltype(masked)::value;
+      ptx::wgmma_wait<0>();
+      ptx::hold(s);
+      if constexpr (!H::kFlush) {
+        ptx::hold(o);
+        ptx::hold(probabilities);
+        if (block > 0) {
+          release(v_empty, v_turn.buffer);
+          v_turn.next();
+        }
+      }
+      const TokenScales<S>& keys = storage.scales[k_turn.buffer];
+      if constexpr (!H::kTokenK) release(k_empty, k_turn.buffer);
+      if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
+      softmax.template begin<kMasked>(s, keys, k_scale, Mask<S>(a, warp_row, block, lane), lane,
+                                      rescale);
+      softmax.template exponentiate<kMasked>(probabilities, s, keys, lane);
+      if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
+      k_turn.next();
+      const bool last = block + 1 == end;
+      v_turn.wait_full(v_full);
+      const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
+      if constexpr (H::kFlush) {
+        constexpr int kBuffers = H::kSlices > 1 ? 2 : 1;
+        Accumulator<H::kIntegerValues> sum[kBuffers][H::kSlice];
+        auto flush = [&](int slice) {
+          auto& from = sum[slice % kBuffers];
+          ptx::hold(from);
+#pragma unroll
+          for (int i = 0; i < H::kSlice; ++i) {
+            auto& x = o[slice * H::kSlice + i];
+            x = __fmaf_rn(static_cast<float>(from[i]), softmax.weight[i % 4 / 2], x);
+          }
+        };
+        start_values<S, false>(sum[0], probabilities, v, 0);
+        if constexpr (H::kSlices > 1) start_values<S, false>(sum[1], probabilities, v, 1);
+        if constexpr (S.ahead) {
+          static_assert(!S.ahead || H::kSlices <= 2);
+          if (!last) scores(); else ptx::wgmma_commit();
+        }
+#pragma unroll
+        for (int slice = 0; slice < H::kSlices; ++slice) {
+          if (slice + 1 < H::kSlices || S.ahead) {
+            if (slice + 2 == H::kSlices && S.ahead) ptx::wgmma_wait<2>();
+            else ptx::wgmma_wait<1>();
+          } else {
+            ptx::wgmma_wait<0>();
+          }
+          flush(slice);
+          if (slice + 2 < H::kSlices) {
+            start_values<S, false>(sum[slice % kBuffers], probabilities, v, slice + 2);
+          }
+        }
+        release(v_empty, v_turn.buffer);
+        v_turn.next();
+        if constexpr (!S.ahead) {
+          if (!last) scores();
+        }
+      } else {
+        static_assert(H::kFlush || H::kSlices == 1 || H::kSlices == 2);
+        if constexpr (H::kSlices == 1) {
+          start_values<S, true>(o, probabilities, v, 0);
+        } else {
+          auto& low = reinterpret_cast<Accumulator<S.integer_o>(&)[H::kSlice]>(o[0]);
+          auto& high = reinterpret_cast<Accumulator<S.integer_o>(&)[H::kSlice]>(o[H::kSlice]);
+          start_values<S, true>(low, probabilities, v, 0);
+          start_values<S, true>(high, probabilities, v, 1);
+        }
+        if (!last) scores();
+      }
+    };
+
+    if (item.end > 0) {
+      q_turn.wait_full(q_full);
+      if (end > 0) scores();
+      int block = 0;
+#pragma unroll 1
+      for (; block < min_of(unmasked, end); ++block) step(block, Bool<false>{});
+#pragma unroll 1
+      for (; block < end; ++block) step(block, Bool<true>{});
+      if constexpr (!H::kFlush) {
+        if (end > 0) {
+          ptx::wgmma_wait<0>();
+          ptx::hold(o);
+          release(v_empty, v_turn.buffer);
+          v_turn.next();
+        }
+      }
+      release(q_empty, q_turn.buffer);
+      q_turn.next();
+      // What only other warpgroups see.
+#pragma unroll 1
+      for (; block < item.end; ++block) {
+        k_turn.wait_full(k_full);
+        if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
+        else release(k_empty, k_turn.buffer);
+        k_turn.next();
+        v_turn.wait_full(v_full);
+        release(v_empty, v_turn.buffer);
+        v_turn.next();
+      }
+    }
+    softmax.finish();
+    store_group<S>(a, o, softmax, item, warp_row, lane);
+  }
+}
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
+  using H = TileShape<S>;
+  static_assert(sizeof(TileStorage<S>) == S.smem_bytes, "cuattn/wgmma_spec.py and TileStorage disagree");
+  static_assert(S.num_threads == kWarpgroupSize * (S.groups + 1));
+  extern __shared__ __align__(1024) u8 smem[];
+  TileStorage<S>& storage = *reinterpret_cast<TileStorage<S>*>(smem);
+  if (threadIdx.x == 0) {
+    constexpr int kWarps = 4 * S.groups;
+    for (int i = 0; i < S.stages; ++i) {
+      ptx::mbarrier_init(ptx::smem_address(&storage.k_full[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.v_full[i]), 1);
+      // Token scales are read by every thread for itself.
+      ptx::mbarrier_init(ptx::smem_address(&storage.k_empty[i]),
+                         H::kTokenK ? kWarps * kWarpSize : kWarps);
+      ptx::mbarrier_init(ptx::smem_address(&storage.v_empty[i]), kWarps);
+    }
+    for (int i = 0; i < S.q_buffers; ++i) {
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_empty[i]), kWarps);
+    }
+    ptx::mbarrier_fence_init();
+  }
+  __syncthreads();
+  constexpr int kProducerRegisters = S.num_threads == 640 ? 24 : 32;
+  if (threadIdx.x / kWarpgroupSize == S.groups) {
+    ptx::give_registers<kProducerRegisters>();
+    if (threadIdx.x % kWarpgroupSize == 0) produce<S>(p, storage);
+  } else {
+    ptx::take_registers<S.group_registers>();
+    attend<S>(p, storage);
+  }
+}

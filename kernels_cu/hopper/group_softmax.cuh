@@ -1,0 +1,230 @@
+// The online softmax in base 2: scores become probabilities of the type that P V takes.
+#pragma once
+#include "attn/mask.cuh"
+#include "hopper/group_work.cuh"
+#include "hopper/tile_storage.cuh"
+#include "ptx/convert.cuh"
+#include "ptx/math.cuh"
+
+template <WgmmaSpec S>
+__device__ constexpr float kGroupStepsLog2 = S.pv == Type::e4m3 ? 8.80735492206f
+                                             : S.pv != Type::int8 ? 0.0f
+                                             : S.p_range == PRange::static127 ? 6.98868468677f
+                                                                              : 7.99435343686f;
+constexpr float kUnseen = -1e30f;
+constexpr float kRoom = 30.0f;
+
+// The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
+template <WgmmaSpec S>
+struct GroupSoftmax {
+  using H = TileShape<S>;
+  using Acc = Accumulator<H::kIntegerScores>;
+  using Scores = Acc[H::kScores];
+  static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
+  static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
+
+  float reference[2];  // exponent that O and row_sum are relative to
+  float row_sum[2];    // of this lane's columns only, until finish()
+  float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
+  float slope[2];      // of the block at hand: exponent = s * slope + intercept
+  float intercept[2];
+  float weight[2];     // of the block's P V in O
+
+  __device__ __forceinline__ void start(const AttentionParams& p, i64 batch_head, int first_row,
+                                        int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      reference[half] = kUnseen;
+      row_sum[half] = 0.0f;
+      scale[half] = p.scale_log2;
+      if constexpr (H::kScaledScores) {
+        const int row = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
+        scale[half] *= __ldg(p.q_scale + batch_head * p.seqlen_q + row);
+      }
+    }
+  }
+
+  // Finds the maxima of a block of scores and what follows from them. Calls rescale(half, factor)
+  // for O where a row's reference moves; k_scale is that of the block.
+  template <bool Masked, class Rescale>
+  __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys, float k_scale,
+                                        const Mask<S>& mask, int lane, Rescale rescale) {
+    if constexpr (H::kTokenK) apply(s, keys, lane);
+    Acc top[2];
+    row_max<Masked>(s, top, mask);
+    float m[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      slope[half] = H::kTokenK ? 1.0f : H::kScaledScores ? scale[half] * k_scale : scale[half];
+      m[half] = value(top[half]) * slope[half];
+      if (Masked && is_lowest(top[half])) m[half] = -kInf;
+    }
+    move_reference(m, rescale);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = S.p_range == PRange::block ? m[half] : reference[half];
+      intercept[half] = kGroupStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
+      weight[half] =
+          S.p_range == PRange::block ? ptx::ex2(m[half] - reference[half]) : 1.0f;
+    }
+  }
+
+  // The block's scores become probabilities; their sum, before rounding, enters the row sum.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentiate(u32 (&p)[H::kProbabilities], const Scores& s,
+                                               const TokenScales<S>& keys, int lane) {
+    float sum[2][2] = {};
+#pragma unroll
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      float inverse[4];
+      if constexpr (H::kTokenV) load_four(inverse, keys.inverse_v, pair, lane);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float y[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Acc x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
+          y[i] = ptx::ex2(H::kTokenK ? value(x) + intercept[half]
+                                     : __fmaf_rn(value(x), slope[half], intercept[half]));
+          if (Masked && is_lowest(x)) y[i] = 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& to = sum[half][i % 2];
+          to = H::kTokenV ? __fmaf_rn(y[i], inverse[i], to) : to + y[i];
+        }
+        if constexpr (S.pv == Type::int8) {
+          p[pair / 2 * 4 + 2 * (pair % 2) + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
+        } else if constexpr (S.pv == Type::e4m3) {
+          p[pair / 2 * 4 + 2 * (pair % 2) + half] = ptx::pack_e4m3x4(y[0], y[1], y[2], y[3]);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            p[pair * 4 + 2 * i + half] = S.pv == Type::fp16
+                                             ? ptx::pack_f16x2(y[2 * i], y[2 * i + 1])
+                                             : ptx::pack_bf16x2(y[2 * i], y[2 * i + 1]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row_sum[half] = __fmaf_rn(sum[half][0] + sum[half][1], weight[half], row_sum[half]);
+    }
+  }
+
+  // Adds the row sums of the four lanes that share a row.
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 1);
+      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 2);
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ float value(Acc x) {
+    if constexpr (H::kTokenK) {
+      return __int_as_float(x);
+    } else {
+      return static_cast<float>(x);
+    }
+  }
+  static __device__ __forceinline__ int bits(int x) { return x; }
+  static __device__ __forceinline__ int bits(float x) { return __float_as_int(x); }
+  static __device__ __forceinline__ bool is_lowest(Acc x) { return bits(x) == kLowestBits; }
+  static __device__ __forceinline__ Acc lowest() {
+    if constexpr (H::kIntegerScores) {
+      return kLowestBits;
+    } else {
+      return __int_as_float(kLowestBits);
+    }
+  }
+  static __device__ __forceinline__ Acc larger(Acc a, Acc b) {
+    if constexpr (kAsIntegers) {
+      return max(a, b);
+    } else if constexpr (H::kTokenK) {
+      return __float_as_int(fmaxf(__int_as_float(a), __int_as_float(b)));
+    } else {
+      return fmaxf(a, b);
+    }
+  }
+
+  // A lane's four keys of two adjacent MMA tiles.
+  static __device__ __forceinline__ void load_four(float (&x)[4], const float* of, int pair,
+                                                   int lane) {
+    const float4 four = *reinterpret_cast<const float4*>(of + 16 * pair + 4 * (lane % 4));
+    x[0] = four.x;
+    x[1] = four.y;
+    x[2] = four.z;
+    x[3] = four.w;
+  }
+
+  // s becomes the bits of the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv.
+  __device__ __forceinline__ void apply(Scores& s, const TokenScales<S>& keys, int lane) const {
+#pragma unroll
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      float sk[4];
+      float log2_sv[4] = {};
+      load_four(sk, keys.k, pair, lane);
+      if constexpr (H::kTokenV) load_four(log2_sv, keys.log2_v, pair, lane);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          Acc& x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
+          x = __float_as_int(
+              __fmaf_rn(static_cast<float>(x) * sk[i], scale[half], log2_sv[i]));
+        }
+      }
+    }
+  }
+
+  // The maximum of each of a lane's two rows; unseen keys become the lowest.
+  template <bool Masked>
+  static __device__ __forceinline__ void row_max(Scores& s, Acc (&top)[2], const Mask<S>& mask) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Acc m[2] = {lowest(), lowest()};
+#pragma unroll
+      for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+        Acc& x0 = s[4 * tile + 2 * half];
+        Acc& x1 = s[4 * tile + 2 * half + 1];
+        if constexpr (Masked) {
+          x0 = mask.sees(tile, 2 * half) ? x0 : lowest();
+          x1 = mask.sees(tile, 2 * half + 1) ? x1 : lowest();
+        }
+        m[tile % 2] = larger(larger(m[tile % 2], x0), x1);
+      }
+      top[half] = larger(m[0], m[1]);
+    }
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const Acc other[2] = {__shfl_xor_sync(0xffffffffu, top[0], step),
+                            __shfl_xor_sync(0xffffffffu, top[1], step)};
+      top[0] = larger(top[0], other[0]);
+      top[1] = larger(top[1], other[1]);
+    }
+  }
+
+  template <class Rescale>
+  __device__ __forceinline__ void move_reference(const float (&m)[2], Rescale rescale) {
+    constexpr float kSlack = S.p_range == PRange::block ? kRoom : 0.0f;
+    const bool moves = m[0] > reference[0] + kSlack || m[1] > reference[1] + kSlack;
+    if (!__any_sync(0xffffffffu, moves)) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float next = fmaxf(reference[half], m[half]);
+      if constexpr (S.p_range == PRange::row_pow2) {
+        if (reference[half] != kUnseen) {
+          next = reference[half] + ceilf(fmaxf(m[half] - reference[half], 0.0f));
+        }
+      }
+      const float shift = reference[half] - next;
+      const float shrink = ptx::ex2(shift);
+      reference[half] = next;
+      row_sum[half] *= shrink;
+      rescale(half, shift, shrink);
+    }
+  }
+};

@@ -1,0 +1,83 @@
+// The one thread that fills the rings, ahead of the warpgroups that attend.
+#pragma once
+#include "hopper/group_work.cuh"
+#include "hopper/tile_storage.cuh"
+#include "hopper/turns.cuh"
+#include "layout.cuh"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/ldmatrix.cuh"
+
+// Starts the copies of one tile: a box for each panel.
+template <class Tile>
+__device__ __forceinline__ void copy_panels(u32 smem, const TensorMap& map, int row, int x2, int x3,
+                                            int element_bytes, u32 barrier) {
+#pragma unroll
+  for (int panel = 0; panel < Tile::count; ++panel) {
+    ptx::bulk_copy_box(smem + panel * Tile::panel_bytes, map, panel * Tile::pitch / element_bytes,
+                       row, x2, x3, barrier);
+  }
+}
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& storage) {
+  using H = TileShape<S>;
+  const AttentionParams& a = p.attention;
+  const u32 k_full = ptx::smem_address(storage.k_full);
+  const u32 k_empty = ptx::smem_address(storage.k_empty);
+  const u32 v_full = ptx::smem_address(storage.v_full);
+  const u32 v_empty = ptx::smem_address(storage.v_empty);
+  const u32 q_full = ptx::smem_address(storage.q_full);
+  const u32 q_empty = ptx::smem_address(storage.q_empty);
+  const int v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
+  const int num_kv_heads = a.num_q_heads / a.heads_per_kv;
+  Turn<S.stages> kv;
+  Turn<S.q_buffers> q;
+  Items items;
+  int index;
+  while (items.next(p, index)) {
+    const Item<S> item(p, index);
+    if (item.end == 0) continue;
+    const i64 batch_kv_head = static_cast<i64>(item.batch) * num_kv_heads + item.kv_head;
+    q.wait_empty(q_empty);
+    const u32 q_barrier = q_full + 8 * q.buffer;
+    ptx::mbarrier_expect(q_barrier, S.groups * H::QTile::bytes);
+#pragma unroll
+    for (int group = 0; group < S.groups; ++group) {
+      copy_panels<typename H::QTile>(ptx::smem_address(storage.q[q.buffer][group]), p.q_map,
+                                     item.first_row + group * kGroupRows, item.head, item.batch,
+                                     bytes_of(S.qk), q_barrier);
+    }
+    q.next();
+    for (int block = 0; block < item.end; ++block) {
+      const u32 k_barrier = k_full + 8 * kv.buffer;
+      kv.wait_empty(k_empty);
+      ptx::mbarrier_expect(k_barrier, H::KTile::bytes + TokenScales<S>::k_bytes +
+                                          TokenScales<S>::v_bytes);
+      copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
+                                     block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
+                                     k_barrier);
+      TokenScales<S>& scales = storage.scales[kv.buffer];
+      const i64 token_block = batch_kv_head * v_blocks + block;
+      if constexpr (H::kTokenK) {
+        ptx::bulk_copy(ptx::smem_address(scales.k), a.k_scale + token_block * kTokenPad,
+                       scales.k_bytes, k_barrier);
+      }
+      if constexpr (H::kTokenV) {
+        ptx::bulk_copy(ptx::smem_address(scales.log2_v),
+                       a.v_scale + (token_block * 3 + 1) * kTokenPad, scales.v_bytes, k_barrier);
+      }
+      const u32 v_barrier = v_full + 8 * kv.buffer;
+      kv.wait_empty(v_empty);
+      ptx::mbarrier_expect(v_barrier, H::VTile::bytes);
+      if constexpr (H::kScaledValues) {
+        copy_panels<typename H::VTile>(ptx::smem_address(storage.v[kv.buffer]), p.v_map, 0, block,
+                                       static_cast<int>(batch_kv_head), 1, v_barrier);
+      } else {
+        copy_panels<typename H::VTile>(ptx::smem_address(storage.v[kv.buffer]), p.v_map,
+                                       block * S.block_kv, item.kv_head, item.batch,
+                                       bytes_of(S.pv), v_barrier);
+      }
+      kv.next();
+    }
+  }
+}

@@ -1,0 +1,25 @@
+// What a kernel of the Hopper family fixes at compile time; cuattn/wgmma_spec.py mirrors it.
+#pragma once
+#include "spec.cuh"
+
+struct WgmmaSpec {
+  Type qk;              // operands of Q K^T
+  Type pv;              // operands of P V
+  Type out;             // elements of O
+  int head_dim;         // padded to the layouts of the quantizer
+  Scope k_scope;        // token or block; ignored when qk has no scales
+  Scope v_scope;        // token or channel; ignored when pv has no scales
+  PRange p_range;
+  bool is_causal;
+  int block_kv;         // keys of one step
+  bool integer_o;       // O stays int32 from block to block
+  int groups;           // warpgroups that attend, with 64 query rows each
+  int stages;           // buffers of K and of V
+  int q_buffers;        // buffers of Q
+  int value_slice;      // channels of one accumulator of P V
+  bool ahead;           // scores of the next block start before P V is put into O
+  int group_registers;  // of a thread that attends
+  int num_threads;
+  int min_ctas;
+  int smem_bytes;
+};
