@@ -7,6 +7,7 @@ using u16 = unsigned short;
 using i32 = int;
 using u32 = unsigned int;
 using i64 = long long;
+using u64 = unsigned long long;
 using f32 = float;
 
 constexpr int kWarpSize = 32;
