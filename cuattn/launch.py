@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .device import Device
 from .jit import load
-from .params import record
+from .params import TENSOR_MAP, record
 from .plan import AnySpec
+from .tensor_map import TensorMap
 
 __all__ = ["NULL", "Buffers", "Launch", "enqueue"]
 
@@ -76,14 +77,19 @@ class Launch:
             CTAs along each axis, at least 1.
         values : mapping of str to object
             By names of the members of the kernel's parameter struct: numbers, for pointers their
-            numbers in a `Buffers`, for nested structs mappings again, or None for zeros.
+            numbers in a `Buffers`, for tensor maps a `TensorMap`, or None for zeros, for nested
+            structs mappings again, or None for zeros.
         """
         from cupy.cuda.function import CPointer
 
         template = np.zeros((), record(spec.params, spec.params_file))
         pointers: list[tuple[int, int]] = []
-        _fill(template, values, 0, pointers)
-        self._pointers = [_writer(offset, numbers) for offset, numbers in _adjacent(pointers)]
+        maps: list[tuple[int, TensorMap]] = []
+        _fill(template, values, 0, pointers, maps)
+        self._writers = [
+            *(_writer(offset, numbers) for offset, numbers in _adjacent(pointers)),
+            *(_map_writer(offset, tensor_map) for offset, tensor_map in maps),
+        ]
         self._template = template.tobytes()
         self._new_record = (ctypes.c_char * template.nbytes).from_buffer_copy
         self._kernel = load(spec, device)
@@ -95,7 +101,7 @@ class Launch:
     def __call__(self, addresses: tuple[int, ...]) -> None:
         """Enqueue the kernel on CuPy's current stream, with what `Buffers.addresses` returned."""
         values = self._new_record(self._template)
-        for pack_into, offset, pick in self._pointers:
+        for pack_into, offset, pick in self._writers:
             pack_into(values, offset, *pick(addresses))
         # The struct by its address: CuPy takes a microsecond to pass the same as a NumPy array. The
         # driver has copied it when the call returns.
@@ -119,16 +125,20 @@ def _fill(
     values: Mapping[str, Any],
     base: int,
     pointers: list[tuple[int, int]],
+    maps: list[tuple[int, TensorMap]],
 ) -> None:
-    """Write numbers into a struct and collect the (offset, number) of its pointers."""
+    """Write numbers into a struct; collect (offset, number) of pointers, and tensor maps alike."""
     for name, (dtype, offset, *_) in (template.dtype.fields or {}).items():
         value = values[name]
         if dtype == _POINTER:
             pointers.append((base + offset, value))
+        elif dtype == TENSOR_MAP:
+            if value is not None:
+                maps.append((base + offset, value))
         elif dtype.fields is None:
             template[name] = value
         elif value is not None:
-            _fill(template[name], value, base + offset, pointers)
+            _fill(template[name], value, base + offset, pointers, maps)
 
 
 def _adjacent(pointers: list[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
@@ -150,3 +160,12 @@ def _writer(offset: int, numbers: list[int]) -> tuple[Any, int, Any]:
         itemgetter(*numbers) if len(numbers) > 1 else itemgetter(slice(numbers[0], numbers[0] + 1))
     )
     return Struct(f"={len(numbers)}Q").pack_into, offset, pick
+
+
+def _map_writer(offset: int, tensor_map: TensorMap) -> tuple[Any, int, Any]:
+    encode, number = tensor_map.encode, tensor_map.number
+
+    def pick(addresses: tuple[int, ...]) -> tuple[bytes]:
+        return (encode(addresses[number]),)
+
+    return Struct(f"={TENSOR_MAP.itemsize}s").pack_into, offset, pick

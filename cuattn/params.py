@@ -10,7 +10,11 @@ import numpy as np
 from .errors import CompileError
 from .sources import sources
 
-__all__ = ["record"]
+__all__ = ["TENSOR_MAP", "record"]
+
+# How `record` spells the TensorMap of kernels_cu/tensor_map.cuh, and its alignment.
+TENSOR_MAP = np.dtype("V128")
+_TENSOR_MAP_ALIGNMENT = 64
 
 # The names are those of kernels_cu/numeric.cuh.
 _SCALARS = {"i64": "<i8", "i32": "<i4", "u32": "<u4", "f32": "<f4"}
@@ -28,7 +32,8 @@ def record(struct_name: str, file: str = "params.cuh") -> np.dtype[np.void]:
     Parameters
     ----------
     struct_name : str
-        A struct whose members are pointers (as uint64), numbers, and structs of the same kind.
+        A struct whose members are pointers (as uint64), numbers, tensor maps (as `TENSOR_MAP`),
+        and structs of the same kind.
     file : str, optional
         Where it is declared, relative to kernels_cu/.
 
@@ -67,6 +72,8 @@ def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.v
         if star or kind in _SCALARS:
             form = _POINTER if star else _SCALARS[kind]
             alignment = np.dtype(form).itemsize
+        elif kind == "TensorMap":
+            form, alignment = TENSOR_MAP, _TENSOR_MAP_ALIGNMENT
         else:
             form, alignment = _layout(kind, file, bodies)
         offset = _round_up(end, alignment)

@@ -58,6 +58,7 @@ LAUNCH_MODULES = (
     "scheme",
     "spec",
     "streams",
+    "tensor_map",
     "views",
 )
 

@@ -9,6 +9,7 @@ from cuattn.errors import CompileError
 HEADER = """
 #pragma once
 #include "numeric.cuh"
+#include "tensor_map.cuh"
 
 struct Operand {
   const void* data;  // comment with ; and }
@@ -27,6 +28,16 @@ struct Nested {
   void *o;
   f32 last;
 };
+
+struct Mapped {
+  i32 first;
+  TensorMap q;
+  f32 scale;
+  Small small;
+  TensorMap kv;
+  const TensorMap* other;
+};
+struct Outer { void* o; Mapped mapped; i32 last; };
 
 struct Clever { i32 a; int twice() { return 2 * a; } };
 struct Wrong { double x; };
@@ -59,6 +70,17 @@ def test_members_are_aligned_as_in_c():
     assert offsets(nested) == {"first": 0, "small": 4, "q": 16, "o": 48, "last": 56}
     assert nested.itemsize == 64
     assert nested.fields["q"][0] == operand
+
+
+@pytest.mark.usefixtures("header")
+def test_tensor_maps_are_aligned_to_64_bytes():
+    mapped = params.record("Mapped", "test.cuh")
+    places = {"first": 0, "q": 64, "scale": 192, "small": 196, "kv": 256, "other": 384}
+    assert (offsets(mapped), mapped.itemsize) == (places, 448)
+    assert mapped.fields["q"][0] == mapped.fields["kv"][0] == params.TENSOR_MAP
+    assert mapped.fields["other"][0].str == "<u8"
+    outer = params.record("Outer", "test.cuh")
+    assert (offsets(outer), outer.itemsize) == ({"o": 0, "mapped": 64, "last": 512}, 576)
 
 
 @pytest.mark.usefixtures("header")
@@ -105,7 +127,7 @@ def test_compiler_agrees_on_the_test_structs():
     pytest.importorskip("cupy")
     from cuattn.compiler import compile_source
 
-    names = ("Operand", "Small", "Nested")
+    names = ("Operand", "Small", "Nested", "Mapped", "Outer")
     checks = [c for n in names for c in layout_checks(n, params.record(n, "test.cuh"))]
     compile_source(HEADER + "\n".join(checks), "80")
     with pytest.raises(CompileError, match="static assertion failed"):
