@@ -141,11 +141,16 @@ def run_example(command, **changes):
     return 0
 
 
+def family(scheme, case, dtype):
+    """Stand in for `benchmarks.ours.family`."""
+    return f"{scheme} {case.head_dim} {dtype}"
+
+
 def test_real_model_becomes_rows_of_the_record():
-    rows = list(real_model.accuracy(run_example))
+    rows = list(real_model.accuracy(run_example, family))
     layers = [f"minilm-layer-{i}" for i in range(6)]
     assert [row.distribution for row in rows] == [*layers, "minilm-embedding"]
-    assert {row.seqlen_kv for row in rows} == {510}
+    assert {(row.seqlen_kv, row.family) for row in rows} == {(510, "int8 32 float32")}
     found = Figures(Record(digest="0", gpu="NVIDIA Test", versions={}, accuracy=rows))
     assert found.layer("int8", 5) == 0.01
     assert found.embedding("int8") == pytest.approx(1e-4)
@@ -153,6 +158,6 @@ def test_real_model_becomes_rows_of_the_record():
 
 def test_a_real_model_that_failed_or_had_no_gpu_is_an_error():
     with pytest.raises(CuattnError, match="failed"):
-        list(real_model.accuracy(lambda command: 1))
+        list(real_model.accuracy(lambda command: 1, family))
     with pytest.raises(CuattnError, match="no GPU"):
-        list(real_model.accuracy(lambda command: run_example(command, on_gpu=False)))
+        list(real_model.accuracy(lambda command: run_example(command, on_gpu=False), family))
