@@ -56,7 +56,7 @@ def timings() -> Iterator[Timing]:
     yield from _host(schemes)
     yield from _quantizers()
     for case in PREFILL:
-        with _room_for(case, 10 * case.input_bytes) as fits:
+        with _room_for(case, 14 * case.input_bytes) as fits:
             if fits:
                 yield from _prefill(case, schemes, present)
 
