@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import cudnn_fp8
 from .cases import Case
 from .ours import Run
 
@@ -43,19 +44,32 @@ class Baseline:
     def unavailable(self) -> str | None:
         """Return why it cannot be run here, or None if it can."""
         try:
-            importlib.import_module(self.module)
+            # First, so that what is linked with the same libraries finds PyTorch's.
             import torch
-        except (ImportError, OSError, RuntimeError) as error:
+
+            importlib.import_module(self.module)
+        except Exception as error:
             return f"{self.module} does not import: {error}"
         return None if torch.cuda.is_available() else "PyTorch finds no GPU"
 
     def bind(self, q: Any, k: Any, v: Any, case: Case) -> Run:
-        """Prepare a run on CuPy arrays and call it once, so that what fails fails here."""
+        """Prepare a run on CuPy arrays and call it once, so that what fails fails here.
+
+        Raises
+        ------
+        RuntimeError
+            Whatever the library raised.
+        """
         import torch
 
-        run = self.prepare(*(torch.from_dlpack(x) for x in (q, k, v)), case)
-        run.end_to_end()
-        torch.cuda.synchronize()
+        try:
+            run = self.prepare(*(torch.from_dlpack(x) for x in (q, k, v)), case)
+            run.end_to_end()
+            torch.cuda.synchronize()
+        except RuntimeError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         return run
 
 
@@ -101,6 +115,7 @@ def _comfy_kitchen(q: Any, k: Any, v: Any, case: Case) -> Run:
 BASELINES = (
     Baseline("pytorch-flash", "fp16", "torch", True, _sdpa("FLASH_ATTENTION")),
     Baseline("pytorch-cudnn", "fp16", "torch", True, _sdpa("CUDNN_ATTENTION")),
+    Baseline("cudnn-fp8", "fp8", "cudnn", True, cudnn_fp8.prepare),
     Baseline("sageattention-1", "int8-fp16", "sageattention", True, _sageattention),
     Baseline("comfy-kitchen", "int8", "comfy_kitchen", False, _comfy_kitchen),
 )

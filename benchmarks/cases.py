@@ -8,7 +8,10 @@ from cuattn.record import Shape
 from cuattn.reference import arrays
 from cuattn.reference.masking import Mask
 
-SCHEMES = ("int8", "int8-block", "int8-fp16", "int-flash", "int-flash-half", "fp16")
+SCHEMES = (
+    *("int8", "int8-block", "int8-fast", "int8-fp16", "int8-fp8", "fp8"),
+    *("int-flash", "int-flash-half", "fp16"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +51,16 @@ class Case(Shape):
         return f"N{self.seqlen_kv} D{self.head_dim}{causal}"
 
 
-# The papers' shape. 4096 fits the caches' reach of one head, 16384 does not.
+# The papers' shape. 4096 fits the caches' reach of one head, 16384 does not; 1024 is over before
+# the SMs are evenly loaded.
 PREFILL = [
-    Case.square(4, 32, seqlen, head_dim, is_causal)
-    for head_dim in (64, 128)
-    for seqlen in (4096, 16384)
-    for is_causal in (False, True)
+    Case.square(4, 32, 1024, 128, False),
+    *(
+        Case.square(4, 32, seqlen, head_dim, is_causal)
+        for head_dim in (64, 128)
+        for seqlen in (4096, 16384)
+        for is_causal in (False, True)
+    ),
 ]
 
 # Errors may grow with the length; they do not depend on the number of heads, so a few will do.

@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 import cuattn
-from benchmarks import real_model, tables
+from benchmarks import ours, real_model, tables
 from cuattn import record
 from cuattn.device import current_device
 from cuattn.errors import CuattnError
@@ -34,6 +34,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 PACKAGES = (
     *("numpy", "scipy", "cupy-cuda12x", "cupy-cuda13x", "pytest", "hypothesis"),
     *("torch", "triton", "jax", "sageattention", "comfy-kitchen"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-frontend"),
 )
 # What only a person can say about a record.
 REASONS = {
@@ -158,7 +159,7 @@ def _real_model(found: record.Record, options: argparse.Namespace) -> None:
     if missing := real_model.missing():
         print(f"real_model left out: {' and '.join(missing)} not installed", flush=True)
         return
-    rows = list(real_model.accuracy(lambda command: _run(command).returncode))
+    rows = list(real_model.accuracy(lambda command: _run(command).returncode, ours.family))
     found.accuracy = [*_of_model(found, False), *rows]
 
 

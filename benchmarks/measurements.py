@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import cuattn
+from cuattn.errors import UnsupportedError
 from cuattn.record import Accuracy, Timing
 from cuattn.reference import distributions, metrics
 
@@ -33,14 +34,14 @@ QUANTIZERS = (
 def accuracy() -> Iterator[Accuracy]:
     """Yield the errors of every scheme and baseline on every distribution and case."""
     exact.check()
-    present = _present()
+    schemes, present = _supported(), _present()
     for case in ACCURACY:
         for name in distributions.DISTRIBUTIONS:
             q, k, v = inputs(case, name)
             wanted = exact.attention(q, k, v, is_causal=case.is_causal).get()
-            for scheme in SCHEMES:
+            for scheme in schemes:
                 o = ours.prepare(q, k, v, case, scheme).end_to_end()
-                yield _accuracy(o, wanted, case, name, scheme, ours.FAMILY)
+                yield _accuracy(o, wanted, case, name, scheme, ours.family(scheme, case))
             for baseline in present:
                 run = _bind(baseline, q, k, v, case)
                 if run is not None:
@@ -51,13 +52,13 @@ def accuracy() -> Iterator[Accuracy]:
 
 def timings() -> Iterator[Timing]:
     """Yield the times of attention, of the quantizers and of the host."""
-    yield from _host()
+    schemes, present = _supported(), _present()
+    yield from _host(schemes)
     yield from _quantizers()
-    present = _present()
     for case in PREFILL:
-        with _room_for(case, 10 * case.input_bytes) as fits:
+        with _room_for(case, 14 * case.input_bytes) as fits:
             if fits:
-                yield from _prefill(case, present)
+                yield from _prefill(case, schemes, present)
 
 
 def noise(case: Case, seed: int) -> Any:
@@ -80,9 +81,12 @@ def inputs(case: Case, distribution: str = "normal") -> tuple[Any, Any, Any]:
     return q, k, v
 
 
-def _prefill(case: Case, present: list[Baseline]) -> Iterator[Timing]:
+def _prefill(case: Case, schemes: list[str], present: list[Baseline]) -> Iterator[Timing]:
     q, k, v = (noise(case, seed) for seed in range(3))
-    runs = {(ours.NAME, s, ours.FAMILY): ours.prepare(q, k, v, case, s) for s in SCHEMES}
+    runs = {
+        (ours.NAME, scheme, ours.family(scheme, case)): ours.prepare(q, k, v, case, scheme)
+        for scheme in schemes
+    }
     for baseline in present:
         run = _bind(baseline, q, k, v, case)
         if run is not None:
@@ -149,16 +153,16 @@ def _quantized_bytes(quantized: Any) -> int:
     return int(quantized.codes.nbytes + quantized.scale.nbytes)
 
 
-def _host() -> Iterator[Timing]:
+def _host(schemes: list[str]) -> Iterator[Timing]:
     q, k, v = (noise(HOST, seed) for seed in range(3))
-    for scheme in SCHEMES:
+    for scheme in schemes:
         time = time_host(ours.prepare(q, k, v, HOST, scheme).end_to_end)
         yield Timing(
             **asdict(HOST),
             case="host",
             implementation=ours.NAME,
             scheme=scheme,
-            family=ours.FAMILY,
+            family=ours.family(scheme, HOST),
             end_to_end_ms=time.ms,
         )
 
@@ -174,6 +178,20 @@ def _accuracy(o: Any, wanted: Any, case: Case, name: str, scheme: str, family: s
         distribution=name,
         metrics=dict(metrics.metrics(got, wanted)),
     )
+
+
+def _supported() -> list[str]:
+    """Return the schemes that this GPU runs, and say why it does not run the others."""
+    q, k, v = (noise(HOST, seed) for seed in range(3))
+    found = []
+    for scheme in SCHEMES:
+        try:
+            ours.prepare(q, k, v, HOST, scheme).end_to_end()
+        except UnsupportedError as error:
+            print(f"scheme {scheme} left out: {error}", flush=True)
+        else:
+            found.append(scheme)
+    return found
 
 
 def _present() -> list[Baseline]:

@@ -7,29 +7,46 @@ from dataclasses import dataclass
 from typing import Any
 
 import cuattn
+from cuattn.device import current_device, target
+from cuattn.operand import DTYPES
+from cuattn.plan import attention_spec
+from cuattn.reference.layout import pad_head_dim
 from cuattn.scheme import resolve
-from cuattn.spec import AttentionSpec
 
 from .cases import Case
 
 NAME = "cuattn"
-FAMILY = AttentionSpec.source.removesuffix(".cu")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An attention call with its inputs bound; both forms return the output.
+    """An attention call with its inputs bound.
 
     Parameters
     ----------
     kernel : callable, optional
         On operands that are quantized beforehand; None where an implementation has no such form.
+        Returns the output, or None where it has a type that CuPy does not know.
     end_to_end : callable
-        From float16 inputs.
+        From float16 inputs; returns the output.
     """
 
     kernel: Callable[[], Any] | None
     end_to_end: Callable[[], Any]
+
+
+def family(scheme: str, case: Case, dtype: str = "float16") -> str:
+    """Return the name of the kernels that serve a case on the current GPU.
+
+    Raises
+    ------
+    UnsupportedError
+        If none does.
+    """
+    facts = target(current_device().arch)
+    padded = pad_head_dim(case.head_dim)
+    spec = attention_spec(resolve(scheme), padded, DTYPES[dtype], case.is_causal, facts)
+    return spec.source.removesuffix(".cu")
 
 
 def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:
@@ -47,5 +64,5 @@ def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:
         return Run(kernel=end_to_end, end_to_end=end_to_end)
     q8 = cuattn.quantize(q, operand="q", scheme=scheme)
     k8 = cuattn.quantize(k, operand="k", scheme=scheme)
-    v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv == "int8" else v
+    v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv != "fp16" else v
     return Run(lambda: cuattn.attention(q8, k8, v8, **options), end_to_end)

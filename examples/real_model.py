@@ -17,6 +17,7 @@ import numpy as np
 
 import cuattn
 from cuattn.device import gpu_status
+from cuattn.errors import UnsupportedError
 from cuattn.reference import exact
 from cuattn.reference.metrics import metrics
 from cuattn.scheme import PRESETS
@@ -48,7 +49,11 @@ def main(argv=None):
     print(f"{'':15}" + "".join(f"{f'layer {i}':>9}" for i in range(len(layers))) + "  embedding")
     results = []
     for scheme in args.schemes:
-        result = measure(scheme, encoder, ids, layers, embedding)
+        try:
+            result = measure(scheme, encoder, ids, layers, embedding)
+        except UnsupportedError as error:
+            print(f"{scheme:15} left out: {error}")
+            continue
         results.append(result)
         errors = "".join(f"{100 * layer['relative_l1']:9.3f}" for layer in result["layers"])
         print(f"{scheme:15}{errors}  {1 - result['embedding']['cosine']:9.1e}")

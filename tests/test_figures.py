@@ -26,9 +26,9 @@ SQUARE = asdict(
 )
 
 
-def prefill(implementation, scheme, kernel_ms, end_to_end_ms):
+def prefill(implementation, scheme, kernel_ms, end_to_end_ms, **shape):
     return Timing(
-        **SQUARE,
+        **{**SQUARE, **shape},
         case="prefill",
         implementation=implementation,
         scheme=scheme,
@@ -39,9 +39,9 @@ def prefill(implementation, scheme, kernel_ms, end_to_end_ms):
     )
 
 
-def error(scheme, distribution, **metrics):
+def error(scheme, distribution, shape=(), **metrics):
     about = {"scheme": scheme, "family": "any", "distribution": distribution}
-    return Accuracy(**SQUARE, **about, metrics=metrics)
+    return Accuracy(**{**SQUARE, **dict(shape)}, **about, metrics=metrics)
 
 
 RECORD = Record(
@@ -119,6 +119,99 @@ def test_goals_say_what_was_missed():
     assert unknown.rstrip("| ").endswith("–")
 
 
+FLASH = "PyTorch, FlashAttention-2, float16"
+LONG = {"seqlen_q": 16384, "seqlen_kv": 16384}
+SHORT = {"seqlen_q": 1024, "seqlen_kv": 1024}
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_goals_on_hopper_are_measured_where_they_are_set():
+    timings = [
+        prefill("cuattn", "int8-fast", 0.8, 1.0, **LONG),
+        prefill("cuattn", "int8-block", 1.25, 2.0, **LONG),
+        prefill("cuattn", "int8", 1.6, 1.7, **SHORT),
+        prefill("cuattn", "int8-block", 1.25, 2.0, **SHORT),
+        # Others' times are no scheme's, and a causal one is another goal.
+        prefill("cudnn-fp8", "int8-fast", 0.1, 0.1),
+        prefill("cuattn", "int8-fast", 1.25, 1.25, **LONG, is_causal=True),
+    ]
+    accuracy = [
+        *(
+            error("int8-block", "normal", x, relative_l1=e)
+            for x, e in ((SHORT, 0.015), (LONG, 0.019))
+        ),
+        error("int8-block", "sharp", LONG, relative_l1=0.0036),
+        error("int8-fast", "sharp", relative_l1=0.001),
+        error("int8-fast", "minilm-embedding", cosine=0.9997),
+    ]
+    record = Record("0", "NVIDIA Test", {}, accuracy=accuracy, timings=timings)
+    rows = {
+        row[0]: row[1:]
+        for row in map(cells, SECTIONS["goals-hopper"](Figures(record)).splitlines())
+    }
+    assert rows["`int8-fast`, TOPS, kernel, N 16384"] == ["≥ 1080", "1250", "yes"]
+    assert rows["`int8-fast`, TOPS, kernel, N 4096"] == ["≥ 970", "–", "–"]
+    assert rows["`int8-fast`, TOPS, kernel, causal, N 16384"] == ["≥ 980", "800", "**no**"]
+    assert rows["`int8-block`, TOPS, kernel, N 16384"] == ["≥ 940", "800", "**no**"]
+    assert rows["`int8-block`, TOPS, end to end, N 16384"] == ["≥ 880", "500", "**no**"]
+    assert rows["`int8`, TOPS, kernel, D 64, N 16384"] == ["≥ 500", "–", "–"]
+    assert rows["the fastest full INT8, TOPS, kernel, N 1024"] == ["≥ 700", "800", "yes"]
+    assert rows["`int8-block`, error in %, normal, N 1024 to 16384"] == ["≤ 1.80", "1.90", "**no**"]
+    assert rows["`int8-block`, error in %, sharp, N 16384"] == ["≤ 0.40", "0.36", "yes"]
+    assert rows["`int8-fast`, error in %, sharp, N 16384"] == ["≤ 0.60", "–", "–"]
+    assert rows["`int8-fast`, 1 − cosine of MiniLM's embedding, 10⁻⁵"] == ["≤ 40.0", "30.0", "yes"]
+
+
+def test_what_is_slower_and_less_accurate_is_off_the_front():
+    # milliseconds, error on normal and on sharp inputs
+    points = {
+        "int8": (2.0, 0.013, 0.003),
+        "int8-block": (1.0, 0.016, 0.004),
+        "cudnn-fp8": (1.25, 0.059, 0.041),
+        "comfy-kitchen": (2.5, 0.016, 0.003),
+        "pytorch-flash": (4.0, 0.0003, 0.0002),
+        "pytorch-cudnn": (5.0, 0.0002999, 0.0002),
+        "sageattention-1": (1.0, 0.013, None),
+    }
+    timings, accuracy = [], []
+    for name, (ms, *errors) in points.items():
+        ours = name.startswith("int8")
+        timings.append(prefill("cuattn" if ours else name, name if ours else "any", ms, ms))
+        for distribution, e in zip(("normal", "sharp"), errors, strict=True):
+            accuracy.append(error(name, distribution, relative_l1=e))
+    record = Record("0", "NVIDIA Test", {}, accuracy=accuracy, timings=timings)
+    long, short = SECTIONS["pareto"](Figures(record)).split("\n\n")
+    assert len(long.splitlines()) == 2
+    assert [cells(row) for row in short.splitlines()[2:]] == [
+        ["`int8-block`", "on the front", "1000", "1.60", "0.40"],
+        ["cuDNN, FP8 in and out", "beaten by `int8-block`", "800", "5.90", "4.10"],
+        ["`int8`", "on the front", "500", "1.30", "0.30"],
+        ["comfy-kitchen, full INT8", "beaten by `int8`", "400", "1.60", "0.30"],
+        [FLASH, "on the front", "250", "0.030", "0.020"],
+        ["PyTorch, cuDNN, float16", f"beaten by {FLASH}", "200", "0.030", "0.020"],
+    ]
+
+
+def test_speeds_have_the_short_case_where_it_is_measured():
+    timings = [
+        prefill("cuattn", "int8", 2.0, 2.5, **SHORT),
+        prefill("cudnn-fp8", "fp8", 1.0, 4.0, **SHORT),
+    ]
+    figures = Figures(Record("0", "NVIDIA Test", {}, timings=timings))
+    header, _, *rows = map(cells, SECTIONS["speed"](figures).splitlines())
+    column = header.index("D 128, N 1024")
+    assert {row[0]: row[column] for row in rows} == {
+        "`int8`": "500 / 400",
+        "cuDNN, FP8 in and out": "1000 / 250",
+    }
+    assert "1024" not in SECTIONS["speed-causal"](figures)
+    (ratio,) = SECTIONS["ratios"](figures).splitlines()[2:]
+    assert cells(ratio)[column] == "0.50 / 1.60"
+
+
 def test_cells():
     assert (show(None), show(0.25, ".1f", 100)) == ("–", "25.0")
     assert [percent(x) for x in (0.0131, 0.00034, None)] == ["1.31", "0.034", "–"]
@@ -141,11 +234,16 @@ def run_example(command, **changes):
     return 0
 
 
+def family(scheme, case, dtype):
+    """Stand in for `benchmarks.ours.family`."""
+    return f"{scheme} {case.head_dim} {dtype}"
+
+
 def test_real_model_becomes_rows_of_the_record():
-    rows = list(real_model.accuracy(run_example))
+    rows = list(real_model.accuracy(run_example, family))
     layers = [f"minilm-layer-{i}" for i in range(6)]
     assert [row.distribution for row in rows] == [*layers, "minilm-embedding"]
-    assert {row.seqlen_kv for row in rows} == {510}
+    assert {(row.seqlen_kv, row.family) for row in rows} == {(510, "int8 32 float32")}
     found = Figures(Record(digest="0", gpu="NVIDIA Test", versions={}, accuracy=rows))
     assert found.layer("int8", 5) == 0.01
     assert found.embedding("int8") == pytest.approx(1e-4)
@@ -153,6 +251,6 @@ def test_real_model_becomes_rows_of_the_record():
 
 def test_a_real_model_that_failed_or_had_no_gpu_is_an_error():
     with pytest.raises(CuattnError, match="failed"):
-        list(real_model.accuracy(lambda command: 1))
+        list(real_model.accuracy(lambda command: 1, family))
     with pytest.raises(CuattnError, match="no GPU"):
-        list(real_model.accuracy(lambda command: run_example(command, on_gpu=False)))
+        list(real_model.accuracy(lambda command: run_example(command, on_gpu=False), family))

@@ -1,4 +1,4 @@
-"""What version 0.1 set out to reach on an H200, and what its record says."""
+"""What each version set out to reach on an H200, and what the record says."""
 
 from __future__ import annotations
 
@@ -16,11 +16,43 @@ LENGTHS = [(head_dim, seqlen) for head_dim in (64, 128) for seqlen in (4096, 163
 # Relative L1 error of int8, D = 128.
 ERRORS = {"normal": 0.015, "uniform": 0.0045, "k-bias": 0.015, "peaked": 0.028, "outliers": 0.03}
 
+# TOPS of a kernel on Hopper: scheme, D, N, causal, least.
+HOPPER_KERNELS = (
+    ("int8-fast", 128, 16384, False, 1080),
+    ("int8-fast", 128, 4096, False, 970),
+    ("int8-fast", 128, 16384, True, 980),
+    ("int8-block", 128, 16384, False, 940),
+    ("int8-block", 64, 16384, False, 660),
+    ("int8", 128, 16384, False, 760),
+    ("int8", 64, 16384, False, 500),
+    ("int8-fp8", 128, 16384, False, 880),
+    ("fp16", 128, 16384, False, 620),
+)
+# The same from float16 inputs: scheme, N, least.
+HOPPER_CALLS = (("int8-block", 16384, 880), ("int8-block", 4096, 720))
+# The fastest of these counts where N = 1024.
+FULL_INT8 = ("int8", "int8-block", "int8-fast")
+HOPPER_SHORT = 700
+# Relative L1 error, D = 128, the worst of the lengths: scheme, distribution, lengths, most.
+HOPPER_ERRORS = (
+    ("int8-block", "normal", (1024, 4096, 16384), 0.018),
+    ("int8-block", "sharp", (16384,), 0.004),
+    ("int8-fast", "normal", (4096,), 0.027),
+    ("int8-fast", "sharp", (16384,), 0.006),
+)
+HOPPER_EMBEDDINGS = (("int8-block", 1.5e-4), ("int8-fast", 4e-4))
+
 
 def goals(f: Figures) -> str:
-    """Return the table."""
+    """Return the table of version 0.1."""
     header = ["goal (N = 4096 unless said)", "wanted", "measured", "reached"]
     return table(header, [*_errors(f), *_speeds(f), *_costs(f)])
+
+
+def goals_hopper(f: Figures) -> str:
+    """Return the table of version 0.2, which is about Hopper."""
+    header = ["goal on Hopper (D = 128 unless said)", "wanted", "measured", "reached"]
+    return table(header, [*_hopper_speeds(f), *_hopper_errors(f)])
 
 
 def _errors(f: Figures) -> Iterator[list[str]]:
@@ -62,6 +94,30 @@ def _costs(f: Figures) -> Iterator[list[str]]:
     calls = [t.end_to_end_ms for t in f.record.timings if t.case == "host" and t.end_to_end_ms]
     slowest = max(calls, default=None)
     yield _at_most("µs that a call keeps the host, slowest scheme", 0.04, slowest, ".0f", 1e3)
+
+
+def _hopper_speeds(f: Figures) -> Iterator[list[str]]:
+    for name, d, n, causal, wanted in HOPPER_KERNELS:
+        where = f"{'causal, ' if causal else ''}{'' if d == 128 else f'D {d}, '}N {n}"
+        measured = f.tops(name, d, n, causal)[0]
+        yield _at_least(f"`{name}`, TOPS, kernel, {where}", wanted, measured, ".0f")
+    for name, n, wanted in HOPPER_CALLS:
+        measured = f.tops(name, 128, n)[1]
+        yield _at_least(f"`{name}`, TOPS, end to end, N {n}", wanted, measured, ".0f")
+    short = [x for x in (f.tops(name, 128, 1024)[0] for name in FULL_INT8) if x is not None]
+    what = "the fastest full INT8, TOPS, kernel, N 1024"
+    yield _at_least(what, HOPPER_SHORT, max(short, default=None), ".0f")
+
+
+def _hopper_errors(f: Figures) -> Iterator[list[str]]:
+    for name, distribution, lengths, limit in HOPPER_ERRORS:
+        errors = [f.error(name, distribution, seqlen=n) for n in lengths]
+        worst = max((x for x in errors if x is not None), default=None)
+        where = " to ".join(str(n) for n in dict.fromkeys((lengths[0], lengths[-1])))
+        yield _at_most(f"`{name}`, error in %, {distribution}, N {where}", limit, worst, ".2f", 100)
+    for name, limit in HOPPER_EMBEDDINGS:
+        what = f"`{name}`, 1 − cosine of MiniLM's embedding, 10⁻⁵"
+        yield _at_most(what, limit, f.embedding(name), ".1f", 1e5)
 
 
 def _goal(

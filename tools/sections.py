@@ -8,7 +8,7 @@ from functools import partial
 
 from cuattn.reference.distributions import DISTRIBUTIONS
 from cuattn.scheme import PRESETS
-from tools.goals import FLASH, LENGTHS, goals
+from tools.goals import FLASH, LENGTHS, goals, goals_hopper
 from tools.record_figures import Figures, pair, percent, show, table
 
 WIDTH = 100
@@ -17,27 +17,44 @@ WIDTH = 100
 ABOUT = {
     "int8": "**default**: INT8 Q, K, V per token; P against its block's maximum; K, V smoothed",
     "int8-block": "for speed: K per 128 keys, V per channel, the rest as `int8`",
+    "int8-fast": "for the most speed: P against the running maximum, the rest as `int8-block`",
+    "int8-fp8": "INT8 Q Kᵀ, e4m3 P V, K per 128 keys, as [SageAttention2]",
     "int8-fp16": "INT8 Q Kᵀ per token, K smoothed; float16 P V, as [SageAttention]",
     "int-flash": "INT8 throughout, one scale for V, as published: [INT-FlashAttention]",
     "int-flash-half": "INT8 Q Kᵀ, float16 P V, as published: [INT-FlashAttention]",
+    "fp8": "e4m3 throughout, one scale for each of Q, K and V, as [FlashAttention-3]",
     "fp16": "nothing quantized: [FlashAttention-2], the baseline",
 }
 BASELINES = {
     "pytorch-flash": "PyTorch, FlashAttention-2, float16",
     "pytorch-cudnn": "PyTorch, cuDNN, float16",
+    "cudnn-fp8": "cuDNN, FP8 in and out",
     "sageattention-1": "SageAttention 1, INT8 Q Kᵀ",
     "comfy-kitchen": "comfy-kitchen, full INT8",
 }
 NAMES = {name: f"`{name}`" for name in PRESETS} | BASELINES
-SHAPES = [f"D {head_dim}, N {seqlen}" for head_dim, seqlen in LENGTHS]
+# The short one is measured without a causal mask only.
+WITH_SHORT = sorted([*LENGTHS, (128, 1024)])
+# Where speed is set against error: D, and these N.
+PARETO = (128, (16384, 4096))
+# Errors that differ by less are as good as each other.
+SAME = 1.01
 
 
 def origin(f: Figures) -> str:
     """Say where the figures come from, and whether the code has moved on since."""
     record, versions = f.record, f.record.versions
-    shown = ("driver_cuda", "nvrtc", "cupy-cuda12x", "cupy-cuda13x", "torch", "comfy-kitchen")
-    names = {"driver_cuda": "CUDA driver", "nvrtc": "NVRTC", "torch": "PyTorch"}
-    used = [f"{names.get(x, x)} {versions[x]}" for x in shown if x in versions]
+    names = {
+        "driver_cuda": "CUDA driver",
+        "nvrtc": "NVRTC",
+        "cupy-cuda12x": "cupy-cuda12x",
+        "cupy-cuda13x": "cupy-cuda13x",
+        "torch": "PyTorch",
+        "nvidia-cudnn-cu12": "cuDNN",
+        "nvidia-cudnn-cu13": "cuDNN",
+        "comfy-kitchen": "comfy-kitchen",
+    }
+    used = [f"{name} {versions[x]}" for x, name in names.items() if x in versions]
     text = f"One {record.gpu}; {', '.join(used)}. Digest of the code: `{record.digest[:12]}`."
     if record.tests:
         text += (
@@ -93,23 +110,54 @@ def presets(f: Figures) -> str:
 
 def speed(f: Figures, *, causal: bool) -> str:
     """Return the speed of all presets and baselines, kernel only and end to end."""
+    lengths = LENGTHS if causal else WITH_SHORT
     rows = []
     for name, title in NAMES.items():
-        speeds = [f.tops(name, *length, causal) for length in LENGTHS]
+        speeds = [f.tops(name, *length, causal) for length in lengths]
         if any(kernel for kernel, _ in speeds):
             rows.append([title, *map(pair, speeds)])
-    return table(["TOPS", *SHAPES], rows)
+    return table(["TOPS", *_shapes(lengths)], rows)
 
 
 def ratios(f: Figures) -> str:
     """Return how presets and baselines compare, kernel only and end to end."""
     rows = []
-    for name in ("int8-block", "int8", "fp16"):
+    for name in ("int8-fast", "int8-block", "int8", "fp16"):
         for other, title in BASELINES.items():
-            if name != "fp16" or other.startswith("pytorch"):
-                cells = [pair(f.faster(name, other, *length), ".2f") for length in LENGTHS]
-                rows.append([f"`{name}` over {title}", *cells])
-    return table(["times as fast", *SHAPES], rows)
+            faster = [f.faster(name, other, *length) for length in WITH_SHORT]
+            alike = name != "fp16" or other.startswith("pytorch")
+            if alike and any(kernel for kernel, _ in faster):
+                rows.append([f"`{name}` over {title}", *(pair(x, ".2f") for x in faster)])
+    return table(["times as fast", *_shapes(WITH_SHORT)], rows)
+
+
+def pareto(f: Figures) -> str:
+    """Return speed beside error, and what is beaten in both: one table for each length."""
+    head_dim, lengths = PARETO
+    return "\n\n".join(_pareto(f, head_dim, seqlen) for seqlen in lengths)
+
+
+def _pareto(f: Figures, head_dim: int, seqlen: int) -> str:
+    tops: dict[str, float] = {}
+    errors: dict[str, tuple[float, float]] = {}
+    for name in NAMES:
+        speed = f.tops(name, head_dim, seqlen)[0]
+        normal, sharp = (f.error(name, x, head_dim, seqlen) for x in ("normal", "sharp"))
+        if speed is not None and normal is not None and sharp is not None:
+            tops[name], errors[name] = speed, (normal, sharp)
+    rows = []
+    for name in sorted(tops, key=lambda name: -tops[name]):
+        better = [
+            other
+            for other in tops
+            if tops[other] > tops[name]
+            and all(a <= SAME * b for a, b in zip(errors[other], errors[name], strict=True))
+        ]
+        fastest = max(better, key=lambda other: tops[other], default=None)
+        front = "on the front" if fastest is None else f"beaten by {NAMES[fastest]}"
+        rows.append([NAMES[name], front, show(tops[name]), *map(percent, errors[name])])
+    header = [f"D {head_dim}, N {seqlen}", "speed and errors", "TOPS, kernel", "error %, N(0,1)"]
+    return table([*header, "sharp"], rows, left=2)
 
 
 def accuracy(f: Figures) -> str:
@@ -129,7 +177,7 @@ def lengths(f: Figures) -> str:
         [NAMES[name], *(percent(f.error(name, "normal", *shape)) for shape in shapes)]
         for name in PRESETS
     ]
-    return table(["relative L1, %", *(f"D {d}, N {n}" for d, n in shapes)], rows)
+    return table(["relative L1, %", *_shapes(shapes)], rows)
 
 
 def minilm(f: Figures) -> str:
@@ -173,8 +221,14 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "minilm": minilm,
     "quantizers": quantizers,
     "host": host,
+    "pareto": pareto,
     "goals": goals,
+    "goals-hopper": goals_hopper,
 }
+
+
+def _shapes(lengths: list[tuple[int, int]]) -> list[str]:
+    return [f"D {head_dim}, N {seqlen}" for head_dim, seqlen in lengths]
 
 
 def _wrapped(text: str) -> str:
