@@ -14,6 +14,9 @@ from .operand import Name, Operand, coding
 from .plan import attention_spec, half_type, needs_stats
 from .problem import Problem
 from .reference.layout import pad_head_dim
+from .tensor_map import can_map
+from .tiles_of import tensor_maps
+from .wgmma_spec import WgmmaSpec
 
 __all__ = ["GIVEN", "pipeline"]
 
@@ -42,7 +45,9 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     scheme, device = problem.scheme, current_device()
     head_dim = problem.q.shape[3]
     padded = pad_head_dim(head_dim)
-    places = {name: _place(name, problem, buffers) for name in _NAMES}
+    spec = attention_spec(scheme, padded, problem.q.dtype, problem.is_causal, target(device.arch))
+    mapped = isinstance(spec, WgmmaSpec)
+    places = {name: _place(name, problem, buffers, mapped) for name in _NAMES}
     items = {name: place.made_by for name, place in places.items() if place.made_by is not None}
     lse_shift = made_shift = NULL
     if problem.return_lse and needs_stats(scheme)[0]:
@@ -60,10 +65,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         group=problem.group,
         softmax_scale=problem.softmax_scale,
     )
-    spec = attention_spec(scheme, padded, problem.q.dtype, problem.is_causal, target(device.arch))
     row_blocks = -(-problem.q.tokens // spec.rows)
-    # See Work in kernels_cu/attn/work.cuh.
-    grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
     arguments: dict[str, float] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
@@ -81,7 +83,15 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         arguments |= {name: place.data, f"{name}_scale": place.scale}
         arguments |= _strides(name, place.strides)
     arguments |= _strides("o", o_strides)
-    return [*launches, Launch(spec, device, grid, arguments)]
+    if isinstance(spec, WgmmaSpec):
+        items = row_blocks * problem.q.heads
+        maps = tensor_maps(spec, problem, {name: (place.data, place.strides) for name, place in places.items()})
+        attend = Launch(spec, device, (min(items, device.num_sms),), {**maps, "attention": arguments, "items": items})
+    else:
+        # See Work in kernels_cu/attn/work.cuh.
+        grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
+        attend = Launch(spec, device, grid, arguments)
+    return [*launches, attend]
 
 
 class _Place(NamedTuple):
@@ -94,7 +104,7 @@ class _Place(NamedTuple):
     made_by: Item | None
 
 
-def _place(name: Name, problem: Problem, buffers: Buffers) -> _Place:
+def _place(name: Name, problem: Problem, buffers: Buffers, mapped: bool) -> _Place:
     operand: Operand = getattr(problem, name)
     scheme = problem.scheme
     integer = coding(scheme, name) is not None
@@ -104,7 +114,9 @@ def _place(name: Name, problem: Problem, buffers: Buffers) -> _Place:
         return _Place(x, form.byte_strides, scale, vector, None)
     if not integer and operand.direct and operand.dtype is half_type(scheme, operand.dtype):
         itemsize = operand.dtype.nbytes
-        return _Place(x, tuple(step * itemsize for step in operand.strides), NULL, NULL, None)
+        strides = tuple(step * itemsize for step in operand.strides)
+        if not mapped or can_map(operand.shape[::-1], strides[2::-1], 16, itemsize):
+            return _Place(x, strides, NULL, NULL, None)
     item = Item(
         operand,
         x,

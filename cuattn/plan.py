@@ -14,6 +14,8 @@ from .quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
 from .reference.layout import pad_head_dim
 from .scheme import Scheme, resolve
 from .spec import AttentionSpec, PRange, Scope, Type
+from .wgmma_plan import wgmma_serves, wgmma_spec
+from .wgmma_spec import WgmmaSpec
 
 __all__ = [
     "TILES",
@@ -25,7 +27,7 @@ __all__ = [
     "needs_stats",
 ]
 
-AnySpec = AttentionSpec | QuantizeSpec | StatsSpec | FinishSpec
+AnySpec = AttentionSpec | WgmmaSpec | QuantizeSpec | StatsSpec | FinishSpec
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
@@ -80,7 +82,7 @@ def needs_stats(scheme: Scheme) -> tuple[bool, bool]:
 @cache
 def attention_spec(
     scheme: Scheme, head_dim: int, dtype: Type, is_causal: bool, target: Target
-) -> AttentionSpec:
+) -> AttentionSpec | WgmmaSpec:
     """Return the attention kernel for inputs and output of a type and padded head dimension.
 
     Raises
@@ -89,6 +91,8 @@ def attention_spec(
         If no kernel fits the target's shared memory.
     """
     half = half_type(scheme, dtype)
+    if wgmma_serves(head_dim, target):
+        return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target)
     integer_v = scheme.pv == "int8"
     tile = TILES["mma", Type.int8 if integer_v else Type.fp16, head_dim]
     spec = AttentionSpec(

@@ -12,7 +12,7 @@ __all__ = ["PRESETS", "Scheme", "resolve"]
 QKType = Literal["int8", "fp16"]
 PVType = Literal["int8", "fp16"]
 Scope = Literal["token", "block", "channel", "tensor"]
-PRange = Literal["block", "row", "static127"]
+PRange = Literal["block", "row", "row_pow2", "static127"]
 Smoothing = Literal["none", "mean", "sample"]
 
 

@@ -13,6 +13,7 @@ class Type(Enum):
     """Element type of an operand."""
 
     int8 = "int8"
+    e4m3 = "e4m3"
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
@@ -20,7 +21,7 @@ class Type(Enum):
     @property
     def nbytes(self) -> int:
         """Bytes of one element."""
-        return {"int8": 1, "fp32": 4}.get(self.value, 2)
+        return {"int8": 1, "e4m3": 1, "fp32": 4}.get(self.value, 2)
 
 
 class Scope(Enum):
@@ -36,6 +37,7 @@ class PRange(Enum):
 
     block = "block"
     row = "row"
+    row_pow2 = "row_pow2"
     static127 = "static127"
 
 

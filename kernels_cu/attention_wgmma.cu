@@ -111,11 +111,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[H::kProbabilities];
-    auto scores = [&] {
-      k_turn.wait_full(k_full);
-      start_scores<S>(s, ptx::advance(q_tile, q_turn.buffer * S.groups * H::QTile::bytes),
-                      ptx::advance(k_tile, k_turn.buffer * H::KTile::bytes));
-    };
     auto rescale = [&](int half, float shift, float shrink) {
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
@@ -123,26 +118,20 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int e = 0; e < 2; ++e) {
           auto& x = o[4 * i + 2 * half + e];
           if constexpr (S.integer_o) {
-            const int bits = min_of(static_cast<int>(-shift), 31);
-            x = x >> bits;
+            x >>= min_of(static_cast<int>(-shift), 31);
           } else {
             x *= shrink;
           }
         }
       }
     };
-    auto step = [&](int block, auto masked) {
+    auto scores = [&] {
+      k_turn.wait_full(k_full);
+      start_scores<S>(s, ptx::advance(q_tile, q_turn.buffer * S.groups * H::QTile::bytes),
+                      ptx::advance(k_tile, k_turn.buffer * H::KTile::bytes));
+    };
+    auto probabilities_of = [&](int block, auto masked) {
       constexpr bool kMasked = decltype(masked)::value;
-      ptx::wgmma_wait<0>();
-      ptx::hold(s);
-      if constexpr (!H::kFlush) {
-        ptx::hold(o);
-        ptx::hold(probabilities);
-        if (block > 0) {
-          release(v_empty, v_turn.buffer);
-          v_turn.next();
-        }
-      }
       const TokenScales<S>& keys = storage.scales[k_turn.buffer];
       if constexpr (!H::kTokenK) release(k_empty, k_turn.buffer);
       if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
@@ -151,7 +140,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       softmax.template exponentiate<kMasked>(probabilities, s, keys, lane);
       if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
       k_turn.next();
-      const bool last = block + 1 == end;
+    };
+    // P V of the block before, and scores of the next unless this is `Last`.
+    auto products = [&](auto last) {
+      constexpr bool kLast = decltype(last)::value;
       v_turn.wait_full(v_full);
       const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
       if constexpr (H::kFlush) {
@@ -166,19 +158,16 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
             x = __fmaf_rn(static_cast<float>(from[i]), softmax.weight[i % 4 / 2], x);
           }
         };
+        constexpr bool kAhead = S.ahead && !kLast;
         start_values<S, false>(sum[0], probabilities, v, 0);
         if constexpr (H::kSlices > 1) start_values<S, false>(sum[1], probabilities, v, 1);
-        if constexpr (S.ahead) {
-          static_assert(!S.ahead || H::kSlices <= 2);
-          if (!last) scores(); else ptx::wgmma_commit();
-        }
+        if constexpr (kAhead) scores();
 #pragma unroll
         for (int slice = 0; slice < H::kSlices; ++slice) {
-          if (slice + 1 < H::kSlices || S.ahead) {
-            if (slice + 2 == H::kSlices && S.ahead) ptx::wgmma_wait<2>();
-            else ptx::wgmma_wait<1>();
+          if (slice + 1 < H::kSlices) {
+            ptx::wgmma_wait<1 + kAhead>();
           } else {
-            ptx::wgmma_wait<0>();
+            ptx::wgmma_wait<kAhead>();
           }
           flush(slice);
           if (slice + 2 < H::kSlices) {
@@ -187,9 +176,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
         release(v_empty, v_turn.buffer);
         v_turn.next();
-        if constexpr (!S.ahead) {
-          if (!last) scores();
-        }
+        __syncwarp();
+        if constexpr (!kLast && !S.ahead) scores();
       } else {
         static_assert(H::kFlush || H::kSlices == 1 || H::kSlices == 2);
         if constexpr (H::kSlices == 1) {
@@ -200,25 +188,37 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           start_values<S, true>(low, probabilities, v, 0);
           start_values<S, true>(high, probabilities, v, 1);
         }
-        if (!last) scores();
+        if constexpr (!kLast) scores();
+        ptx::wgmma_wait<0>();
+        ptx::hold(o);
+        release(v_empty, v_turn.buffer);
+        v_turn.next();
+      }
+      if constexpr (!kLast) {
+        ptx::wgmma_wait<0>();
+        ptx::hold(s);
       }
     };
 
     if (item.end > 0) {
       q_turn.wait_full(q_full);
-      if (end > 0) scores();
       int block = 0;
+      if (end > 0) {
+        scores();
+        ptx::wgmma_wait<0>();
+        ptx::hold(s);
+        probabilities_of(0, Bool<true>{});
 #pragma unroll 1
-      for (; block < min_of(unmasked, end); ++block) step(block, Bool<false>{});
-#pragma unroll 1
-      for (; block < end; ++block) step(block, Bool<true>{});
-      if constexpr (!H::kFlush) {
-        if (end > 0) {
-          ptx::wgmma_wait<0>();
-          ptx::hold(o);
-          release(v_empty, v_turn.buffer);
-          v_turn.next();
+        for (block = 1; block < min_of(unmasked, end); ++block) {
+          products(Bool<false>{});
+          probabilities_of(block, Bool<false>{});
         }
+#pragma unroll 1
+        for (; block < end; ++block) {
+          products(Bool<false>{});
+          probabilities_of(block, Bool<true>{});
+        }
+        products(Bool<true>{});
       }
       release(q_empty, q_turn.buffer);
       q_turn.next();

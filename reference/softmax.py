@@ -65,6 +65,11 @@ class OnlineSoftmax:
         """
         block_max = s.max(axis=1)
         new_max = np.maximum(self.row_max, block_max)
+        if self.scheme.p_range == "row_pow2":
+            # After the first block the reference moves in whole steps.
+            seen = self.row_max != -np.inf
+            rise = np.ceil(np.maximum(new_max - np.where(seen, self.row_max, 0.0), 0.0))
+            new_max = np.where(seen, self.row_max + rise, new_max)
         shrink = np.exp2(self.row_max - _finite(new_max))
         local = self.scheme.p_range == "block"
         # P is 2^(s - reference); it counts `weight` times as much in units of 2^new_max.

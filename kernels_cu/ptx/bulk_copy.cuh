@@ -2,6 +2,7 @@
 // "cp.async.bulk", "cp.async.bulk.tensor").
 #pragma once
 #include "numeric.cuh"
+#include "tensor_map.cuh"
 
 namespace ptx {
 

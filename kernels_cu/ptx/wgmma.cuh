@@ -24,21 +24,15 @@ __device__ __forceinline__ void wgmma_wait() {
 }
 
 // Ties registers to a point of the program: products under way read or write them unseen.
-template <int Count>
-__device__ __forceinline__ void hold(int (&x)[Count]) {
-#pragma unroll
-  for (int& r : x) asm volatile("" : "+r"(r)::"memory");
-}
-template <int Count>
-__device__ __forceinline__ void hold(u32 (&x)[Count]) {
-#pragma unroll
-  for (u32& r : x) asm volatile("" : "+r"(r)::"memory");
-}
-template <int Count>
-__device__ __forceinline__ void hold(float (&x)[Count]) {
-#pragma unroll
-  for (float& r : x) asm volatile("" : "+f"(r)::"memory");
-}
+#define CUATTN_HOLD(TYPE, CONSTRAINT)                                                    \
+  template <int Count>                                                                   \
+  __device__ __forceinline__ void hold(TYPE(&x)[Count]) {                                \
+    _Pragma("unroll") for (int i = 0; i < Count; ++i) asm volatile("" : CONSTRAINT(x[i])::"memory"); \
+  }
+CUATTN_HOLD(int, "+r")
+CUATTN_HOLD(u32, "+r")
+CUATTN_HOLD(float, "+f")
+#undef CUATTN_HOLD
 
 // A tile whose rows lie `Swizzle` = 64 or 128 bytes apart, chunks of 16 bytes permuted among each
 // other as TMA does. `leading` and `stride` are the distances in bytes of the canonical layouts
@@ -65,11 +59,12 @@ __device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
 #define CUATTN_D64 CUATTN_D48                                                            \
   ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define CUATTN_R4(C, o) C(d[o]), C(d[o + 1]), C(d[o + 2]), C(d[o + 3])
-#define CUATTN_R16(C, o) \
+#define CUATTN_QUADS(C, o) \
   CUATTN_R4(C, o), CUATTN_R4(C, o + 4), CUATTN_R4(C, o + 8), CUATTN_R4(C, o + 12)
-#define CUATTN_R32(C) CUATTN_R16(C, 0), CUATTN_R16(C, 16)
-#define CUATTN_R48(C) CUATTN_R32(C), CUATTN_R16(C, 32)
-#define CUATTN_R64(C) CUATTN_R48(C), CUATTN_R16(C, 48)
+#define CUATTN_R16(C) CUATTN_QUADS(C, 0)
+#define CUATTN_R32(C) CUATTN_QUADS(C, 0), CUATTN_QUADS(C, 16)
+#define CUATTN_R48(C) CUATTN_R32(C), CUATTN_QUADS(C, 32)
+#define CUATTN_R64(C) CUATTN_R48(C), CUATTN_QUADS(C, 48)
 
 // A in shared memory. The products of both operands' signs are added as they are: `, 1, 1`, and
 // neither is transposed: `, 0, 0`.
@@ -126,6 +121,7 @@ CUATTN_WGMMA_RS_SIZES(wgmma_bf16, float, CUATTN_FLOAT, "k16.f32.bf16.bf16", ", 1
 #undef CUATTN_D64
 #undef CUATTN_R4
 #undef CUATTN_R16
+#undef CUATTN_QUADS
 #undef CUATTN_R32
 #undef CUATTN_R48
 #undef CUATTN_R64

@@ -1,0 +1,75 @@
+"""Which kernels of the Hopper family serve a call: the tuning table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from .device import Target
+from .scheme import Scheme
+from .spec import PRange, Scope, Type
+from .wgmma_spec import WgmmaSpec
+
+__all__ = ["wgmma_serves", "wgmma_spec"]
+
+# Below it padding to the panels of shared memory costs more than these kernels gain.
+_MIN_HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class GroupTile:
+    """The fields of `WgmmaSpec` that change speed and no number."""
+
+    groups: int
+    group_registers: int
+    value_slice: int
+    ahead: bool
+
+
+def wgmma_serves(head_dim: int, target: Target) -> bool:
+    """Whether this family has kernels for a padded head dimension on a target."""
+    return target.arch == "90a" and head_dim >= _MIN_HEAD_DIM
+
+
+def wgmma_spec(
+    scheme: Scheme, half: Type, head_dim: int, dtype: Type, is_causal: bool, target: Target
+) -> WgmmaSpec:
+    """Return the kernel for inputs and output of a type and padded head dimension.
+
+    Parameters
+    ----------
+    half : Type
+        Of operands that are not quantized.
+    """
+    types = {"int8": Type.int8, "fp8": Type.e4m3, "fp16": half}
+    qk, pv = types[scheme.qk], types[scheme.pv]
+    flush = pv.nbytes == 1 and scheme.p_range != "row_pow2"
+    tile = _tile(flush, head_dim)
+    spec = WgmmaSpec(
+        qk=qk,
+        pv=pv,
+        out=dtype,
+        head_dim=head_dim,
+        k_scope=Scope.token if scheme.k_scope == "token" else Scope.block,
+        v_scope=Scope.token if pv is Type.int8 and scheme.v_scope == "token" else Scope.channel,
+        p_range=PRange(scheme.p_range),
+        is_causal=is_causal,
+        block_kv=scheme.p_block if pv.nbytes == 1 or head_dim > 128 else 128,
+        integer_o=not flush and pv is Type.int8,
+        stages=4,
+        q_buffers=2,
+        **asdict(tile),
+    )
+    while spec.smem_bytes > target.max_smem_per_cta:
+        if spec.stages > 2:
+            spec = replace(spec, stages=spec.stages - 1)
+        else:
+            spec = replace(spec, q_buffers=1)
+    return spec
+
+
+def _tile(flush: bool, head_dim: int) -> GroupTile:
+    if head_dim > 128:
+        return GroupTile(2, 240, 64 if flush else head_dim // 2, ahead=not flush)
+    if flush:
+        return GroupTile(2, 240, head_dim, ahead=True)
+    return GroupTile(2, 240, head_dim, ahead=True)
