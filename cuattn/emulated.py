@@ -21,6 +21,7 @@ from .problem import Options, Problem
 from .quantized import EMPTY_SCALE, QuantizedTensor
 from .reference.arrays import as_float32
 from .reference.emulate import emulate
+from .reference.layout import in_slots
 from .reference.quantize import (
     Operand,
     Operands,
@@ -105,6 +106,8 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
         scale = _with_logarithms(quantized.scale, form.scale)
     else:
         scale[..., : quantized.scale.shape[2]] = quantized.scale
+        if operand == "k" and quantized.scope == "token":
+            scale = in_slots(scale)
     return QuantizedTensor(codes, scale, quantized.vector, operand, scheme, shape, seen.dtype)
 
 
@@ -112,7 +115,7 @@ def _with_logarithms(scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDAr
     """Bring scales of V's tokens [batch, head, token] to [batch, head, block, 3, 128]."""
     padded = np.full((*scale.shape[:2], shape[2] * shape[4]), EMPTY_SCALE)
     padded[..., : scale.shape[2]] = scale
-    blocks = padded.reshape(*shape[:3], shape[4])
+    blocks = in_slots(padded).reshape(*shape[:3], shape[4])
     with np.errstate(invalid="ignore"):
         return np.stack([blocks, np.log2(blocks), np.float32(1) / blocks], axis=3)
 

@@ -28,7 +28,7 @@ class Form:
     scale : tuple of int
         Of Q [batch, head, token]; of K [batch, head, padded token] or [batch, head, block]; of V
         [batch, head, block, 3, 128], of the 3 the scale, its log2 and its inverse, or
-        [batch, head, channel]; none for values.
+        [batch, head, channel]; none for values. Tokens of K and V are in the order of slots.
     vector : tuple of int
         [batch, head, head_dim]: what smoothing subtracts.
     smoothed : bool

@@ -12,6 +12,7 @@ from .dlpack import CPU, CUDA
 from .errors import ArgumentError
 from .form import Form
 from .operand import DTYPES, Coded, Name, coding
+from .reference.layout import in_tokens
 from .reference.quantize import AMAX_FLOOR, Quantized
 from .scheme import Scheme
 
@@ -36,8 +37,9 @@ class QuantizedTensor:
         `cuattn.reference.quantize.transpose_v` does. Padding is 0.
     scale : ndarray of float32
         Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
-        scale, its logarithm to base 2 and its inverse. [B, H, blocks] per block of keys, [B, H, Dp]
-        per channel, and the same, all channels of a head being equal, per tensor.
+        scale, its logarithm to base 2 and its inverse; tokens of K and V are permuted inside every
+        16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per channel, and the
+        same, all channels of a head being equal, per tensor.
     vector : ndarray of float32 [B, H, D], or None
         What smoothing has subtracted from every token; None if the scheme does not smooth.
     operand : {"q", "k", "v"}
@@ -164,6 +166,8 @@ class QuantizedTensor:
             return scale
         if self.operand == "v":
             scale = scale[:, :, :, 0].reshape(*scale.shape[:2], -1)
+        if self.operand != "q":
+            scale = in_tokens(scale)
         return scale[:, :, : self.shape[2]]
 
     def _natural_codes(self) -> Any:
@@ -172,10 +176,7 @@ class QuantizedTensor:
         codes = self.codes
         if self.operand == "v":
             blocks, channels, block = codes.shape[2:]
-            # Slot 4t + 2h + i of every 16 holds token 8h + 2t + i.
-            by_slot = codes.reshape(batch, heads, blocks, channels, block // 16, 4, 2, 2)
-            by_token = by_slot.swapaxes(5, 6).reshape(batch, heads, blocks, channels, block)
-            codes = by_token.swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
+            codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
         return codes[:, :, :tokens, :head_dim]
 
 

@@ -4,3 +4,10 @@
 // INT8 codes of V, and scales per token of K and V, come in whole blocks of this many tokens, so
 // that no copy of a block reads past the end. What pads them is finite.
 constexpr int kTokenPad = 128;
+
+// Tokens of V's codes, and scales per token of K and V, are permuted inside every 16: slot 4t + e
+// holds token 2t + e if e < 2 and 8 + 2t + e - 2 otherwise. So the four keys that lane t of a row
+// sees of two adjacent MMA tiles of S are neighbours.
+__host__ __device__ constexpr int slot_of(int token) {
+  return (token & ~15) | (token & 6) << 1 | (token & 8) >> 2 | (token & 1);
+}

@@ -10,9 +10,10 @@ struct AttentionParams {
   void* o;                 // [batch, num_q_heads, seqlen_q, head_dim]
   f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
   const f32* q_scale;      // [batch, num_q_heads, seqlen_q]
-  const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128]; block: [.., key blocks]
-  const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128]: the scale, its log2, its
-                           // inverse; channel: [.., S.head_dim]
+  const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128], in the order of slots
+                           // (layout.cuh); block: [.., key blocks]
+  const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128], in the order of slots:
+                           // the scale, its log2, its inverse; channel: [.., S.head_dim]
   const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
   const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements

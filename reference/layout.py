@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cuattn.errors import ArgumentError
 
-__all__ = ["HEAD_DIMS", "TOKEN_OF_SLOT", "pad_head_dim", "transpose_v", "untranspose_v"]
+__all__ = [
+    "HEAD_DIMS",
+    "TOKEN_OF_SLOT",
+    "in_slots",
+    "in_tokens",
+    "pad_head_dim",
+    "transpose_v",
+    "untranspose_v",
+]
 
 # Head dimensions that the kernels are built for; others are padded with zero channels.
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
@@ -18,7 +28,8 @@ TOKEN_PAD = 128
 # Slot 4t + e of every 16 holds token 2t + e if e < 2 and 8 + 2t + (e - 2) otherwise (t, e in 0..3).
 # In the accumulators of m16n8 products, thread t of a row owns columns 2t, 2t + 1 of two adjacent
 # tiles of 8; as the left operand of the next product it must own slots 4t .. 4t + 3. With V's
-# tokens in this order the former are the latter, and P never moves between threads.
+# tokens in this order the former are the latter, and P never moves between threads. Scales of
+# tokens of K and V lie in it too, so that a thread's are neighbours.
 TOKEN_OF_SLOT: NDArray[np.intp] = np.array(
     [2 * t + e if e < 2 else 8 + 2 * t + e - 2 for t in range(4) for e in range(4)], dtype=np.intp
 )
@@ -36,6 +47,16 @@ def pad_head_dim(head_dim: int) -> int:
         if 1 <= head_dim <= padded:
             return padded
     raise ArgumentError("head_dim", head_dim, f"in 1..{HEAD_DIMS[-1]}")
+
+
+def in_slots(x: Any) -> Any:
+    """Permute the last axis, whole groups of 16 tokens, by `TOKEN_OF_SLOT`; of any library."""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // 16, 2, 4, 2).swapaxes(-3, -2).reshape(x.shape)
+
+
+def in_tokens(x: Any) -> Any:
+    """Undo `in_slots`."""
+    return x.reshape(*x.shape[:-1], x.shape[-1] // 16, 4, 2, 2).swapaxes(-3, -2).reshape(x.shape)
 
 
 def transpose_v(codes: NDArray[np.int8]) -> NDArray[np.int8]:

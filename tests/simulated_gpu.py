@@ -16,7 +16,7 @@ from cuattn import launch, params, tensor_map
 from cuattn.device import Device
 from cuattn.dlpack import CUDA, View
 from cuattn.reference.emulate import emulate
-from cuattn.reference.layout import transpose_v, untranspose_v
+from cuattn.reference.layout import in_slots, in_tokens, transpose_v, untranspose_v
 from cuattn.reference.quantize import Operands, Quantized, quantize
 from cuattn.reference.rounding import round_bfloat16
 from cuattn.reference.smoothing import SAMPLE
@@ -325,8 +325,10 @@ def store_codes(name, operand, values, spec, x, vector):
         padded = np.ones((batch, heads, blocks * BLOCK), np.float32)
         padded[..., : x.shape[2]] = result.scale
         if name == "v":
-            one = padded.reshape(batch, heads, blocks, BLOCK)
+            one = in_slots(padded).reshape(batch, heads, blocks, BLOCK)
             padded = np.stack([one, np.log2(one), 1 / one], axis=3)
+        else:
+            padded = in_slots(padded)
         floats(operand["scale"], padded.shape)[...] = padded
     else:
         floats(operand["scale"], result.scale.shape)[...] = result.scale
@@ -352,7 +354,7 @@ def attention(values, spec, grid):
             scales = -(-p["seqlen_kv"] // spec.block_kv)
         k_scale = floats(p["k_scale"], (*kv_shape[:2], scales))
         if spec.k_scope is Scope.token:
-            k_scale = k_scale[..., : p["seqlen_kv"]]
+            k_scale = in_tokens(k_scale)[..., : p["seqlen_kv"]]
         k = Quantized(k[..., :head_dim], k_scale, spec.k_scope.value, spec.block_kv)
     else:
         q, k = (
@@ -371,7 +373,7 @@ def attention(values, spec, grid):
             scale = floats(p["v_scale"], (*shape, 3, BLOCK))
             np.testing.assert_array_equal(scale[:, :, :, 1], np.log2(scale[:, :, :, 0]))
             np.testing.assert_array_equal(scale[:, :, :, 2], 1 / scale[:, :, :, 0])
-            scale = scale[:, :, :, 0].reshape(*shape[:2], -1)[..., : p["seqlen_kv"]]
+            scale = in_tokens(scale[:, :, :, 0].reshape(*shape[:2], -1))[..., : p["seqlen_kv"]]
         else:
             scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
         v = Quantized(v, scale, spec.v_scope.value, 128, mean)

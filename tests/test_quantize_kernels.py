@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cuattn
-from cuattn.reference.layout import transpose_v
+from cuattn.reference.layout import in_tokens, transpose_v
 from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
 from cuattn.scheme import PRESETS, Scheme
 
@@ -105,6 +105,9 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
     raw, d = tensor.codes.get(), x.shape[3]
+    if operand == "k" and got.scope == "token":
+        stored_scale = in_tokens(tensor.scale.get())[..., : x.shape[2]]
+        np.testing.assert_array_equal(stored_scale, want.scale)
     if operand == "v":
         np.testing.assert_array_equal(raw, transpose_v(want.codes))
         if got.scope == "token":

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
+from cuattn.reference.layout import TOKEN_OF_SLOT, in_slots, in_tokens
 from cuattn.reference.quantize import pad_head_dim, transpose_v, untranspose_v
 
 
@@ -18,6 +19,14 @@ def test_slots_hold_the_tokens_of_the_accumulators():
     for group in range(8):
         slots = stored[0, 0, 0, 5, 16 * group : 16 * group + 16]
         np.testing.assert_array_equal(slots, np.array(expected) + 16 * group)
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 3, 128), (2, 0), (0, 32)])
+def test_scales_of_tokens_take_the_same_slots(shape):
+    x = np.arange(np.prod(shape)).reshape(shape)
+    groups = x.reshape(*shape[:-1], shape[-1] // 16, 16)
+    np.testing.assert_array_equal(in_slots(x), groups[..., TOKEN_OF_SLOT].reshape(shape))
+    np.testing.assert_array_equal(in_tokens(in_slots(x)), x)
 
 
 @pytest.mark.parametrize("n", [0, 1, 31, 128, 129, 300])

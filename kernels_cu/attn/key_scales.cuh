@@ -1,4 +1,5 @@
-// Scales that differ from key to key, or from block to block, in shared memory.
+// Scales that differ from key to key, or from block to block, in shared memory. Those of keys are
+// in the order of slots (layout.cuh): a lane's four of two adjacent key tiles are one load.
 #pragma once
 #include "attn/shape.cuh"
 #include "layout.cuh"
@@ -15,31 +16,36 @@ struct alignas(16) KeyScales {
 
   __device__ __forceinline__ float block_scale() const { return k[0]; }
 
-  // Of the two columns that a lane sees of an MMA tile.
-  __device__ __forceinline__ float2 inverse_v(int key_tile, int lane) const {
-    return pair(inverse, key_tile, lane);
+  // Of what a lane sees of the key tiles 2 * pair and 2 * pair + 1: two columns of each.
+  __device__ __forceinline__ float4 inverse_v(int pair, int lane) const {
+    return four(inverse, pair, lane);
   }
 
   // s becomes the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv.
   __device__ __forceinline__ void apply(typename H::Scores& s, const float (&row_scale)[2],
                                         int lane) const {
 #pragma unroll
-    for (int key_tile = 0; key_tile < H::kKeyTiles; ++key_tile) {
-      const float2 sk = pair(k, key_tile, lane);
-      const float2 log2_sv = H::kTokenV ? pair(log2_v, key_tile, lane) : make_float2(0.0f, 0.0f);
-      const float start[2] = {-kMagic * sk.x, -kMagic * sk.y};
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      const float4 k4 = four(k, pair, lane);
+      const float4 v4 = H::kTokenV ? four(log2_v, pair, lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      const float sk[4] = {k4.x, k4.y, k4.z, k4.w};
+      const float log2_sv[4] = {v4.x, v4.y, v4.z, v4.w};
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        float& x = s[key_tile][e];
-        x = __fmaf_rn(x, e % 2 ? sk.y : sk.x, start[e % 2]);
-        x = __fmaf_rn(x, row_scale[e / 2], e % 2 ? log2_sv.y : log2_sv.x);
+      for (int i = 0; i < 4; ++i) {
+        const float start = -kMagic * sk[i];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float& x = s[2 * pair + i / 2][2 * half + i % 2];
+          x = __fmaf_rn(x, sk[i], start);
+          x = __fmaf_rn(x, row_scale[half], log2_sv[i]);
+        }
       }
     }
   }
 
  private:
-  static __device__ __forceinline__ float2 pair(const float* of, int key_tile, int lane) {
-    return *reinterpret_cast<const float2*>(of + 8 * key_tile + 2 * (lane % 4));
+  static __device__ __forceinline__ float4 four(const float* of, int pair, int lane) {
+    return *reinterpret_cast<const float4*>(of + 16 * pair + 4 * (lane % 4));
   }
 };
 

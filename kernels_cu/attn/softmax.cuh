@@ -72,11 +72,8 @@ struct OnlineSoftmax {
     float sum[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
-      float2 inverse[2];  // of V's scales: takes them out of the row sum
-      if constexpr (H::kTokenV) {
-        inverse[0] = keys.inverse_v(2 * pair, lane);
-        inverse[1] = keys.inverse_v(2 * pair + 1, lane);
-      }
+      float4 inverse;  // of V's scales: takes them out of the row sum
+      if constexpr (H::kTokenV) inverse = keys.inverse_v(pair, lane);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float y[2][2];
@@ -88,14 +85,14 @@ struct OnlineSoftmax {
                                   : __fmaf_rn(x, slope[half], intercept[half]));
           if (Masked && Raw::is_lowest(x)) e = 0.0f;
         }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if constexpr (H::kTokenV) {
-            sum[half] = __fmaf_rn(y[i][0], inverse[i].x, sum[half]);
-            sum[half] = __fmaf_rn(y[i][1], inverse[i].y, sum[half]);
-          } else {
-            sum[half] += y[i][0] + y[i][1];
-          }
+        if constexpr (H::kTokenV) {
+          sum[half] = __fmaf_rn(y[0][0], inverse.x, sum[half]);
+          sum[half] = __fmaf_rn(y[0][1], inverse.y, sum[half]);
+          sum[half] = __fmaf_rn(y[1][0], inverse.z, sum[half]);
+          sum[half] = __fmaf_rn(y[1][1], inverse.w, sum[half]);
+        } else {
+          sum[half] += y[0][0] + y[0][1];
+          sum[half] += y[1][0] + y[1][1];
         }
         if constexpr (S.pv == Type::int8) {
           p[pair / 2][2 * (pair % 2) + half] =

@@ -9,7 +9,8 @@ struct QuantizeOperand {
   void* out;           // codes or values [heads, seqlen, S.head_dim]; codes of V
                        // [heads, blocks, S.head_dim, kTokenPad], blocks of kTokenPad tokens
   f32* scale;          // token: Q [heads, seqlen], K [heads, blocks, kTokenPad], V [heads, blocks,
-                       // 3, kTokenPad] with the log2 and the inverse of each scale; block of keys:
+                       // 3, kTokenPad] with the log2 and the inverse of each scale, those of K and V
+                       // in the order of slots; block of keys:
                        // [heads, seqlen / S.k_block rounded up]; channel: [heads, S.head_dim]
   const f32* vector;   // [heads, head_dim], K, V: subtracted from every token if smoothed;
                        // Q: that of K, read if there is an lse_shift

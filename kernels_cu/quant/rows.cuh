@@ -109,7 +109,8 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const Qua
     const i64 pitch = R == Role::key ? ceil_div(x.seqlen, kTokenPad) * kTokenPad : x.seqlen;
     largest.for_each([&](int r, float a) {
       const int token = rows.from.first + rows.row(r);
-      if (token < pitch) x.scale[rows.from.head * pitch + token] = scale_of(a);
+      const int at = R == Role::key ? slot_of(token) : token;
+      if (token < pitch) x.scale[rows.from.head * pitch + at] = scale_of(a);
     });
     largest.share(factor, code_factor);
   }

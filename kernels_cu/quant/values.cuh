@@ -100,7 +100,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         const int token = from.first + order.first + order.offset(r);
         if (token >= blocks * kTokenPad) return;
         const i64 block = from.head * blocks + token / kTokenPad;
-        f32* to = x.scale + block * 3 * kTokenPad + token % kTokenPad;
+        f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
         const float scale = scale_of(a);
         to[0] = scale;
         to[kTokenPad] = log2f(scale);
