@@ -69,7 +69,7 @@ def wgmma_spec(
 
 def _tile(flush: bool, head_dim: int) -> GroupTile:
     if head_dim > 128:
-        return GroupTile(2, 240, 64 if flush else head_dim // 2, ahead=not flush)
+        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, ahead=not flush)
     if flush:
         return GroupTile(2, 240, head_dim, ahead=True)
     return GroupTile(2, 240, head_dim, ahead=True)

@@ -179,14 +179,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         __syncwarp();
         if constexpr (!kLast && !S.ahead) scores();
       } else {
-        static_assert(H::kFlush || H::kSlices == 1 || H::kSlices == 2);
-        if constexpr (H::kSlices == 1) {
-          start_values<S, true>(o, probabilities, v, 0);
-        } else {
-          auto& low = reinterpret_cast<Accumulator<S.integer_o>(&)[H::kSlice]>(o[0]);
-          auto& high = reinterpret_cast<Accumulator<S.integer_o>(&)[H::kSlice]>(o[H::kSlice]);
-          start_values<S, true>(low, probabilities, v, 0);
-          start_values<S, true>(high, probabilities, v, 1);
+#pragma unroll
+        for (int slice = 0; slice < H::kSlices; ++slice) {
+          using Slice = Accumulator<S.integer_o>(&)[H::kSlice];
+          start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
+                                slice);
         }
         if constexpr (!kLast) scores();
         ptx::wgmma_wait<0>();
