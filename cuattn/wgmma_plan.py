@@ -22,6 +22,8 @@ class GroupTile:
     groups: int
     group_registers: int
     value_slice: int
+    slices_in_flight: int
+    interleaved: bool
     ahead: bool
 
 
@@ -44,6 +46,8 @@ def wgmma_spec(
     qk, pv = types[scheme.qk], types[scheme.pv]
     flush = pv.nbytes == 1 and scheme.p_range != "row_pow2"
     tile = _tile(flush, head_dim)
+    # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
+    free = pv.nbytes == 2 and scheme.k_scope != "block"
     spec = WgmmaSpec(
         qk=qk,
         pv=pv,
@@ -53,7 +57,7 @@ def wgmma_spec(
         v_scope=Scope.token if pv is Type.int8 and scheme.v_scope == "token" else Scope.channel,
         p_range=PRange(scheme.p_range),
         is_causal=is_causal,
-        block_kv=scheme.p_block if pv.nbytes == 1 or head_dim > 128 else 128,
+        block_kv=128 if free and head_dim <= 128 else scheme.p_block,
         integer_o=not flush and pv is Type.int8,
         stages=4,
         q_buffers=2,
@@ -69,7 +73,7 @@ def wgmma_spec(
 
 def _tile(flush: bool, head_dim: int) -> GroupTile:
     if head_dim > 128:
-        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, ahead=not flush)
+        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, 2 if flush else 1, False, ahead=not flush)
     if flush:
-        return GroupTile(2, 240, head_dim, ahead=True)
-    return GroupTile(2, 240, head_dim, ahead=True)
+        return GroupTile(2, 240, head_dim, 1, True, ahead=True)
+    return GroupTile(2, 240, head_dim, 1, True, ahead=True)

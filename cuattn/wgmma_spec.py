@@ -39,6 +39,8 @@ class WgmmaSpec:
     stages: int
     q_buffers: int
     value_slice: int
+    slices_in_flight: int
+    interleaved: bool
     ahead: bool
     group_registers: int
 

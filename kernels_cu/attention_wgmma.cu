@@ -111,6 +111,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[H::kProbabilities];
+    Accumulator<H::kIntegerValues> block_sum[H::kSlice];
+    auto sums = [&](auto flush) -> auto& {
+      if constexpr (decltype(flush)::value) return block_sum; else return o;
+    };
     auto rescale = [&](int half, float shift, float shrink) {
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
@@ -118,7 +122,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int e = 0; e < 2; ++e) {
           auto& x = o[4 * i + 2 * half + e];
           if constexpr (S.integer_o) {
-            x >>= min_of(static_cast<int>(-shift), 31);
+            x >>= min_of(__float2int_rn(-shift), 31);
           } else {
             x *= shrink;
           }
@@ -137,17 +141,60 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
       softmax.template begin<kMasked>(s, keys, k_scale, Mask<S>(a, warp_row, block, lane), lane,
                                       rescale);
-      softmax.template exponentiate<kMasked>(probabilities, s, keys, lane);
+      if constexpr (S.interleaved) {
+        v_turn.wait_full(v_full);
+        const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
+        auto& to = sums(Bool<H::kFlush>{});
+        ptx::hold(to);
+#pragma unroll
+        for (int i = 0; i < H::kValueSteps; ++i) {
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
+          ptx::hold(probabilities);
+          ptx::wgmma_fence();
+          if (i == 0) {
+            start_value_step<S, !H::kFlush>(to, probabilities, v, 0, i);
+          } else {
+            start_value_step<S, true>(to, probabilities, v, 0, i);
+          }
+        }
+        ptx::wgmma_commit();
+      } else {
+#pragma unroll
+        for (int i = 0; i < H::kValueSteps; ++i) {
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
+        }
+      }
+      softmax.end();
       if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
       k_turn.next();
     };
     // P V of the block before, and scores of the next unless this is `Last`.
     auto products = [&](auto last) {
       constexpr bool kLast = decltype(last)::value;
+      if constexpr (S.interleaved) {
+        if constexpr (!kLast) scores();
+        ptx::wgmma_wait<!kLast>();
+        auto& from = sums(Bool<H::kFlush>{});
+        ptx::hold(from);
+        ptx::hold(probabilities);
+        release(v_empty, v_turn.buffer);
+        v_turn.next();
+        if constexpr (H::kFlush) {
+#pragma unroll
+          for (int i = 0; i < H::kOutput; ++i) {
+            o[i] = __fmaf_rn(static_cast<float>(from[i]), softmax.weight[i % 4 / 2], o[i]);
+          }
+        }
+        if constexpr (!kLast) {
+          ptx::wgmma_wait<0>();
+          ptx::hold(s);
+        }
+        return;
+      }
       v_turn.wait_full(v_full);
       const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
       if constexpr (H::kFlush) {
-        constexpr int kBuffers = H::kSlices > 1 ? 2 : 1;
+        constexpr int kBuffers = S.slices_in_flight;
         Accumulator<H::kIntegerValues> sum[kBuffers][H::kSlice];
         auto flush = [&](int slice) {
           auto& from = sum[slice % kBuffers];
@@ -159,19 +206,23 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           }
         };
         constexpr bool kAhead = S.ahead && !kLast;
-        start_values<S, false>(sum[0], probabilities, v, 0);
-        if constexpr (H::kSlices > 1) start_values<S, false>(sum[1], probabilities, v, 1);
+        constexpr int kFlight = S.slices_in_flight;
+#pragma unroll
+        for (int slice = 0; slice < kFlight; ++slice) {
+          start_values<S, false>(sum[slice], probabilities, v, slice);
+        }
         if constexpr (kAhead) scores();
 #pragma unroll
         for (int slice = 0; slice < H::kSlices; ++slice) {
-          if (slice + 1 < H::kSlices) {
-            ptx::wgmma_wait<1 + kAhead>();
+          constexpr int kBehind = kFlight - 1;
+          if (slice + kFlight <= H::kSlices) {
+            ptx::wgmma_wait<kBehind + kAhead>();
           } else {
             ptx::wgmma_wait<kAhead>();
           }
           flush(slice);
-          if (slice + 2 < H::kSlices) {
-            start_values<S, false>(sum[slice % kBuffers], probabilities, v, slice + 2);
+          if (slice + kFlight < H::kSlices) {
+            start_values<S, false>(sum[slice % kBuffers], probabilities, v, slice + kFlight);
           }
         }
         release(v_empty, v_turn.buffer);
@@ -185,11 +236,13 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
                                 slice);
         }
-        if constexpr (!kLast) scores();
+        if constexpr (!kLast && S.ahead) scores();
         ptx::wgmma_wait<0>();
         ptx::hold(o);
+        ptx::hold(probabilities);
         release(v_empty, v_turn.buffer);
         v_turn.next();
+        if constexpr (!kLast && !S.ahead) scores();
       }
       if constexpr (!kLast) {
         ptx::wgmma_wait<0>();
@@ -204,17 +257,17 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         scores();
         ptx::wgmma_wait<0>();
         ptx::hold(s);
-        probabilities_of(0, Bool<true>{});
 #pragma unroll 1
-        for (block = 1; block < min_of(unmasked, end); ++block) {
-          products(Bool<false>{});
+        for (; block < min_of(unmasked, end - 1); ++block) {
           probabilities_of(block, Bool<false>{});
+          products(Bool<false>{});
         }
 #pragma unroll 1
-        for (; block < end; ++block) {
-          products(Bool<false>{});
+        for (; block < end - 1; ++block) {
           probabilities_of(block, Bool<true>{});
+          products(Bool<false>{});
         }
+        probabilities_of(block++, Bool<true>{});
         products(Bool<true>{});
       }
       release(q_empty, q_turn.buffer);
@@ -260,7 +313,11 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
     ptx::mbarrier_fence_init();
   }
   __syncthreads();
-  constexpr int kProducerRegisters = S.num_threads == 640 ? 24 : 32;
+  // Of a thread at launch; what the attending warpgroups take, the other one has to give.
+  constexpr int kLaunchRegisters = 65536 / S.num_threads / 8 * 8;
+  constexpr int kSpare = kLaunchRegisters * (S.groups + 1) - S.group_registers * S.groups;
+  constexpr int kProducerRegisters = min_of(kSpare, kLaunchRegisters);
+  static_assert(kProducerRegisters >= 24, "the attending warpgroups take too many registers");
   if (threadIdx.x / kWarpgroupSize == S.groups) {
     ptx::give_registers<kProducerRegisters>();
     if (threadIdx.x % kWarpgroupSize == 0) produce<S>(p, storage);

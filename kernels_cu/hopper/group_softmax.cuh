@@ -29,6 +29,7 @@ struct GroupSoftmax {
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
   float weight[2];     // of the block's P V in O
+  float sum[2][2];     // of the block, in two parts for latency
 
   __device__ __forceinline__ void start(const AttentionParams& p, i64 batch_head, int first_row,
                                         int lane) {
@@ -66,47 +67,54 @@ struct GroupSoftmax {
       intercept[half] = kGroupStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(m[half] - reference[half]) : 1.0f;
+      sum[half][0] = sum[half][1] = 0.0f;
     }
   }
 
-  // The block's scores become probabilities; their sum, before rounding, enters the row sum.
+  // One step of k of P V at a time: scores become probabilities; their sum, before rounding, enters
+  // the row sum at the end of the block.
   template <bool Masked>
   __device__ __forceinline__ void exponentiate(u32 (&p)[H::kProbabilities], const Scores& s,
-                                               const TokenScales<S>& keys, int lane) {
-    float sum[2][2] = {};
+                                               const TokenScales<S>& keys, int step, int lane) {
+    constexpr int kStepPairs = H::kKeyTiles / 2 / H::kValueSteps;
 #pragma unroll
-    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+    for (int i = 0; i < kStepPairs; ++i) {
+      const int pair = step * kStepPairs + i;
       float inverse[4];
       if constexpr (H::kTokenV) load_four(inverse, keys.inverse_v, pair, lane);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float y[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const Acc x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
-          y[i] = ptx::ex2(H::kTokenK ? value(x) + intercept[half]
+        for (int e = 0; e < 4; ++e) {
+          const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
+          y[e] = ptx::ex2(H::kTokenK ? value(x) + intercept[half]
                                      : __fmaf_rn(value(x), slope[half], intercept[half]));
-          if (Masked && is_lowest(x)) y[i] = 0.0f;
+          if (Masked && is_lowest(x)) y[e] = 0.0f;
         }
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& to = sum[half][i % 2];
-          to = H::kTokenV ? __fmaf_rn(y[i], inverse[i], to) : to + y[i];
+        for (int e = 0; e < 4; ++e) {
+          float& to = sum[half][e % 2];
+          to = H::kTokenV ? __fmaf_rn(y[e], inverse[e], to) : to + y[e];
         }
         if constexpr (S.pv == Type::int8) {
-          p[pair / 2 * 4 + 2 * (pair % 2) + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
+          p[4 * step + 2 * i + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
         } else if constexpr (S.pv == Type::e4m3) {
-          p[pair / 2 * 4 + 2 * (pair % 2) + half] = ptx::pack_e4m3x4(y[0], y[1], y[2], y[3]);
+          p[4 * step + 2 * i + half] = ptx::pack_e4m3x4(y[0], y[1], y[2], y[3]);
         } else {
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            p[pair * 4 + 2 * i + half] = S.pv == Type::fp16
-                                             ? ptx::pack_f16x2(y[2 * i], y[2 * i + 1])
-                                             : ptx::pack_bf16x2(y[2 * i], y[2 * i + 1]);
+          for (int e = 0; e < 2; ++e) {
+            p[4 * step + 2 * e + half] = S.pv == Type::fp16
+                                             ? ptx::pack_f16x2(y[2 * e], y[2 * e + 1])
+                                             : ptx::pack_bf16x2(y[2 * e], y[2 * e + 1]);
           }
         }
       }
     }
+  }
+
+  // After all steps of a block.
+  __device__ __forceinline__ void end() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       row_sum[half] = __fmaf_rn(sum[half][0] + sum[half][1], weight[half], row_sum[half]);

@@ -28,7 +28,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   const u32 v_empty = ptx::smem_address(storage.v_empty);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
-  const int v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
+  const i64 v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
   const int num_kv_heads = a.num_q_heads / a.heads_per_kv;
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
@@ -57,14 +57,15 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
                                      block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
                                      k_barrier);
       TokenScales<S>& scales = storage.scales[kv.buffer];
-      const i64 token_block = batch_kv_head * v_blocks + block;
       if constexpr (H::kTokenK) {
-        ptx::bulk_copy(ptx::smem_address(scales.k), a.k_scale + token_block * kTokenPad,
+        ptx::bulk_copy(ptx::smem_address(scales.k),
+                       a.k_scale + batch_kv_head * v_blocks * kTokenPad + block * S.block_kv,
                        scales.k_bytes, k_barrier);
       }
       if constexpr (H::kTokenV) {
         ptx::bulk_copy(ptx::smem_address(scales.log2_v),
-                       a.v_scale + (token_block * 3 + 1) * kTokenPad, scales.v_bytes, k_barrier);
+                       a.v_scale + ((batch_kv_head * v_blocks + block) * 3 + 1) * kTokenPad,
+                       scales.v_bytes, k_barrier);
       }
       const u32 v_barrier = v_full + 8 * kv.buffer;
       kv.wait_empty(v_empty);

@@ -29,39 +29,45 @@ __device__ __forceinline__ void start_scores(Acc (&s)[TileShape<S>::kScores], u6
   ptx::wgmma_commit();
 }
 
-// One slice of channels of P V, onto what `sum` holds or not.
+// One step of k of P V, of one slice of channels, onto what `sum` holds or not.
+template <WgmmaSpec S, bool Accumulate, class Acc>
+__device__ __forceinline__ void start_value_step(Acc (&sum)[TileShape<S>::kSlice],
+                                                 const u32 (&p)[TileShape<S>::kProbabilities],
+                                                 u64 v, int slice, int step) {
+  using H = TileShape<S>;
+  const u32* a = p + 4 * step;
+  if constexpr (H::kScaledValues) {
+    const u64 b = ptx::advance(v, slice * S.value_slice * H::VTile::pitch + H::VTile::step(step));
+    if constexpr (S.pv == Type::int8) {
+      ptx::wgmma_u8_s8<Accumulate>(sum, a, b);
+    } else {
+      ptx::wgmma_e4m3<Accumulate>(sum, a, b);
+    }
+  } else {
+    static_assert(H::kScaledValues || S.value_slice % 64 == 0 || H::kSlices == 1);
+    const u64 b = ptx::advance(v, slice * (S.value_slice / 64) * H::VTile::panel_bytes +
+                                      step * 16 * H::VTile::pitch);
+    if constexpr (S.pv == Type::fp16) {
+      ptx::wgmma_f16<Accumulate>(sum, a, b);
+    } else {
+      ptx::wgmma_bf16<Accumulate>(sum, a, b);
+    }
+  }
+}
+
+// All steps of k, as one group.
 template <WgmmaSpec S, bool Accumulate, class Acc>
 __device__ __forceinline__ void start_values(Acc (&sum)[TileShape<S>::kSlice],
                                              u32 (&p)[TileShape<S>::kProbabilities], u64 v,
                                              int slice) {
-  using H = TileShape<S>;
-  auto step = [&](auto accumulate, int i) {
-    constexpr bool kAccumulate = decltype(accumulate)::value;
-    const u32* a = p + 4 * i;
-    if constexpr (H::kScaledValues) {
-      const u64 b = ptx::advance(v, slice * S.value_slice * H::VTile::pitch + H::VTile::step(i));
-      if constexpr (S.pv == Type::int8) {
-        ptx::wgmma_u8_s8<kAccumulate>(sum, a, b);
-      } else {
-        ptx::wgmma_e4m3<kAccumulate>(sum, a, b);
-      }
-    } else {
-      static_assert(H::kScaledValues || S.value_slice % 64 == 0 || H::kSlices == 1);
-      const u64 b = ptx::advance(v, slice * (S.value_slice / 64) * H::VTile::panel_bytes +
-                                        i * 16 * H::VTile::pitch);
-      if constexpr (S.pv == Type::fp16) {
-        ptx::wgmma_f16<kAccumulate>(sum, a, b);
-      } else {
-        ptx::wgmma_bf16<kAccumulate>(sum, a, b);
-      }
-    }
-  };
   ptx::hold(sum);
   ptx::hold(p);
   ptx::wgmma_fence();
-  step(Bool<Accumulate>{}, 0);
+  start_value_step<S, Accumulate>(sum, p, v, slice, 0);
 #pragma unroll
-  for (int i = 1; i < H::kValueSteps; ++i) step(Bool<true>{}, i);
+  for (int step = 1; step < TileShape<S>::kValueSteps; ++step) {
+    start_value_step<S, true>(sum, p, v, slice, step);
+  }
   ptx::wgmma_commit();
 }
 
