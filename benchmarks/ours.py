@@ -47,5 +47,5 @@ def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:
         return Run(kernel=end_to_end, end_to_end=end_to_end)
     q8 = cuattn.quantize(q, operand="q", scheme=scheme)
     k8 = cuattn.quantize(k, operand="k", scheme=scheme)
-    v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv == "int8" else v
+    v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv != "fp16" else v
     return Run(lambda: cuattn.attention(q8, k8, v8, **options), end_to_end)

@@ -13,6 +13,7 @@ class Type(Enum):
     """Element type of an operand."""
 
     int8 = "int8"
+    e4m3 = "e4m3"
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
@@ -20,7 +21,12 @@ class Type(Enum):
     @property
     def nbytes(self) -> int:
         """Bytes of one element."""
-        return {"int8": 1, "fp32": 4}.get(self.value, 2)
+        return {"int8": 1, "e4m3": 1, "fp32": 4}.get(self.value, 2)
+
+    @property
+    def coded(self) -> bool:
+        """Whether elements are codes, which mean something with a scale only."""
+        return self in (Type.int8, Type.e4m3)
 
 
 class Scope(Enum):

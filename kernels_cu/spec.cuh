@@ -2,15 +2,18 @@
 #pragma once
 #include "numeric.cuh"
 
-enum class Type { int8, fp16, bf16, fp32 };
+enum class Type { int8, e4m3, fp16, bf16, fp32 };
 enum class Scope { token, block, channel };
 // What P is quantized against: the row maximum of the block of keys, or the running row maximum,
 // in 255 unsigned steps; or the running maximum in 127 steps (INT-FlashAttention).
 enum class PRange { block, row, static127 };
 
 __host__ __device__ constexpr int bytes_of(Type t) {
-  return t == Type::int8 ? 1 : t == Type::fp32 ? 4 : 2;
+  return t == Type::int8 || t == Type::e4m3 ? 1 : t == Type::fp32 ? 4 : 2;
 }
+
+// Codes mean something with a scale only.
+__host__ __device__ constexpr bool is_code(Type t) { return t == Type::int8 || t == Type::e4m3; }
 
 struct AttentionSpec {
   Type qk;              // operands of Q K^T

@@ -11,7 +11,7 @@ from cuattn.scheme import Scheme
 
 from .arrays import FloatArray
 from .masking import weighted_sum
-from .rounding import HalfType, round_half
+from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half
 
 __all__ = ["OnlineSoftmax"]
 
@@ -27,7 +27,7 @@ class OnlineSoftmax:
     ----------
     scheme : Scheme
     compute : {"float16", "bfloat16"}
-        Type of a P that is not INT8.
+        Type of a P that is not of 8 bits.
     round_p : bool
         False keeps P unrounded.
     num_rows, head_dim : int
@@ -87,6 +87,9 @@ class OnlineSoftmax:
         """Return P [row, key], given in 0 … 1, as the kernel multiplies it, and its unit."""
         if self.scheme.pv == "fp16":
             return (round_half(p, self.compute) if self.round_p else p), 1.0
+        if self.scheme.pv == "fp8":
+            p *= E4M3_MAX
+            return (round_e4m3(p) if self.round_p else p), 1.0 / E4M3_MAX
         steps = 127.0 if self.scheme.p_range == "static127" else 255.0
         p *= steps
         if not self.round_p:
