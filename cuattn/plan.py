@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 
-from .device import Target
+from .device import Target, current_device, gpu_status
+from .device import target as target_of
 from .errors import UnsupportedError
 from .operand import DTYPES, Name, code_type
 from .quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
@@ -25,6 +26,7 @@ __all__ = [
     "half_type",
     "needs_stats",
     "quantizer_specs",
+    "runnable",
     "supported",
 ]
 
@@ -111,6 +113,13 @@ def supported(target: Target) -> list[Scheme]:
             continue
         found.append(scheme)
     return found
+
+
+def runnable() -> list[Scheme]:
+    """Return the presets that can be measured here: without a GPU all of them are emulated."""
+    if gpu_status()[0] != "ok":
+        return list(PRESETS.values())
+    return supported(target_of(current_device().arch))
 
 
 @cache

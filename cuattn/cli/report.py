@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cuattn import __version__
-from cuattn.device import current_device, gpu_status, target
+from cuattn.device import current_device, gpu_status
 from cuattn.errors import ArgumentError
 from cuattn.measure import measure_error
-from cuattn.plan import supported
+from cuattn.plan import runnable
 from cuattn.reference import exact
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.scheme import Scheme
 from cuattn.typed_json import finite
 
 from . import plot
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         how += f" with scale {args.scale:g}"
     print(f"{how}, {where}", flush=True)
     with Bar() as bar:
-        chosen = args.schemes or _every_scheme()
+        chosen = args.schemes or runnable()
         measured = [_measure(x, chosen, options, not args.no_sources, bar) for x in given]
     for table in tables(measured):
         print(f"\n{table}")
@@ -88,12 +88,6 @@ def run(args: argparse.Namespace) -> None:
         args.json.write_text(text + "\n", encoding="utf-8")
     if args.plot is not None:
         plot.draw(measured, args.plot)
-
-
-def _every_scheme() -> list[Scheme]:
-    if gpu_status()[0] != "ok":
-        return list(PRESETS.values())
-    return supported(target(current_device().arch))
 
 
 def _where() -> str:
