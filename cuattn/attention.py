@@ -97,9 +97,10 @@ def attention(
 
     Notes
     -----
-    NaN and infinities act as far as the scheme's scales reach; an infinity, which has no INT8 code,
-    acts like NaN. In a row of Q it makes that row NaN. In a key it does so to every row that sees
-    the key or, with a scale per block, any key of its block. In V it does so, with a scale per
+    NaN and infinities act as far as the scheme's scales reach; an infinity, which has no code of 8
+    bits, acts like NaN. In a row of Q it makes that row NaN. In a key it does so to every row that
+    sees the key or, with a scale per block, any key of its block. With one scale for a head, in Q
+    or K, it does so to all rows of the head. In V it does so, with a scale per
     token, to every row that sees the token (on the GPU, to their lse too); else to the channel or,
     with one scale, to all of the output. Unquantized operands follow IEEE arithmetic, except that
     in V they may also reach rows up to a tile before the first one that sees the token.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from .device import Device
 from .launch import NULL, Buffers, Launch
@@ -74,28 +74,41 @@ def conversion(
     built_for = (scheme, first.dtype, pad_head_dim(first.shape[3]), aligned)
 
     launches: list[Launch] = []
-    low = high = NULL
-    k_stats, v_stats = needs_stats(scheme)
-    wanted: dict[Literal["k", "v"], Item] = {}
-    if k_stats and "k" in items:
-        wanted["k"] = items["k"]
-    if v_stats and "v" in items:
-        wanted["v"] = items["v"]
-        low, high = (buffers.take(_vector_bytes(items["v"].operand)) for _ in range(2))
+    ranges: dict[Name, _Range] = {}
+    wanted: dict[Name, Item] = {x: items[x] for x in needs_stats(scheme) if x in items}
     if wanted:
         spec = StatsSpec.of(*built_for)
-        launches += _stats(spec, wanted, device, buffers, low=low, high=high)
+        for name, item in wanted.items():
+            if spec.ranges(name):
+                nbytes = _vector_bytes(item.operand)
+                ranges[name] = _Range(buffers.take(nbytes), buffers.take(nbytes))
+        launches += _stats(spec, wanted, device, buffers, ranges)
 
     quantize = QuantizeSpec.of(*built_for)
-    arguments: dict[str, Any] = {name: _quantized(quantize, items, name) for name in _NAMES}
-    arguments |= {"v_low": low, "v_high": high, "lse_shift": lse_shift}
-    arguments |= {"head_dim": first.shape[3], "heads_per_kv": group, "softmax_scale": softmax_scale}
+    arguments: dict[str, Any] = {
+        name: _quantized(quantize, items, name, ranges.get(name, _Range())) for name in _NAMES
+    }
+    arguments |= {
+        "lse_shift": lse_shift,
+        "head_dim": first.shape[3],
+        "heads_per_kv": group,
+        "softmax_scale": softmax_scale,
+    }
     grid = sum(x["heads"] * x["tiles"] for x in map(arguments.get, _NAMES) if x)
     launches.append(Launch(quantize, device, (grid,), arguments))
     return launches
 
 
-def _quantized(spec: QuantizeSpec, items: Mapping[Name, Item], name: Name) -> dict[str, Any] | None:
+class _Range(NamedTuple):
+    """Where the smallest and largest elements of an operand's channels are."""
+
+    low: int = NULL
+    high: int = NULL
+
+
+def _quantized(
+    spec: QuantizeSpec, items: Mapping[Name, Item], name: Name, range_: _Range
+) -> dict[str, Any] | None:
     if name not in items:
         return None
     item = items[name]
@@ -104,20 +117,19 @@ def _quantized(spec: QuantizeSpec, items: Mapping[Name, Item], name: Name) -> di
         "out": item.data,
         "scale": item.scale,
         "vector": item.vector,
+        **range_._asdict(),
         "tiles": spec.tiles(name, item.operand.tokens),
     }
 
 
 def _stats(
     spec: StatsSpec,
-    items: Mapping[Literal["k", "v"], Item],
+    items: Mapping[Name, Item],
     device: Device,
     buffers: Buffers,
-    *,
-    low: int,
-    high: int,
+    ranges: Mapping[Name, _Range],
 ) -> Iterator[Launch]:
-    arguments: dict[str, Any] = {"k": None, "v": None}
+    arguments: dict[str, Any] = dict.fromkeys(_NAMES)
     grid = heads_in_parts = 0
     for name, item in items.items():
         heads = item.operand.heads
@@ -128,10 +140,9 @@ def _stats(
             heads_in_parts += heads
         arguments[name] = {
             **_source(item),
-            # A mean that nobody wants is computed all the same.
-            "mean": item.vector or buffers.take(_vector_bytes(item.operand)),
-            "low": low,
-            "high": high,
+            # A mean that nobody wants is computed all the same; Q's vector is that of K.
+            "mean": (name != "q" and item.vector) or buffers.take(_vector_bytes(item.operand)),
+            **ranges.get(name, _Range())._asdict(),
             "partial": partial,
             "chunk": spec.chunk,
             "chunks": chunks,

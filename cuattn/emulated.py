@@ -18,7 +18,7 @@ from .operand import DTYPES, Array, Name, coding, operand_of
 from .overlap import overlap
 from .plan import half_type
 from .problem import Options, Problem
-from .quantized import EMPTY_SCALE, QuantizedTensor
+from .quantized import QuantizedTensor
 from .reference.arrays import as_float32
 from .reference.emulate import emulate
 from .reference.layout import in_slots
@@ -30,7 +30,7 @@ from .reference.quantize import (
     smoothing_vector,
     transpose_v,
 )
-from .reference.rounding import HalfType, round_bfloat16, round_half
+from .reference.rounding import HalfType, e4m3_bits, round_bfloat16, round_half
 from .reference.smoothing import lse_shift
 from .scheme import Scheme
 from .spec import Type
@@ -94,16 +94,19 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
     shape = operand_of(operand, seen, scheme, layout).shape
     quantized = _quantized(operand, _values(x, "x", layout), scheme)
     form = Form.of(scheme, operand, shape)
-    codes = np.zeros(form.data, np.int8)
+    natural: Any = quantized.codes
+    if form.code is Type.e4m3:
+        natural = e4m3_bits(natural)
+    codes = np.zeros(form.data, form.dtype)
     if operand == "v":
-        codes[...] = transpose_v(quantized.codes.astype(np.int8))
+        codes[...] = transpose_v(natural)
     else:
-        codes[..., : shape[3]] = quantized.codes
-    scale = np.full(form.scale, EMPTY_SCALE)
+        codes[..., : shape[3]] = natural
+    scale = np.full(form.scale, form.empty_scale)
     if quantized.scope == "tensor":
         scale[...] = quantized.scale[..., None]
     elif operand == "v" and quantized.scope == "token":
-        scale = _with_logarithms(quantized.scale, form.scale)
+        scale = _with_logarithms(quantized.scale, form)
     else:
         scale[..., : quantized.scale.shape[2]] = quantized.scale
         if operand == "k" and quantized.scope == "token":
@@ -111,9 +114,10 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
     return QuantizedTensor(codes, scale, quantized.vector, operand, scheme, shape, seen.dtype)
 
 
-def _with_logarithms(scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _with_logarithms(scale: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
     """Bring scales of V's tokens [batch, head, token] to [batch, head, block, 3, 128]."""
-    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), EMPTY_SCALE)
+    shape = form.scale
+    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), form.empty_scale)
     padded[..., : scale.shape[2]] = scale
     blocks = in_slots(padded).reshape(*shape[:3], shape[4])
     with np.errstate(invalid="ignore"):
@@ -122,11 +126,13 @@ def _with_logarithms(scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDAr
 
 def _quantized(name: Name, x: NDArray[Any], scheme: Scheme) -> Quantized:
     smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
+    product: Any = scheme.pv if name == "v" else scheme.qk
     return quantize(
         x,
         scope=getattr(scheme, f"{name}_scope"),
         block=scheme.p_block,
         vector=smoothing_vector(x, smoothing[name]),
+        to=product,
     )
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Name",
     "Operand",
     "array_operand",
+    "code_type",
     "coding",
     "in_order",
     "operand_of",
@@ -100,16 +101,23 @@ class Operand:
         return self.shape[2]
 
 
+def code_type(scheme: Scheme, operand: Name) -> Type | None:
+    """Return the type of an operand's codes under a scheme; None if it has none."""
+    product = scheme.pv if operand == "v" else scheme.qk
+    return {"int8": Type.int8, "fp8": Type.e4m3}.get(product)
+
+
 def coding(scheme: Scheme, operand: Name) -> tuple[object, ...] | None:
     """Return what of a scheme decides how an operand is quantized; None if it is not at all."""
-    if operand == "v":
-        return (scheme.v_scope, scheme.smooth_v) if scheme.pv == "int8" else None
-    if scheme.qk != "int8":
+    code = code_type(scheme, operand)
+    if code is None:
         return None
+    if operand == "v":
+        return code, scheme.v_scope, scheme.smooth_v
     if operand == "q":
-        return (scheme.q_scope,)
-    block = scheme.p_block if scheme.k_scope == "block" else None
-    return scheme.k_scope, block, scheme.smooth_k
+        return code, scheme.q_scope
+    block = None if scheme.k_scope == "token" else scheme.p_block
+    return code, scheme.k_scope, block, scheme.smooth_k
 
 
 def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Operand:

@@ -10,8 +10,8 @@ from .conversion import Item, conversion
 from .device import current_device, target
 from .form import Form
 from .launch import NULL, Buffers, Launch
-from .operand import Name, Operand, coding
-from .plan import attention_spec, half_type, needs_stats
+from .operand import Name, Operand
+from .plan import attention_spec, half_type
 from .problem import Problem
 from .reference.layout import pad_head_dim
 from .tensor_map import can_map
@@ -50,7 +50,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     places = {name: _place(name, problem, buffers, mapped) for name in _NAMES}
     items = {name: place.made_by for name, place in places.items() if place.made_by is not None}
     lse_shift = made_shift = NULL
-    if problem.return_lse and needs_stats(scheme)[0]:
+    if problem.return_lse and scheme.smooth_k != "none":
         if "q" in items:
             lse_shift = made_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)
             items["q"] = replace(items["q"], vector=places["k"].vector)
@@ -107,12 +107,11 @@ class _Place(NamedTuple):
 def _place(name: Name, problem: Problem, buffers: Buffers, mapped: bool) -> _Place:
     operand: Operand = getattr(problem, name)
     scheme = problem.scheme
-    integer = coding(scheme, name) is not None
     form = Form.of(scheme, name, operand.shape)
     x, scale, vector = (buffers[f"{name}{part}"] for part in _PARTS)
     if operand.coded:
         return _Place(x, form.byte_strides, scale, vector, None)
-    if not integer and operand.direct and operand.dtype is half_type(scheme, operand.dtype):
+    if form.code is None and operand.direct and operand.dtype is half_type(scheme, operand.dtype):
         itemsize = operand.dtype.nbytes
         strides = tuple(step * itemsize for step in operand.strides)
         if not mapped or can_map(operand.shape[::-1], strides[2::-1], 16, itemsize):
@@ -121,7 +120,7 @@ def _place(name: Name, problem: Problem, buffers: Buffers, mapped: bool) -> _Pla
         operand,
         x,
         data=buffers.take(form.nbytes),
-        scale=buffers.take(4 * math.prod(form.scale)) if integer else NULL,
+        scale=buffers.take(4 * math.prod(form.scale)) if form.scale else NULL,
         vector=buffers.take(4 * math.prod(form.vector)) if form.smoothed else NULL,
     )
     return _Place(item.data, form.byte_strides, item.scale, item.vector, item)

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 
-from .device import Target
+from .device import Target, current_device, gpu_status
+from .device import target as target_of
 from .errors import UnsupportedError
-from .operand import DTYPES
+from .operand import DTYPES, Name, code_type
 from .quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
 from .reference.layout import pad_head_dim
-from .scheme import Scheme, resolve
+from .scheme import PRESETS, Scheme, resolve
 from .spec import AttentionSpec, PRange, Scope, Type
 from .wgmma_plan import wgmma_serves, wgmma_spec
 from .wgmma_spec import WgmmaSpec
@@ -23,14 +24,22 @@ __all__ = [
     "Tile",
     "attention_spec",
     "attention_specs",
+    "check_supported",
     "half_type",
     "needs_stats",
+    "quantizer_specs",
+    "runnable",
+    "supported",
 ]
 
 AnySpec = AttentionSpec | WgmmaSpec | QuantizeSpec | StatsSpec | FinishSpec
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
+
+
+# Targets that have a kernel of FP8 products.
+_FP8_TARGETS = ("90a",)
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,51 @@ TILES: dict[tuple[str, Type, int], Tile] = {
 
 
 def half_type(scheme: Scheme, dtype: Type) -> Type:
-    """Return the type of operands that are not INT8, for inputs of a type."""
+    """Return the type of operands that are not quantized, for inputs of a type."""
     return Type.bf16 if scheme.qk == "fp16" and dtype is Type.bf16 else Type.fp16
 
 
-def needs_stats(scheme: Scheme) -> tuple[bool, bool]:
-    """Whether K, and whether V, must be looked at as a whole before it is quantized."""
-    k = scheme.qk == "int8" and scheme.smooth_k != "none"
-    v = scheme.pv == "int8" and (scheme.smooth_v != "none" or scheme.v_scope != "token")
-    return k, v
+def needs_stats(scheme: Scheme) -> tuple[Name, ...]:
+    """Return the operands that must be looked at as a whole before they are quantized."""
+    wanted: dict[Name, bool] = {
+        "q": scheme.q_scope == "tensor",
+        "k": scheme.k_scope == "tensor" or scheme.smooth_k != "none",
+        "v": scheme.v_scope != "token" or scheme.smooth_v != "none",
+    }
+    return tuple(x for x, wants in wanted.items() if wants and code_type(scheme, x) is not None)
+
+
+def check_supported(scheme: Scheme, target: Target) -> None:
+    """Refuse a scheme whose products no kernel for the target computes.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if "fp8" in (scheme.qk, scheme.pv) and target.arch not in _FP8_TARGETS:
+        raise UnsupportedError(
+            f"scheme {scheme.name} multiplies in FP8, for which there is no kernel for "
+            f"sm_{target.arch}; 'int8-block' is fast there"
+        )
+
+
+def supported(target: Target) -> list[Scheme]:
+    """Return the presets that have kernels for a target."""
+    found = []
+    for scheme in PRESETS.values():
+        try:
+            check_supported(scheme, target)
+        except UnsupportedError:
+            continue
+        found.append(scheme)
+    return found
+
+
+def runnable() -> list[Scheme]:
+    """Return the presets that can be measured here: without a GPU all of them are emulated."""
+    if gpu_status()[0] != "ok":
+        return list(PRESETS.values())
+    return supported(target_of(current_device().arch))
 
 
 @cache
@@ -88,20 +133,21 @@ def attention_spec(
     Raises
     ------
     UnsupportedError
-        If no kernel fits the target's shared memory.
+        If the target has no kernel of the scheme's products, or none fits its shared memory.
     """
+    check_supported(scheme, target)
     half = half_type(scheme, dtype)
-    if wgmma_serves(head_dim, target):
+    if wgmma_serves(target):
         return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target)
-    integer_v = scheme.pv == "int8"
-    tile = TILES["mma", Type.int8 if integer_v else Type.fp16, head_dim]
+    codes = code_type(scheme, "v")
+    tile = TILES["mma", Type.fp16 if codes is None else Type.int8, head_dim]
     spec = AttentionSpec(
-        qk=Type.int8 if scheme.qk == "int8" else half,
-        pv=Type.int8 if integer_v else half,
+        qk=code_type(scheme, "q") or half,
+        pv=codes or half,
         out=dtype,
         head_dim=head_dim,
-        k_scope=Scope.block if scheme.k_scope == "block" else Scope.token,
-        v_scope=Scope.token if integer_v and scheme.v_scope == "token" else Scope.channel,
+        k_scope=Scope.token if scheme.k_scope == "token" else Scope.block,
+        v_scope=Scope.token if codes is not None and scheme.v_scope == "token" else Scope.channel,
         p_range=PRange(scheme.p_range),
         is_causal=is_causal,
         block_kv=scheme.p_block,
@@ -148,8 +194,20 @@ def attention_specs(
     for scheme, head_dim, dtype in kinds:
         for is_causal in (False, True):
             specs[attention_spec(scheme, head_dim, dtype, is_causal, target)] = None
-        specs.update(dict.fromkeys(_quantizers(scheme, head_dim, dtype)))
+        specs.update(dict.fromkeys(quantizer_specs(scheme, head_dim, dtype)))
     return list(specs)
+
+
+def quantizer_specs(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnySpec]:
+    """List the kernels that convert inputs of a type and padded head dimension."""
+    for aligned in (True, False):
+        # Aligned inputs that have the products' type already are used as they are.
+        if scheme.qk != "fp16" or half_type(scheme, dtype) is not dtype or not aligned:
+            yield QuantizeSpec.of(scheme, dtype, head_dim, aligned)
+        if any(needs_stats(scheme)):
+            stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
+            yield stats
+            yield stats.finish
 
 
 def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:
@@ -164,14 +222,3 @@ def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:
             else:
                 smaller = replace(smaller, num_warps=smaller.num_warps // 2)
             yield smaller
-
-
-def _quantizers(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnySpec]:
-    for aligned in (True, False):
-        # Aligned inputs that have the products' type already are used as they are.
-        if scheme.qk == "int8" or half_type(scheme, dtype) is not dtype or not aligned:
-            yield QuantizeSpec.of(scheme, dtype, head_dim, aligned)
-        if any(needs_stats(scheme)):
-            stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
-            yield stats
-            yield stats.finish

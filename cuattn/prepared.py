@@ -10,7 +10,6 @@ from .launch import Buffers, Launch
 from .operand import Array, Coded, Operand, in_order
 from .overlap import extent
 from .pipeline import GIVEN, pipeline
-from .plan import needs_stats
 from .problem import Options, Problem
 from .scheme import Scheme
 
@@ -88,7 +87,7 @@ def prepare(
         copied=copied,
         writes_out=writes_out,
         extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
-        needs_shift=problem.return_lse and problem.q.coded and needs_stats(problem.scheme)[0],
+        needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",
         launches=launches,
         buffers=buffers,
     )

@@ -11,14 +11,15 @@ import numpy as np
 
 from .caller import Caller, cupy_module, device_of
 from .conversion import Item, conversion
-from .device import current_device
+from .device import current_device, target
 from .dlpack import CPU, CUDA, View
 from .emulated import quantize_on_host
 from .errors import ArgumentError
 from .form import Form
 from .launch import NULL, Buffers, Launch, enqueue
 from .operand import Array, Name, coding, operand_of
-from .quantized import EMPTY_SCALE, QuantizedTensor
+from .plan import check_supported
+from .quantized import QuantizedTensor
 from .scheme import Scheme, resolve
 from .views import contiguous, signature
 
@@ -67,7 +68,7 @@ def quantize(
     """
     how = resolve(scheme)
     if operand not in ("q", "k", "v") or coding(how, operand) is None:
-        raise ArgumentError("operand", operand, f"one that is INT8 in scheme {how.name!r}")
+        raise ArgumentError("operand", operand, f"one that is quantized in scheme {how.name!r}")
     kind, ordinal = device_of(x, "x")
     if kind == CPU:
         if stream is not None:
@@ -90,14 +91,14 @@ def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> Quanti
         x = contiguous(x)
         call = _prepare(signature(x), operand, scheme, layout)
     form = call.form
-    codes = cupy.ndarray(form.data, np.int8)
+    codes = cupy.ndarray(form.data, form.dtype)
     scale = cupy.ndarray(form.scale, np.float32)
     vector = cupy.ndarray(form.vector, np.float32) if form.smoothed else None
     tensor = QuantizedTensor(codes, scale, vector, operand, scheme, call.shape, x.dtype)
     if call.launches:
         enqueue(call.launches, call.buffers, (x.ptr, *tensor.addresses))
     else:  # an empty scope counts as one of zeros
-        scale.fill(EMPTY_SCALE)
+        scale.fill(form.empty_scale)
         if vector is not None:
             vector.fill(0)
     return tensor
@@ -126,6 +127,7 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
         scale=buffers["scale"],
         vector=buffers["vector"] if form.smoothed else NULL,
     )
+    check_supported(scheme, target(current_device().arch))
     copied = x.strides[-1] != 1 and all(x.shape)
     launches = []
     if math.prod(operand.shape) and not copied:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from .operand import code_type
 from .reference.layout import TOKEN_PAD
 from .scheme import Scheme
 from .spec import Scope, Type, literal
@@ -31,11 +32,13 @@ class QuantizeSpec:
     input : Type
         Elements of the operands.
     q, k, v : Type
-        What each becomes: int8 codes, or values of type fp16 or bf16.
+        What each becomes: int8 or e4m3 codes, or values of type fp16 or bf16.
     head_dim : int
         Padded: one of 32, 64, 96, 128, 192, 256.
+    qk_per_tensor : bool
+        Whether all of a head of Q, and all of one of K, has one scale.
     k_scope : Scope
-        token or block.
+        token or block, of the scales as they are stored.
     k_block : int
         Keys of a block, 64 or 128.
     k_smooth, v_smooth : bool
@@ -59,6 +62,7 @@ class QuantizeSpec:
     k: Type
     v: Type
     head_dim: int
+    qk_per_tensor: bool
     k_scope: Scope
     k_block: int
     k_smooth: bool
@@ -71,14 +75,14 @@ class QuantizeSpec:
     def of(cls, scheme: Scheme, element: Type, head_dim: int, aligned: bool) -> QuantizeSpec:
         """Return the spec that a scheme needs for inputs of a type and padded head dimension."""
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
-        qk = Type.int8 if scheme.qk == "int8" else half
         return cls(
             input=element,
-            q=qk,
-            k=qk,
-            v=Type.int8 if scheme.pv == "int8" else half,
+            q=code_type(scheme, "q") or half,
+            k=code_type(scheme, "k") or half,
+            v=code_type(scheme, "v") or half,
             head_dim=head_dim,
-            k_scope=Scope.block if scheme.k_scope == "block" else Scope.token,
+            qk_per_tensor=scheme.k_scope == "tensor",
+            k_scope=Scope.token if scheme.k_scope == "token" else Scope.block,
             k_block=scheme.p_block,
             k_smooth=scheme.smooth_k != "none",
             v_scope=Scope.token if scheme.v_scope == "token" else Scope.channel,
@@ -105,7 +109,7 @@ class QuantizeSpec:
     @property
     def v_tile(self) -> int:
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
-        return max(self.q_tile, TOKEN_PAD if self.v is Type.int8 else 0)
+        return max(self.q_tile, TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
@@ -118,13 +122,13 @@ class QuantizeSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
-        codes = self.v_tile * self.head_dim if self.v is Type.int8 else 16
+        codes = self.v_tile * self.head_dim if self.v.coded else 16
         return codes + 2 * 4 * self.head_dim + 4 * self.num_threads // 32
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
         tile: int = getattr(self, f"{operand}_tile")
-        if operand == "k" and self.k is Type.int8 and self.k_scope is Scope.token:
+        if operand == "k" and self.k.coded and self.k_scope is Scope.token:
             seqlen = -(-seqlen // TOKEN_PAD) * TOKEN_PAD  # the scales are padded
         return -(-seqlen // tile)
 
@@ -135,7 +139,8 @@ class QuantizeSpec:
     @property
     def _block(self) -> int:
         """Keys that a CTA has to have together."""
-        return self.k_block if self.k is Type.int8 and self.k_scope is Scope.block else 0
+        by_block = self.k.coded and self.k_scope is Scope.block and not self.qk_per_tensor
+        return self.k_block if by_block else 0
 
     @property
     def _row_bytes(self) -> int:
@@ -155,20 +160,23 @@ class QuantizeSpec:
 
 @dataclass(frozen=True)
 class StatsSpec:
-    """Template argument of `stats`: means of K and V, and V's ranges, over chunks of tokens.
+    """Template argument of `stats`: means of K and V, and ranges, over chunks of tokens.
 
     Parameters
     ----------
     input : Type
-        Elements of K and V.
+        Elements of Q, K and V.
     head_dim : int
         Padded, as above.
     aligned : bool
         As above.
     k_sample, v_sample : bool
         Whether the mean is that of at most 512 tokens, which are one chunk.
+    qk_range : bool
+        Whether the smallest and largest elements of Q's and K's channels are wanted; only then is Q
+        looked at.
     v_range : bool
-        Whether V's smallest and largest elements are wanted too.
+        The same of V.
     """
 
     source: ClassVar[str] = "stats.cu"
@@ -184,6 +192,7 @@ class StatsSpec:
     aligned: bool
     k_sample: bool
     v_sample: bool
+    qk_range: bool
     v_range: bool
 
     @classmethod
@@ -195,6 +204,7 @@ class StatsSpec:
             aligned=aligned,
             k_sample=scheme.smooth_k == "sample",
             v_sample=scheme.smooth_v == "sample",
+            qk_range=scheme.k_scope == "tensor",
             v_range=scheme.v_scope != "token",
         )
 
@@ -209,22 +219,26 @@ class StatsSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        return _joined_bytes(self.head_dim, self.input, self.v_range)
+        return _joined_bytes(self.head_dim, self.input, self.qk_range or self.v_range)
 
-    def chunks(self, operand: Literal["k", "v"], seqlen: int) -> int:
+    def chunks(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
-        if self.k_sample if operand == "k" else self.v_sample:
+        if {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]:
             return min(seqlen, 1)
         return -(-seqlen // self.chunk)
 
-    def kinds(self, operand: Literal["k", "v"]) -> int:
+    def ranges(self, operand: Literal["q", "k", "v"]) -> bool:
+        """Whether the smallest and largest elements of an operand are wanted."""
+        return self.v_range if operand == "v" else self.qk_range
+
+    def kinds(self, operand: Literal["q", "k", "v"]) -> int:
         """Return how many numbers of a channel `partial` holds for each chunk."""
-        return 3 if operand == "v" and self.v_range else 1
+        return 3 if self.ranges(operand) else 1
 
     @property
     def finish(self) -> FinishSpec:
         """The kernel that joins the chunks, where there is more than one."""
-        return FinishSpec(self.head_dim, self.v_range)
+        return FinishSpec(self.head_dim, self.qk_range, self.v_range)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
@@ -244,18 +258,19 @@ class FinishSpec:
     min_ctas: ClassVar[int] = 2
 
     head_dim: int
+    qk_range: bool
     v_range: bool
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        return _joined_bytes(self.head_dim, Type.fp32, self.v_range)
+        return _joined_bytes(self.head_dim, Type.fp32, self.qk_range or self.v_range)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
         return _cxx(self, "num_threads", "min_ctas", "smem_bytes")
 
 
-def _joined_bytes(head_dim: int, element: Type, v_range: bool) -> int:
+def _joined_bytes(head_dim: int, element: Type, ranges: bool) -> int:
     groups = _THREADS * 16 // (head_dim * element.nbytes)
-    return (3 if v_range else 1) * groups * head_dim * 4
+    return (3 if ranges else 1) * groups * head_dim * 4

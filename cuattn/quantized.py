@@ -13,18 +13,17 @@ from .errors import ArgumentError
 from .form import Form
 from .operand import DTYPES, Coded, Name, coding
 from .reference.layout import in_tokens
-from .reference.quantize import AMAX_FLOOR, Quantized
+from .reference.quantize import Quantized
+from .reference.rounding import e4m3_values
 from .scheme import Scheme
+from .spec import Type
 
-__all__ = ["EMPTY_SCALE", "QuantizedTensor"]
-
-# Of scopes that hold nothing but zeros, and of channels that are padding.
-EMPTY_SCALE = np.float32(AMAX_FLOOR) / np.float32(127)
+__all__ = ["QuantizedTensor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedTensor:
-    """INT8 codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
+    """8-bit codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
 
     All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. With H
     and D standing for the heads and the head_dim of this operand, Dp for D rounded up to one of 32,
@@ -32,14 +31,14 @@ class QuantizedTensor:
 
     Attributes
     ----------
-    codes : ndarray of int8
+    codes : ndarray of int8, or of uint8 for the bits of e4m3
         Q and K: [B, H, N, Dp]. V: [B, H, Np / 128, Dp, 128], tokens permuted inside every 16 as
         `cuattn.reference.quantize.transpose_v` does. Padding is 0.
     scale : ndarray of float32
         Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
         scale, its logarithm to base 2 and its inverse; tokens of K and V are permuted inside every
-        16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per channel, and the
-        same, all channels of a head being equal, per tensor.
+        16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per channel. Per
+        tensor as Q per token, K per block and V per channel, those of a head being equal.
     vector : ndarray of float32 [B, H, D], or None
         What smoothing has subtracted from every token; None if the scheme does not smooth.
     operand : {"q", "k", "v"}
@@ -65,15 +64,17 @@ class QuantizedTensor:
 
     def __post_init__(self) -> None:
         if self.operand not in ("q", "k", "v") or coding(self.scheme, self.operand) is None:
-            raise ArgumentError("operand", self.operand, f"INT8 in scheme {self.scheme.name!r}")
+            raise ArgumentError(
+                "operand", self.operand, f"quantized in scheme {self.scheme.name!r}"
+            )
         if self.dtype not in DTYPES:
             raise ArgumentError("dtype", self.dtype, f"one of {list(DTYPES)}")
         if len(self.shape) != 4:
             raise ArgumentError("shape", self.shape, "(batch, heads, tokens, head_dim)")
-        form = Form.of(self.scheme, self.operand, self.shape)
+        form = self._form
         if (self.vector is not None) != form.smoothed:
             raise ArgumentError("vector", self.vector, "an array" if form.smoothed else "None")
-        fields = [("codes", form.data, "int8"), ("scale", form.scale, "float32")]
+        fields = [("codes", form.data, form.dtype), ("scale", form.scale, "float32")]
         if form.smoothed:
             fields.append(("vector", form.vector, "float32"))
         for name, shape, dtype in fields:
@@ -120,11 +121,11 @@ class QuantizedTensor:
         """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU."""
         head_dim = self.shape[3]
         scale = _to_host(self._natural_scale())
-        scope = self._scope
+        scope = getattr(self.scheme, f"{self.operand}_scope")
         if scope == "channel":
             scale = scale[..., :head_dim]
-        elif scope == "tensor":
-            scale = scale[..., 0]
+        elif scope == "tensor":  # all are equal, if there are any
+            scale = scale.max(axis=-1, initial=self._form.empty_scale)
         vector = None if self.vector is None else _to_host(self.vector)
         codes = np.ascontiguousarray(_to_host(self._natural_codes()))
         return Quantized(codes, scale, scope, self.scheme.p_block, vector)
@@ -133,10 +134,10 @@ class QuantizedTensor:
         """Return the represented values, float32 [B, H, N, D], as an array of the same library."""
         tokens, head_dim = self.shape[2:]
         scale = self._natural_scale()
-        if self._scope in ("channel", "tensor"):
+        if self._stored_scope == "channel":
             scale = scale[:, :, None, :head_dim]
         else:
-            if self._scope == "block":
+            if self._stored_scope == "block":
                 scale = scale.repeat(self.scheme.p_block, axis=2)[:, :, :tokens]
             scale = scale[..., None]
         x = self._natural_codes().astype("float32") * scale
@@ -155,14 +156,21 @@ class QuantizedTensor:
         products = (codes * vector[:, :, None, None, :]).sum(axis=-1)
         return products.reshape(batch, heads, tokens) * self.scale
 
+    @cached_property
+    def _form(self) -> Form:
+        return Form.of(self.scheme, self.operand, self.shape)
+
     @property
-    def _scope(self) -> Any:
-        return getattr(self.scheme, f"{self.operand}_scope")
+    def _stored_scope(self) -> Any:
+        """The scope as which the scales are stored."""
+        scope = getattr(self.scheme, f"{self.operand}_scope")
+        repeated = {"q": "token", "k": "block", "v": "channel"}
+        return repeated[self.operand] if scope == "tensor" else scope
 
     def _natural_scale(self) -> Any:
         """Return the scales, those of tokens as [B, H, N]."""
         scale = self.scale
-        if self._scope != "token":
+        if self._stored_scope != "token":
             return scale
         if self.operand == "v":
             scale = scale[:, :, :, 0].reshape(*scale.shape[:2], -1)
@@ -171,13 +179,14 @@ class QuantizedTensor:
         return scale[:, :, : self.shape[2]]
 
     def _natural_codes(self) -> Any:
-        """Return codes [B, H, N, D], tokens in their order."""
+        """Return codes [B, H, N, D], tokens in their order: int8, or float32 values of e4m3."""
         batch, heads, tokens, head_dim = self.shape
         codes = self.codes
         if self.operand == "v":
             blocks, channels, block = codes.shape[2:]
             codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
-        return codes[:, :, :tokens, :head_dim]
+        codes = codes[:, :, :tokens, :head_dim]
+        return codes if self._form.code is Type.int8 else e4m3_values(codes)
 
 
 def _to_host(x: Any) -> Any:

@@ -23,6 +23,11 @@ class Type(Enum):
         """Bytes of one element."""
         return {"int8": 1, "e4m3": 1, "fp32": 4}.get(self.value, 2)
 
+    @property
+    def coded(self) -> bool:
+        """Whether elements are codes, which mean something with a scale only."""
+        return self in (Type.int8, Type.e4m3)
+
 
 class Scope(Enum):
     """Elements that share a scale."""

@@ -41,7 +41,7 @@ def tensor_maps(
             channels = spec.head_dim if element.nbytes == 1 else head_dim
             shape = (channels, tokens, heads, batch)
             steps = (strides[2], strides[1], strides[0])
-            swizzle = 64 if spec.head_dim * element.nbytes == 64 else 128
+            swizzle = 64 if spec.head_dim * element.nbytes <= 64 else 128
             box = (swizzle // element.nbytes, rows, 1, 1)
         maps[f"{name}_map"] = TensorMap(_DTYPES[element], shape, steps, box, swizzle, number)
     return maps

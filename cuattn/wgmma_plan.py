@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from .device import Target
+from .operand import code_type
 from .scheme import Scheme
 from .spec import PRange, Scope, Type
 from .wgmma_spec import WgmmaSpec
 
 __all__ = ["wgmma_serves", "wgmma_spec"]
-
-# Below it padding to the panels of shared memory costs more than these kernels gain.
-_MIN_HEAD_DIM = 64
-
 
 @dataclass(frozen=True)
 class GroupTile:
@@ -27,9 +24,9 @@ class GroupTile:
     ahead: bool
 
 
-def wgmma_serves(head_dim: int, target: Target) -> bool:
-    """Whether this family has kernels for a padded head dimension on a target."""
-    return target.arch == "90a" and head_dim >= _MIN_HEAD_DIM
+def wgmma_serves(target: Target) -> bool:
+    """Whether a target has these kernels' instructions."""
+    return target.arch == "90a"
 
 
 def wgmma_spec(
@@ -42,8 +39,7 @@ def wgmma_spec(
     half : Type
         Of operands that are not quantized.
     """
-    types = {"int8": Type.int8, "fp8": Type.e4m3, "fp16": half}
-    qk, pv = types[scheme.qk], types[scheme.pv]
+    qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
     flush = pv.nbytes == 1 and scheme.p_range != "row_pow2"
     tile = _tile(flush, head_dim)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.

@@ -57,7 +57,7 @@ class WgmmaSpec:
     @property
     def qk_pitch(self) -> int:
         """Bytes from row to row of a panel of Q or K in shared memory, and its swizzle."""
-        return 64 if self.head_dim * self.qk.nbytes == 64 else 128
+        return 64 if self.head_dim * self.qk.nbytes <= 64 else 128
 
     @property
     def smem_bytes(self) -> int:
@@ -84,7 +84,7 @@ class WgmmaSpec:
 
 def _panels(row_bytes: int) -> int:
     """Bytes that a row takes in shared memory: `Panels` in hopper/tile_shape.cuh."""
-    return 64 if row_bytes == 64 else _up(row_bytes, 128)
+    return 64 if row_bytes <= 64 else _up(row_bytes, 128)
 
 
 def _up(n: int, multiple: int) -> int:

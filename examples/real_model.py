@@ -17,7 +17,7 @@ import numpy as np
 
 import cuattn
 from cuattn.device import gpu_status
-from cuattn.errors import UnsupportedError
+from cuattn.plan import runnable
 from cuattn.reference import exact
 from cuattn.reference.metrics import metrics
 from cuattn.scheme import PRESETS
@@ -29,7 +29,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, default=TEXT, help="a file of up to 512 tokens")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for layer_*.npz")
-    parser.add_argument("--schemes", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--schemes", nargs="+", choices=PRESETS)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
 
@@ -48,12 +48,8 @@ def main(argv=None):
     print("relative L1 error of each layer in %, and 1 - cosine similarity of the embedding")
     print(f"{'':15}" + "".join(f"{f'layer {i}':>9}" for i in range(len(layers))) + "  embedding")
     results = []
-    for scheme in args.schemes:
-        try:
-            result = measure(scheme, encoder, ids, layers, embedding)
-        except UnsupportedError as error:
-            print(f"{scheme:15} left out: {error}")
-            continue
+    for scheme in args.schemes or [scheme.name for scheme in runnable()]:
+        result = measure(scheme, encoder, ids, layers, embedding)
         results.append(result)
         errors = "".join(f"{100 * layer['relative_l1']:9.3f}" for layer in result["layers"])
         print(f"{scheme:15}{errors}  {1 - result['embedding']['cosine']:9.1e}")

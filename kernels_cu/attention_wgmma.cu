@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_group(const AttentionParams& p,
     }
     if (p.lse && lane % 4 == 0) {
       const i64 index = batch_head * p.seqlen_q + row;
-      float lse = (softmax.reference[half] + log2f(l) - kGroupStepsLog2<S>) * kLn2;
+      float lse = (softmax.reference[half] + log2f(l) - kStepsLog2<S>) * kLn2;
       if (p.lse_shift) lse += p.lse_shift[index];
       p.lse[index] = empty ? -kInf : lse;
     }

@@ -1,8 +1,8 @@
-// Q, K and V as the products of attention take them: INT8 codes with their scales, or values of
+// Q, K and V as the products of attention take them: 8-bit codes with their scales, or values of
 // another type. One read of the input, one write of the output, all three in one launch.
 //
 // A CTA owns a tile of tokens of one head of one operand: first those of Q, then of K, then of V.
-//   quantize_rows    Q, K: scale per token, or per block of keys
+//   quantize_rows    Q, K: scale per token, per block of keys, or per head
 //   quantize_values  V: scale per token or per channel; transposed
 //   cast_rows        any: fp16 or bf16
 #include "quant/rows.cuh"
@@ -11,7 +11,7 @@
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const QuantizeOperand& x,
                                                  int cta, QuantizeStorage<S>& storage) {
-  if constexpr (Rows<S, R>::kOut != Type::int8) {
+  if constexpr (!is_code(Rows<S, R>::kOut)) {
     cast_rows<S, R>(p, x, cta);
   } else if constexpr (R == Role::value) {
     quantize_values(p, cta, storage);

@@ -12,6 +12,9 @@ __host__ __device__ constexpr int bytes_of(Type t) {
   return t == Type::int8 || t == Type::e4m3 ? 1 : t == Type::fp32 ? 4 : 2;
 }
 
+// Codes mean something with a scale only.
+__host__ __device__ constexpr bool is_code(Type t) { return t == Type::int8 || t == Type::e4m3; }
+
 struct AttentionSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V

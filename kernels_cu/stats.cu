@@ -1,7 +1,8 @@
 // What the quantizer has to know of whole channels before it starts: the mean of K or V over the
-// tokens, and V's smallest and largest elements.
+// tokens, and the smallest and largest elements of an operand whose scales are those of channels or
+// heads.
 //
-//   stats         a CTA for each chunk of tokens of each head, those of K, then those of V
+//   stats         a CTA for each chunk of tokens of each head: those of Q, then of K, then of V
 //   stats_finish  a CTA for each head that has more than one chunk
 #include "quant/moments.cuh"
 #include "quant/quantize_params.cuh"
@@ -9,7 +10,9 @@
 
 // Tokens that a sample is taken of.
 constexpr int kSample = 512;
-constexpr int kRangeKinds = 3;  // sum, low, high
+
+// Sum, low and high, or the sum only.
+constexpr int kinds_of(bool range) { return range ? 3 : 1; }
 
 // Results of one head, `x` being the sum, the smallest or the largest element of a channel.
 __device__ __forceinline__ void store_result(const StatsOperand& operand, int head, int head_dim,
@@ -77,12 +80,15 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
 template <StatsSpec S>
 __device__ __forceinline__ void stats(const StatsParams& p) {
   extern __shared__ __align__(16) u8 smem[];
-  const int k_end = p.k.heads * p.k.chunks;
+  const int q_end = S.qk_range ? p.q.heads * p.q.chunks : 0;
+  const int k_end = q_end + p.k.heads * p.k.chunks;
   const int cta = blockIdx.x;
-  if (cta < k_end) {
-    chunk_stats<S, S.k_sample, 1>(p.k, p.head_dim, cta, smem);
+  if (S.qk_range && cta < q_end) {
+    chunk_stats<S, false, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
+  } else if (cta < k_end) {
+    chunk_stats<S, S.k_sample, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
   } else {
-    chunk_stats<S, S.v_sample, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
+    chunk_stats<S, S.v_sample, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
   }
 }
 
@@ -116,11 +122,14 @@ __device__ __forceinline__ void finish_head(const StatsOperand& x, int head_dim,
 template <FinishSpec S>
 __device__ __forceinline__ void stats_finish(const StatsParams& p) {
   extern __shared__ __align__(16) u8 smem[];
-  const int k_end = p.k.chunks > 1 ? p.k.heads : 0;
+  const int q_end = S.qk_range && p.q.chunks > 1 ? p.q.heads : 0;
+  const int k_end = q_end + (p.k.chunks > 1 ? p.k.heads : 0);
   const int cta = blockIdx.x;
-  if (cta < k_end) {
-    finish_head<S, 1>(p.k, p.head_dim, cta, smem);
+  if (S.qk_range && cta < q_end) {
+    finish_head<S, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
+  } else if (cta < k_end) {
+    finish_head<S, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
   } else {
-    finish_head<S, S.v_range ? kRangeKinds : 1>(p.v, p.head_dim, cta - k_end, smem);
+    finish_head<S, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
   }
 }

@@ -1,6 +1,7 @@
 """The algorithm of the kernels on quantized operands, step by step, in float64.
 
-A kernel differs from this by float32 rounding only: products of codes are exact integers in both.
+A kernel differs from this by float32 rounding only: products of INT8 codes are exact integers in
+both.
 """
 
 from __future__ import annotations
@@ -129,8 +130,8 @@ def emulate(
     done, total = 0, shape.batch * shape.num_q_heads * len(row_blocks)
     for b in range(shape.batch):
         for h in range(shape.num_q_heads):
-            q = Head.of(ops.q, b, h).scaled(to_log2)
-            k = Head.of(ops.k, b, h // shape.group)
+            q = Head.of(ops.q, b, h, "token").scaled(to_log2)
+            k = Head.of(ops.k, b, h // shape.group, "token")
             v = Head.of(ops.v, b, h // shape.group)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
@@ -155,14 +156,19 @@ def emulate(
 
 def _check(ops: Operands, scheme: Scheme) -> None:
     expected = {
-        "q": scheme.q_scope if scheme.qk == "int8" else None,
-        "k": scheme.k_scope if scheme.qk == "int8" else None,
-        "v": scheme.v_scope if scheme.pv == "int8" else None,
+        "q": (scheme.q_scope, scheme.qk),
+        "k": (scheme.k_scope, scheme.qk),
+        "v": (scheme.v_scope, scheme.pv),
     }
-    for name, scope in expected.items():
+    for name, (of_codes, product) in expected.items():
         x: Operand = getattr(ops, name)
+        scope = None if product == "fp16" else of_codes
         found = x.scope if isinstance(x, Quantized) else None
         if found != scope:
             raise ArgumentError(f"ops.{name}.scope", found, f"{scope!r} for scheme {scheme.name}")
+        if isinstance(x, Quantized) and x.codes.dtype != np.float64:  # unrounded fits any
+            dtype = "int8" if product == "int8" else "float32"
+            if x.codes.dtype != dtype:
+                raise ArgumentError(f"ops.{name}.codes", x.codes, f"of {dtype} as {product} codes")
         if isinstance(x, Quantized) and scope == "block" and x.block != scheme.p_block:
             raise ArgumentError(f"ops.{name}.block", x.block, f"{scheme.p_block} as p_block")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,8 @@ class Head:
     vector: FloatArray
 
     @staticmethod
-    def of(x: Operand, b: int, h: int) -> Head:
-        """Take head `h` of batch `b`."""
+    def of(x: Operand, b: int, h: int, common: Literal["token", "channel"] = "channel") -> Head:
+        """Take head `h` of batch `b`; a scale that all share is one of all tokens or channels."""
         if not isinstance(x, Quantized):
             n, d = x.shape[2:]
             return Head(x[b, h], np.ones(n), np.ones(d), np.zeros(d))
@@ -48,10 +48,10 @@ class Head:
         exact = codes.dtype == np.int8 and d * 127**2 < FLOAT32_EXACT
         one = x.scale[b : b + 1, h : h + 1].astype(np.float64)
         scale = spread(one, x.scope, x.block, n)[0, 0]
-        per_token = x.scope in ("token", "block")
+        per_token = common == "token" if x.scope == "tensor" else x.scope != "channel"
         return Head(
             codes.astype(np.float32 if exact else np.float64),
-            scale[:, 0] if per_token else np.ones(n),
+            np.broadcast_to(scale[:, 0], (n,)) if per_token else np.ones(n),
             np.ones(d) if per_token else np.broadcast_to(scale[0], (d,)),
             np.zeros(d) if x.vector is None else x.vector[b, h].astype(np.float64),
         )

@@ -1,8 +1,8 @@
-"""The layout in which the kernels read INT8 values: transposed, padded, tokens permuted."""
+"""The layout in which the kernels read codes of V: transposed, padded, tokens permuted."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ __all__ = [
     "transpose_v",
     "untranspose_v",
 ]
+
+Code = TypeVar("Code", np.int8, np.uint8)
 
 # Head dimensions that the kernels are built for; others are padded with zero channels.
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
@@ -59,29 +61,29 @@ def in_tokens(x: Any) -> Any:
     return x.reshape(*x.shape[:-1], x.shape[-1] // 16, 4, 2, 2).swapaxes(-3, -2).reshape(x.shape)
 
 
-def transpose_v(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+def transpose_v(codes: NDArray[Code]) -> NDArray[Code]:
     """Put codes of V into the kernels' order.
 
     Parameters
     ----------
-    codes : ndarray of int8 [batch, head, token, head_dim]
+    codes : ndarray of int8 or uint8 [batch, head, token, head_dim]
 
     Returns
     -------
-    ndarray of int8 [batch, head, block, padded head_dim, 128]
+    ndarray of that type [batch, head, block, padded head_dim, 128]
         Blocks of 128 tokens, of which the last is padded; tokens are permuted inside every 16 by
         `TOKEN_OF_SLOT`. Padding is 0.
     """
     batch, heads, n, d = codes.shape
     blocks, channels, size = -(-n // TOKEN_PAD), pad_head_dim(d), TOKEN_OF_SLOT.size
-    padded = np.zeros((batch, heads, blocks * TOKEN_PAD, channels), np.int8)
+    padded = np.zeros((batch, heads, blocks * TOKEN_PAD, channels), codes.dtype)
     padded[:, :, :n, :d] = codes
     groups = padded.reshape(batch, heads, blocks * TOKEN_PAD // size, size, channels)
     slots = groups[..., TOKEN_OF_SLOT, :].reshape(batch, heads, blocks, TOKEN_PAD, channels)
     return np.ascontiguousarray(slots.swapaxes(3, 4))
 
 
-def untranspose_v(stored: NDArray[np.int8], n: int, d: int) -> NDArray[np.int8]:
+def untranspose_v(stored: NDArray[Code], n: int, d: int) -> NDArray[Code]:
     """Undo `transpose_v`: return the codes [batch, head, n, d] of `n` tokens and `d` channels.
 
     Raises

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import Scheme, resolve
+from cuattn.scheme import Scheme, Scope, resolve
 
 from .arrays import FloatArray, Shape, as_float32, floating
 from .layout import pad_head_dim, transpose_v, untranspose_v
-from .quantized import AMAX_FLOOR, Quantized, quantize
+from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize
 from .rounding import HalfType, round_half
 from .smoothing import SAMPLE, smoothing_vector
 
@@ -42,9 +42,9 @@ class Operands:
     Attributes
     ----------
     q, k, v : Quantized, or ndarray of float64 [batch, head, token, head_dim]
-        Quantized for an INT8 product, else values rounded to `compute`.
+        Quantized for an 8-bit product, else values rounded to `compute`.
     compute : {"float16", "bfloat16"}
-        Type to which P is rounded in a product that is not INT8.
+        Type to which P is rounded in a product that is not of 8 bits.
     """
 
     q: Operand
@@ -76,9 +76,9 @@ def operands(
     k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
     scheme : str or Scheme
     compute : {"float16", "bfloat16"}, optional
-        Half-precision type of a scheme whose Q Kᵀ is not INT8; by default bfloat16 if `q` is, else
-        float16. If Q Kᵀ is INT8, P V in half precision is always in float16, which has the finer
-        steps and whose range neither P nor an activation needs more of.
+        Half-precision type of a scheme whose Q Kᵀ is not quantized; by default bfloat16 if `q` is,
+        else float16. If Q Kᵀ is INT8, P V in half precision is always in float16, which has the
+        finer steps and whose range neither P nor an activation needs more of.
     exact : collection of {"q", "k", "v"}
         Operands to leave unrounded: in units of their scales if they have any.
 
@@ -99,18 +99,26 @@ def operands(
     def rounded(name: str, x: NDArray[np.floating]) -> FloatArray:
         return x.astype(np.float64) if name in exact else round_half(as_float32(x), half)
 
-    if scheme.qk == "int8":
-        vector = smoothing_vector(k, scheme.smooth_k)
-        block = scheme.p_block
-        qs: Operand = quantize(q, scope=scheme.q_scope, block=block, rounded="q" not in exact)
-        ks: Operand = quantize(
-            k, scope=scheme.k_scope, block=block, vector=vector, rounded="k" not in exact
+    def coded(
+        name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
+    ) -> Quantized:
+        return quantize(
+            x,
+            scope=scope,
+            block=scheme.p_block,
+            vector=smoothing_vector(x, smooth),
+            rounded=name not in exact,
+            to=to,
         )
+
+    if scheme.qk == "fp16":
+        qs: Operand = rounded("q", q)
+        ks: Operand = rounded("k", k)
     else:
-        qs, ks = rounded("q", q), rounded("k", k)
-    if scheme.pv == "int8":
-        vector = smoothing_vector(v, scheme.smooth_v)
-        vs: Operand = quantize(v, scope=scheme.v_scope, vector=vector, rounded="v" not in exact)
+        qs = coded("q", q, scheme.q_scope, "none", scheme.qk)
+        ks = coded("k", k, scheme.k_scope, scheme.smooth_k, scheme.qk)
+    if scheme.pv == "fp16":
+        vs: Operand = rounded("v", v)
     else:
-        vs = rounded("v", v)
+        vs = coded("v", v, scheme.v_scope, scheme.smooth_v, scheme.pv)
     return Operands(qs, ks, vs, half)

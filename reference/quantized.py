@@ -1,4 +1,4 @@
-"""The INT8 quantizer: the same integers and scales, bit for bit, as the GPU's."""
+"""The quantizer to 8 bits: the same codes and scales, bit for bit, as the GPU's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from cuattn.errors import ArgumentError
 
 from .arrays import Float32Array, FloatArray, as_float32, floating
+from .rounding import E4M3_MAX, round_e4m3
 
-__all__ = ["AMAX_FLOOR", "Quantized", "Scope", "quantize", "spread"]
+__all__ = ["AMAX_FLOOR", "LARGEST_CODE", "CodeType", "Quantized", "Scope", "quantize", "spread"]
 
 Scope: TypeAlias = Literal["token", "block", "channel", "tensor"]
+CodeType: TypeAlias = Literal["int8", "fp8"]
 Real = TypeVar("Real", np.float32, np.float64)
 SCOPES = ("token", "block", "channel", "tensor")
 
@@ -23,6 +25,9 @@ SCOPES = ("token", "block", "channel", "tensor")
 # smaller, because a kernel's row sum holds the inverse of V's scale, times 255 and the keys.
 AMAX_FLOOR = 2.0**-64
 
+# What the largest magnitude of a scope becomes.
+LARGEST_CODE: dict[CodeType, float] = {"int8": 127.0, "fp8": E4M3_MAX}
+
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
@@ -30,9 +35,9 @@ class Quantized:
 
     Attributes
     ----------
-    codes : ndarray of int8 [batch, head, token, head_dim]
-        In −127 … 127, tokens in natural order, no padding. `attribute` also uses float64 codes
-        that were never rounded.
+    codes : ndarray of int8 or float32 [batch, head, token, head_dim]
+        Integers in −127 … 127, or e4m3 values in −448 … 448 as float32; tokens in natural order, no
+        padding. `attribute` also uses float64 codes that were never rounded.
     scale : ndarray of float32
         One for each scope: [batch, head, token] for "token", [batch, head, block] for "block",
         [batch, head, head_dim] for "channel", [batch, head] for "tensor".
@@ -43,7 +48,7 @@ class Quantized:
         What smoothing subtracted.
     """
 
-    codes: NDArray[np.int8] | FloatArray
+    codes: NDArray[np.int8] | Float32Array | FloatArray
     scale: Float32Array
     scope: Scope
     block: int = 128
@@ -64,15 +69,17 @@ def quantize(
     block: int = 128,
     vector: NDArray[np.float32] | None = None,
     rounded: bool = True,
+    to: CodeType = "int8",
 ) -> Quantized:
     r"""Quantize to 8 bits, symmetrically, with one scale for each scope.
 
     .. math:: d = x - vector, \quad a = \max(\max_{scope} |d|, 2^{-64}), \quad
-              code = rint(d \cdot (127 / a)), \quad scale = a / 127
+              code = round(d \cdot (n / a)), \quad scale = a / n
 
-    Every operation is one float32 operation, rounded to nearest even, which is what makes the
-    result reproducible on a GPU. ``|code| <= 127`` always. Where a scope holds NaN or an infinity,
-    its scale is NaN or infinite and the codes of those elements are 0.
+    with n = 127 and integers, or n = 448 and e4m3. Every operation is one float32 operation,
+    rounded to nearest even, which is what makes the result reproducible on a GPU. ``|code| <= n``
+    always. Where a scope holds NaN or an infinity, its scale is NaN or infinite and the codes of
+    those elements are 0.
 
     Parameters
     ----------
@@ -85,17 +92,21 @@ def quantize(
         Subtracted from every token; see `smoothing.smoothing_vector`.
     rounded : bool
         With False, codes are left unrounded in float64: the exact values in units of the scale.
+    to : {"int8", "fp8"}
+        Type of the codes; "fp8" is e4m3.
 
     Raises
     ------
     ArgumentError
-        For an unknown scope or arrays that do not fit.
+        For an unknown scope or type, or arrays that do not fit.
     """
     x = floating("x", x)
     if x.ndim != 4:
         raise ArgumentError("x.shape", x.shape, "[batch, head, token, head_dim]")
     if scope not in SCOPES:
         raise ArgumentError("scope", scope, f"one of {SCOPES}")
+    if to not in LARGEST_CODE:
+        raise ArgumentError("to", to, f"one of {tuple(LARGEST_CODE)}")
     if block < 1:
         raise ArgumentError("block", block, "at least 1")
     if vector is not None and vector.shape != (*x.shape[:2], x.shape[3]):
@@ -105,10 +116,12 @@ def quantize(
         if vector is not None:
             d = d - vector.astype(np.float32)[:, :, None, :]
         a: Float32Array = np.maximum(_amax(d, scope, block), np.float32(AMAX_FLOOR))
-        scale = a / np.float32(127)
+        largest = np.float32(LARGEST_CODE[to])
+        scale = a / largest
         if rounded:
-            steps = d * spread(np.float32(127) / a, scope, block, d.shape[2])
-            codes = np.rint(np.where(np.isnan(steps), np.float32(0), steps)).astype(np.int8)
+            steps = d * spread(largest / a, scope, block, d.shape[2])
+            steps = np.where(np.isnan(steps), np.float32(0), steps)
+            codes = np.rint(steps).astype(np.int8) if to == "int8" else round_e4m3(steps)
             return Quantized(codes, scale, scope, block, vector)
         exact = x.astype(np.float64) - (0.0 if vector is None else vector[:, :, None, :])
         exact = exact / spread(scale, scope, block, d.shape[2])

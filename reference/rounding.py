@@ -1,17 +1,31 @@
-"""Rounding of values to the half-precision types that the tensor cores multiply."""
+"""Rounding of values to the floating-point types that the tensor cores multiply."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import FloatArray, as_float32
 
-__all__ = ["HalfType", "round_bfloat16", "round_half"]
+__all__ = [
+    "E4M3_MAX",
+    "HalfType",
+    "e4m3_bits",
+    "e4m3_values",
+    "round_bfloat16",
+    "round_e4m3",
+    "round_half",
+]
 
 HalfType: TypeAlias = Literal["float16", "bfloat16"]
+Real = TypeVar("Real", np.float32, np.float64)
+
+# The largest e4m3. The type has 4 bits of exponent, 3 of fraction, no infinity, and the one NaN of
+# each sign where 480 would be (Micikevicius et al., FP8 Formats for Deep Learning, 2209.05433).
+E4M3_MAX = 448.0
+_LEAST_EXPONENT = -6  # of normal numbers
 
 
 def round_bfloat16(x: NDArray[np.floating]) -> FloatArray:
@@ -27,6 +41,32 @@ def round_bfloat16(x: NDArray[np.floating]) -> FloatArray:
     # The carry would turn some NaNs into infinities or zeros.
     rounded = np.where(np.isnan(x32), np.float32(np.nan), kept.view(np.float32))
     return np.asarray(rounded, np.float64)
+
+
+def round_e4m3(x: NDArray[Real]) -> NDArray[Real]:
+    """Round to the nearest e4m3, ties to even, or 448 where that is too small; NaN stays NaN."""
+    # frexp's fraction is in 0.5 .. 1, so its exponent is one more than that of 1.xxx.
+    exponent = np.maximum(np.frexp(x)[1] - 1, _LEAST_EXPONENT)
+    step = np.ldexp(x.dtype.type(1), exponent - 3)
+    with np.errstate(invalid="ignore"):
+        rounded: NDArray[Real] = np.clip(np.rint(x / step) * step, -E4M3_MAX, E4M3_MAX)
+    return rounded
+
+
+def e4m3_bits(x: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the codes of values that are e4m3 exactly, none of them NaN."""
+    # As float16, x / 256 has the same fraction, and its exponent the same bits.
+    half = (x.astype(np.float32) / np.float32(256)).astype(np.float16).view(np.uint16)
+    return (half >> np.uint16(8) & np.uint16(0x80) | half >> np.uint16(7) & np.uint16(0x7F)).astype(
+        np.uint8
+    )
+
+
+def e4m3_values(bits: Any) -> Any:
+    """Undo `e4m3_bits`, to float32; of any library."""
+    wide = bits.astype("uint16")
+    half = ((wide & 0x80) << 8 | (wide & 0x7F) << 7).view("float16")
+    return half.astype("float32") * np.float32(256)
 
 
 def round_half(x: NDArray[np.floating], to: HalfType) -> FloatArray:

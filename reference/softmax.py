@@ -11,7 +11,7 @@ from cuattn.scheme import Scheme
 
 from .arrays import FloatArray
 from .masking import weighted_sum
-from .rounding import HalfType, round_half
+from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half
 
 __all__ = ["OnlineSoftmax"]
 
@@ -27,7 +27,7 @@ class OnlineSoftmax:
     ----------
     scheme : Scheme
     compute : {"float16", "bfloat16"}
-        Type of a P that is not INT8.
+        Type of a P that is not of 8 bits.
     round_p : bool
         False keeps P unrounded.
     num_rows, head_dim : int
@@ -66,10 +66,10 @@ class OnlineSoftmax:
         block_max = s.max(axis=1)
         new_max = np.maximum(self.row_max, block_max)
         if self.scheme.p_range == "row_pow2":
-            # After the first block the reference moves in whole steps.
+            # After the first block that a row sees, in whole steps.
             seen = self.row_max != -np.inf
-            rise = np.ceil(np.maximum(new_max - np.where(seen, self.row_max, 0.0), 0.0))
-            new_max = np.where(seen, self.row_max + rise, new_max)
+            last = np.where(seen, self.row_max, 0.0)
+            new_max = np.where(seen, last + np.ceil(new_max - last), new_max)
         shrink = np.exp2(self.row_max - _finite(new_max))
         local = self.scheme.p_range == "block"
         # P is 2^(s - reference); it counts `weight` times as much in units of 2^new_max.
@@ -92,6 +92,9 @@ class OnlineSoftmax:
         """Return P [row, key], given in 0 … 1, as the kernel multiplies it, and its unit."""
         if self.scheme.pv == "fp16":
             return (round_half(p, self.compute) if self.round_p else p), 1.0
+        if self.scheme.pv == "fp8":
+            p *= E4M3_MAX
+            return (round_e4m3(p) if self.round_p else p), 1.0 / E4M3_MAX
         steps = 127.0 if self.scheme.p_range == "static127" else 255.0
         p *= steps
         if not self.round_p:

@@ -8,6 +8,7 @@ import ctypes
 import math
 import struct
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,14 +19,16 @@ from cuattn.dlpack import CUDA, View
 from cuattn.reference.emulate import emulate
 from cuattn.reference.layout import in_slots, in_tokens, transpose_v, untranspose_v
 from cuattn.reference.quantize import Operands, Quantized, quantize
-from cuattn.reference.rounding import round_bfloat16
+from cuattn.reference.rounding import e4m3_bits, e4m3_values, round_bfloat16
 from cuattn.reference.smoothing import SAMPLE
 from cuattn.scheme import Scheme
 from cuattn.spec import Scope, Type
 
 GPU = Device(0, "NVIDIA Simulated", "90", "90a", 132, 232448, 233472)
 
-STORAGE = {Type.int8: "|i1", Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}
+STORAGE = {Type.int8: "|i1", Type.e4m3: "|u1"}
+STORAGE |= {Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}
+PRODUCTS = {Type.int8: "int8", Type.e4m3: "fp8"}
 BLOCK = 128
 
 
@@ -38,6 +41,7 @@ class SimulatedGPU:
     def __init__(self, monkeypatch):
         self.launched = []
         monkeypatch.setattr(launch, "load", self._load)
+        monkeypatch.setattr("cuattn.plan._FP8_TARGETS", (GPU.arch,))
         monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
         for name in ("pipeline", "quantize"):
@@ -224,8 +228,9 @@ def source(operand, spec, head_dim):
 
 def stats(values, spec, grid):
     ctas = 0
-    for name in ("k", "v"):
+    for name in ("q", "k", "v"):
         operand = values[name]
+        assert spec.qk_range or name != "q" or not operand["heads"]
         if operand["heads"]:
             assert operand["chunks"] == spec.chunks(name, int(operand["seqlen"]))
             assert operand["chunk"] == spec.chunk
@@ -242,7 +247,7 @@ def stats(values, spec, grid):
 
 def stats_finish(values, spec, grid):
     ctas = 0
-    for name in ("k", "v"):
+    for name in ("q", "k", "v"):
         operand = values[name]
         if operand["heads"] and operand["chunks"] > 1:
             ctas += operand["heads"]
@@ -256,13 +261,13 @@ def moments(name, operand, spec, head_dim):
     x = source(operand, spec, head_dim).astype(np.float64)
     shape = (operand["heads"], head_dim)
     n = x.shape[2]
-    sampled = spec.k_sample if name == "k" else spec.v_sample
+    sampled = {"q": False, "k": spec.k_sample, "v": spec.v_sample}[name]
     sample = [i * n // SAMPLE for i in range(SAMPLE)] if sampled and n > SAMPLE else slice(None)
     mean = x[:, :, sample].mean(axis=2).astype(np.float32)
     floats(operand["mean"], shape)[...] = np.nan_to_num(mean, nan=0, posinf=0, neginf=0).reshape(
         shape
     )
-    if name == "v" and spec.v_range:
+    if spec.ranges(name):
         floats(operand["low"], shape)[...] = x.min(axis=2).reshape(shape)
         floats(operand["high"], shape)[...] = x.max(axis=2).reshape(shape)
 
@@ -278,7 +283,7 @@ def quantize_operands(values, spec, grid):
         ctas += operand["heads"] * operand["tiles"]
         x = source(operand, spec, head_dim)
         kind = getattr(spec, name)
-        if kind is not Type.int8:
+        if not kind.coded:
             padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), STORAGE[kind])
             padded[...] = 0
             padded[..., :head_dim] = narrowed(x.astype(np.float64), kind)
@@ -298,25 +303,30 @@ def quantize_operands(values, spec, grid):
 
 def store_codes(name, operand, values, spec, x, vector):
     scope = {"q": Scope.token, "k": spec.k_scope, "v": spec.v_scope}[name].value
-    if name == "v" and spec.v_per_tensor:
+    if spec.v_per_tensor if name == "v" else spec.qk_per_tensor:
         scope = "tensor"
-    result = quantize(x, scope=scope, block=spec.k_block, vector=vector)
-    batch, heads, _, head_dim = x.shape
+    kind = getattr(spec, name)
+    to = "fp8" if kind is Type.e4m3 else "int8"
+    result = quantize(x, scope=scope, block=spec.k_block, vector=vector, to=to)
+    codes = e4m3_bits(result.codes) if kind is Type.e4m3 else result.codes
+    batch, heads, tokens, head_dim = x.shape
     if name == "v":
-        stored = transpose_v(result.codes)
-        compact(operand["out"], stored.shape, "|i1")[...] = stored
+        stored = transpose_v(codes)
+        compact(operand["out"], stored.shape, STORAGE[kind])[...] = stored
     else:
-        padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), "|i1")
+        padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), STORAGE[kind])
         padded[...] = 0
-        padded[..., :head_dim] = result.codes
-    if name == "v" and scope != "token":
+        padded[..., :head_dim] = codes
+    if scope in ("channel", "tensor"):
         shape = (batch * heads, head_dim)
-        np.testing.assert_array_equal(
-            floats(values["v_low"], shape), x.min(axis=2).reshape(shape).astype(np.float32)
-        )
-        np.testing.assert_array_equal(
-            floats(values["v_high"], shape), x.max(axis=2).reshape(shape).astype(np.float32)
-        )
+        for which, extreme in (("low", x.min(axis=2)), ("high", x.max(axis=2))):
+            np.testing.assert_array_equal(
+                floats(operand[which], shape), extreme.reshape(shape).astype(np.float32)
+            )
+    if name != "v" and scope == "tensor":
+        scales = tokens if name == "q" else -(-tokens // spec.k_block)
+        floats(operand["scale"], (batch, heads, scales))[...] = result.scale[..., None]
+    elif name == "v" and scope != "token":
         scale = floats(operand["scale"], (batch, heads, spec.head_dim))
         scale[...] = 2.0**-100 / 127
         scale[..., :head_dim] = result.scale if scope == "channel" else result.scale[..., None]
@@ -343,12 +353,12 @@ def attention(values, spec, grid):
     q_shape = (batch, p["num_q_heads"], p["seqlen_q"])
     kv_shape = (batch, p["num_q_heads"] // group, p["seqlen_kv"])
     blocks = -(-p["seqlen_kv"] // BLOCK)
-    half = spec.qk if spec.qk is not Type.int8 else Type.fp16
-    if spec.qk is Type.int8:
-        q = rows(p, "q", q_shape, spec.head_dim, Type.int8)
+    half = Type.fp16 if spec.qk.coded else spec.qk
+    if spec.qk.coded:
+        q = decoded(rows(p, "q", q_shape, spec.head_dim, spec.qk), spec.qk)
         q_scale = floats(p["q_scale"], q_shape)
         q = Quantized(q[..., :head_dim], q_scale, "token", spec.block_kv)
-        k = rows(p, "k", kv_shape, spec.head_dim, Type.int8)
+        k = decoded(rows(p, "k", kv_shape, spec.head_dim, spec.qk), spec.qk)
         scales = blocks * BLOCK
         if spec.k_scope is Scope.block:
             scales = -(-p["seqlen_kv"] // spec.block_kv)
@@ -356,18 +366,20 @@ def attention(values, spec, grid):
         if spec.k_scope is Scope.token:
             k_scale = in_tokens(k_scale)[..., : p["seqlen_kv"]]
         k = Quantized(k[..., :head_dim], k_scale, spec.k_scope.value, spec.block_kv)
+        if spec.qk is Type.e4m3:
+            q, k = (one_scale(x) for x in (q, k))
     else:
         q, k = (
             widened(rows(p, name, shape, head_dim, half), half).astype(np.float64)
             for name, shape in (("q", q_shape), ("k", kv_shape))
         )
-    if spec.pv is Type.int8:
+    if spec.pv.coded:
         # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
         shape = (*kv_shape[:2], blocks)
         assert blocks == 1 or p["v_stride_row"] == spec.head_dim * BLOCK
-        v = rows(p, "v", shape, spec.head_dim * BLOCK, Type.int8)
+        v = rows(p, "v", shape, spec.head_dim * BLOCK, spec.pv)
         v = v.reshape(*shape, spec.head_dim, BLOCK)
-        v = untranspose_v(v, p["seqlen_kv"], head_dim)
+        v = decoded(untranspose_v(v, p["seqlen_kv"], head_dim), spec.pv)
         mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
         if spec.v_scope is Scope.token:
             scale = floats(p["v_scale"], (*shape, 3, BLOCK))
@@ -381,10 +393,11 @@ def attention(values, spec, grid):
         v = widened(rows(p, "v", kv_shape, head_dim, half), half).astype(np.float64)
     scheme = Scheme(
         "simulated",
-        qk="int8" if spec.qk is Type.int8 else "fp16",
-        pv="int8" if spec.pv is Type.int8 else "fp16",
-        k_scope=spec.k_scope.value,
-        v_scope=spec.v_scope.value if spec.pv is Type.int8 else "token",
+        qk=PRODUCTS.get(spec.qk, "fp16"),
+        pv=PRODUCTS.get(spec.pv, "fp16"),
+        q_scope="tensor" if spec.qk is Type.e4m3 else "token",
+        k_scope="tensor" if spec.qk is Type.e4m3 else spec.k_scope.value,
+        v_scope=spec.v_scope.value if spec.pv.coded else "token",
         p_range=spec.p_range.value,
         p_block=spec.block_kv,
         smooth_k="none",
@@ -404,6 +417,16 @@ def attention(values, spec, grid):
     memory(p["o"], o.shape, (*steps, itemsize), STORAGE[spec.out])[...] = narrowed(o, spec.out)
     if p["lse"]:
         floats(p["lse"], lse.shape)[...] = lse
+
+
+def decoded(codes, kind):
+    return e4m3_values(codes) if kind is Type.e4m3 else codes
+
+
+def one_scale(x):
+    """Take the scale that all of a head has from where it is repeated."""
+    assert (x.scale == x.scale[..., :1]).all()
+    return replace(x, scale=x.scale[..., 0], scope="tensor")
 
 
 def rows(p, name, shape, columns, kind):

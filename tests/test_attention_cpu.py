@@ -5,7 +5,6 @@ import pytest
 
 import cuattn
 from cuattn.errors import ArgumentError, NoGPUError
-from cuattn.quantized import EMPTY_SCALE
 from cuattn.reference import emulate
 from cuattn.reference.quantize import operands
 from cuattn.scheme import PRESETS, Scheme
@@ -84,14 +83,17 @@ def test_quantize_is_the_references(rng, scheme):
     inputs = qkv(rng)
     expected = operands(*inputs, scheme)
     for name, x in zip("qkv", inputs, strict=True):
-        if (scheme.pv if name == "v" else scheme.qk) != "int8":
-            with pytest.raises(ArgumentError, match=r"^operand must be one that is INT8"):
+        product = scheme.pv if name == "v" else scheme.qk
+        if product == "fp16":
+            with pytest.raises(ArgumentError, match=r"^operand must be one that is quantized"):
                 cuattn.quantize(x, operand=name, scheme=scheme)
             continue
         tensor = cuattn.quantize(x.swapaxes(1, 2), operand=name, scheme=scheme, layout="NHD")
         found, wanted = tensor.to_reference(), getattr(expected, name)
         assert (tensor.shape, tensor.dtype) == (x.shape, "float32")
-        assert (found.scope, found.codes.dtype) == (wanted.scope, np.int8)
+        dtype = np.int8 if product == "int8" else np.float32
+        assert (found.scope, found.codes.dtype) == (wanted.scope, dtype)
+        assert tensor.codes.dtype == (np.int8 if product == "int8" else np.uint8)
         np.testing.assert_array_equal(found.codes, wanted.codes)
         np.testing.assert_array_equal(found.scale, wanted.scale)
         np.testing.assert_array_equal(found.dequantize(), wanted.dequantize())
@@ -142,11 +144,13 @@ def test_empty_lengths(rng, scheme, seqlen_q, seqlen_kv):
 
 def test_empty_operands_are_quantized(rng):
     q, k, v = qkv(rng, seqlen_q=0, seqlen_kv=0)
-    for scheme in ("int8", "int8-block", "int-flash"):
+    for scheme in ("int8", "int8-block", "int-flash", "int8-fp8", "fp8"):
         for name, x in (("q", q), ("k", k), ("v", v)):
             tensor = cuattn.quantize(x, operand=name, scheme=scheme)
             assert tensor.codes.size == 0
-            assert (tensor.scale == EMPTY_SCALE).all()
+            largest = 127 if tensor.codes.dtype == np.int8 else 448
+            assert (tensor.scale == np.float32(2.0**-64) / np.float32(largest)).all()
+            assert tensor.to_reference().dequantize().size == 0
 
 
 def test_out_is_written_and_returned(rng):

@@ -12,7 +12,8 @@ import pytest
 from compile_check import problems
 
 from cuattn.device import TARGETS, target
-from cuattn.plan import attention_spec, attention_specs
+from cuattn.plan import attention_spec, attention_specs, quantizer_specs, supported
+from cuattn.quantize_spec import QuantizeSpec
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.scheme import PRESETS
 from cuattn.spec import AttentionSpec, Type
@@ -23,7 +24,10 @@ from cuattn.jit import compile_cubin
 
 DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 
-COMBINATIONS = list(product(PRESETS, HEAD_DIMS, (False, True)))
+
+def combinations(arch):
+    return list(product(supported(target(arch)), HEAD_DIMS, (False, True)))
+
 
 # The mma.sync of each type of operands, A unsigned for P.
 PRODUCTS = {
@@ -31,6 +35,10 @@ PRODUCTS = {
     Type.fp16: ("HMMA.16816.F32", "HMMA.16816.F32"),
     Type.bf16: ("HMMA.16816.F32.BF16", "HMMA.16816.F32.BF16"),
 }
+
+
+# Those that convert to e4m3, whether or not they have kernels that multiply it.
+E4M3_TARGETS = ("89", "90a", "100a", "120a")
 
 
 def allowed_spill(spec):
@@ -47,24 +55,24 @@ def allowed_spill(spec):
 
 def required(spec):
     if not isinstance(spec, AttentionSpec):
-        return ()
+        coded = isinstance(spec, QuantizeSpec) and Type.e4m3 in (spec.q, spec.v)
+        return ("F2FP.SATFINITE.E4M3",) if coded else ()
     return PRODUCTS[spec.qk][0], PRODUCTS[spec.pv][1]
 
 
 def attention_kernels(arch):
-    """Yield a spec for each of `COMBINATIONS`."""
+    """Yield a spec for each of `combinations`."""
     turn = list(TARGETS).index(arch)
-    for i, (scheme, head_dim, is_causal) in enumerate(COMBINATIONS, turn):
+    for i, (scheme, head_dim, is_causal) in enumerate(combinations(arch), turn):
         dtype = list(DTYPES.values())[i % len(DTYPES)]
-        yield attention_spec(PRESETS[scheme], head_dim, dtype, is_causal, target(arch))
+        yield attention_spec(scheme, head_dim, dtype, is_causal, target(arch))
 
 
 def other_kernels(arch):
     turn = list(TARGETS).index(arch)
-    for i, (scheme, head_dim) in enumerate(product(PRESETS, HEAD_DIMS), turn):
-        dtype = list(DTYPES)[i % len(DTYPES)]
-        specs = attention_specs([scheme], [head_dim], [dtype], target(arch))
-        specs = [spec for spec in specs if not isinstance(spec, AttentionSpec)]
+    able = [s for s in PRESETS.values() if "fp8" not in (s.qk, s.pv) or arch in E4M3_TARGETS]
+    for i, (scheme, head_dim) in enumerate(product(able, HEAD_DIMS), turn):
+        specs = list(quantizer_specs(scheme, head_dim, list(DTYPES.values())[i % len(DTYPES)]))
         # Aligned and unaligned inputs come in turn.
         yield from specs[(i + i // len(HEAD_DIMS)) % 2 :: 2]
 
@@ -99,12 +107,16 @@ def test_quantizing_kernels(arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TARGETS)
 def test_all_kernels(arch):
-    assert complaints(attention_specs(PRESETS, HEAD_DIMS, DTYPES, target(arch)), arch) == ""
+    assert (
+        complaints(attention_specs(supported(target(arch)), HEAD_DIMS, DTYPES, target(arch)), arch)
+        == ""
+    )
 
 
 def test_every_combination_meets_every_type():
     types = {}
     for arch in TARGETS:
-        for combination, spec in zip(COMBINATIONS, attention_kernels(arch), strict=True):
+        for combination, spec in zip(combinations(arch), attention_kernels(arch), strict=True):
             types.setdefault(combination, set()).add(spec.out)
-    assert types == {combination: set(DTYPES.values()) for combination in COMBINATIONS}
+    everywhere = set.intersection(*(set(combinations(arch)) for arch in TARGETS))
+    assert all(types[combination] == set(DTYPES.values()) for combination in everywhere)

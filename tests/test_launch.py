@@ -126,8 +126,8 @@ def test_long_inputs_take_statistics_in_two_steps(gpu, rng, scheme):
     inputs = qkv(rng, batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=2, seqlen_kv=3000)
     result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     check(result, inputs, scheme)
-    whole_k = scheme.smooth_k == "mean"
-    whole_v = scheme.smooth_v == "mean" or (scheme.pv == "int8" and scheme.v_scope != "token")
+    whole_k = scheme.smooth_k == "mean" or scheme.k_scope == "tensor"
+    whole_v = scheme.smooth_v == "mean" or (scheme.pv != "fp16" and scheme.v_scope != "token")
     assert ("stats_finish" in gpu.launched) == (whole_k or whole_v)
 
 
@@ -135,11 +135,11 @@ def test_long_inputs_take_statistics_in_two_steps(gpu, rng, scheme):
 def test_quantized_tensors_serve_instead_of_arrays(gpu, rng, scheme):
     inputs = [x.astype(np.float16) for x in qkv(rng)]
     whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
-    integer = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
+    product = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
     tensors = {
         name: cuattn.quantize(x, operand=name, scheme=scheme)
         for name, x in zip("qkv", inputs, strict=True)
-        if integer[name] == "int8"
+        if product[name] != "fp16"
     }
     for some in ("k", "v", "kv", "q", "qk", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", inputs, strict=True)]
@@ -157,7 +157,7 @@ def test_quantized_tensor_is_what_the_reference_quantizes(gpu, rng, scheme):
     inputs = qkv(rng)
     expected = operands(*inputs, scheme)
     for name, x in zip("qkv", inputs, strict=True):
-        if (scheme.pv if name == "v" else scheme.qk) == "int8":
+        if (scheme.pv if name == "v" else scheme.qk) != "fp16":
             nhd = np.swapaxes(x, 1, 2)
             tensor = cuattn.quantize(nhd, operand=name, scheme=scheme, layout="NHD")
             found, wanted = tensor.to_reference(), getattr(expected, name)

@@ -7,7 +7,7 @@ import pytest
 
 from cuattn.device import TARGETS, target
 from cuattn.errors import ArgumentError, UnsupportedError
-from cuattn.plan import TILES, attention_spec, attention_specs, needs_stats
+from cuattn.plan import TILES, attention_spec, attention_specs, needs_stats, supported
 from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.scheme import PRESETS, Scheme
@@ -18,8 +18,8 @@ DTYPES = ("float16", "bfloat16", "float32")
 every_target = pytest.mark.parametrize("arch", TARGETS)
 
 
-def everything(arch, schemes=PRESETS, dtypes=DTYPES):
-    return attention_specs(schemes, HEAD_DIMS, dtypes, target(arch))
+def everything(arch, schemes=None, dtypes=DTYPES):
+    return attention_specs(schemes or supported(target(arch)), HEAD_DIMS, dtypes, target(arch))
 
 
 def attentions(arch, **which):
@@ -53,12 +53,14 @@ def test_kernels_fit_the_shared_memory(arch):
 @every_target
 def test_numbers_do_not_depend_on_the_target(arch):
     """Whatever the tile: blocks of keys, scopes and types are the scheme's."""
-    for name, scheme in PRESETS.items():
-        for spec in attentions(arch, schemes=[name]):
+    for scheme in supported(target(arch)):
+        for spec in attentions(arch, schemes=[scheme.name]):
             assert spec.block_kv == scheme.p_block
             assert spec.p_range is PRange(scheme.p_range)
             assert (spec.qk is Type.int8) == (scheme.qk == "int8")
             assert (spec.pv is Type.int8) == (scheme.pv == "int8")
+            assert (spec.qk is Type.e4m3) == (scheme.qk == "fp8")
+            assert (spec.pv is Type.e4m3) == (scheme.pv == "fp8")
             if spec.qk is Type.int8:
                 assert spec.k_scope is Scope(scheme.k_scope)
             if spec.pv is Type.int8:
@@ -87,7 +89,7 @@ def test_listing_covers_every_combination_once():
         StatsSpec,
         FinishSpec,
     }
-    for scheme in PRESETS.values():
+    for scheme in supported(TARGETS["90a"]):
         for head_dim in HEAD_DIMS:
             for dtype in (Type.fp16, Type.bf16, Type.fp32):
                 for is_causal in (False, True):
@@ -117,12 +119,31 @@ def test_listing_refuses_what_has_no_kernel():
 
 
 def test_statistics_are_taken_only_where_they_are_needed():
-    assert needs_stats(PRESETS["fp16"]) == (False, False)
-    assert needs_stats(PRESETS["int-flash-half"]) == (False, False)
-    assert needs_stats(PRESETS["int-flash"]) == (False, True)
-    assert needs_stats(PRESETS["int8-fp16"]) == (True, False)
-    assert needs_stats(Scheme("bare", smooth_k="none")) == (False, False)
-    assert needs_stats(PRESETS["int8-block"]) == (True, True)
+    assert needs_stats(PRESETS["fp16"]) == ()
+    assert needs_stats(PRESETS["int-flash-half"]) == ()
+    assert needs_stats(PRESETS["int-flash"]) == ("v",)
+    assert needs_stats(PRESETS["int8-fp16"]) == ("k",)
+    assert needs_stats(Scheme("bare", smooth_k="none")) == ()
+    assert needs_stats(PRESETS["int8-block"]) == ("k", "v")
+    assert needs_stats(PRESETS["int8-fp8"]) == ("k", "v")
+    assert needs_stats(PRESETS["fp8"]) == ("q", "k", "v")
+
+
+@pytest.mark.parametrize("arch", ["80", "89", "100a", "120a"])
+@pytest.mark.parametrize("name", ["fp8", "int8-fp8"])
+def test_fp8_products_have_kernels_for_hopper_only(name, arch):
+    facts = TARGETS[arch]
+    assert PRESETS[name] not in supported(facts)
+    assert {s.name for s in PRESETS.values()} - {s.name for s in supported(facts)} == {
+        "fp8",
+        "int8-fp8",
+    }
+    message = f"^scheme {name} multiplies in FP8, .* sm_{arch}; 'int8-block' is fast there"
+    with pytest.raises(UnsupportedError, match=message):
+        attention_spec(PRESETS[name], 64, Type.fp16, False, facts)
+    # Asked for by name, it is not left out in silence.
+    with pytest.raises(UnsupportedError, match=message):
+        attention_specs([name], [64], ["float16"], facts)
 
 
 def test_less_shared_memory_takes_rows_before_stages():

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from gpu_cases import runs_here
 
 import cuattn
 from cuattn.reference.layout import in_tokens, transpose_v
 from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
+from cuattn.reference.quantized import LARGEST_CODE
+from cuattn.reference.rounding import e4m3_bits
 from cuattn.scheme import PRESETS, Scheme
 
 pytestmark = pytest.mark.gpu
@@ -17,9 +20,11 @@ SCHEMES = {
     **PRESETS,
     "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v="mean"),
     "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
+    "channels": Scheme("channels", pv="fp8", v_scope="channel", p_range="row"),
     "unsmoothed blocks": Scheme("plain", k_scope="block", v_scope="channel", smooth_k="none"),
 }
 
+FP8_WAYS = (("q", "fp8"), ("k", "fp8"), ("v", "fp8"), ("v", "int8-fp8"), ("v", "channels"))
 # Every way in which an operand is quantized.
 WAYS = (
     ("q", "int8"),
@@ -34,6 +39,7 @@ WAYS = (
     ("v", "int8-block"),
     ("v", "unsmoothed blocks"),
     ("v", "int-flash"),
+    *((x, name) for x, name in FP8_WAYS if runs_here(SCHEMES[name])),
 )
 SMOOTHED = (
     ("k", "int8", "sample"),
@@ -101,15 +107,21 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
     )
     got = tensor.to_reference()
     x = as_float32(stored, dtype)
-    want = quantize(x, scope=got.scope, block=got.block, vector=got.vector)
+    how = SCHEMES[scheme]
+    to = how.pv if operand == "v" else how.qk
+    want = quantize(x, scope=got.scope, block=got.block, vector=got.vector, to=to)
+    codes = e4m3_bits(want.codes) if to == "fp8" else want.codes
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
+    if got.scope == "tensor":
+        repeated = np.broadcast_to(want.scale[..., None], tensor.scale.shape)
+        np.testing.assert_array_equal(tensor.scale.get(), repeated)
     raw, d = tensor.codes.get(), x.shape[3]
     if operand == "k" and got.scope == "token":
         stored_scale = in_tokens(tensor.scale.get())[..., : x.shape[2]]
         np.testing.assert_array_equal(stored_scale, want.scale)
     if operand == "v":
-        np.testing.assert_array_equal(raw, transpose_v(want.codes))
+        np.testing.assert_array_equal(raw, transpose_v(codes))
         if got.scope == "token":
             scale, log2, inverse = np.moveaxis(tensor.scale.get(), 3, 0)
             # The inverse of NaN is 0, so that it stays away from rows that do not see the token.
@@ -117,10 +129,10 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
             np.testing.assert_array_equal(inverse, expected)
             np.testing.assert_allclose(log2, np.log2(scale), rtol=2.0**-22)  # log2f: one ulp
         elif got.scope == "channel":
-            floor = np.float32(AMAX_FLOOR) / np.float32(127)
+            floor = np.float32(AMAX_FLOOR) / np.float32(LARGEST_CODE[to])
             assert (tensor.scale.get()[..., d:] == floor).all()
     else:
-        np.testing.assert_array_equal(raw[..., :d], want.codes)
+        np.testing.assert_array_equal(raw[..., :d], codes)
         assert not raw[..., d:].any()
     return tensor
 

@@ -10,6 +10,7 @@ from cuattn.params import record
 from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
 from cuattn.reference.layout import HEAD_DIMS, TOKEN_PAD
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
+from cuattn.reference.quantized import LARGEST_CODE
 from cuattn.scheme import PRESETS, Scheme
 from cuattn.sources import sources
 from cuattn.spec import Scope, Type
@@ -51,7 +52,7 @@ def constant(file, name):
     [
         QuantizeSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
         StatsSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
-        FinishSpec(128, v_range=True),
+        FinishSpec(128, qk_range=False, v_range=True),
     ],
     ids=lambda spec: type(spec).__name__,
 )
@@ -63,8 +64,10 @@ def test_literal_names_every_member_in_order(spec):
 
 
 def test_literal_is_cxx():
-    spec = FinishSpec(head_dim=64, v_range=True)
-    expected = ".head_dim = 64, .v_range = true, .num_threads = 256, .min_ctas = 2"
+    spec = FinishSpec(head_dim=64, qk_range=False, v_range=True)
+    expected = (
+        ".head_dim = 64, .qk_range = false, .v_range = true, .num_threads = 256, .min_ctas = 2"
+    )
     assert spec.cxx() == f"FinishSpec{{{expected}, .smem_bytes = {spec.smem_bytes}}}"
     quantize = QuantizeSpec.of(PRESETS["int8-block"], Type.bf16, 96, aligned=False)
     assert ".input = Type::bf16, .q = Type::int8" in quantize.cxx()
@@ -75,6 +78,8 @@ def test_constants_agree_with_the_reference():
     assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
     assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
     assert int(constant("stats.cu", "kSample")) == SAMPLE
+    largest = re.search(r"Type::e4m3 \? ([\d.]+)f : ([\d.]+)f", sources()["quant/codes.cuh"])
+    assert list(map(float, largest.groups())) == [LARGEST_CODE["fp8"], LARGEST_CODE["int8"]]
 
 
 @pytest.mark.parametrize("struct", ["QuantizeParams", "StatsParams"])
@@ -93,19 +98,26 @@ def test_scheme_decides_what_operands_become():
     assert types == {
         "int8": ("int8",) * 3,
         "int8-block": ("int8",) * 3,
+        "int8-fast": ("int8",) * 3,
+        "int8-fp8": ("int8", "int8", "e4m3"),
         "int8-fp16": ("int8", "int8", "fp16"),
         "int-flash": ("int8",) * 3,
         "int-flash-half": ("int8", "int8", "fp16"),
+        "fp8": ("e4m3",) * 3,
         "fp16": ("bf16",) * 3,
     }
     tensor = QuantizeSpec.of(PRESETS["int-flash"], Type.fp16, 64, aligned=True)
     assert (tensor.v_scope, tensor.v_per_tensor) == (Scope.channel, True)
+    # One scale of a head is stored for each token of Q, block of K and channel of V.
+    fp8 = QuantizeSpec.of(PRESETS["fp8"], Type.fp16, 64, aligned=True)
+    assert (fp8.qk_per_tensor, fp8.k_scope, fp8.v_scope) == (True, Scope.block, Scope.channel)
+    assert not tensor.qk_per_tensor
 
 
 def test_tiles_hold_whole_blocks_and_padding(spec):
-    if spec.k is Type.int8 and spec.k_scope is Scope.block:
+    if spec.k.coded and spec.k_scope is Scope.block and not spec.qk_per_tensor:
         assert spec.k_tile % spec.k_block == 0
-    if spec.v is Type.int8:
+    if spec.v.coded:
         assert spec.v_tile % TOKEN_PAD == 0
 
 
@@ -137,13 +149,15 @@ def test_tiles_cover_every_length_once(spec, operand):
 @pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
 def test_stats_chunks(scheme, head_dim, element):
     spec = StatsSpec.of(scheme, element, head_dim, aligned=True)
-    for operand in ("k", "v"):
+    for operand in ("q", "k", "v"):
         assert spec.chunks(operand, 0) == 0
         assert spec.chunks(operand, 1) == 1
     n = 10 * spec.chunk + 1
     assert spec.chunks("v", n) == (1 if scheme.smooth_v == "sample" else 11)
     assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
-    assert (spec.kinds("k"), spec.kinds("v")) == (1, 1 if scheme.v_scope == "token" else 3)
+    assert spec.chunks("q", n) == 11
+    assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
+    assert spec.kinds("v") == (1 if scheme.v_scope == "token" else 3)
     assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
 
 

@@ -73,17 +73,21 @@ def test_emulate_gives_zero_to_rows_that_see_no_key(scheme):
     o, lse = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     assert not o[0, 0, :4].any()
     assert np.all(lse[0, 0, :4] == -np.inf)
-    assert np.isfinite(o[0, 0, 4:]).all()
+    # A scale of all of Q makes the others NaN.
+    assert (np.isnan if scheme.q_scope == "tensor" else np.isfinite)(o[0, 0, 4:]).all()
 
 
 @every_scheme
-def test_emulate_confines_nan_of_a_query_to_its_row(scheme):
+def test_emulate_confines_nan_of_a_query_to_its_scope(scheme):
     q, k, v = qkv()
     clean_o, clean_lse = emulate.attention(q, k, v, scheme=scheme)
     q[0, 0, 3, 5] = np.nan
     o, lse = emulate.attention(q, k, v, scheme=scheme)
     assert np.isnan(o[0, 0, 3]).all()
     assert np.isnan(lse[0, 0, 3])
+    if scheme.q_scope == "tensor":
+        assert np.isnan(o).all()
+        return
     np.testing.assert_array_equal(np.delete(o, 3, axis=2), np.delete(clean_o, 3, axis=2))
     np.testing.assert_array_equal(np.delete(lse, 3, axis=2), np.delete(clean_lse, 3, axis=2))
 
@@ -95,7 +99,7 @@ def test_emulate_carries_poison_of_a_key_to_the_rows_that_see_it(scheme, poison)
     k[0, 0, 130, 2] = poison
     o, _ = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     # The last 12 rows see the key. With a scale per block of 128, so do they see its block.
-    sees = np.arange(140) >= (128 if scheme.k_scope == "block" else 130)
+    sees = np.arange(140) >= {"token": 130, "block": 128, "tensor": 0}[scheme.k_scope]
     if scheme.qk == "fp16" and poison == np.inf:
         # Unquantized, an infinite logit is negative for about half of the rows: weight 0.
         assert np.isfinite(o[0, 0, ~sees]).all()
@@ -211,10 +215,13 @@ def test_emulate_refuses_operands_of_another_scheme():
         ("fp16", "ops.q.scope"),
         ("int-flash", "ops.v.scope"),
         ("int8-fp16", "ops.v.scope"),
+        ("fp8", "ops.q.scope"),
     ):
         with pytest.raises(ArgumentError) as error:
             emulate.emulate(ops, scheme)
         assert error.value.argument == argument
+    with pytest.raises(ArgumentError, match=r"^ops\.v\.codes must be of float32 as fp8 codes"):
+        emulate.emulate(operands(q, k, v, "int8-fast"), "int8-fp8")
     small = operands(q, k, v, "int8-block")
     small = replace(small, k=quantize(k, scope="block", block=64))
     with pytest.raises(ArgumentError, match=r"^ops\.k\.block must be 128"):

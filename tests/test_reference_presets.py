@@ -5,6 +5,7 @@ row, in the order of the online algorithm, natural exponentials where the packag
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,28 @@ def int8(values):
     a = max([np.float32(2.0**-100), *(abs(np.float32(x)) for x in values)])
     factor = np.float32(127) / a
     return [round(float(np.float32(x) * factor)) for x in values], float(a / np.float32(127))
+
+
+# Magnitudes of e4m3 in the order of their bits, so that the even ones have an even fraction.
+E4M3 = [f * 2.0**-9 for f in range(8)]
+E4M3 += [(8 + f) * 2.0 ** (e - 10) for e in range(1, 16) for f in range(8)][:-1]
+
+
+def nearest_e4m3(x):
+    bits = min(range(127), key=lambda i: (abs(E4M3[i] - abs(x)), i % 2))
+    return math.copysign(E4M3[bits], x)
+
+
+def fp8(values):
+    """The same in e4m3."""
+    a = max([np.float32(2.0**-100), *(abs(np.float32(x)) for x in values)])
+    factor = np.float32(448) / a
+    return [nearest_e4m3(float(np.float32(x) * factor)) for x in values], float(a / np.float32(448))
+
+
+def fp8_tensor(x):
+    flat, scale = fp8(x.ravel())
+    return [flat[i : i + HEAD_DIM] for i in range(0, len(flat), HEAD_DIM)], scale
 
 
 def int8_tokens(x):
@@ -119,6 +142,37 @@ def row_int8_block(q, k, v, keys, scale):
     return o, lse + scale * dot(q, vector)
 
 
+def row_int8_fast(q, k, v, keys, scale):
+    """As int8-block with P in 255 steps of the running maximum."""
+    return running(q, k, v, keys, scale, int8, lambda p: round(255 * p) / 255)
+
+
+def row_int8_fp8(q, k, v, keys, scale):
+    """SageAttention2, arXiv 2411.10958: P times 448 and V per channel, both e4m3."""
+    return running(q, k, v, keys, scale, fp8, lambda p: nearest_e4m3(448 * p) / 448)
+
+
+def running(q, k, v, keys, scale, code_of, weight_of):
+    vector, v_mean = sample_mean(k), mean(v)
+    k8, k_scale = int8_groups(k - vector, 128)
+    logits = int_logits(q, k8, k_scale, keys, scale)
+    channels = [code_of(column) for column in (v - v_mean).T]
+    v8 = list(zip(*(codes for codes, _ in channels), strict=True))
+    o, lse = online(logits, 128, weight_of, v8)
+    o = [x * channels[d][1] + float(v_mean[d]) for d, x in enumerate(o)]
+    return o, lse + scale * dot(q, vector)
+
+
+def row_fp8(whole_q, q, k, v, keys, scale):
+    """FlashAttention-3, arXiv 2407.08608, section 3.3: one scale for each of Q, K and V."""
+    codes, q_scale = fp8_tensor(whole_q)
+    q8 = codes[next(i for i, row in enumerate(whole_q) if (row == q).all())]
+    (k8, k_scale), (v8, v_scale) = fp8_tensor(k), fp8_tensor(v)
+    logits = {j: scale * q_scale * k_scale * dot(q8, k8[j]) for j in keys}
+    o, lse = online(logits, 128, lambda p: nearest_e4m3(448 * p) / 448, v8)
+    return [x * v_scale for x in o], lse
+
+
 def row_int8_fp16(q, k, v, keys, scale):
     vector = sample_mean(k)
     k8, k_scale = int8_tokens(k - vector)
@@ -160,9 +214,12 @@ RUNNING = Scheme("running", v_scope="channel", p_range="row", smooth_k="none")
 ROWS = {
     PRESETS["int8"]: row_int8,
     PRESETS["int8-block"]: row_int8_block,
+    PRESETS["int8-fast"]: row_int8_fast,
+    PRESETS["int8-fp8"]: row_int8_fp8,
     PRESETS["int8-fp16"]: row_int8_fp16,
     PRESETS["int-flash"]: row_int_flash,
     PRESETS["int-flash-half"]: row_int_flash_half,
+    PRESETS["fp8"]: row_fp8,
     PRESETS["fp16"]: row_fp16,
     RUNNING: row_running_255,
 }
@@ -189,7 +246,8 @@ def test_preset_computes_its_formula(scheme, is_causal, seqlen_q, seqlen_kv):
                 assert not o[0, h, i].any()
                 assert lse[0, h, i] == -np.inf
                 continue
-            expected_o, expected_lse = ROWS[scheme](q[0, h, i], k[0, 0], v[0, 0], keys, scale)
+            row = partial(ROWS[scheme], q[0, h]) if scheme.qk == "fp8" else ROWS[scheme]
+            expected_o, expected_lse = row(q[0, h, i], k[0, 0], v[0, 0], keys, scale)
             np.testing.assert_allclose(o[0, h, i], expected_o, rtol=1e-10, atol=1e-10)
             np.testing.assert_allclose(lse[0, h, i], expected_lse, rtol=1e-12, atol=1e-12)
 

@@ -5,6 +5,7 @@ import pytest
 
 from cuattn.errors import ArgumentError
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE, quantize, smoothing_vector
+from cuattn.reference.rounding import round_e4m3
 
 SCOPES = ["token", "block", "channel", "tensor"]
 
@@ -73,6 +74,37 @@ def test_quantize_by_float32_arithmetic_written_out():
     assert q.scale[0, 0, 0] == amax / np.float32(127)
     assert q.codes.dtype == np.int8
     assert q.scale.dtype == np.float32
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("smooth", ["none", "mean"])
+def test_quantize_to_fp8_has_the_floats_precision(scope, smooth):
+    x = 5 + normal(2, 3, 37, 24)
+    q = quantize(x, scope=scope, block=16, vector=smoothing_vector(x, smooth), to="fp8")
+    assert q.codes.dtype == q.scale.dtype == np.float32
+    assert np.abs(q.codes).max() == 448
+    np.testing.assert_array_equal(round_e4m3(q.codes), q.codes)
+    same = quantize(x, scope=scope, block=16, vector=smoothing_vector(x, smooth))
+    np.testing.assert_allclose(q.scale * 448, same.scale * 127, rtol=3e-7)
+    # Half of the last of 3 bits, and half of the smallest step where there are fewer.
+    d = x if q.vector is None else x - q.vector[:, :, None, :]
+    steps = d / np.abs(d).max() * 448
+    error = np.abs(q.dequantize() - x) / np.abs(d).max() * 448
+    assert (error <= np.maximum(np.abs(steps) * 2.0**-4, 2.0**-10) * 1.0001 + 1e-4).all()
+
+
+def test_quantize_to_fp8_by_hand():
+    # amax 448 makes the scale 1, so values are codes before rounding.
+    q = quantize(one_row(448, 17, 19, 2.0**-10, -3.3, 0), scope="token", to="fp8")
+    np.testing.assert_array_equal(q.codes[0, 0, 0], [448, 16, 20, 0, -3.25, 0])
+    assert q.scale[0, 0, 0] == 1
+    zeros = quantize(one_row(0, 0), scope="token", to="fp8")
+    assert zeros.scale[0, 0, 0] == np.float32(AMAX_FLOOR) / np.float32(448)
+    poisoned = quantize(one_row(1, np.nan), scope="tensor", to="fp8")
+    assert np.isnan(poisoned.scale).all()
+    assert not poisoned.codes.any()
+    with pytest.raises(ArgumentError, match=r"^to must be"):
+        quantize(one_row(1), scope="token", to="fp4")
 
 
 @pytest.mark.parametrize("scope", SCOPES)

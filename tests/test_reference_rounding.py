@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 
-from cuattn.reference.rounding import round_bfloat16, round_half
+from cuattn.reference.rounding import (
+    e4m3_bits,
+    e4m3_values,
+    round_bfloat16,
+    round_e4m3,
+    round_half,
+)
+
+# All e4m3 by their bits but the two NaN: sign, 4 bits of exponent, 3 of fraction.
+E4M3 = {
+    sign << 7 | exponent << 3 | fraction: (1 - 2 * sign)
+    * (fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7))
+    for sign in range(2)
+    for exponent in range(16)
+    for fraction in range(8)
+    if (exponent, fraction) != (15, 7)
+}
 
 
 @pytest.mark.parametrize(
@@ -46,3 +62,43 @@ def test_round_half_is_ieee_float16():
     expected = [1.0, 1 + 2.0**-9, 65504.0, np.inf, 0.0, 2.0**-24]
     np.testing.assert_array_equal(round_half(x, "float16"), expected)
     np.testing.assert_array_equal(round_half(x, "bfloat16"), round_bfloat16(x))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_round_e4m3_to_the_nearest_of_all(dtype):
+    values = np.array(sorted({abs(x) for x in E4M3.values()}), dtype)
+    assert (values.size, values[-1]) == (127, 448)
+    np.testing.assert_array_equal(round_e4m3(values), values)
+    between = (values[1:] + values[:-1]) / 2
+    # Ties go to the even fraction, which is every other number.
+    even = np.where(np.arange(126) % 2, values[1:], values[:-1])
+    np.testing.assert_array_equal(round_e4m3(between), even)
+    np.testing.assert_array_equal(round_e4m3(np.nextafter(between, dtype(0))), values[:-1])
+    np.testing.assert_array_equal(round_e4m3(np.nextafter(between, dtype(1e9))), values[1:])
+    np.testing.assert_array_equal(round_e4m3(-between), -even)
+    assert round_e4m3(between).dtype == dtype
+
+
+def test_round_e4m3_saturates_and_keeps_signs_and_nan():
+    x = np.array([449, 464, 480, 1e30, np.inf, -np.inf, np.nan, -0.0, -1e-9], np.float32)
+    expected = np.array([448, 448, 448, 448, 448, -448, np.nan, -0.0, -0.0], np.float32)
+    np.testing.assert_array_equal(round_e4m3(x), expected)
+    np.testing.assert_array_equal(np.signbit(round_e4m3(x)), np.signbit(expected))
+
+
+def test_round_e4m3_agrees_with_ml_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    x = np.concatenate([bits.view(np.float32), np.linspace(-464, 464, 100_001, dtype=np.float32)])
+    x = x[np.abs(x) < 464]  # beyond which that type has NaN
+    expected = x.astype(ml_dtypes.float8_e4m3fn)
+    np.testing.assert_array_equal(round_e4m3(x), expected.astype(np.float32))
+    np.testing.assert_array_equal(e4m3_bits(round_e4m3(x)), expected.view(np.uint8))
+
+
+def test_e4m3_bits_are_those_of_the_format():
+    bits, values = np.array(list(E4M3), np.uint8), np.array(list(E4M3.values()), np.float32)
+    values[bits == 0x80] = -0.0
+    np.testing.assert_array_equal(e4m3_values(bits), values)
+    assert e4m3_values(bits).dtype == np.float32
+    np.testing.assert_array_equal(e4m3_bits(values), bits)

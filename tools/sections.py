@@ -17,12 +17,12 @@ WIDTH = 100
 ABOUT = {
     "int8": "**default**: INT8 Q, K, V per token; P against its block's maximum; K, V smoothed",
     "int8-block": "for speed: K per 128 keys, V per channel, the rest as `int8`",
-    "int8-fast": "for the most speed: P against the running maximum, the rest as `int8-block`",
-    "int8-fp8": "INT8 Q Kᵀ, e4m3 P V, K per 128 keys, as [SageAttention2]",
+    "int8-fast": "the fewest instructions: as `int8-block`, P against the running maximum",
+    "int8-fp8": "INT8 Q Kᵀ, FP8 P V, as [SageAttention2]'s 8-bit products; sm_90",
     "int8-fp16": "INT8 Q Kᵀ per token, K smoothed; float16 P V, as [SageAttention]",
     "int-flash": "INT8 throughout, one scale for V, as published: [INT-FlashAttention]",
     "int-flash-half": "INT8 Q Kᵀ, float16 P V, as published: [INT-FlashAttention]",
-    "fp8": "e4m3 throughout, one scale for each of Q, K and V, as [FlashAttention-3]",
+    "fp8": "FP8 throughout, one scale for a head, as [FlashAttention-3]; sm_90",
     "fp16": "nothing quantized: [FlashAttention-2], the baseline",
 }
 BASELINES = {

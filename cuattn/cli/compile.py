@@ -11,7 +11,7 @@ from cuattn.device import current_device, gpu_status, target
 from cuattn.errors import ArgumentError
 from cuattn.jit import precompile
 from cuattn.operand import DTYPES
-from cuattn.plan import attention_specs
+from cuattn.plan import attention_specs, supported
 from cuattn.reference.layout import HEAD_DIMS
 
 from .options import at_least, items, one_of, schemes
@@ -36,7 +36,10 @@ def add_to(commands: Any) -> None:
         help="comma-separated targets, such as sm_80,sm_90a (this computer's GPU)",
     )
     parser.add_argument(
-        "--schemes", type=schemes, default="all", help="comma-separated names, or all (all)"
+        "--schemes",
+        type=schemes,
+        default="all",
+        help="comma-separated names, or all that have kernels for the target (all)",
     )
     parser.add_argument(
         "--head-dims",
@@ -61,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
         raise ArgumentError("--arch", args.arch, "given on a computer without a GPU")
     archs = [checked_arch(arch) for arch in args.arch or [current_device().arch]]
     for arch in archs:
-        specs = attention_specs(args.schemes, args.head_dims, args.dtypes, target(arch))
+        facts = target(arch)
+        chosen = args.schemes or supported(facts)
+        specs = attention_specs(chosen, args.head_dims, args.dtypes, facts)
         with Bar() as bar:
             new = precompile(specs, [arch], args.jobs, bar.task(f"sm_{arch}"))
         print(f"sm_{arch}: {new} kernels compiled, {len(specs) - new} were there")

@@ -7,18 +7,16 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import PRESETS, Scheme, resolve
+from cuattn.scheme import Scheme, resolve
 
 __all__ = ["at_least", "items", "one_of", "schemes"]
 
 T = TypeVar("T")
 
 
-def schemes(text: str) -> list[Scheme]:
-    """Read the names of presets, or "all"."""
-    if text == "all":
-        return list(PRESETS.values())
-    return items(resolve)(text)
+def schemes(text: str) -> list[Scheme] | None:
+    """Read the names of presets; "all" is None: as many as there are kernels for."""
+    return None if text == "all" else items(resolve)(text)
 
 
 def items(one: Callable[[str], T]) -> Callable[[str], list[T]]:

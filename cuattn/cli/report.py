@@ -14,6 +14,7 @@ from cuattn import __version__
 from cuattn.device import current_device, gpu_status
 from cuattn.errors import ArgumentError
 from cuattn.measure import measure_error
+from cuattn.plan import runnable
 from cuattn.reference import exact
 from cuattn.scheme import Scheme
 from cuattn.typed_json import finite
@@ -40,7 +41,10 @@ def add_to(commands: Any) -> None:
     add_options(parser)
     attention = parser.add_argument_group("attention")
     attention.add_argument(
-        "--schemes", type=schemes, default="all", help="comma-separated names, or all (all)"
+        "--schemes",
+        type=schemes,
+        default="all",
+        help="comma-separated names, or all, on a GPU all that have kernels for it (all)",
     )
     attention.add_argument("--causal", action="store_true", help="hide the keys after a query")
     attention.add_argument("--scale", type=float, help="factor of the logits (1/sqrt(head_dim))")
@@ -69,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
         how += f" with scale {args.scale:g}"
     print(f"{how}, {where}", flush=True)
     with Bar() as bar:
-        measured = [_measure(x, args.schemes, options, not args.no_sources, bar) for x in given]
+        chosen = args.schemes or runnable()
+        measured = [_measure(x, chosen, options, not args.no_sources, bar) for x in given]
     for table in tables(measured):
         print(f"\n{table}")
     if args.json is not None:

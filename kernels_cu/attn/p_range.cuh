@@ -3,8 +3,9 @@
 #include "spec.cuh"
 
 // Steps that P = 1 is cut into, and their logarithm, which is added in the exponent.
-template <AttentionSpec S>
-__device__ constexpr float kStepsLog2 = S.pv != Type::int8               ? 0.0f
+template <auto S>
+__device__ constexpr float kStepsLog2 = S.pv == Type::e4m3               ? 8.80735492206f
+                                        : S.pv != Type::int8             ? 0.0f
                                         : S.p_range == PRange::static127 ? 6.98868468677f
                                                                          : 7.99435343686f;
 
@@ -17,3 +18,15 @@ constexpr float kNoKeySeen = -1e30f;
 // is at most 2^86, where V's scales per token, which it is divided by, are the least that there are
 // (2^-71): that leaves room for 2^11 blocks below the largest float.
 constexpr float kHeadroom = 30.0f;
+
+// Where a row's reference goes when a block's maximum exceeds it.
+template <PRange R>
+__device__ __forceinline__ float next_reference(float reference, float block_max) {
+  if constexpr (R == PRange::row_pow2) {
+    // After the first block in whole steps, which integers are shifted by.
+    if (reference != kNoKeySeen) {
+      return reference + ceilf(fmaxf(block_max - reference, 0.0f));
+    }
+  }
+  return fmaxf(reference, block_max);
+}

@@ -130,7 +130,7 @@ struct OnlineSoftmax {
     if (!__any_sync(0xffffffffu, moves)) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float next = fmaxf(reference[half], row_max_log2[half]);
+      const float next = next_reference<S.p_range>(reference[half], row_max_log2[half]);
       const float shrink = ptx::ex2(reference[half] - next);
       reference[half] = next;
       row_sum[half] *= shrink;

@@ -1,18 +1,11 @@
 // The online softmax in base 2: scores become probabilities of the type that P V takes.
 #pragma once
 #include "attn/mask.cuh"
+#include "attn/p_range.cuh"
 #include "hopper/group_work.cuh"
 #include "hopper/tile_storage.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/math.cuh"
-
-template <WgmmaSpec S>
-__device__ constexpr float kGroupStepsLog2 = S.pv == Type::e4m3 ? 8.80735492206f
-                                             : S.pv != Type::int8 ? 0.0f
-                                             : S.p_range == PRange::static127 ? 6.98868468677f
-                                                                              : 7.99435343686f;
-constexpr float kUnseen = -1e30f;
-constexpr float kRoom = 30.0f;
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
 template <WgmmaSpec S>
@@ -35,7 +28,7 @@ struct GroupSoftmax {
                                         int lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      reference[half] = kUnseen;
+      reference[half] = kNoKeySeen;
       row_sum[half] = 0.0f;
       scale[half] = p.scale_log2;
       if constexpr (H::kScaledScores) {
@@ -64,7 +57,7 @@ struct GroupSoftmax {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float base = S.p_range == PRange::block ? m[half] : reference[half];
-      intercept[half] = kGroupStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
+      intercept[half] = kStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(m[half] - reference[half]) : 1.0f;
       sum[half][0] = sum[half][1] = 0.0f;
@@ -217,17 +210,12 @@ struct GroupSoftmax {
 
   template <class Rescale>
   __device__ __forceinline__ void move_reference(const float (&m)[2], Rescale rescale) {
-    constexpr float kSlack = S.p_range == PRange::block ? kRoom : 0.0f;
+    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom : 0.0f;
     const bool moves = m[0] > reference[0] + kSlack || m[1] > reference[1] + kSlack;
     if (!__any_sync(0xffffffffu, moves)) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float next = fmaxf(reference[half], m[half]);
-      if constexpr (S.p_range == PRange::row_pow2) {
-        if (reference[half] != kUnseen) {
-          next = reference[half] + ceilf(fmaxf(m[half] - reference[half], 0.0f));
-        }
-      }
+      const float next = next_reference<S.p_range>(reference[half], m[half]);
       const float shift = reference[half] - next;
       const float shrink = ptx::ex2(shift);
       reference[half] = next;

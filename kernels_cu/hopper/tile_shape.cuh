@@ -9,7 +9,7 @@ constexpr int kGroupRows = 64;  // of Q, S and O in one warpgroup
 template <int Rows, int RowBytes>
 struct Panels {
   static constexpr int rows = Rows;
-  static constexpr int pitch = RowBytes == 64 ? 64 : 128;  // bytes from row to row of a panel
+  static constexpr int pitch = RowBytes <= 64 ? 64 : 128;  // bytes from row to row of a panel
   static constexpr int count = ceil_div(RowBytes, pitch);
   static constexpr int panel_bytes = Rows * pitch;
   static constexpr int bytes = count * panel_bytes;

@@ -32,7 +32,7 @@ __device__ __forceinline__ float block_amax(const float (&amax)[T::kRows], const
   if (threadIdx.x % (kBlockWarps * kWarpSize) == 0 && exists) {
     const i64 blocks = ceil_div(x.seqlen, S.k_block);
     x.scale[rows.from.head * blocks + rows.from.first / S.k_block + block_in_tile] =
-        scale_of(largest);
+        scale_of<S.k>(largest);
   }
   return largest;
 }

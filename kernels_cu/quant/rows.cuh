@@ -1,6 +1,7 @@
 // Operands that stay row by row: codes of Q and K, and values of any that only change their type.
 #pragma once
 #include "quant/block_amax.cuh"
+#include "quant/channel_scale.cuh"
 #include "quant/lse_shift.cuh"
 #include "quant/per_row.cuh"
 #include "quant/row_tile.cuh"
@@ -14,8 +15,9 @@ template <QuantizeSpec S, Role R>
 struct Rows {
   static constexpr Type kOut = R == Role::query ? S.q : R == Role::key ? S.k : S.v;
   static constexpr int kTokens = R == Role::query ? S.q_tile : R == Role::key ? S.k_tile : S.v_tile;
+  static constexpr bool kHeadScale = R != Role::value && S.qk_per_tensor;
   static constexpr bool kBlockScale =
-      R == Role::key && kOut == Type::int8 && S.k_scope == Scope::block;
+      R == Role::key && is_code(kOut) && S.k_scope == Scope::block && !kHeadScale;
 
   using Lanes = RowLanes<S.input, S.head_dim>;
   static constexpr int kRows = kTokens * Lanes::kLanes / S.num_threads;
@@ -64,8 +66,8 @@ struct Rows {
 #pragma unroll
       for (int c = 0; c < Lanes::kChunks; ++c) {
         char* to = first + (order.offset(r) * S.head_dim + Lanes::channel(c)) * bytes_of(kOut);
-        if constexpr (kOut == Type::int8) {
-          store_codes(to, x[c]);
+        if constexpr (is_code(kOut)) {
+          store_codes<kOut>(to, x[c]);
         } else {
           store_values<kOut>(to, x[c]);
         }
@@ -83,6 +85,21 @@ __device__ __forceinline__ void cast_rows(const QuantizeParams& p, const Quantiz
   });
 }
 
+// The scale of a head, for each of the tile's tokens or blocks of keys; what makes codes of it.
+template <QuantizeSpec S, Role R>
+__device__ __forceinline__ float prepare_head(const Rows<S, R>& rows, const QuantizeOperand& x,
+                                              int head_dim, QuantizeStorage<S>& storage) {
+  using T = Rows<S, R>;
+  const float amax = head_amax<S>(channel_amax(x, rows.from.head, head_dim, 0.0f), storage);
+  constexpr int kStep = R == Role::key ? S.k_block : 1;  // tokens of a scale
+  const i64 first_scale = static_cast<i64>(rows.from.head) * ceil_div(x.seqlen, kStep);
+  for (int i = threadIdx.x; i < min_of(T::kTokens, rows.from.count); i += S.num_threads) {
+    const int token = rows.from.first + i;
+    if (token % kStep == 0) x.scale[first_scale + token / kStep] = scale_of<T::kOut>(amax);
+  }
+  return code_factor<T::kOut>(amax);
+}
+
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                               int cta, QuantizeStorage<S>& storage) {
@@ -96,11 +113,18 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const Qua
   }
 
   float amax[T::kRows];
+  if constexpr (!T::kHeadScale) {
 #pragma unroll
-  for (int r = 0; r < T::kRows; ++r) amax[r] = rows.tile.template amax<kSmooth>(r, vector);
+    for (int r = 0; r < T::kRows; ++r) amax[r] = rows.tile.template amax<kSmooth>(r, vector);
+  }
   float factor[T::kRows];
-  if constexpr (T::kBlockScale) {
-    const float common = code_factor(block_amax(amax, rows, x, storage));
+  if constexpr (T::kHeadScale || T::kBlockScale) {
+    float common;
+    if constexpr (T::kHeadScale) {
+      common = prepare_head<S, R>(rows, x, p.head_dim, storage);
+    } else {
+      common = code_factor<T::kOut>(block_amax(amax, rows, x, storage));
+    }
 #pragma unroll
     for (float& f : factor) f = common;
   } else {
@@ -110,9 +134,9 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const Qua
     largest.for_each([&](int r, float a) {
       const int token = rows.from.first + rows.row(r);
       const int at = R == Role::key ? slot_of(token) : token;
-      if (token < pitch) x.scale[rows.from.head * pitch + at] = scale_of(a);
+      if (token < pitch) x.scale[rows.from.head * pitch + at] = scale_of<T::kOut>(a);
     });
-    largest.share(factor, code_factor);
+    largest.share(factor, code_factor<T::kOut>);
   }
 
   if constexpr (kSmooth) rows.tile.disguise(p.head_dim);

@@ -1,6 +1,7 @@
 // From the largest magnitude of a scope to its scale; reference/quantized.py does the same.
 #pragma once
 #include "ptx/reduce.cuh"
+#include "quant/codes.cuh"
 
 // The smallest maximum that a scale is made of: a zero row gets a tiny scale, never 1, because V's
 // scale takes part in the maximum of its block. Not smaller, because attention's row sum holds the
@@ -8,10 +9,12 @@
 constexpr float kAmaxFloor = 0x1p-64f;
 
 // What multiplies an element to give its code. NaN stays NaN, which becomes the code 0.
+template <Type T>
 __device__ __forceinline__ float code_factor(float amax) {
-  return __fdiv_rn(127.0f, ptx::max_nan(amax, kAmaxFloor));
+  return __fdiv_rn(kLargestCode<T>, ptx::max_nan(amax, kAmaxFloor));
 }
 
+template <Type T>
 __device__ __forceinline__ float scale_of(float amax) {
-  return __fdiv_rn(ptx::max_nan(amax, kAmaxFloor), 127.0f);
+  return __fdiv_rn(ptx::max_nan(amax, kAmaxFloor), kLargestCode<T>);
 }

@@ -1,6 +1,7 @@
 // What a lane makes of one chunk, written in one piece. Caches keep it: attention reads it next.
 #pragma once
 #include "quant/chunk.cuh"
+#include "quant/codes.cuh"
 
 template <int Words>
 __device__ __forceinline__ void store_words(void* to, const u32 (&word)[Words]) {
@@ -14,12 +15,12 @@ __device__ __forceinline__ void store_words(void* to, const u32 (&word)[Words]) 
   }
 }
 
-template <int Elements>
+template <Type Out, int Elements>
 __device__ __forceinline__ void store_codes(void* to, const float (&x)[Elements]) {
   u32 packed[Elements / 4];
 #pragma unroll
   for (int i = 0; i < Elements / 4; ++i) {
-    packed[i] = ptx::pack_s8x4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
+    packed[i] = pack_codes<Out>(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
   }
   store_words(to, packed);
 }

@@ -11,7 +11,7 @@ __device__ constexpr int token_of(int word, int slot) {
 
 template <QuantizeSpec S>
 struct TransposedTile {
-  static constexpr bool kUsed = S.v == Type::int8;
+  static constexpr bool kUsed = is_code(S.v);
   static constexpr int kWords = S.v_tile / 4;     // of a channel's row
   static constexpr int kColumns = S.v_tile / 16;  // of 16 bytes
   using Lanes = RowLanes<S.input, S.head_dim>;

@@ -64,7 +64,8 @@ __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
         }
 #pragma unroll
         for (int i = 0; i < kPerWord; ++i) {
-          packed[i][quad] = ptx::pack_s8x4(x[0][i], x[1][i], x[2][i], x[3][i]) & exists[quad];
+          packed[i][quad] =
+              pack_codes<S.v>(x[0][i], x[1][i], x[2][i], x[3][i]) & exists[quad];
         }
       }
 #pragma unroll
@@ -101,7 +102,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         if (token >= blocks * kTokenPad) return;
         const i64 block = from.head * blocks + token / kTokenPad;
         f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
-        const float scale = scale_of(a);
+        const float scale = scale_of<S.v>(a);
         to[0] = scale;
         to[kTokenPad] = log2f(scale);
         // NaN reaches the rows that see the token through the logarithm; the inverse must not carry
@@ -109,7 +110,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         to[2 * kTokenPad] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
       });
       float factor[V::kRows];
-      largest.share(factor, code_factor);
+      largest.share(factor, code_factor<S.v>);
       if constexpr (S.v_smooth) tile.disguise(p.head_dim);
       put_codes<S>(storage.codes, tile, order, from.count, vector,
                    [&](int r, int, int) { return factor[r]; });
