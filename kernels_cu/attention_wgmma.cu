@@ -195,9 +195,20 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
       if constexpr (H::kFlush) {
         constexpr int kBuffers = S.slices_in_flight;
-        Accumulator<H::kIntegerValues> sum[kBuffers][H::kSlice];
+        // The scores' registers serve again, if nothing else is in them.
+        constexpr bool kAgain = !S.ahead && H::kIntegerScores == H::kIntegerValues &&
+                                kBuffers * H::kSlice <= H::kScores;
+        Accumulator<H::kIntegerValues> own[kAgain ? 1 : kBuffers][H::kSlice];
+        auto sum = [&](int slice) -> auto& {
+          using Slice = Accumulator<H::kIntegerValues>(&)[H::kSlice];
+          if constexpr (kAgain) {
+            return reinterpret_cast<Slice>(s[slice % kBuffers * H::kSlice]);
+          } else {
+            return own[slice % kBuffers];
+          }
+        };
         auto flush = [&](int slice) {
-          auto& from = sum[slice % kBuffers];
+          auto& from = sum(slice);
           ptx::hold(from);
 #pragma unroll
           for (int i = 0; i < H::kSlice; ++i) {
@@ -209,7 +220,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         constexpr int kFlight = S.slices_in_flight;
 #pragma unroll
         for (int slice = 0; slice < kFlight; ++slice) {
-          start_values<S, false>(sum[slice], probabilities, v, slice);
+          start_values<S, false>(sum(slice), probabilities, v, slice);
         }
         if constexpr (kAhead) scores();
 #pragma unroll
@@ -222,7 +233,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           }
           flush(slice);
           if (slice + kFlight < H::kSlices) {
-            start_values<S, false>(sum[slice % kBuffers], probabilities, v, slice + kFlight);
+            start_values<S, false>(sum(slice + kFlight), probabilities, v, slice + kFlight);
           }
         }
         release(v_empty, v_turn.buffer);
