@@ -16,52 +16,6 @@
 #include "ptx/registers.cuh"
 
 template <WgmmaSpec S>
-__device__ __forceinline__ void store_group(const AttentionParams& p,
-                                            const Accumulator<S.integer_o> (&o)[S.head_dim / 2],
-                                            const GroupSoftmax<S>& softmax, const Item<S>& item,
-                                            int first_row, int lane) {
-  using H = TileShape<S>;
-  const i64 batch_head = static_cast<i64>(item.batch) * p.num_q_heads + item.head;
-  const i64 batch_kv_head =
-      static_cast<i64>(item.batch) * (p.num_q_heads / p.heads_per_kv) + item.kv_head;
-  const f32* channel_scale =
-      H::kScaledValues && !H::kTokenV ? p.v_scale + batch_kv_head * S.head_dim : nullptr;
-  const f32* channel_mean = p.v_mean ? p.v_mean + batch_kv_head * p.head_dim : nullptr;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = first_row + 8 * half + lane / 4;
-    if (row >= p.seqlen_q) continue;
-    const float l = softmax.row_sum[half];
-    const bool empty = l == 0.0f;
-    const float inverse = empty ? 0.0f : 1.0f / l;
-    const i64 o_row =
-        item.batch * p.o_stride_batch + item.head * p.o_stride_head + row * p.o_stride_row;
-#pragma unroll
-    for (int tile = 0; tile < S.head_dim / 8; ++tile) {
-      const int channel = 8 * tile + 2 * (lane % 4);
-      if (channel >= p.head_dim) continue;
-      float x = static_cast<float>(o[4 * tile + 2 * half]) * inverse;
-      float y = static_cast<float>(o[4 * tile + 2 * half + 1]) * inverse;
-      if (channel_scale && !empty) {
-        x *= __ldg(channel_scale + channel);
-        y *= __ldg(channel_scale + channel + 1);
-      }
-      if (channel_mean && !empty) {
-        x += __ldg(channel_mean + channel);
-        y += __ldg(channel_mean + channel + 1);
-      }
-      store_pair<S.out>(p.o, o_row + channel, x, y);
-    }
-    if (p.lse && lane % 4 == 0) {
-      const i64 index = batch_head * p.seqlen_q + row;
-      float lse = (softmax.reference[half] + log2f(l) - kStepsLog2<S>) * kLn2;
-      if (p.lse_shift) lse += p.lse_shift[index];
-      p.lse[index] = empty ? -kInf : lse;
-    }
-  }
-}
-
-template <WgmmaSpec S>
 __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
   const AttentionParams& a = p.attention;
@@ -129,7 +83,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
       }
     };
-    auto scores = [&] {
+    auto scores = [&](int block) {
+      // While the products are under way.
+      if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
       k_turn.wait_full(k_full);
       start_scores<S>(s, ptx::advance(q_tile, q_turn.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, k_turn.buffer * H::KTile::bytes));
@@ -138,7 +94,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       constexpr bool kMasked = decltype(masked)::value;
       const TokenScales<S>& keys = storage.scales[k_turn.buffer];
       if constexpr (!H::kTokenK) release(k_empty, k_turn.buffer);
-      if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
       softmax.template begin<kMasked>(s, keys, k_scale, Mask<S>(a, warp_row, block, lane), lane,
                                       rescale);
       if constexpr (S.interleaved) {
@@ -169,10 +124,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       k_turn.next();
     };
     // P V of the block before, and scores of the next unless this is `Last`.
-    auto products = [&](auto last) {
+    auto products = [&](int next, auto last) {
       constexpr bool kLast = decltype(last)::value;
       if constexpr (S.interleaved) {
-        if constexpr (!kLast) scores();
+        if constexpr (!kLast) scores(next);
         ptx::wgmma_wait<!kLast>();
         auto& from = sums(Bool<H::kFlush>{});
         ptx::hold(from);
@@ -222,7 +177,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int slice = 0; slice < kFlight; ++slice) {
           start_values<S, false>(sum(slice), probabilities, v, slice);
         }
-        if constexpr (kAhead) scores();
+        if constexpr (kAhead) scores(next);
 #pragma unroll
         for (int slice = 0; slice < H::kSlices; ++slice) {
           constexpr int kBehind = kFlight - 1;
@@ -239,7 +194,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         release(v_empty, v_turn.buffer);
         v_turn.next();
         __syncwarp();
-        if constexpr (!kLast && !S.ahead) scores();
+        if constexpr (!kLast && !S.ahead) scores(next);
       } else {
 #pragma unroll
         for (int slice = 0; slice < H::kSlices; ++slice) {
@@ -247,13 +202,13 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
                                 slice);
         }
-        if constexpr (!kLast && S.ahead) scores();
+        if constexpr (!kLast && S.ahead) scores(next);
         ptx::wgmma_wait<0>();
         ptx::hold(o);
         ptx::hold(probabilities);
         release(v_empty, v_turn.buffer);
         v_turn.next();
-        if constexpr (!kLast && !S.ahead) scores();
+        if constexpr (!kLast && !S.ahead) scores(next);
       }
       if constexpr (!kLast) {
         ptx::wgmma_wait<0>();
@@ -265,21 +220,21 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       q_turn.wait_full(q_full);
       int block = 0;
       if (end > 0) {
-        scores();
+        scores(0);
         ptx::wgmma_wait<0>();
         ptx::hold(s);
 #pragma unroll 1
         for (; block < min_of(unmasked, end - 1); ++block) {
           probabilities_of(block, Bool<false>{});
-          products(Bool<false>{});
+          products(block + 1, Bool<false>{});
         }
 #pragma unroll 1
         for (; block < end - 1; ++block) {
           probabilities_of(block, Bool<true>{});
-          products(Bool<false>{});
+          products(block + 1, Bool<false>{});
         }
         probabilities_of(block++, Bool<true>{});
-        products(Bool<true>{});
+        products(block, Bool<true>{});
       }
       release(q_empty, q_turn.buffer);
       q_turn.next();
@@ -296,7 +251,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
     }
     softmax.finish();
-    store_group<S>(a, o, softmax, item, warp_row, lane);
+    store_rows<S, H::kScaledValues && !H::kTokenV>(
+        a, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
+        softmax.reference, softmax.row_sum,
+        {item.batch, item.head, item.kv_head, warp_row + lane / 4}, lane);
   }
 }
 

@@ -1,8 +1,6 @@
 // Normalizes O and stores it with the log-sum-exp of its rows.
 #pragma once
-#include "attn/shape.cuh"
-#include "attn/softmax.cuh"
-#include "attn/work.cuh"
+#include "attn/p_range.cuh"
 #include "params.cuh"
 #include "ptx/convert.cuh"
 
@@ -16,47 +14,71 @@ __device__ __forceinline__ void store_pair(void* o, i64 element, float x, float 
   }
 }
 
-// One tile of 16 rows.
-template <AttentionSpec S>
-__device__ __forceinline__ void store_output(const AttentionParams& p,
-                                             const typename Shape<S>::Output& o,
-                                             const OnlineSoftmax<S>& softmax,
-                                             const Work<S>& work, int first_row, int lane) {
-  using H = Shape<S>;
-  const f32* channel_scale =
-      H::kIntegerValues && !H::kTokenV ? p.v_scale + work.batch_kv_head * S.head_dim : nullptr;
-  const f32* channel_mean = p.v_mean ? p.v_mean + work.batch_kv_head * p.head_dim : nullptr;
+// Where two rows of O belong.
+struct OutputRows {
+  int batch;
+  int head;
+  int kv_head;
+  int first;  // the other is 8 further
+};
+
+// The two rows that a lane sees of a tile of 16: o(i, e) is element e of MMA column i. S is the spec
+// of a kernel of either family.
+template <auto S, bool ChannelScale, class O>
+__device__ __forceinline__ void store_rows(const AttentionParams& p, O o,
+                                           const float (&reference)[2], const float (&row_sum)[2],
+                                           const OutputRows& rows, int lane) {
+  const int num_kv_heads = p.num_q_heads / p.heads_per_kv;
+  const i64 batch_kv_head = static_cast<i64>(rows.batch) * num_kv_heads + rows.kv_head;
+  const f32* scales = ChannelScale ? p.v_scale + batch_kv_head * S.head_dim : nullptr;
+  const f32* means = p.v_mean ? p.v_mean + batch_kv_head * p.head_dim : nullptr;
+  float inverse[2];
+  bool exists[2];
+  i64 at[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = first_row + 8 * half + lane / 4;
-    if (row >= p.seqlen_q) continue;
-    const float l = softmax.row_sum[half];
+    const int row = rows.first + 8 * half;
+    const float l = row_sum[half];
+    exists[half] = row < p.seqlen_q;
     // A row that sees no key: O = 0 and lse = -inf.
-    const bool empty = l == 0.0f;
-    const float inverse = empty ? 0.0f : 1.0f / l;
-    const i64 o_row =
-        work.batch * p.o_stride_batch + work.head * p.o_stride_head + row * p.o_stride_row;
-#pragma unroll
-    for (int dim_tile = 0; dim_tile < H::kDimTiles; ++dim_tile) {
-      const int channel = 8 * dim_tile + 2 * (lane % 4);
-      if (channel >= p.head_dim) continue;
-      float x = o[dim_tile][2 * half] * inverse;
-      float y = o[dim_tile][2 * half + 1] * inverse;
-      if (channel_scale && !empty) {
-        x *= __ldg(channel_scale + channel);
-        y *= __ldg(channel_scale + channel + 1);
-      }
-      if (channel_mean && !empty) {
-        x += __ldg(channel_mean + channel);
-        y += __ldg(channel_mean + channel + 1);
-      }
-      store_pair<S.out>(p.o, o_row + channel, x, y);
-    }
-    if (p.lse && lane % 4 == 0) {
-      const i64 index = work.batch_head * p.seqlen_q + row;
-      float lse = (softmax.reference[half] + log2f(l) - kStepsLog2<S>) * kLn2;
+    inverse[half] = l == 0.0f ? 0.0f : 1.0f / l;
+    at[half] = rows.batch * p.o_stride_batch + rows.head * p.o_stride_head + row * p.o_stride_row;
+    if (p.lse && lane % 4 == 0 && exists[half]) {
+      const i64 index = (static_cast<i64>(rows.batch) * p.num_q_heads + rows.head) * p.seqlen_q + row;
+      float lse = (reference[half] + log2f(l) - kStepsLog2<S>) * kLn2;
       if (p.lse_shift) lse += p.lse_shift[index];
-      p.lse[index] = empty ? -kInf : lse;
+      p.lse[index] = l == 0.0f ? -kInf : lse;
+    }
+  }
+  // Some columns at a time, whose loads are under way together.
+  constexpr int kTiles = S.head_dim / 8;
+  constexpr int kAtATime = kTiles % 8 == 0 ? 8 : 4;
+#pragma unroll
+  for (int first = 0; first < kTiles; first += kAtATime) {
+    float2 scale[kAtATime];
+    float2 mean[kAtATime];
+#pragma unroll
+    for (int i = 0; i < kAtATime; ++i) {
+      const int channel = 8 * (first + i) + 2 * (lane % 4);
+      scale[i] = make_float2(1.0f, 1.0f);
+      mean[i] = make_float2(0.0f, 0.0f);
+      if constexpr (ChannelScale) scale[i] = __ldg(reinterpret_cast<const float2*>(scales + channel));
+      if (means && channel < p.head_dim) {
+        mean[i] = __ldg(reinterpret_cast<const float2*>(means + channel));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtATime; ++i) {
+      const int channel = 8 * (first + i) + 2 * (lane % 4);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool empty = row_sum[half] == 0.0f;
+        const float x = o(first + i, 2 * half) * inverse[half] * scale[i].x + mean[i].x;
+        const float y = o(first + i, 2 * half + 1) * inverse[half] * scale[i].y + mean[i].y;
+        if (exists[half] && channel < p.head_dim) {
+          store_pair<S.out>(p.o, at[half] + channel, empty ? 0.0f : x, empty ? 0.0f : y);
+        }
+      }
     }
   }
 }
