@@ -19,9 +19,7 @@ class GroupTile:
     groups: int
     group_registers: int
     value_slice: int
-    slices_in_flight: int
     interleaved: bool
-    ahead: bool
 
 
 def wgmma_serves(target: Target) -> bool:
@@ -69,7 +67,5 @@ def wgmma_spec(
 
 def _tile(flush: bool, head_dim: int) -> GroupTile:
     if head_dim > 128:
-        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, 2 if flush else 1, False, ahead=not flush)
-    if flush:
-        return GroupTile(2, 240, head_dim, 1, True, ahead=True)
-    return GroupTile(2, 240, head_dim, 1, True, ahead=True)
+        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, False)
+    return GroupTile(3, 160, head_dim, False)

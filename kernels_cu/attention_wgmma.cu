@@ -23,10 +23,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
   // Broadcast, so that the compiler knows it to be the same for all lanes.
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
   const int group = warp / 4;
-  const u32 k_full = ptx::smem_address(storage.k_full);
-  const u32 k_empty = ptx::smem_address(storage.k_empty);
-  const u32 v_full = ptx::smem_address(storage.v_full);
-  const u32 v_empty = ptx::smem_address(storage.v_empty);
+  const u32 full = ptx::smem_address(storage.full);
+  const u32 empty = ptx::smem_address(storage.empty);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
   const u64 q_tile = k_major<typename H::QTile>(ptx::smem_address(storage.q[0][group]));
@@ -34,41 +32,29 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
   const u32 v_address = ptx::smem_address(storage.v);
   const u64 v_tile = H::kScaledValues ? k_major<typename H::VTile>(v_address)
                                       : mn_major<typename H::VTile>(v_address);
-  auto release = [&](u32 barriers, int buffer) {
-    if (lane == 0) ptx::mbarrier_arrive(barriers + 8 * buffer);
+
+  Turn<S.stages> kv;
+  Turn<S.q_buffers> q;
+  auto release = [&] {
+    // Scales of tokens are read by every lane for itself.
+    if (H::kTokenK || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
+    kv.next();
   };
 
-  Turn<S.stages> k_turn;
-  Turn<S.stages> v_turn;
-  Turn<S.q_buffers> q_turn;
   Items items;
   int index;
   while (items.next(p, index)) {
     const Item<S> item(p, index);
     const int first_row = item.first_row + group * kGroupRows;
     const int warp_row = first_row + warp % 4 * 16;
-    const int last_row = min_of(first_row + kGroupRows, a.seqlen_q) - 1;
-    // Blocks that some row of this warpgroup sees, the first `unmasked` whole by every row.
-    const int end = last_row < first_row
-                        ? 0
-                        : ceil_div(item.seen_by(a, last_row), static_cast<i32>(S.block_kv));
-    const int unmasked = item.seen_by(a, first_row) / S.block_kv;
-    const i64 batch_kv_head =
-        static_cast<i64>(item.batch) * (a.num_q_heads / a.heads_per_kv) + item.kv_head;
-    const f32* k_scales =
-        a.k_scale + batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
+    const KeyBlocks blocks = item.blocks(a, first_row);
 
     Accumulator<S.integer_o> o[H::kOutput] = {};
     GroupSoftmax<S> softmax;
-    softmax.start(a, static_cast<i64>(item.batch) * a.num_q_heads + item.head, warp_row, lane);
-    float k_scale = 1.0f;
-
+    softmax.start(a, item, warp_row, lane);
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[H::kProbabilities];
-    Accumulator<H::kIntegerValues> block_sum[H::kSlice];
-    auto sums = [&](auto flush) -> auto& {
-      if constexpr (decltype(flush)::value) return block_sum; else return o;
-    };
+
     auto rescale = [&](int half, float shift, float shrink) {
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
@@ -83,132 +69,101 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
       }
     };
-    auto scores = [&](int block) {
-      // While the products are under way.
-      if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
-      k_turn.wait_full(k_full);
-      start_scores<S>(s, ptx::advance(q_tile, q_turn.buffer * S.groups * H::QTile::bytes),
-                      ptx::advance(k_tile, k_turn.buffer * H::KTile::bytes));
+    auto scores = [&](int block, const Turn<S.stages>& from) {
+      softmax.fetch(block);
+      from.wait_full(full);
+      start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
+                      ptx::advance(k_tile, from.buffer * H::KTile::bytes));
     };
-    auto probabilities_of = [&](int block, auto masked) {
+    // Adds a slice of P V to O.
+    auto flush = [&](auto& sum, int slice) {
+      ptx::hold(sum);
+#pragma unroll
+      for (int i = 0; i < H::kSlice; ++i) {
+        auto& x = o[slice * H::kSlice + i];
+        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2], x);
+      }
+    };
+    // From the scores of a block to those of the next, unless this is the last one.
+    auto step = [&](int block, auto masked, auto last) {
       constexpr bool kMasked = decltype(masked)::value;
-      const TokenScales<S>& keys = storage.scales[k_turn.buffer];
-      if constexpr (!H::kTokenK) release(k_empty, k_turn.buffer);
-      softmax.template begin<kMasked>(s, keys, k_scale, Mask<S>(a, warp_row, block, lane), lane,
-                                      rescale);
+      constexpr bool kLast = decltype(last)::value;
+      const TokenScales<S>& keys = storage.scales[kv.buffer];
+      const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
+      softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), lane, rescale);
       if constexpr (S.interleaved) {
-        v_turn.wait_full(v_full);
-        const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
-        auto& to = sums(Bool<H::kFlush>{});
-        ptx::hold(to);
+        static_assert(!S.interleaved || H::kSlices == 1);
+        Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
+        auto& sum = either<H::kFlush>(own, o);
+        ptx::hold(sum);
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
           ptx::hold(probabilities);
           ptx::wgmma_fence();
           if (i == 0) {
-            start_value_step<S, !H::kFlush>(to, probabilities, v, 0, i);
+            start_value_step<S, !H::kFlush>(sum, probabilities, v, 0, i);
           } else {
-            start_value_step<S, true>(to, probabilities, v, 0, i);
+            start_value_step<S, true>(sum, probabilities, v, 0, i);
           }
         }
         ptx::wgmma_commit();
+        softmax.end();
+        if constexpr (!kLast) {
+          Turn<S.stages> next = kv;
+          next.next();
+          scores(block + 1, next);
+        }
+        ptx::wgmma_wait<!kLast>();
+        ptx::hold(sum);
+        ptx::hold(probabilities);
+        release();
+        if constexpr (H::kFlush) flush(sum, 0);
       } else {
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
         }
-      }
-      softmax.end();
-      if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
-      k_turn.next();
-    };
-    // P V of the block before, and scores of the next unless this is `Last`.
-    auto products = [&](int next, auto last) {
-      constexpr bool kLast = decltype(last)::value;
-      if constexpr (S.interleaved) {
-        if constexpr (!kLast) scores(next);
-        ptx::wgmma_wait<!kLast>();
-        auto& from = sums(Bool<H::kFlush>{});
-        ptx::hold(from);
-        ptx::hold(probabilities);
-        release(v_empty, v_turn.buffer);
-        v_turn.next();
+        softmax.end();
         if constexpr (H::kFlush) {
+          // Some slices at a time, in the registers of the scores if they are as many.
+          constexpr int kFlight = min_of(H::kSlices, 2);
+          constexpr int kOwn = kFlight * H::kSlice;
+          constexpr bool kAgain =
+              H::kIntegerScores == H::kIntegerValues && kOwn == H::kScores;
+          Accumulator<H::kIntegerValues> own[kAgain ? 1 : kOwn];
+          auto& sums = either<!kAgain>(own, s);
+          auto sum = [&](int slice) -> auto& {
+            using Slice = Accumulator<H::kIntegerValues>(&)[H::kSlice];
+            return reinterpret_cast<Slice>(sums[slice % kFlight * H::kSlice]);
+          };
 #pragma unroll
-          for (int i = 0; i < H::kOutput; ++i) {
-            o[i] = __fmaf_rn(static_cast<float>(from[i]), softmax.weight[i % 4 / 2], o[i]);
+          for (int slice = 0; slice < H::kSlices + kFlight - 1; ++slice) {
+            if (slice < H::kSlices) {
+              start_values<S, false>(sum(slice), probabilities, v, slice);
+            }
+            if (slice >= kFlight - 1) {
+              if (slice < H::kSlices) {
+                ptx::wgmma_wait<kFlight - 1>();
+              } else {
+                ptx::wgmma_wait<0>();
+              }
+              flush(sum(slice - kFlight + 1), slice - kFlight + 1);
+            }
           }
-        }
-        if constexpr (!kLast) {
+        } else {
+#pragma unroll
+          for (int slice = 0; slice < H::kSlices; ++slice) {
+            using Slice = Accumulator<S.integer_o>(&)[H::kSlice];
+            start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
+                                  slice);
+          }
           ptx::wgmma_wait<0>();
-          ptx::hold(s);
+          ptx::hold(o);
         }
-        return;
-      }
-      v_turn.wait_full(v_full);
-      const u64 v = ptx::advance(v_tile, v_turn.buffer * H::VTile::bytes);
-      if constexpr (H::kFlush) {
-        constexpr int kBuffers = S.slices_in_flight;
-        // The scores' registers serve again, if nothing else is in them.
-        constexpr bool kAgain = !S.ahead && H::kIntegerScores == H::kIntegerValues &&
-                                kBuffers * H::kSlice <= H::kScores;
-        Accumulator<H::kIntegerValues> own[kAgain ? 1 : kBuffers][H::kSlice];
-        auto sum = [&](int slice) -> auto& {
-          using Slice = Accumulator<H::kIntegerValues>(&)[H::kSlice];
-          if constexpr (kAgain) {
-            return reinterpret_cast<Slice>(s[slice % kBuffers * H::kSlice]);
-          } else {
-            return own[slice % kBuffers];
-          }
-        };
-        auto flush = [&](int slice) {
-          auto& from = sum(slice);
-          ptx::hold(from);
-#pragma unroll
-          for (int i = 0; i < H::kSlice; ++i) {
-            auto& x = o[slice * H::kSlice + i];
-            x = __fmaf_rn(static_cast<float>(from[i]), softmax.weight[i % 4 / 2], x);
-          }
-        };
-        constexpr bool kAhead = S.ahead && !kLast;
-        constexpr int kFlight = S.slices_in_flight;
-#pragma unroll
-        for (int slice = 0; slice < kFlight; ++slice) {
-          start_values<S, false>(sum(slice), probabilities, v, slice);
-        }
-        if constexpr (kAhead) scores(next);
-#pragma unroll
-        for (int slice = 0; slice < H::kSlices; ++slice) {
-          constexpr int kBehind = kFlight - 1;
-          if (slice + kFlight <= H::kSlices) {
-            ptx::wgmma_wait<kBehind + kAhead>();
-          } else {
-            ptx::wgmma_wait<kAhead>();
-          }
-          flush(slice);
-          if (slice + kFlight < H::kSlices) {
-            start_values<S, false>(sum(slice + kFlight), probabilities, v, slice + kFlight);
-          }
-        }
-        release(v_empty, v_turn.buffer);
-        v_turn.next();
-        __syncwarp();
-        if constexpr (!kLast && !S.ahead) scores(next);
-      } else {
-#pragma unroll
-        for (int slice = 0; slice < H::kSlices; ++slice) {
-          using Slice = Accumulator<S.integer_o>(&)[H::kSlice];
-          start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
-                                slice);
-        }
-        if constexpr (!kLast && S.ahead) scores(next);
-        ptx::wgmma_wait<0>();
-        ptx::hold(o);
         ptx::hold(probabilities);
-        release(v_empty, v_turn.buffer);
-        v_turn.next();
-        if constexpr (!kLast && !S.ahead) scores(next);
+        release();
+        if constexpr (!kLast) scores(block + 1, kv);
       }
       if constexpr (!kLast) {
         ptx::wgmma_wait<0>();
@@ -217,37 +172,27 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     };
 
     if (item.end > 0) {
-      q_turn.wait_full(q_full);
+      q.wait_full(q_full);
       int block = 0;
-      if (end > 0) {
-        scores(0);
+      if (blocks.end > 0) {
+        scores(0, kv);
         ptx::wgmma_wait<0>();
         ptx::hold(s);
 #pragma unroll 1
-        for (; block < min_of(unmasked, end - 1); ++block) {
-          probabilities_of(block, Bool<false>{});
-          products(block + 1, Bool<false>{});
+        for (; block < min_of(blocks.unmasked, blocks.end - 1); ++block) {
+          step(block, Bool<false>{}, Bool<false>{});
         }
 #pragma unroll 1
-        for (; block < end - 1; ++block) {
-          probabilities_of(block, Bool<true>{});
-          products(block + 1, Bool<false>{});
-        }
-        probabilities_of(block++, Bool<true>{});
-        products(block, Bool<true>{});
+        for (; block < blocks.end - 1; ++block) step(block, Bool<true>{}, Bool<false>{});
+        step(block++, Bool<true>{}, Bool<true>{});
       }
-      release(q_empty, q_turn.buffer);
-      q_turn.next();
+      if (lane == 0) ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
+      q.next();
       // What only other warpgroups see.
 #pragma unroll 1
       for (; block < item.end; ++block) {
-        k_turn.wait_full(k_full);
-        if constexpr (H::kTokenK) ptx::mbarrier_arrive(k_empty + 8 * k_turn.buffer);
-        else release(k_empty, k_turn.buffer);
-        k_turn.next();
-        v_turn.wait_full(v_full);
-        release(v_empty, v_turn.buffer);
-        v_turn.next();
+        kv.wait_full(full);
+        release();
       }
     }
     softmax.finish();
@@ -268,12 +213,9 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
   if (threadIdx.x == 0) {
     constexpr int kWarps = 4 * S.groups;
     for (int i = 0; i < S.stages; ++i) {
-      ptx::mbarrier_init(ptx::smem_address(&storage.k_full[i]), 1);
-      ptx::mbarrier_init(ptx::smem_address(&storage.v_full[i]), 1);
-      // Token scales are read by every thread for itself.
-      ptx::mbarrier_init(ptx::smem_address(&storage.k_empty[i]),
+      ptx::mbarrier_init(ptx::smem_address(&storage.full[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.empty[i]),
                          H::kTokenK ? kWarps * kWarpSize : kWarps);
-      ptx::mbarrier_init(ptx::smem_address(&storage.v_empty[i]), kWarps);
     }
     for (int i = 0; i < S.q_buffers; ++i) {
       ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1);

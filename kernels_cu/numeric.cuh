@@ -39,3 +39,13 @@ template <class T>
 __host__ __device__ constexpr T max_of(T a, T b) {
   return a < b ? b : a;
 }
+
+// The one of two objects that a condition chooses.
+template <bool First, class A, class B>
+__device__ __forceinline__ auto& either(A& a, B& b) {
+  if constexpr (First) {
+    return a;
+  } else {
+    return b;
+  }
+}

@@ -16,6 +16,8 @@ struct GroupSoftmax {
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
+  const f32* k_scales;  // of the blocks of this head
+  float k_scale;
   float reference[2];  // exponent that O and row_sum are relative to
   float row_sum[2];    // of this lane's columns only, until finish()
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
@@ -24,36 +26,55 @@ struct GroupSoftmax {
   float weight[2];     // of the block's P V in O
   float sum[2][2];     // of the block, in two parts for latency
 
-  __device__ __forceinline__ void start(const AttentionParams& p, i64 batch_head, int first_row,
-                                        int lane) {
+  __device__ __forceinline__ void start(const AttentionParams& p, const Item<S>& item,
+                                        int first_row, int lane) {
+    if constexpr (H::kScaledScores && !H::kTokenK) {
+      const i64 blocks = ceil_div(p.seqlen_kv, static_cast<i32>(S.block_kv));
+      k_scales = p.k_scale + item.batch_kv_head(p) * blocks;
+    }
+    const f32* q_scales = p.q_scale + item.batch_head(p) * p.seqlen_q;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       reference[half] = kNoKeySeen;
       row_sum[half] = 0.0f;
       scale[half] = p.scale_log2;
       if constexpr (H::kScaledScores) {
-        const int row = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
-        scale[half] *= __ldg(p.q_scale + batch_head * p.seqlen_q + row);
+        scale[half] *= __ldg(q_scales + min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1));
       }
     }
   }
 
+  // Asks for the scale of a block of keys, long before `begin` needs it.
+  __device__ __forceinline__ void fetch(int block) {
+    if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
+  }
+
   // Finds the maxima of a block of scores and what follows from them. Calls rescale(half, factor)
-  // for O where a row's reference moves; k_scale is that of the block.
+  // for O where a row's reference moves.
   template <bool Masked, class Rescale>
-  __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys, float k_scale,
+  __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
                                         const Mask<S>& mask, int lane, Rescale rescale) {
     if constexpr (H::kTokenK) apply(s, keys, lane);
     Acc top[2];
     row_max<Masked>(s, top, mask);
-    float m[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       slope[half] = H::kTokenK ? 1.0f : H::kScaledScores ? scale[half] * k_scale : scale[half];
-      m[half] = value(top[half]) * slope[half];
-      if (Masked && is_lowest(top[half])) m[half] = -kInf;
     }
-    move_reference(m, rescale);
+    float m[2];
+    if constexpr (S.p_range == PRange::block) {
+      across_row(top);
+      in_log2<Masked>(m, top);
+      if (exceeds(m, kHeadroom)) move_reference(m, rescale);
+    } else {
+      // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
+      in_log2<Masked>(m, top);
+      if (exceeds(m, 0.0f)) {
+        across_row(top);
+        in_log2<Masked>(m, top);
+        move_reference(m, rescale);
+      }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float base = S.p_range == PRange::block ? m[half] : reference[half];
@@ -199,6 +220,10 @@ struct GroupSoftmax {
       }
       top[half] = larger(m[0], m[1]);
     }
+  }
+
+  // Of the four lanes that share a row.
+  static __device__ __forceinline__ void across_row(Acc (&top)[2]) {
 #pragma unroll
     for (int step = 1; step < 4; step *= 2) {
       const Acc other[2] = {__shfl_xor_sync(0xffffffffu, top[0], step),
@@ -208,11 +233,24 @@ struct GroupSoftmax {
     }
   }
 
+  // From units of s to exponents.
+  template <bool Masked>
+  __device__ __forceinline__ void in_log2(float (&m)[2], const Acc (&top)[2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      m[half] = value(top[half]) * slope[half];
+      if (Masked && is_lowest(top[half])) m[half] = -kInf;
+    }
+  }
+
+  // Whether some lane of the warp has a maximum that is larger than its row's reference.
+  __device__ __forceinline__ bool exceeds(const float (&m)[2], float slack) const {
+    return __any_sync(0xffffffffu,
+                      m[0] > reference[0] + slack || m[1] > reference[1] + slack);
+  }
+
   template <class Rescale>
   __device__ __forceinline__ void move_reference(const float (&m)[2], Rescale rescale) {
-    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom : 0.0f;
-    const bool moves = m[0] > reference[0] + kSlack || m[1] > reference[1] + kSlack;
-    if (!__any_sync(0xffffffffu, moves)) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float next = next_reference<S.p_range>(reference[half], m[half]);

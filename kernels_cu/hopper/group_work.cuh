@@ -3,6 +3,12 @@
 #include "hopper/tile_shape.cuh"
 #include "params.cuh"
 
+// Blocks of keys that some of 64 rows see: the first `unmasked` ones are seen whole by every row.
+struct KeyBlocks {
+  int unmasked;
+  int end;
+};
+
 // Item by item, a CTA attends with `groups` times 64 query rows of one head. Items that follow each
 // other share K and V, so that the CTAs that run at a time find them in the L2 cache.
 template <WgmmaSpec S>
@@ -26,6 +32,21 @@ struct Item {
     first_row = (S.is_causal ? a.row_blocks - 1 - row_block : row_block) * TileShape<S>::kRows;
     const int last_row = min_of(first_row + TileShape<S>::kRows, a.seqlen_q) - 1;
     end = ceil_div(seen_by(a, last_row), static_cast<i32>(S.block_kv));
+  }
+
+  __device__ __forceinline__ i64 batch_head(const AttentionParams& a) const {
+    return static_cast<i64>(batch) * a.num_q_heads + head;
+  }
+  __device__ __forceinline__ i64 batch_kv_head(const AttentionParams& a) const {
+    return static_cast<i64>(batch) * (a.num_q_heads / a.heads_per_kv) + kv_head;
+  }
+
+  // Those of the 64 rows from `row` on.
+  __device__ __forceinline__ KeyBlocks blocks(const AttentionParams& a, int row) const {
+    if (row >= a.seqlen_q) return {0, 0};
+    const int last = min_of(row + kGroupRows, a.seqlen_q) - 1;
+    return {seen_by(a, row) / S.block_kv,
+            ceil_div(seen_by(a, last), static_cast<i32>(S.block_kv))};
   }
 
   // Keys that a row sees.

@@ -22,10 +22,8 @@ template <WgmmaSpec S>
 __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
   const AttentionParams& a = p.attention;
-  const u32 k_full = ptx::smem_address(storage.k_full);
-  const u32 k_empty = ptx::smem_address(storage.k_empty);
-  const u32 v_full = ptx::smem_address(storage.v_full);
-  const u32 v_empty = ptx::smem_address(storage.v_empty);
+  const u32 full = ptx::smem_address(storage.full);
+  const u32 empty = ptx::smem_address(storage.empty);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
   const i64 v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
@@ -49,34 +47,31 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     }
     q.next();
     for (int block = 0; block < item.end; ++block) {
-      const u32 k_barrier = k_full + 8 * kv.buffer;
-      kv.wait_empty(k_empty);
-      ptx::mbarrier_expect(k_barrier, H::KTile::bytes + TokenScales<S>::k_bytes +
-                                          TokenScales<S>::v_bytes);
+      kv.wait_empty(empty);
+      const u32 barrier = full + 8 * kv.buffer;
+      TokenScales<S>& scales = storage.scales[kv.buffer];
+      ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
+                                        scales.v_bytes);
       copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
                                      block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
-                                     k_barrier);
-      TokenScales<S>& scales = storage.scales[kv.buffer];
+                                     barrier);
       if constexpr (H::kTokenK) {
         ptx::bulk_copy(ptx::smem_address(scales.k),
                        a.k_scale + batch_kv_head * v_blocks * kTokenPad + block * S.block_kv,
-                       scales.k_bytes, k_barrier);
+                       scales.k_bytes, barrier);
       }
       if constexpr (H::kTokenV) {
         ptx::bulk_copy(ptx::smem_address(scales.log2_v),
                        a.v_scale + ((batch_kv_head * v_blocks + block) * 3 + 1) * kTokenPad,
-                       scales.v_bytes, k_barrier);
+                       scales.v_bytes, barrier);
       }
-      const u32 v_barrier = v_full + 8 * kv.buffer;
-      kv.wait_empty(v_empty);
-      ptx::mbarrier_expect(v_barrier, H::VTile::bytes);
+      const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {
-        copy_panels<typename H::VTile>(ptx::smem_address(storage.v[kv.buffer]), p.v_map, 0, block,
-                                       static_cast<int>(batch_kv_head), 1, v_barrier);
+        copy_panels<typename H::VTile>(v, p.v_map, 0, block, static_cast<int>(batch_kv_head), 1,
+                                       barrier);
       } else {
-        copy_panels<typename H::VTile>(ptx::smem_address(storage.v[kv.buffer]), p.v_map,
-                                       block * S.block_kv, item.kv_head, item.batch,
-                                       bytes_of(S.pv), v_barrier);
+        copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
+                                       bytes_of(S.pv), barrier);
       }
       kv.next();
     }

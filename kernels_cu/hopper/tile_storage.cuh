@@ -21,10 +21,8 @@ struct alignas(1024) TileStorage {
   u8 v[S.stages][H::VTile::bytes];
   u8 q[S.q_buffers][S.groups][H::QTile::bytes];
   TokenScales<S> scales[S.stages];
-  u64 k_full[S.stages];
-  u64 k_empty[S.stages];
-  u64 v_full[S.stages];
-  u64 v_empty[S.stages];
+  u64 full[S.stages];
+  u64 empty[S.stages];
   u64 q_full[S.q_buffers];
   u64 q_empty[S.q_buffers];
 };

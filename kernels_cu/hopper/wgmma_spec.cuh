@@ -17,9 +17,7 @@ struct WgmmaSpec {
   int stages;           // buffers of K and of V
   int q_buffers;        // buffers of Q
   int value_slice;      // channels of one accumulator of P V
-  int slices_in_flight; // of them, at a time, where P V is not accumulated in O
-  bool interleaved;     // P V starts step by step, as soon as P is there
-  bool ahead;           // scores of the next block start before P V is put into O
+  bool interleaved;     // products of one warpgroup overlap with its own exponentials
   int group_registers;  // of a thread that attends
   int num_threads;
   int min_ctas;

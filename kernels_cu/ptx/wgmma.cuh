@@ -47,7 +47,8 @@ __device__ __forceinline__ u64 tile_descriptor(u32 address, u32 leading, u32 str
 
 // From the descriptor of a tile to that of what lies `bytes` further.
 __device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
-  return descriptor + (bytes >> 4);
+  // The address is in the lower half, from which nothing is carried.
+  return (descriptor & 0xffffffff00000000ull) | (static_cast<u32>(descriptor) + (bytes >> 4));
 }
 
 #define CUATTN_D16                                                                       \
