@@ -13,6 +13,7 @@ struct GroupSoftmax {
   using H = TileShape<S>;
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
+  static constexpr int kParts = H::kTokenK ? 1 : 2;
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
@@ -24,7 +25,7 @@ struct GroupSoftmax {
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
   float weight[2];     // of the block's P V in O
-  float sum[2][2];     // of the block, in two parts for latency
+  float sum[2][kParts];  // of the block, in parts for latency
 
   __device__ __forceinline__ void start(const AttentionParams& p, const Item<S>& item,
                                         int first_row, int lane) {
@@ -81,7 +82,7 @@ struct GroupSoftmax {
       intercept[half] = kStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(m[half] - reference[half]) : 1.0f;
-      sum[half][0] = sum[half][1] = 0.0f;
+      for (float& part : sum[half]) part = 0.0f;
     }
   }
 
@@ -108,7 +109,7 @@ struct GroupSoftmax {
         }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          float& to = sum[half][e % 2];
+          float& to = sum[half][e % kParts];
           to = H::kTokenV ? __fmaf_rn(y[e], inverse[e], to) : to + y[e];
         }
         if constexpr (S.pv == Type::int8) {
@@ -131,7 +132,8 @@ struct GroupSoftmax {
   __device__ __forceinline__ void end() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      row_sum[half] = __fmaf_rn(sum[half][0] + sum[half][1], weight[half], row_sum[half]);
+      row_sum[half] = __fmaf_rn(kParts == 2 ? sum[half][0] + sum[half][kParts - 1] : sum[half][0],
+                                weight[half], row_sum[half]);
     }
   }
 
@@ -255,6 +257,7 @@ struct GroupSoftmax {
     for (int half = 0; half < 2; ++half) {
       const float next = next_reference<S.p_range>(reference[half], m[half]);
       const float shift = reference[half] - next;
+      if (!__any_sync(0xffffffffu, shift != 0.0f)) continue;
       const float shrink = ptx::ex2(shift);
       reference[half] = next;
       row_sum[half] *= shrink;
