@@ -24,7 +24,6 @@ from cuattn.reference.smoothing import SAMPLE
 from cuattn.scheme import Scheme
 from cuattn.spec import Scope, Type
 
-
 NUM_SMS = 132
 
 
