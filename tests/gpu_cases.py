@@ -34,6 +34,9 @@ ALL_SCHEMES = {
     # What the presets leave out.
     "mean": Scheme("mean", smooth_k="mean", smooth_v="mean"),
     "bare": Scheme("bare", smooth_k="none", smooth_v="none"),
+    "running": Scheme(
+        "running", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
+    ),
     "plain fp8": Scheme("plain fp8", pv="fp8", v_scope="tensor", p_range="row", smooth_k="none"),
     "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }

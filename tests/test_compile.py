@@ -56,6 +56,9 @@ def allowed_spill(spec):
     There ptxas keeps a few values of the loop's surroundings in local memory, and no tile that was
     tried spills nothing on every target (docs/performance.md, section 5).
     """
+    if isinstance(spec, WgmmaSpec):
+        # Stack more than spills: O of wide heads is an array there.
+        return {192: 450, 256: 900}.get(spec.head_dim, 0)
     if not isinstance(spec, AttentionSpec):
         return 0
     widest = 192 if spec.pv is Type.int8 else 128
