@@ -34,12 +34,14 @@ SHAPES = [
     case((1, 1), (256, 256), 128, causal=False),
     case((2, 1), (129, 257), 64, causal=True),
 ]
-# Rows that see no key, one key only, and head dims that are padded, once each.
+# Rows that see no key, one key only, head dims that are padded, and more items than any GPU has
+# multiprocessors, once each.
 EDGES = [
     ("int8", case((1, 1), (113, 7), 128, causal=True)),
     ("int8-block", case((1, 1), (1, 1), 64, causal=False)),
     ("int8", case((1, 1), (65, 191), 40, causal=False)),
     ("int8-fp16", case((1, 1), (33, 97), 256, causal=True)),
+    ("int8-fast", case((300, 100), (129, 130), 64, causal=True)),
 ]
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from .conversion import Item, conversion
-from .device import current_device, target
+from .device import Device, current_device, target
 from .form import Form
 from .launch import NULL, Buffers, Launch
 from .operand import Name, Operand
-from .plan import attention_spec, half_type
+from .operand_maps import Source, can_read, operand_maps
+from .plan import AnyAttentionSpec, attention_spec, half_type
 from .problem import Problem
 from .reference.layout import pad_head_dim
-from .tensor_map import can_map
-from .tiles_of import tensor_maps
+from .spec import AttentionSpec
+from .wgmma_plan import INTEGER_O_KEYS
 from .wgmma_spec import WgmmaSpec
 
 __all__ = ["GIVEN", "pipeline"]
@@ -43,11 +45,16 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         quantized already.
     """
     scheme, device = problem.scheme, current_device()
-    head_dim = problem.q.shape[3]
-    padded = pad_head_dim(head_dim)
-    spec = attention_spec(scheme, padded, problem.q.dtype, problem.is_causal, target(device.arch))
+    spec = attention_spec(
+        scheme,
+        pad_head_dim(problem.q.shape[3]),
+        problem.q.dtype,
+        problem.is_causal,
+        target(device.arch),
+        long_kv=problem.k.tokens > INTEGER_O_KEYS,
+    )
     mapped = isinstance(spec, WgmmaSpec)
-    places = {name: _place(name, problem, buffers, mapped) for name in _NAMES}
+    places: dict[Name, _Place] = {x: _place(x, problem, buffers, mapped) for x in _NAMES}
     items = {name: place.made_by for name, place in places.items() if place.made_by is not None}
     lse_shift = made_shift = NULL
     if problem.return_lse and scheme.smooth_k != "none":
@@ -65,7 +72,6 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         group=problem.group,
         softmax_scale=problem.softmax_scale,
     )
-    row_blocks = -(-problem.q.tokens // spec.rows)
     arguments: dict[str, float] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
@@ -75,23 +81,15 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "heads_per_kv": problem.group,
         "seqlen_q": problem.q.tokens,
         "seqlen_kv": problem.k.tokens,
-        "head_dim": head_dim,
-        "row_blocks": row_blocks,
+        "head_dim": problem.q.shape[3],
+        "row_blocks": -(-problem.q.tokens // spec.rows),
         "scale_log2": problem.softmax_scale * math.log2(math.e),
     }
     for name, place in places.items():
         arguments |= {name: place.data, f"{name}_scale": place.scale}
         arguments |= _strides(name, place.strides)
     arguments |= _strides("o", o_strides)
-    if isinstance(spec, WgmmaSpec):
-        items = row_blocks * problem.q.heads
-        maps = tensor_maps(spec, problem, {name: (place.data, place.strides) for name, place in places.items()})
-        attend = Launch(spec, device, (min(items, device.num_sms),), {**maps, "attention": arguments, "items": items})
-    else:
-        # See Work in kernels_cu/attn/work.cuh.
-        grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
-        attend = Launch(spec, device, grid, arguments)
-    return [*launches, attend]
+    return [*launches, _attend(spec, device, problem, places, arguments)]
 
 
 class _Place(NamedTuple):
@@ -105,17 +103,22 @@ class _Place(NamedTuple):
 
 
 def _place(name: Name, problem: Problem, buffers: Buffers, mapped: bool) -> _Place:
+    """Find an operand where it is, or reserve memory for what is made of it.
+
+    Parameters
+    ----------
+    mapped : bool
+        Whether the attention kernel reads it by a tensor map.
+    """
     operand: Operand = getattr(problem, name)
-    scheme = problem.scheme
-    form = Form.of(scheme, name, operand.shape)
+    form = Form.of(problem.scheme, name, operand.shape)
     x, scale, vector = (buffers[f"{name}{part}"] for part in _PARTS)
     if operand.coded:
         return _Place(x, form.byte_strides, scale, vector, None)
-    if form.code is None and operand.direct and operand.dtype is half_type(scheme, operand.dtype):
-        itemsize = operand.dtype.nbytes
-        strides = tuple(step * itemsize for step in operand.strides)
-        if not mapped or can_map(operand.shape[::-1], strides[2::-1], 16, itemsize):
-            return _Place(x, strides, NULL, NULL, None)
+    as_it_is = form.code is None and operand.dtype is half_type(problem.scheme, operand.dtype)
+    if as_it_is and operand.direct and (can_read(operand) or not mapped):
+        strides = tuple(step * operand.dtype.nbytes for step in operand.strides)
+        return _Place(x, strides[:3], NULL, NULL, None)
     item = Item(
         operand,
         x,
@@ -124,6 +127,29 @@ def _place(name: Name, problem: Problem, buffers: Buffers, mapped: bool) -> _Pla
         vector=buffers.take(4 * math.prod(form.vector)) if form.smoothed else NULL,
     )
     return _Place(item.data, form.byte_strides, item.scale, item.vector, item)
+
+
+def _attend(
+    spec: AnyAttentionSpec,
+    device: Device,
+    problem: Problem,
+    places: Mapping[Name, _Place],
+    arguments: Mapping[str, float],
+) -> Launch:
+    """Return the launch of the attention kernel; both families take `arguments`."""
+    row_blocks = -(-problem.q.tokens // spec.rows)
+    if isinstance(spec, AttentionSpec):
+        # See Work in kernels_cu/attn/work.cuh.
+        grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
+        return Launch(spec, device, grid, arguments)
+    sources: dict[Name, Source] = {
+        name: Source(getattr(problem, name).shape, place.strides, place.data)
+        for name, place in places.items()
+    }
+    # CTAs take one item after the other: Items in kernels_cu/hopper/group_work.cuh.
+    items = row_blocks * problem.q.heads
+    values = {**operand_maps(spec, sources), "attention": arguments, "items": items}
+    return Launch(spec, device, (min(items, device.num_sms),), values)
 
 
 def _strides(name: str, strides: tuple[int, ...]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from .wgmma_spec import WgmmaSpec
 
 __all__ = [
     "TILES",
+    "AnyAttentionSpec",
     "AnySpec",
     "Tile",
     "attention_spec",
@@ -32,14 +33,11 @@ __all__ = [
     "supported",
 ]
 
-AnySpec = AttentionSpec | WgmmaSpec | QuantizeSpec | StatsSpec | FinishSpec
+AnyAttentionSpec = AttentionSpec | WgmmaSpec
+AnySpec = AnyAttentionSpec | QuantizeSpec | StatsSpec | FinishSpec
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
-
-
-# Targets that have a kernel of FP8 products.
-_FP8_TARGETS = ("90a",)
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,9 @@ class Tile:
     min_ctas: int
 
 
-# (family, P V, padded head_dim). Rows were measured against their neighbours on an H200;
-# docs/performance.md has the figures. Warps drift apart inside a CTA, but whole CTAs do so more.
+# (family, P V, padded head_dim), for every target that `wgmma_plan` does not serve. Rows were
+# measured against their neighbours on an H200; docs/performance.md has the figures. Warps drift
+# apart inside a CTA, but whole CTAs do so more.
 TILES: dict[tuple[str, Type, int], Tile] = {
     # S of 128 keys takes 64 registers a thread, O of 16 rows up to 64, so 255 are for two CTAs of
     # four warps. Three CTAs with 168 are 5 % faster where ptxas fits them; mostly it spills.
@@ -98,7 +97,7 @@ def check_supported(scheme: Scheme, target: Target) -> None:
     ------
     UnsupportedError
     """
-    if "fp8" in (scheme.qk, scheme.pv) and target.arch not in _FP8_TARGETS:
+    if "fp8" in (scheme.qk, scheme.pv) and not wgmma_serves(target):
         raise UnsupportedError(
             f"scheme {scheme.name} multiplies in FP8, for which there is no kernel for "
             f"sm_{target.arch}; 'int8-block' is fast there"
@@ -126,9 +125,20 @@ def runnable() -> list[Scheme]:
 
 @cache
 def attention_spec(
-    scheme: Scheme, head_dim: int, dtype: Type, is_causal: bool, target: Target
-) -> AttentionSpec | WgmmaSpec:
+    scheme: Scheme,
+    head_dim: int,
+    dtype: Type,
+    is_causal: bool,
+    target: Target,
+    *,
+    long_kv: bool = False,
+) -> AnyAttentionSpec:
     """Return the attention kernel for inputs and output of a type and padded head dimension.
+
+    Parameters
+    ----------
+    long_kv : bool
+        Whether there are more than `wgmma_plan.INTEGER_O_KEYS` keys.
 
     Raises
     ------
@@ -138,7 +148,7 @@ def attention_spec(
     check_supported(scheme, target)
     half = half_type(scheme, dtype)
     if wgmma_serves(target):
-        return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target)
+        return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
     tile = TILES["mma", Type.fp16 if codes is None else Type.int8, head_dim]
     spec = AttentionSpec(
@@ -192,8 +202,9 @@ def attention_specs(
     )
     specs: dict[AnySpec, None] = {}
     for scheme, head_dim, dtype in kinds:
-        for is_causal in (False, True):
-            specs[attention_spec(scheme, head_dim, dtype, is_causal, target)] = None
+        for is_causal, long_kv in product((False, True), repeat=2):
+            spec = attention_spec(scheme, head_dim, dtype, is_causal, target, long_kv=long_kv)
+            specs[spec] = None
         specs.update(dict.fromkeys(quantizer_specs(scheme, head_dim, dtype)))
     return list(specs)
 

@@ -46,6 +46,7 @@ LAUNCH_MODULES = (
     "jit",
     "launch",
     "operand",
+    "operand_maps",
     "overlap",
     "params",
     "pipeline",
@@ -60,6 +61,8 @@ LAUNCH_MODULES = (
     "streams",
     "tensor_map",
     "views",
+    "wgmma_plan",
+    "wgmma_spec",
 )
 
 State = Literal["current", "stale", "outdated"]

@@ -37,11 +37,12 @@ class Scheme:
         token. "tensor" is one scale per (batch, head), for FP8.
     v_scope : {"token", "channel", "tensor"}
         The same for V; "token" is for INT8.
-    p_range : {"block", "row", "static127"}
+    p_range : {"block", "row", "row_pow2", "static127"}
         What P is quantized against: the row maximum inside a block of `p_block` keys (unsigned,
-        255 steps), the running row maximum (unsigned, 255 steps), or the running maximum with 127
-        steps as INT-FlashAttention does. P in floating point always uses the running maximum,
-        "row": float16 as it is, e4m3 times 448.
+        255 steps); the running row maximum (unsigned, 255 steps); the same, but after a row's
+        first block it moves by whole powers of two, so that O can stay an integer; or the running
+        maximum with 127 steps as INT-FlashAttention does. P in floating point always uses the
+        running maximum, "row": float16 as it is, e4m3 times 448.
     p_block : {64, 128}
         Keys that one step of the online softmax sees.
     smooth_k : {"none", "mean", "sample"}

@@ -10,7 +10,12 @@ from .scheme import Scheme
 from .spec import PRange, Scope, Type
 from .wgmma_spec import WgmmaSpec
 
-__all__ = ["wgmma_serves", "wgmma_spec"]
+__all__ = ["INTEGER_O_KEYS", "wgmma_serves", "wgmma_spec"]
+
+# Keys whose sum of products of P, up to 255, and codes of V, up to 127, int32 is sure to hold. An O
+# of int32 is shifted right where the reference of P moves, which makes no number larger.
+INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
+
 
 @dataclass(frozen=True)
 class GroupTile:
@@ -28,7 +33,14 @@ def wgmma_serves(target: Target) -> bool:
 
 
 def wgmma_spec(
-    scheme: Scheme, half: Type, head_dim: int, dtype: Type, is_causal: bool, target: Target
+    scheme: Scheme,
+    half: Type,
+    head_dim: int,
+    dtype: Type,
+    is_causal: bool,
+    target: Target,
+    *,
+    long_kv: bool,
 ) -> WgmmaSpec:
     """Return the kernel for inputs and output of a type and padded head dimension.
 
@@ -36,9 +48,11 @@ def wgmma_spec(
     ----------
     half : Type
         Of operands that are not quantized.
+    long_kv : bool
+        Whether there are more than `INTEGER_O_KEYS` keys.
     """
     qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
-    flush = pv.nbytes == 1 and scheme.p_range != "row_pow2"
+    flush = pv.nbytes == 1 and (scheme.p_range != "row_pow2" or long_kv)
     tile = _tile(flush, head_dim)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
     free = pv.nbytes == 2 and scheme.k_scope != "block"

@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from .spec import PRange, Scope, Type, literal
 
-__all__ = ["WgmmaSpec"]
+__all__ = ["GROUP_ROWS", "WgmmaSpec"]
 
-_GROUP_ROWS = 64
+# Query rows of a warpgroup.
+GROUP_ROWS = 64
+
 _WARPGROUP = 128
 _BARRIERS = 8  # bytes of one
 
@@ -45,17 +47,16 @@ class WgmmaSpec:
     @property
     def rows(self) -> int:
         """Query rows of one CTA."""
-        return _GROUP_ROWS * self.groups
+        return GROUP_ROWS * self.groups
 
     @property
     def num_threads(self) -> int:
         """Threads of one CTA: the warpgroups that attend and one that copies."""
         return _WARPGROUP * (self.groups + 1)
 
-    @property
-    def qk_pitch(self) -> int:
-        """Bytes from row to row of a panel of Q or K in shared memory, and its swizzle."""
-        return 64 if self.head_dim * self.qk.nbytes <= 64 else 128
+    def pitch(self, dtype: Type) -> int:
+        """Bytes from token to token in shared memory, in a panel of a tile, and its swizzle."""
+        return 64 if self.head_dim * dtype.nbytes <= 64 else 128
 
     @property
     def smem_bytes(self) -> int:
@@ -69,7 +70,7 @@ class WgmmaSpec:
         per_token = self.block_kv * 4
         scales = (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
         tiles = self.stages * (self.block_kv * row + v_rows * _panels(v_row))
-        tiles += self.q_buffers * self.groups * _GROUP_ROWS * row
+        tiles += self.q_buffers * self.groups * GROUP_ROWS * row
         barriers = _BARRIERS * 2 * (self.stages + self.q_buffers)
         return _up(tiles + self.stages * _up(scales, 128) + barriers, 1024)
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from fnmatch import fnmatchcase
 from functools import cache
 
 from cuda.pathfinder import find_nvidia_binary_utility
@@ -35,8 +36,11 @@ def mnemonics(image):
 
 
 def uses(counts, name):
-    """Whether an instruction, or a variant of it with further suffixes, is among the counts."""
-    return any(found == name or found.startswith(name + ".") for found in counts)
+    """Whether an instruction, or a variant of it with further suffixes, is among the counts.
+
+    In its name, * stands for anything.
+    """
+    return any(fnmatchcase(found, name) or fnmatchcase(found, name + ".*") for found in counts)
 
 
 def performance_warnings(log):

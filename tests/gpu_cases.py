@@ -1,15 +1,18 @@
 """What the tests of attention on a GPU share: inputs, operands as the GPU made them, tolerances."""
 
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import cuattn
+from cuattn import plan
 from cuattn.device import current_device, gpu_status, target
 from cuattn.errors import UnsupportedError
 from cuattn.jit import precompile
 from cuattn.plan import attention_specs, check_supported
+from cuattn.prepared import prepare
 from cuattn.reference import emulate, exact
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.quantize import Operands
@@ -34,6 +37,9 @@ ALL_SCHEMES = {
     # What the presets leave out.
     "mean": Scheme("mean", smooth_k="mean", smooth_v="mean"),
     "bare": Scheme("bare", smooth_k="none", smooth_v="none"),
+    "running": Scheme(
+        "running", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
+    ),
     "plain fp8": Scheme("plain fp8", pv="fp8", v_scope="tensor", p_range="row", smooth_k="none"),
     "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }
@@ -57,6 +63,23 @@ def _kernels():
         return
     arch = current_device().arch
     precompile(attention_specs(SCHEMES.values(), HEAD_DIMS, DTYPES, target(arch)), [arch])
+
+
+@contextmanager
+def mma_family():
+    """Let the kernels of mma.sync serve all calls, whatever the GPU has besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "wgmma_serves", lambda target: False)
+        _forget_plans()
+        try:
+            yield
+        finally:
+            _forget_plans()
+
+
+def _forget_plans():
+    plan.attention_spec.cache_clear()
+    prepare.cache_clear()
 
 
 def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cuattn import launch, params, tensor_map
-from cuattn.device import Device
+from cuattn.device import TARGETS, Device
 from cuattn.dlpack import CUDA, View
 from cuattn.reference.emulate import emulate
 from cuattn.reference.layout import in_slots, in_tokens, transpose_v, untranspose_v
@@ -24,7 +24,16 @@ from cuattn.reference.smoothing import SAMPLE
 from cuattn.scheme import Scheme
 from cuattn.spec import Scope, Type
 
-GPU = Device(0, "NVIDIA Simulated", "90", "90a", 132, 232448, 233472)
+NUM_SMS = 132
+
+
+def gpu_of(arch):
+    facts = TARGETS[arch]
+    smem = facts.max_smem_per_cta, facts.max_smem_per_sm
+    return Device(0, "NVIDIA Simulated", arch.removesuffix("a"), arch, NUM_SMS, *smem)
+
+
+GPU = gpu_of("90a")
 
 STORAGE = {Type.int8: "|i1", Type.e4m3: "|u1"}
 STORAGE |= {Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}
@@ -35,17 +44,18 @@ BLOCK = 128
 class SimulatedGPU:
     """Takes the place of CuPy and the GPU in the modules of cuattn that a call goes through.
 
-    Arrays on it are NumPy's; `on_gpu` marks them. Memory that kernels get is full of garbage.
+    Arrays on it are NumPy's. Memory that kernels get is full of garbage.
     """
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, device=GPU):
         self.launched = []
+        self.specs = []
+        self.device = device
         monkeypatch.setattr(launch, "load", self._load)
-        monkeypatch.setattr("cuattn.plan._FP8_TARGETS", (GPU.arch,))
         monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
         for name in ("pipeline", "quantize"):
-            monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: GPU)
+            monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
         fake = SimpleNamespace(
             ndarray=garbage,
             empty_like=lambda x, order: garbage(x.shape, x.dtype),
@@ -84,10 +94,11 @@ class SimulatedGPU:
         def kernel(grid, block, arguments, smem):
             assert all(ctas > 0 for ctas in grid)
             assert block == (spec.num_threads,)
-            assert smem == spec.smem_bytes
+            assert smem == spec.smem_bytes <= device.max_smem_per_cta
             values = np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0]
             self.launched.append(spec.entry)
-            KERNELS[spec.entry](values, spec, grid)
+            self.specs.append(spec)
+            KERNELS[spec.function](values, spec, grid)
 
         return kernel
 
@@ -344,21 +355,99 @@ def store_codes(name, operand, values, spec, x, vector):
         floats(operand["scale"], result.scale.shape)[...] = result.scale
 
 
-def attention(values, spec, grid):
-    p = {name: values[name].item() for name in values.dtype.names}
-    group, head_dim = p["heads_per_kv"], p["head_dim"]
-    batch = grid[2]
+def attention_mma(values, spec, grid):
+    p = numbers(values)
+    group, batch = p["heads_per_kv"], grid[2]
     assert grid == (p["row_blocks"] * group, p["num_q_heads"] // group, batch)
+    attend(p, spec, batch, ByAddress(p, spec, batch))
+
+
+def attention_wgmma(values, spec, grid):
+    p = numbers(values["attention"])
+    maps = {name: mapped(bytes(values[f"{name}_map"])) for name in "qkv"}
+    batch = maps["q"].x.shape[0]
+    assert values["items"] == p["row_blocks"] * p["num_q_heads"] * batch
+    assert grid == (min(values["items"], NUM_SMS),)
+    attend(p, spec, batch, ByMap(p, spec, batch, maps))
+
+
+class ByAddress:
+    """The operands of the products as the family of mma.sync reads them."""
+
+    def __init__(self, p, spec, batch):
+        self.p, self.spec = p, spec
+        self.q_shape, self.kv_shape = shapes(p, batch)
+
+    def codes(self, name):
+        shape = self.q_shape if name == "q" else self.kv_shape
+        return rows(self.p, name, shape, self.spec.head_dim, self.spec.qk)
+
+    def values(self, name, kind):
+        shape = self.q_shape if name == "q" else self.kv_shape
+        return rows(self.p, name, shape, self.p["head_dim"], kind)
+
+    def v_codes(self, blocks):
+        # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
+        shape = (*self.kv_shape[:2], blocks)
+        assert blocks == 1 or self.p["v_stride_row"] == self.spec.head_dim * BLOCK
+        v = rows(self.p, "v", shape, self.spec.head_dim * BLOCK, self.spec.pv)
+        return v.reshape(*shape, self.spec.head_dim, BLOCK)
+
+
+class ByMap:
+    """The same as the Hopper family reads them: through tensor maps, in boxes."""
+
+    def __init__(self, p, spec, batch, maps):
+        self.p, self.spec, self.maps = p, spec, maps
+        self.q_shape, self.kv_shape = shapes(p, batch)
+
+    def codes(self, name):
+        return self._rows(name, self.spec.qk, self.spec.head_dim)
+
+    def values(self, name, kind):
+        return self._rows(name, kind, self.p["head_dim"])
+
+    def v_codes(self, blocks):
+        found, (batch, heads) = self.maps["v"], self.kv_shape[:2]
+        assert found.x.shape == (batch * heads, blocks, self.spec.head_dim, BLOCK)
+        assert found.box == (BLOCK, self.spec.head_dim, 1, 1)
+        assert found.swizzle == self.spec.block_kv == 128
+        v = found.x.view(STORAGE[self.spec.pv])
+        return v.reshape(batch, heads, *v.shape[1:])
+
+    def _rows(self, name, kind, columns):
+        found = self.maps[name]
+        assert found.x.shape == (*(self.q_shape if name == "q" else self.kv_shape), columns)
+        pitch = 64 if self.spec.head_dim * kind.nbytes <= 64 else 128
+        tokens = 64 if name == "q" else self.spec.block_kv
+        assert found.box == (pitch // kind.nbytes, tokens, 1, 1)
+        assert found.swizzle == pitch
+        # A map tells 16-bit types apart, but no codes.
+        assert found.x.dtype == ("|u1" if kind.coded else STORAGE[kind])
+        return found.x.view(STORAGE[kind])
+
+
+def numbers(values):
+    return {name: values[name].item() for name in values.dtype.names}
+
+
+def shapes(p, batch):
+    kv_heads = p["num_q_heads"] // p["heads_per_kv"]
+    return (batch, p["num_q_heads"], p["seqlen_q"]), (batch, kv_heads, p["seqlen_kv"])
+
+
+def attend(p, spec, batch, source):
+    """Do what the attention kernels of either family do, with operands from a source."""
+    head_dim = p["head_dim"]
     assert p["row_blocks"] == -(-p["seqlen_q"] // spec.rows)
-    q_shape = (batch, p["num_q_heads"], p["seqlen_q"])
-    kv_shape = (batch, p["num_q_heads"] // group, p["seqlen_kv"])
+    q_shape, kv_shape = shapes(p, batch)
     blocks = -(-p["seqlen_kv"] // BLOCK)
     half = Type.fp16 if spec.qk.coded else spec.qk
     if spec.qk.coded:
-        q = decoded(rows(p, "q", q_shape, spec.head_dim, spec.qk), spec.qk)
+        q = decoded(source.codes("q"), spec.qk)
         q_scale = floats(p["q_scale"], q_shape)
         q = Quantized(q[..., :head_dim], q_scale, "token", spec.block_kv)
-        k = decoded(rows(p, "k", kv_shape, spec.head_dim, spec.qk), spec.qk)
+        k = decoded(source.codes("k"), spec.qk)
         scales = blocks * BLOCK
         if spec.k_scope is Scope.block:
             scales = -(-p["seqlen_kv"] // spec.block_kv)
@@ -369,17 +458,11 @@ def attention(values, spec, grid):
         if spec.qk is Type.e4m3:
             q, k = (one_scale(x) for x in (q, k))
     else:
-        q, k = (
-            widened(rows(p, name, shape, head_dim, half), half).astype(np.float64)
-            for name, shape in (("q", q_shape), ("k", kv_shape))
-        )
+        q, k = (widened(source.values(name, half), half).astype(np.float64) for name in "qk")
     if spec.pv.coded:
-        # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
         shape = (*kv_shape[:2], blocks)
-        assert blocks == 1 or p["v_stride_row"] == spec.head_dim * BLOCK
-        v = rows(p, "v", shape, spec.head_dim * BLOCK, spec.pv)
-        v = v.reshape(*shape, spec.head_dim, BLOCK)
-        v = decoded(untranspose_v(v, p["seqlen_kv"], head_dim), spec.pv)
+        v = untranspose_v(source.v_codes(blocks), p["seqlen_kv"], head_dim)
+        v = decoded(v, spec.pv)
         mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
         if spec.v_scope is Scope.token:
             scale = floats(p["v_scale"], (*shape, 3, BLOCK))
@@ -390,7 +473,7 @@ def attention(values, spec, grid):
             scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
         v = Quantized(v, scale, spec.v_scope.value, 128, mean)
     else:
-        v = widened(rows(p, "v", kv_shape, head_dim, half), half).astype(np.float64)
+        v = widened(source.values("v", half), half).astype(np.float64)
     scheme = Scheme(
         "simulated",
         qk=PRODUCTS.get(spec.qk, "fp16"),
@@ -441,6 +524,7 @@ def rows(p, name, shape, columns, kind):
 KERNELS = {
     "stats": stats,
     "stats_finish": stats_finish,
-    "quantize": quantize_operands,
-    "attention": attention,
+    "quantize_operands": quantize_operands,
+    "attention_mma": attention_mma,
+    "attention_wgmma": attention_wgmma,
 }

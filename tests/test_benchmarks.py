@@ -70,6 +70,7 @@ def test_schemes_that_the_gpu_does_not_support_are_left_out(monkeypatch, capsys)
 
 @pytest.mark.parametrize("case", [*PREFILL, Case.square(1, real_model.HEADS, 510, 32, False)])
 def test_rows_say_which_kernels_served_them(case, monkeypatch):
-    monkeypatch.setattr(ours, "current_device", lambda: SimpleNamespace(arch="80"))
-    assert ours.family("int8", case) == "attention_mma"
-    assert ours.family("int8", case, real_model.DTYPE) == "attention_mma"
+    for arch, family in (("80", "attention_mma"), ("90a", "attention_wgmma")):
+        monkeypatch.setattr(ours, "current_device", lambda arch=arch: SimpleNamespace(arch=arch))
+        assert ours.family("int8", case) == family
+        assert ours.family("int8", case, real_model.DTYPE) == family

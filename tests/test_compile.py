@@ -16,7 +16,8 @@ from cuattn.plan import attention_spec, attention_specs, quantizer_specs, suppor
 from cuattn.quantize_spec import QuantizeSpec
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.scheme import PRESETS
-from cuattn.spec import AttentionSpec, Type
+from cuattn.spec import AttentionSpec, Scope, Type
+from cuattn.wgmma_spec import WgmmaSpec
 
 pytest.importorskip("cupy")
 from cuattn.compiler import checked_arch
@@ -36,6 +37,14 @@ PRODUCTS = {
     Type.bf16: ("HMMA.16816.F32.BF16", "HMMA.16816.F32.BF16"),
 }
 
+# The same of wgmma: 64 rows of a warpgroup, a number of columns, 32 bytes of a row.
+WGMMA_PRODUCTS = {
+    Type.int8: ("IGMMA.64x{}x32.S8.S8", "IGMMA.64x{}x32.U8.S8"),
+    Type.e4m3: ("QGMMA.64x{}x32.F32.E4M3.E4M3", "QGMMA.64x{}x32.F32.E4M3.E4M3"),
+    Type.fp16: ("HGMMA.64x{}x16.F32", "HGMMA.64x{}x16.F32"),
+    Type.bf16: ("HGMMA.64x{}x16.F32.BF16", "HGMMA.64x{}x16.F32.BF16"),
+}
+
 
 # Those that convert to e4m3, whether or not they have kernels that multiply it.
 E4M3_TARGETS = ("89", "90a", "100a", "120a")
@@ -47,6 +56,9 @@ def allowed_spill(spec):
     There ptxas keeps a few values of the loop's surroundings in local memory, and no tile that was
     tried spills nothing on every target (docs/performance.md, section 5).
     """
+    if isinstance(spec, WgmmaSpec):
+        # Stack more than spills: O of wide heads is an array there.
+        return {192: 450, 256: 900}.get(spec.head_dim, 0)
     if not isinstance(spec, AttentionSpec):
         return 0
     widest = 192 if spec.pv is Type.int8 else 128
@@ -54,10 +66,24 @@ def allowed_spill(spec):
 
 
 def required(spec):
+    if isinstance(spec, WgmmaSpec):
+        scores, values = WGMMA_PRODUCTS[spec.qk][0], WGMMA_PRODUCTS[spec.pv][1]
+        # Tiles come by TMA, scales of tokens by bulk copies; warpgroups trade registers.
+        names = [scores.format(spec.block_kv), values.format("*"), "UTMALDG", "USETMAXREG"]
+        return [*names, "UBLKCP"] if has_token_scales(spec) else names
     if not isinstance(spec, AttentionSpec):
         coded = isinstance(spec, QuantizeSpec) and Type.e4m3 in (spec.q, spec.v)
         return ("F2FP.SATFINITE.E4M3",) if coded else ()
     return PRODUCTS[spec.qk][0], PRODUCTS[spec.pv][1]
+
+
+def has_token_scales(spec):
+    return spec.qk is Type.int8 and spec.k_scope is Scope.token
+
+
+def forbidden(spec):
+    """Products of single warps have no place among those of warpgroups."""
+    return ("IMMA", "HMMA", "QMMA") if isinstance(spec, WgmmaSpec) else ()
 
 
 def attention_kernels(arch):
@@ -66,6 +92,15 @@ def attention_kernels(arch):
     for i, (scheme, head_dim, is_causal) in enumerate(combinations(arch), turn):
         dtype = list(DTYPES.values())[i % len(DTYPES)]
         yield attention_spec(scheme, head_dim, dtype, is_causal, target(arch))
+
+
+def long_kernels(arch):
+    """Yield the kernels that only sequences of very many keys need."""
+    for scheme, head_dim, is_causal in combinations(arch):
+        kind = scheme, head_dim, Type.fp16, is_causal, target(arch)
+        spec = attention_spec(*kind, long_kv=True)
+        if spec != attention_spec(*kind):
+            yield spec
 
 
 def other_kernels(arch):
@@ -81,11 +116,13 @@ def complaints(specs, arch):
     """Compile and check kernels, some at a time; say in lines what is wrong with which."""
 
     def check(spec):
-        cubin = compile_cubin(spec.source, spec, arch)
-        return [
-            f"{spec}: {problem}"
-            for problem in problems(cubin, require=required(spec), max_spill=allowed_spill(spec))
-        ]
+        found = problems(
+            compile_cubin(spec.source, spec, arch),
+            require=required(spec),
+            forbid=forbidden(spec),
+            max_spill=allowed_spill(spec),
+        )
+        return [f"{spec}: {problem}" for problem in found]
 
     # Loads the compiler, which several threads must not do at the same time.
     checked_arch(arch)
@@ -97,6 +134,13 @@ def complaints(specs, arch):
 @pytest.mark.parametrize("arch", TARGETS)
 def test_attention_kernels(arch):
     assert complaints(attention_kernels(arch), arch) == ""
+
+
+def test_kernels_for_very_many_keys():
+    arch = "90a"
+    kernels = list(long_kernels(arch))
+    assert len(kernels) == 2 * len(HEAD_DIMS)
+    assert complaints(kernels, arch) == ""
 
 
 @pytest.mark.parametrize("arch", TARGETS)

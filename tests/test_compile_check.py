@@ -59,6 +59,19 @@ def test_ptxas_log_is_read_per_kernel():
     assert "(C7510)" in warning
 
 
+def test_variants_of_an_instruction_count():
+    counts = {"IGMMA.64x96x32.U8.S8.gsb0": 1}
+    for name in ("IGMMA", "IGMMA.64x96x32", "IGMMA.64x*x32.U8.S8", "IGMMA.64x*x32.U8.S8.gsb0"):
+        assert compile_check.uses(counts, name)
+    for name in ("IGMM", "GMMA", "IGMMA.64x9", "IGMMA.64x*x32.S8", "IGMMA.64x96x32.U8.S8.gsb0.*"):
+        assert not compile_check.uses(counts, name)
+
+
+def test_remarks_that_cost_nothing_are_no_warnings():
+    injected = "ptxas info    : (C7519) warpgroup.arrive is injected in around line 9 by compiler"
+    assert compile_check.performance_warnings(injected) == []
+
+
 @disassembles
 @pytest.mark.parametrize("arch", ["80", "90a", "120a"])
 def test_good_kernel_has_no_problems(arch):

@@ -4,29 +4,42 @@ import numpy as np
 import pytest
 
 import cuattn
+from cuattn import pipeline
+from cuattn.device import TARGETS
 from cuattn.errors import ArgumentError
+from cuattn.plan import supported
 from cuattn.reference import emulate
 from cuattn.scheme import PRESETS, Scheme
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
+from simulated_gpu import NUM_SMS, SimulatedGPU, gpu_of
 
-SCHEMES = [
-    *PRESETS.values(),
+# A GPU for each family of attention kernels.
+FAMILIES = {"90a": "attention_wgmma", "80": "attention_mma"}
+
+OWN = [
     Scheme("mean", smooth_k="mean", smooth_v="mean"),
     Scheme("row", k_scope="block", v_scope="tensor", p_range="row", smooth_v="mean"),
     Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 ]
-every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+# Each scheme on each GPU that has kernels of it.
+CASES = {
+    f"{scheme.name}-{arch}": (arch, scheme)
+    for arch in FAMILIES
+    for scheme in [*supported(TARGETS[arch]), *OWN]
+}
+every_scheme = pytest.mark.parametrize(
+    ("gpu", "scheme"), CASES.values(), ids=CASES, indirect=["gpu"]
+)
 
 # A kernel has the scale in float32, so a P that lies near the middle of two steps may round the
 # other way: 1/255 of what one of some hundred keys contributes.
 FLIP = 5e-3
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
+@pytest.fixture(params=FAMILIES)
+def gpu(request, monkeypatch):
+    return SimulatedGPU(monkeypatch, gpu_of(request.param))
 
 
 def qkv(rng, batch=2, num_q_heads=4, num_kv_heads=2, seqlen_q=70, seqlen_kv=130, head_dim=40):
@@ -85,6 +98,7 @@ def test_call_reaches_the_kernels_as_meant(gpu, rng, scheme, dtype, is_causal):
     assert o.dtype == dtype
     assert lse.dtype == np.float32
     check((o, lse), inputs, scheme, **options)
+    assert gpu.specs[-1].function == FAMILIES[gpu.device.arch]
 
 
 @every_scheme
@@ -110,6 +124,63 @@ def test_strides_are_followed(gpu, rng, scheme, arrange, which):
     inputs[which] = arrange(inputs[which])
     result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     check(result, inputs, scheme)
+
+
+def broadcast_heads(x):
+    return np.broadcast_to(x[:, :1], x.shape)
+
+
+def broadcast_batch(x):
+    return np.broadcast_to(x[:1], x.shape)
+
+
+def rows_that_overlap(x):
+    """Row i + 1 begins in the middle of row i, as the windows of a signal do."""
+    batch, heads, tokens, head_dim = x.shape
+    step = head_dim // 2 // 8 * 8
+    flat = np.resize(x, batch * heads * (tokens * step + head_dim))
+    strides = (heads * tokens * step, tokens * step, step, 1)
+    return np.lib.stride_tricks.as_strided(flat, x.shape, [n * x.itemsize for n in strides])
+
+
+UNMAPPED = [broadcast_heads, broadcast_batch, rows_that_overlap]
+
+
+@pytest.mark.parametrize("scheme", [PRESETS["fp16"], PRESETS["int8-fp16"]], ids=lambda s: s.name)
+@pytest.mark.parametrize("arrange", UNMAPPED)
+@pytest.mark.parametrize("which", range(3), ids="qkv")
+def test_values_are_copied_only_where_no_map_can_describe_them(gpu, rng, scheme, arrange, which):
+    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    copied = ["quantize"] if scheme.qk == "int8" else []
+    cuattn.attention(*inputs, scheme=scheme)
+    assert [name for name in gpu.launched if name == "quantize"] == copied
+    inputs[which] = arrange(inputs[which])
+    gpu.launched.clear()
+    result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
+    check(result, inputs, scheme)
+    if gpu.device.arch == "90a":
+        copied = ["quantize"]
+    assert [name for name in gpu.launched if name == "quantize"] == copied
+
+
+def test_ctas_of_the_hopper_family_are_no_more_than_multiprocessors(monkeypatch, rng):
+    gpu = SimulatedGPU(monkeypatch)
+    for heads in (1, 3 * NUM_SMS):
+        # The simulated kernel checks the number of CTAs and of items.
+        inputs = qkv(rng, batch=1, num_q_heads=heads, num_kv_heads=1, seqlen_q=3, seqlen_kv=5)
+        result = cuattn.attention(*inputs, return_lse=True)
+        check(result, inputs, "int8")
+    assert gpu.launched.count("attention") == 2
+
+
+def test_integer_sums_are_left_where_they_might_overflow(monkeypatch, rng):
+    gpu = SimulatedGPU(monkeypatch)
+    monkeypatch.setattr(pipeline, "INTEGER_O_KEYS", 300)
+    for seqlen_kv, fits in ((300, True), (301, False)):
+        inputs = qkv(rng, seqlen_kv=seqlen_kv)
+        result = cuattn.attention(*inputs, scheme="int8-fast", return_lse=True)
+        check(result, inputs, "int8-fast")
+        assert gpu.specs[-1].integer_o is fits
 
 
 @every_scheme

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cuattn
+from cuattn.sources import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +37,15 @@ def test_import_leaves_gpu_libraries_alone():
 
 def test_reference_and_kernels_are_found_beside_the_package():
     import cuattn.reference
-    from cuattn.sources import sources
 
     assert cuattn.reference.exact is not None
-    assert "attention_mma.cu" in sources()
+    assert {"attention_mma.cu", "attention_wgmma.cu", "hopper/wgmma_spec.cuh"} <= set(sources())
+
+
+def test_package_takes_the_kernels_along():
+    """Whatever folder of kernels_cu/ a file is in, a pattern of pyproject.toml finds it."""
+    project = (ROOT / "pyproject.toml").read_text()
+    line = re.search(r'^"cuattn.kernels_cu" = \[(.*)\]$', project, re.MULTILINE)[1]
+    folder = ROOT / "kernels_cu"
+    taken = {path for pattern in re.findall(r'"(.+?)"', line) for path in folder.glob(pattern)}
+    assert {path.relative_to(folder).as_posix() for path in taken} == set(sources())

@@ -12,10 +12,18 @@ from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.scheme import PRESETS, Scheme
 from cuattn.spec import AttentionSpec, PRange, Scope, Type
+from cuattn.wgmma_plan import INTEGER_O_KEYS, wgmma_serves
+from cuattn.wgmma_spec import WgmmaSpec
 
 DTYPES = ("float16", "bfloat16", "float32")
 
 every_target = pytest.mark.parametrize("arch", TARGETS)
+
+# Registers of a multiprocessor, and the number of them that setmaxnreg counts in.
+REGISTERS, REGISTER_UNIT = 65536, 8
+
+
+HALF_BLOCK = Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64)
 
 
 def everything(arch, schemes=None, dtypes=DTYPES):
@@ -23,14 +31,21 @@ def everything(arch, schemes=None, dtypes=DTYPES):
 
 
 def attentions(arch, **which):
-    return [spec for spec in everything(arch, **which) if isinstance(spec, AttentionSpec)]
+    kinds = AttentionSpec, WgmmaSpec
+    return [spec for spec in everything(arch, **which) if isinstance(spec, kinds)]
+
+
+def tile_of(spec):
+    return TILES["mma", Type.int8 if spec.pv is Type.int8 else Type.fp16, spec.head_dim]
 
 
 def test_every_row_of_the_table_can_be_reached():
     assert set(TILES) == {("mma", pv, d) for pv in (Type.int8, Type.fp16) for d in HEAD_DIMS}
     # Where shared memory is plentiful nothing is cut.
-    for spec in attentions("90a"):
-        tile = TILES["mma", Type.int8 if spec.pv is Type.int8 else Type.fp16, spec.head_dim]
+    for arch in ("100a", "80"):
+        assert {id(tile_of(spec)) for spec in attentions(arch)} == set(map(id, TILES.values()))
+    for spec in attentions("100a"):
+        tile = tile_of(spec)
         assert (spec.num_warps, spec.row_tiles, spec.stages) == (
             tile.num_warps,
             tile.row_tiles,
@@ -39,12 +54,52 @@ def test_every_row_of_the_table_can_be_reached():
 
 
 @every_target
+def test_hopper_has_kernels_of_its_own(arch):
+    kind = WgmmaSpec if arch == "90a" else AttentionSpec
+    assert wgmma_serves(TARGETS[arch]) == (arch == "90a")
+    assert {type(spec) for spec in attentions(arch)} == {kind}
+
+
+def test_registers_of_all_warpgroups_fit():
+    """What those that attend take, the one that copies gives; see `attention_wgmma`."""
+    for spec in attentions("90a"):
+        threads = spec.num_threads // (spec.groups + 1)
+        at_launch = REGISTERS // spec.num_threads // REGISTER_UNIT * REGISTER_UNIT
+        left = at_launch * (spec.groups + 1) - spec.group_registers * spec.groups
+        assert at_launch <= spec.group_registers <= 256
+        assert spec.group_registers % REGISTER_UNIT == 0
+        assert left >= 24
+        assert threads * (left + spec.group_registers * spec.groups) <= REGISTERS
+
+
+def test_integers_of_o_cannot_overflow():
+    assert 255 * 127 * INTEGER_O_KEYS < 2**31 <= 255 * 127 * (INTEGER_O_KEYS + 1)
+    for scheme in supported(TARGETS["90a"]):
+        for head_dim in HEAD_DIMS:
+            kind = scheme, head_dim, Type.fp16, False, TARGETS["90a"]
+            short, long = (attention_spec(*kind, long_kv=x) for x in (False, True))
+            assert not long.integer_o
+            assert short.integer_o == (scheme.p_range == "row_pow2")
+            if not short.integer_o:
+                assert long == short
+            assert {short, long} <= set(everything("90a"))
+
+
+@every_target
+def test_length_matters_to_hopper_only(arch):
+    scheme = PRESETS["int8-fast"]
+    kind = scheme, 128, Type.fp16, False, TARGETS[arch]
+    specs = {attention_spec(*kind, long_kv=long_kv) for long_kv in (False, True)}
+    assert len(specs) == (2 if arch == "90a" else 1)
+
+
+@every_target
 def test_kernels_fit_the_shared_memory(arch):
     facts = target(arch)
     for spec in everything(arch):
         assert spec.smem_bytes <= facts.max_smem_per_cta
         if isinstance(spec, AttentionSpec):
-            # The driver takes 1 KiB of every CTA.
+            # The driver takes 1 KiB of every CTA; those of the Hopper family are one to an SM.
             assert spec.min_ctas * (spec.smem_bytes + 1024) <= facts.max_smem_per_sm
         assert 32 <= spec.num_threads <= 1024
         assert spec.min_ctas * spec.num_threads <= 1536
@@ -52,10 +107,17 @@ def test_kernels_fit_the_shared_memory(arch):
 
 @every_target
 def test_numbers_do_not_depend_on_the_target(arch):
-    """Whatever the tile: blocks of keys, scopes and types are the scheme's."""
-    for scheme in supported(target(arch)):
-        for spec in attentions(arch, schemes=[scheme.name]):
-            assert spec.block_kv == scheme.p_block
+    """Whatever the tile: blocks of keys, scopes and types are the scheme's.
+
+    Blocks of keys are a kernel's own where no scale is a block's and P, in 16 bits, is rounded
+    relative to itself.
+    """
+    for scheme in [*supported(target(arch)), HALF_BLOCK]:
+        for spec in attentions(arch, schemes=[scheme]):
+            if scheme.pv == "fp16" and scheme.k_scope != "block":
+                assert spec.block_kv in (64, 128)
+            else:
+                assert spec.block_kv == scheme.p_block
             assert spec.p_range is PRange(scheme.p_range)
             assert (spec.qk is Type.int8) == (scheme.qk == "int8")
             assert (spec.pv is Type.int8) == (scheme.pv == "int8")
@@ -84,7 +146,7 @@ def test_listing_covers_every_combination_once():
     specs = everything("90a")
     assert len(specs) == len(set(specs))
     assert Counter(type(spec) for spec in specs).keys() == {
-        AttentionSpec,
+        WgmmaSpec,
         QuantizeSpec,
         StatsSpec,
         FinishSpec,
@@ -147,7 +209,7 @@ def test_fp8_products_have_kernels_for_hopper_only(name, arch):
 
 
 def test_less_shared_memory_takes_rows_before_stages():
-    generous = attention_spec(PRESETS["fp16"], 256, Type.fp16, False, TARGETS["90a"])
+    generous = attention_spec(PRESETS["fp16"], 256, Type.fp16, False, TARGETS["100a"])
     tight = attention_spec(PRESETS["fp16"], 256, Type.fp16, False, TARGETS["86"])
     assert generous.stages == 2
     assert tight.rows <= generous.rows

@@ -82,19 +82,25 @@ def int_logits(q, k8, k_scale, keys, scale):
     return {j: scale * dot(q8, k8[j]) * q_scale * k_scale[j] for j in keys}
 
 
-def blocks(logits, size):
-    """Visible keys, block by block, each with the running maximum after it."""
+def blocks(logits, size, unit=None):
+    """Visible keys, block by block, each with the running maximum after it.
+
+    With a unit, the maximum moves by multiples of it after the first block.
+    """
     running = -math.inf
     for start in range(0, max(logits) + 1, size):
         block = [j for j in range(start, start + size) if j in logits]
-        running = max(running, *(logits[j] for j in block))
+        higher = max(running, *(logits[j] for j in block))
+        if unit and start:
+            higher = running + unit * math.ceil((higher - running) / unit)
+        running = higher
         yield block, running
 
 
-def online(logits, size, weight_of, value):
+def online(logits, size, weight_of, value, unit=None):
     """FlashAttention's recurrence, P replaced by `weight_of(p, j)` in the product with V only."""
     top, total, o = -math.inf, 0.0, [0.0] * HEAD_DIM
-    for block, running in blocks(logits, size):
+    for block, running in blocks(logits, size, unit):
         shrink = math.exp(top - running)
         total *= shrink
         o = [x * shrink for x in o]
@@ -143,8 +149,8 @@ def row_int8_block(q, k, v, keys, scale):
 
 
 def row_int8_fast(q, k, v, keys, scale):
-    """As int8-block with P in 255 steps of the running maximum."""
-    return running(q, k, v, keys, scale, int8, lambda p: round(255 * p) / 255)
+    """As int8-block with P in 255 steps of the running maximum, moved by powers of two."""
+    return running(q, k, v, keys, scale, int8, lambda p: round(255 * p) / 255, math.log(2))
 
 
 def row_int8_fp8(q, k, v, keys, scale):
@@ -152,13 +158,13 @@ def row_int8_fp8(q, k, v, keys, scale):
     return running(q, k, v, keys, scale, fp8, lambda p: nearest_e4m3(448 * p) / 448)
 
 
-def running(q, k, v, keys, scale, code_of, weight_of):
+def running(q, k, v, keys, scale, code_of, weight_of, unit=None):
     vector, v_mean = sample_mean(k), mean(v)
     k8, k_scale = int8_groups(k - vector, 128)
     logits = int_logits(q, k8, k_scale, keys, scale)
     channels = [code_of(column) for column in (v - v_mean).T]
     v8 = list(zip(*(codes for codes, _ in channels), strict=True))
-    o, lse = online(logits, 128, weight_of, v8)
+    o, lse = online(logits, 128, weight_of, v8, unit)
     o = [x * channels[d][1] + float(v_mean[d]) for d, x in enumerate(o)]
     return o, lse + scale * dot(q, vector)
 

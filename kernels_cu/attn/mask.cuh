@@ -22,7 +22,7 @@ __device__ __forceinline__ BlockRange block_range(const AttentionParams& p, int 
   return {seen_by_first / S.block_kv, ceil_div(seen_by_last, static_cast<i32>(S.block_kv))};
 }
 
-// The keys of one block that the two rows of a lane see. S is the spec of a kernel of either family.
+// The keys of one block that the two rows of a lane see. S is the spec of either family.
 template <auto S>
 struct Mask {
   int limit[2];  // MMA column 8 * key_tile + e is seen if it is below this

@@ -1,0 +1,88 @@
+"""Q, K and V as the Hopper family reads them: by tensor maps, a tile at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .operand import Name, Operand
+from .quantize_spec import TOKEN_PAD
+from .spec import Type
+from .tensor_map import TensorMap, can_map
+from .wgmma_spec import GROUP_ROWS, WgmmaSpec
+
+__all__ = ["Source", "can_read", "operand_maps"]
+
+_DTYPES = {Type.int8: "uint8", Type.e4m3: "uint8", Type.fp16: "float16", Type.bf16: "bfloat16"}
+
+# Bytes of a row of a box of 8-bit V, which are its codes of a block of tokens.
+_V_PITCH = 128
+
+# Of arrays that kernels read where they are; see `Operand.direct`.
+_ALIGNMENT = 16
+
+
+class Source(NamedTuple):
+    """Where the kernel finds an operand.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        [batch, head, token, head_dim], without padding.
+    strides : tuple of int
+        In bytes, from one batch, head and token to the next; of 8-bit V, block of tokens.
+    number : int
+        Of its address in a `Buffers`.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    number: int
+
+
+def can_read(operand: Operand) -> bool:
+    """Whether a map can describe an array whose rows begin at multiples of 16 bytes.
+
+    Arrays that repeat or interleave rows have none, for example broadcast ones.
+    """
+    itemsize = operand.dtype.nbytes
+    strides = tuple(step * itemsize for step in operand.strides[2::-1])
+    return can_map(operand.shape[::-1], strides, _ALIGNMENT, itemsize)
+
+
+def operand_maps(spec: WgmmaSpec, sources: Mapping[Name, Source]) -> dict[str, TensorMap]:
+    """Return the maps of Q, K and V by the names of the kernel's parameters."""
+    q = _rows_map(spec, spec.qk, GROUP_ROWS, sources["q"])
+    k = _rows_map(spec, spec.qk, spec.block_kv, sources["k"])
+    of_values = _codes_map if spec.pv.coded else _rows_map
+    return {"q_map": q, "k_map": k, "v_map": of_values(spec, spec.pv, spec.block_kv, sources["v"])}
+
+
+def _rows_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> TensorMap:
+    """Return a map [batch, head, token, channel], of which a box is a panel of a tile."""
+    batch, heads, tokens, head_dim = source.shape
+    # Codes are padded in memory; of values what is missing arrives as zeros.
+    channels = spec.head_dim if dtype.coded else head_dim
+    pitch = spec.pitch(dtype)
+    return TensorMap(
+        _DTYPES[dtype],
+        shape=(channels, tokens, heads, batch),
+        strides=source.strides[::-1],
+        box=(pitch // dtype.nbytes, rows, 1, 1),
+        swizzle=pitch,
+        number=source.number,
+    )
+
+
+def _codes_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> TensorMap:
+    """Return a map [batch and head, block, channel, token] of 8-bit V, of which a box is a tile."""
+    batch, heads, tokens, _ = source.shape
+    _, head, block = source.strides
+    return TensorMap(
+        _DTYPES[dtype],
+        shape=(TOKEN_PAD, spec.head_dim, -(-tokens // TOKEN_PAD), batch * heads),
+        strides=(TOKEN_PAD, block, head),
+        box=(rows, spec.head_dim, 1, 1),
+        swizzle=_V_PITCH,
+        number=source.number,
+    )
