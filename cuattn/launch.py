@@ -17,7 +17,7 @@ from .params import TENSOR_MAP, record
 from .plan import AnySpec
 from .tensor_map import TensorMap
 
-__all__ = ["NULL", "Buffers", "Launch", "enqueue"]
+__all__ = ["NULL", "Buffers", "Clear", "Launch", "enqueue"]
 
 # How `record` spells a pointer; integers of its own kind do not occur.
 _POINTER = np.dtype("<u8")
@@ -109,7 +109,31 @@ class Launch:
         self._kernel(self._grid, self._block, arguments, self._smem)
 
 
-def enqueue(launches: Sequence[Launch], buffers: Buffers, given: tuple[int, ...]) -> None:
+class Clear:
+    """Sets a part of the workspace to zeros.
+
+    Parameters
+    ----------
+    number : int
+        Of the part in a `Buffers`.
+    nbytes : int
+    """
+
+    def __init__(self, number: int, nbytes: int) -> None:
+        self._number = number
+        self._nbytes = nbytes
+
+    def __call__(self, addresses: tuple[int, ...]) -> None:
+        """Enqueue the work on CuPy's current stream."""
+        from cupy.cuda import get_current_stream, runtime
+
+        stream = get_current_stream().ptr
+        runtime.memsetAsync(addresses[self._number], 0, self._nbytes, stream)
+
+
+def enqueue(
+    launches: Sequence[Launch | Clear], buffers: Buffers, given: tuple[int, ...]
+) -> None:
     """Launch kernels one after the other, with the given addresses and a workspace of their own."""
     from cupy.cuda import alloc
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .conversion import Item, conversion
 from .device import Device, current_device, target
 from .form import Form
-from .launch import NULL, Buffers, Launch
+from .launch import NULL, Buffers, Clear, Launch
 from .operand import Name, Operand
 from .operand_maps import Source, can_read, operand_maps
 from .plan import AnyAttentionSpec, attention_spec, half_type
@@ -30,8 +30,15 @@ _PARTS = ("", "_scale", "_vector")
 # The addresses that a call has from outside: see `Buffers`.
 GIVEN = (*(name + part for name in _NAMES for part in _PARTS), "o", "lse", "lse_shift")
 
+# Query heads that are enough to even out the lengths of their rows under a mask, and what their K
+# and V may have of the L2 cache, in bytes.
+_HEADS_TO_MIX = 16
+_CACHED = 32 * 2**20
 
-def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> list[Launch]:
+
+def pipeline(
+    problem: Problem, o_strides: tuple[int, ...], buffers: Buffers
+) -> list[Launch | Clear]:
     """Return the launches of a call, in order, for CuPy's current device.
 
     Parameters
@@ -89,7 +96,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         arguments |= {name: place.data, f"{name}_scale": place.scale}
         arguments |= _strides(name, place.strides)
     arguments |= _strides("o", o_strides)
-    return [*launches, _attend(spec, device, problem, places, arguments)]
+    return [*launches, *_attend(spec, device, problem, places, arguments, buffers)]
 
 
 class _Place(NamedTuple):
@@ -135,21 +142,40 @@ def _attend(
     problem: Problem,
     places: Mapping[Name, _Place],
     arguments: Mapping[str, float],
-) -> Launch:
-    """Return the launch of the attention kernel; both families take `arguments`."""
+    buffers: Buffers,
+) -> list[Launch | Clear]:
+    """Return the launches of the attention kernel; both families take `arguments`."""
     row_blocks = -(-problem.q.tokens // spec.rows)
     if isinstance(spec, AttentionSpec):
         # See Work in kernels_cu/attn/work.cuh.
         grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
-        return Launch(spec, device, grid, arguments)
+        return [Launch(spec, device, grid, arguments)]
     sources: dict[Name, Source] = {
         name: Source(getattr(problem, name).shape, place.strides, place.data)
         for name, place in places.items()
     }
-    # CTAs take one item after the other: Items in kernels_cu/hopper/group_work.cuh.
+    # CTAs take one item after the other: Item in kernels_cu/hopper/group_work.cuh.
     items = row_blocks * problem.q.heads
-    values = {**operand_maps(spec, sources), "attention": arguments, "items": items}
-    return Launch(spec, device, (min(items, device.num_sms),), values)
+    counted = items > device.num_sms
+    next_item = buffers.take(4) if counted else NULL
+    values = {
+        **operand_maps(spec, sources),
+        "attention": arguments,
+        "next_item": next_item,
+        "items": items,
+        "heads_at_a_time": _heads_at_a_time(spec, problem),
+    }
+    attend = Launch(spec, device, (min(items, device.num_sms),), values)
+    return [Clear(next_item, 4), attend] if counted else [attend]
+
+
+def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:
+    """Query heads whose items come in one order of length; without a mask all are as long."""
+    if not problem.is_causal:
+        return problem.group
+    token = spec.head_dim * (spec.qk.nbytes + spec.pv.nbytes)
+    fit = _CACHED // (token * problem.k.tokens)
+    return problem.group * max(1, min(fit, _HEADS_TO_MIX // problem.group))
 
 
 def _strides(name: str, strides: tuple[int, ...]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .launch import Buffers, Launch
+from .launch import Buffers, Clear, Launch
 from .operand import Array, Coded, Operand, in_order
 from .overlap import extent
 from .pipeline import GIVEN, pipeline
@@ -35,7 +35,7 @@ class AttentionCall:
     needs_shift : bool
         Whether the caller has to compute what K's smoothing takes from the logits: Q is quantized
         already.
-    launches : list of Launch
+    launches : list of Launch or Clear
         Empty if there is no output, or if it is all zeros because there are no keys.
     buffers : Buffers
     """
@@ -45,7 +45,7 @@ class AttentionCall:
     writes_out: bool
     extents: dict[str, tuple[int, int]]
     needs_shift: bool
-    launches: list[Launch]
+    launches: list[Launch | Clear]
     buffers: Buffers
 
 
@@ -79,7 +79,7 @@ def prepare(
         arrays["out"] = out
     itemsize = problem.q.dtype.nbytes
     buffers = Buffers(*GIVEN)
-    launches: list[Launch] = []
+    launches: list[Launch | Clear] = []
     if math.prod(problem.q.shape) and problem.k.tokens and not copied:
         launches = pipeline(problem, in_order(o_strides, layout), buffers)
     return AttentionCall(

@@ -71,7 +71,7 @@ class WgmmaSpec:
         scales = (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
         tiles = self.stages * (self.block_kv * row + v_rows * _panels(v_row))
         tiles += self.q_buffers * self.groups * GROUP_ROWS * row
-        barriers = _BARRIERS * 2 * (self.stages + self.q_buffers)
+        barriers = _BARRIERS * 2 * (self.stages + self.q_buffers) + 4 * self.q_buffers
         return _up(tiles + self.stages * _up(scales, 128) + barriers, 1024)
 
     def cxx(self) -> str:

@@ -13,6 +13,7 @@
 #include "hopper/products.cuh"
 #include "hopper/tile_storage.cuh"
 #include "hopper/turns.cuh"
+#include "ptx/opaque.cuh"
 #include "ptx/registers.cuh"
 
 template <WgmmaSpec S>
@@ -41,9 +42,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     kv.next();
   };
 
-  Items items;
-  int index;
-  while (items.next(p, index)) {
+  while (true) {
+    q.wait_full(q_full);
+    int index = lane == 0 ? storage.item[q.buffer] : 0;
+    index = __shfl_sync(0xffffffffu, index, 0);
+    if (index == kNoItem) return;
     const Item<S> item(p, index);
     const int first_row = item.first_row + group * kGroupRows;
     const int warp_row = first_row + warp % 4 * 16;
@@ -171,35 +174,34 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
     };
 
-    if (item.end > 0) {
-      q.wait_full(q_full);
-      int block = 0;
-      if (blocks.end > 0) {
-        scores(0, kv);
-        ptx::wgmma_wait<0>();
-        ptx::hold(s);
+    int block = 0;
+    if (blocks.end > 0) {
+      scores(0, kv);
+      ptx::wgmma_wait<0>();
+      ptx::hold(s);
 #pragma unroll 1
-        for (; block < min_of(blocks.unmasked, blocks.end - 1); ++block) {
-          step(block, Bool<false>{}, Bool<false>{});
-        }
-#pragma unroll 1
-        for (; block < blocks.end - 1; ++block) step(block, Bool<true>{}, Bool<false>{});
-        step(block++, Bool<true>{}, Bool<true>{});
+      for (; block < min_of(blocks.unmasked, blocks.end - 1); ++block) {
+        step(block, Bool<false>{}, Bool<false>{});
       }
-      if (lane == 0) ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
-      q.next();
-      // What only other warpgroups see.
 #pragma unroll 1
-      for (; block < item.end; ++block) {
-        kv.wait_full(full);
-        release();
-      }
+      for (; block < blocks.end - 1; ++block) step(block, Bool<true>{}, Bool<false>{});
+      step(block++, Bool<true>{}, Bool<true>{});
+    }
+    if (lane == 0) ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
+    q.next();
+    // What only other warpgroups see.
+#pragma unroll 1
+    for (; block < item.end; ++block) {
+      kv.wait_full(full);
+      release();
     }
     softmax.finish();
+    // Worked out anew, so that the loop has its registers.
+    const Item<S> done(p, ptx::opaque(index));
     store_rows<S, H::kScaledValues && !H::kTokenV>(
         a, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
         softmax.reference, softmax.row_sum,
-        {item.batch, item.head, item.kv_head, warp_row + lane / 4}, lane);
+        {done.batch, done.head, done.kv_head, warp_row + lane / 4}, lane);
   }
 }
 

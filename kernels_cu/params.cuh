@@ -43,5 +43,8 @@ struct WgmmaParams {
   TensorMap k_map;         // [batch, num_kv_heads, seqlen_kv, head_dim]
   TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim, 128]; else as k_map
   AttentionParams attention;
+  u32* next_item;          // counts the items that CTAs have taken after their first; starts at 0;
+                           // null if every CTA has one only
   i32 items;               // row_blocks * num_q_heads * batch
+  i32 heads_at_a_time;     // query heads, of whole groups, that are attended together
 };

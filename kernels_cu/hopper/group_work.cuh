@@ -9,8 +9,9 @@ struct KeyBlocks {
   int end;
 };
 
-// Item by item, a CTA attends with `groups` times 64 query rows of one head. Items that follow each
-// other share K and V, so that the CTAs that run at a time find them in the L2 cache.
+// An item is `groups` times 64 query rows of one head; a CTA attends with one after the other.
+// Their order is that of their indices: those that follow each other share K and V or use those of
+// few heads, so that CTAs find them in the L2 cache, and no long one comes last.
 template <WgmmaSpec S>
 struct Item {
   int batch;
@@ -21,15 +22,25 @@ struct Item {
 
   __device__ __forceinline__ Item(const WgmmaParams& p, int index) {
     const AttentionParams& a = p.attention;
-    const int of_kv_head = a.row_blocks * a.heads_per_kv;
-    const int batch_kv_head = index / of_kv_head;
-    const int row_block = index % of_kv_head % a.row_blocks;
-    const int num_kv_heads = a.num_q_heads / a.heads_per_kv;
-    batch = batch_kv_head / num_kv_heads;
-    kv_head = batch_kv_head % num_kv_heads;
-    head = kv_head * a.heads_per_kv + index % of_kv_head / a.row_blocks;
-    // The longest rows first.
-    first_row = (S.is_causal ? a.row_blocks - 1 - row_block : row_block) * TileShape<S>::kRows;
+    const int num_heads = p.items / a.row_blocks;  // of all batches
+    // Rows that do not fill an item come after all that do, but not under a mask, which makes them
+    // the longest.
+    const int row_blocks = S.is_causal ? a.row_blocks : a.seqlen_q / TileShape<S>::kRows;
+    const int rest = index - num_heads * row_blocks;
+    int all_heads = rest;
+    int row_block = row_blocks;
+    if (rest < 0) {
+      // Some heads at a time, all of them with the longest rows first.
+      const int first = index / (p.heads_at_a_time * row_blocks) * p.heads_at_a_time;
+      const int heads = min_of(p.heads_at_a_time, num_heads - first);
+      const int within = index - first * row_blocks;
+      all_heads = first + within % heads;
+      row_block = S.is_causal ? row_blocks - 1 - within / heads : within / heads;
+    }
+    batch = all_heads / a.num_q_heads;
+    head = all_heads % a.num_q_heads;
+    kv_head = head / a.heads_per_kv;
+    first_row = row_block * TileShape<S>::kRows;
     const int last_row = min_of(first_row + TileShape<S>::kRows, a.seqlen_q) - 1;
     end = ceil_div(seen_by(a, last_row), static_cast<i32>(S.block_kv));
   }
@@ -53,18 +64,5 @@ struct Item {
   static __device__ __forceinline__ int seen_by(const AttentionParams& a, int row) {
     if constexpr (!S.is_causal) return a.seqlen_kv;
     return min_of(max_of(row + 1 + a.seqlen_kv - a.seqlen_q, 0), a.seqlen_kv);
-  }
-};
-
-// A CTA's items: every gridDim.x-th, every other round in reverse, so that none gets the longest
-// ones of all rounds.
-struct Items {
-  int round = 0;
-
-  __device__ __forceinline__ bool next(const WgmmaParams& p, int& index) {
-    const int cta = round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
-    index = round++ * gridDim.x + cta;
-    // Only the last round is incomplete.
-    return index < p.items;
   }
 };

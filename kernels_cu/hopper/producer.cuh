@@ -27,25 +27,29 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
   const i64 v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
-  const int num_kv_heads = a.num_q_heads / a.heads_per_kv;
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
-  Items items;
-  int index;
-  while (items.next(p, index)) {
+  int index = blockIdx.x;
+  while (index < p.items) {
     const Item<S> item(p, index);
-    if (item.end == 0) continue;
-    const i64 batch_kv_head = static_cast<i64>(item.batch) * num_kv_heads + item.kv_head;
     q.wait_empty(q_empty);
+    storage.item[q.buffer] = index;
+    // Early, because the answer takes long.
+    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : p.items;
     const u32 q_barrier = q_full + 8 * q.buffer;
-    ptx::mbarrier_expect(q_barrier, S.groups * H::QTile::bytes);
+    if (item.end == 0) {
+      ptx::mbarrier_arrive(q_barrier);
+    } else {
+      ptx::mbarrier_expect(q_barrier, S.groups * H::QTile::bytes);
 #pragma unroll
-    for (int group = 0; group < S.groups; ++group) {
-      copy_panels<typename H::QTile>(ptx::smem_address(storage.q[q.buffer][group]), p.q_map,
-                                     item.first_row + group * kGroupRows, item.head, item.batch,
-                                     bytes_of(S.qk), q_barrier);
+      for (int group = 0; group < S.groups; ++group) {
+        copy_panels<typename H::QTile>(ptx::smem_address(storage.q[q.buffer][group]), p.q_map,
+                                       item.first_row + group * kGroupRows, item.head, item.batch,
+                                       bytes_of(S.qk), q_barrier);
+      }
     }
     q.next();
+    const i64 batch_kv_head = item.batch_kv_head(a);
     for (int block = 0; block < item.end; ++block) {
       kv.wait_empty(empty);
       const u32 barrier = full + 8 * kv.buffer;
@@ -76,4 +80,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       kv.next();
     }
   }
+  q.wait_empty(q_empty);
+  storage.item[q.buffer] = kNoItem;
+  ptx::mbarrier_arrive(q_full + 8 * q.buffer);
 }

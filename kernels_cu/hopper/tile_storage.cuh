@@ -14,6 +14,8 @@ struct alignas(128) TokenScales {
   static constexpr u32 v_bytes = 8 * kValues;
 };
 
+constexpr int kNoItem = -1;
+
 template <WgmmaSpec S>
 struct alignas(1024) TileStorage {
   using H = TileShape<S>;
@@ -25,4 +27,5 @@ struct alignas(1024) TileStorage {
   u64 empty[S.stages];
   u64 q_full[S.q_buffers];
   u64 q_empty[S.q_buffers];
+  int item[S.q_buffers];  // whose Q it is, or kNoItem after the last one
 };
