@@ -111,7 +111,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           }
         }
         ptx::wgmma_commit();
-        softmax.end();
+        softmax.end(rescale);
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
@@ -127,7 +127,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
         }
-        softmax.end();
+        softmax.end(rescale);
         if constexpr (H::kFlush) {
           // Some slices at a time, in the registers of the scores if they are as many.
           constexpr int kFlight = min_of(H::kSlices, 2);

@@ -13,6 +13,7 @@ struct GroupSoftmax {
   using H = TileShape<S>;
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
+  static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
   static constexpr int kParts = H::kTokenK ? 1 : 2;
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
@@ -24,6 +25,7 @@ struct GroupSoftmax {
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
+  float block_max[2];  // of the block at hand, in units of the exponent
   float weight[2];     // of the block's P V in O
   float sum[2][kParts];  // of the block, in parts for latency
 
@@ -62,26 +64,22 @@ struct GroupSoftmax {
     for (int half = 0; half < 2; ++half) {
       slope[half] = H::kTokenK ? 1.0f : H::kScaledScores ? scale[half] * k_scale : scale[half];
     }
-    float m[2];
-    if constexpr (S.p_range == PRange::block) {
+    if constexpr (kLocal) {
       across_row(top);
-      in_log2<Masked>(m, top);
-      if (exceeds(m, kHeadroom)) move_reference(m, rescale);
+      in_log2<Masked>(block_max, top);
     } else {
       // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
-      in_log2<Masked>(m, top);
-      if (exceeds(m, 0.0f)) {
+      in_log2<Masked>(block_max, top);
+      if (exceeds(0.0f)) {
         across_row(top);
-        in_log2<Masked>(m, top);
-        move_reference(m, rescale);
+        in_log2<Masked>(block_max, top);
+        move_reference(rescale);
       }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float base = S.p_range == PRange::block ? m[half] : reference[half];
+      const float base = kLocal ? block_max[half] : reference[half];
       intercept[half] = kStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
-      weight[half] =
-          S.p_range == PRange::block ? ptx::ex2(m[half] - reference[half]) : 1.0f;
       for (float& part : sum[half]) part = 0.0f;
     }
   }
@@ -128,12 +126,17 @@ struct GroupSoftmax {
     }
   }
 
-  // After all steps of a block.
-  __device__ __forceinline__ void end() {
+  // After all steps of a block, so that nothing of this delays the exponentials.
+  template <class Rescale>
+  __device__ __forceinline__ void end(Rescale rescale) {
+    if constexpr (kLocal) {
+      if (exceeds(kHeadroom)) move_reference(rescale);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      row_sum[half] = __fmaf_rn(kParts == 2 ? sum[half][0] + sum[half][kParts - 1] : sum[half][0],
-                                weight[half], row_sum[half]);
+      weight[half] = kLocal ? ptx::ex2(block_max[half] - reference[half]) : 1.0f;
+      const float all = kParts == 2 ? sum[half][0] + sum[half][kParts - 1] : sum[half][0];
+      row_sum[half] = __fmaf_rn(all, weight[half], row_sum[half]);
     }
   }
 
@@ -246,16 +249,16 @@ struct GroupSoftmax {
   }
 
   // Whether some lane of the warp has a maximum that is larger than its row's reference.
-  __device__ __forceinline__ bool exceeds(const float (&m)[2], float slack) const {
-    return __any_sync(0xffffffffu,
-                      m[0] > reference[0] + slack || m[1] > reference[1] + slack);
+  __device__ __forceinline__ bool exceeds(float slack) const {
+    return __any_sync(0xffffffffu, block_max[0] > reference[0] + slack ||
+                                       block_max[1] > reference[1] + slack);
   }
 
   template <class Rescale>
-  __device__ __forceinline__ void move_reference(const float (&m)[2], Rescale rescale) {
+  __device__ __forceinline__ void move_reference(Rescale rescale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float next = next_reference<S.p_range>(reference[half], m[half]);
+      const float next = next_reference<S.p_range>(reference[half], block_max[half]);
       const float shift = reference[half] - next;
       if (!__any_sync(0xffffffffu, shift != 0.0f)) continue;
       const float shrink = ptx::ex2(shift);
