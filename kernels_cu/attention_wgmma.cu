@@ -73,10 +73,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
     };
     auto scores = [&](int block, const Turn<S.stages>& from) {
-      softmax.fetch(block);
       from.wait_full(full);
       start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, from.buffer * H::KTile::bytes));
+      softmax.fetch(block);
     };
     // Adds a slice of P V to O.
     auto flush = [&](auto& sum, int slice) {

@@ -6,6 +6,7 @@
 #include "hopper/tile_storage.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/math.cuh"
+#include "ptx/memory.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
 template <WgmmaSpec S>
@@ -49,7 +50,7 @@ struct GroupSoftmax {
 
   // Asks for the scale of a block of keys, long before `begin` needs it.
   __device__ __forceinline__ void fetch(int block) {
-    if constexpr (H::kScaledScores && !H::kTokenK) k_scale = __ldg(k_scales + block);
+    if constexpr (H::kScaledScores && !H::kTokenK) k_scale = ptx::load_now(k_scales + block);
   }
 
   // Finds the maxima of a block of scores and what follows from them. Calls rescale(half, factor)
