@@ -72,11 +72,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
       }
     };
-    auto scores = [&](int block, const Turn<S.stages>& from) {
+    auto scores = [&](const Turn<S.stages>& from) {
       from.wait_full(full);
       start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, from.buffer * H::KTile::bytes));
-      softmax.fetch(block);
     };
     // Adds a slice of P V to O.
     auto flush = [&](auto& sum, int slice) {
@@ -111,11 +110,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           }
         }
         ptx::wgmma_commit();
+        if constexpr (!kLast) softmax.fetch(block + 1);
         softmax.end(rescale);
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
-          scores(block + 1, next);
+          scores(next);
         }
         ptx::wgmma_wait<!kLast>();
         ptx::hold(sum);
@@ -128,6 +128,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
         }
         softmax.end(rescale);
+        if constexpr (!kLast) softmax.fetch(block + 1);
         if constexpr (H::kFlush) {
           // Some slices at a time, in the registers of the scores if they are as many.
           constexpr int kFlight = min_of(H::kSlices, 2);
@@ -166,7 +167,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
         ptx::hold(probabilities);
         release();
-        if constexpr (!kLast) scores(block + 1, kv);
+        if constexpr (!kLast) scores(kv);
       }
       if constexpr (!kLast) {
         ptx::wgmma_wait<0>();
@@ -176,7 +177,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     int block = 0;
     if (blocks.end > 0) {
-      scores(0, kv);
+      softmax.fetch(0);
+      scores(kv);
       ptx::wgmma_wait<0>();
       ptx::hold(s);
 #pragma unroll 1
