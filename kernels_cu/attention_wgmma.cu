@@ -37,8 +37,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
   auto release = [&] {
-    // Scales of tokens are read by every lane for itself.
-    if (H::kTokenK || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
+    // Scales are read by every lane for itself.
+    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
     kv.next();
   };
 
@@ -110,7 +110,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           }
         }
         ptx::wgmma_commit();
-        if constexpr (!kLast) softmax.fetch(block + 1);
         softmax.end(rescale);
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
@@ -128,7 +127,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
         }
         softmax.end(rescale);
-        if constexpr (!kLast) softmax.fetch(block + 1);
         if constexpr (H::kFlush) {
           // Some slices at a time, in the registers of the scores if they are as many.
           constexpr int kFlight = min_of(H::kSlices, 2);
@@ -177,7 +175,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     int block = 0;
     if (blocks.end > 0) {
-      softmax.fetch(0);
       scores(kv);
       ptx::wgmma_wait<0>();
       ptx::hold(s);
@@ -219,7 +216,7 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
     for (int i = 0; i < S.stages; ++i) {
       ptx::mbarrier_init(ptx::smem_address(&storage.full[i]), 1);
       ptx::mbarrier_init(ptx::smem_address(&storage.empty[i]),
-                         H::kTokenK ? kWarps * kWarpSize : kWarps);
+                         H::kScaledScores ? kWarps * kWarpSize : kWarps);
     }
     for (int i = 0; i < S.q_buffers; ++i) {
       ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1);

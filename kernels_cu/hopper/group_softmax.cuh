@@ -6,7 +6,6 @@
 #include "hopper/tile_storage.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/math.cuh"
-#include "ptx/memory.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
 template <WgmmaSpec S>
@@ -19,8 +18,6 @@ struct GroupSoftmax {
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
-  const f32* k_scales;  // of the blocks of this head
-  float k_scale;
   float reference[2];  // exponent that O and row_sum are relative to
   float row_sum[2];    // of this lane's columns only, until finish()
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
@@ -32,10 +29,6 @@ struct GroupSoftmax {
 
   __device__ __forceinline__ void start(const AttentionParams& p, const Item<S>& item,
                                         int first_row, int lane) {
-    if constexpr (H::kScaledScores && !H::kTokenK) {
-      const i64 blocks = ceil_div(p.seqlen_kv, static_cast<i32>(S.block_kv));
-      k_scales = p.k_scale + item.batch_kv_head(p) * blocks;
-    }
     const f32* q_scales = p.q_scale + item.batch_head(p) * p.seqlen_q;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -48,11 +41,6 @@ struct GroupSoftmax {
     }
   }
 
-  // Asks for the scale of a block of keys, long before `begin` needs it.
-  __device__ __forceinline__ void fetch(int block) {
-    if constexpr (H::kScaledScores && !H::kTokenK) k_scale = ptx::load_now(k_scales + block);
-  }
-
   // Finds the maxima of a block of scores and what follows from them. Calls rescale(half, factor)
   // for O where a row's reference moves.
   template <bool Masked, class Rescale>
@@ -63,7 +51,7 @@ struct GroupSoftmax {
     row_max<Masked>(s, top, mask);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      slope[half] = H::kTokenK ? 1.0f : H::kScaledScores ? scale[half] * k_scale : scale[half];
+      slope[half] = H::kTokenK ? 1.0f : H::kScaledScores ? scale[half] * keys.k[0] : scale[half];
     }
     if constexpr (kLocal) {
       across_row(top);

@@ -26,7 +26,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   const u32 empty = ptx::smem_address(storage.empty);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
-  const i64 v_blocks = ceil_div(a.seqlen_kv, kTokenPad);
+  constexpr bool kBlockScale = H::kScaledScores && !H::kTokenK;
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
   int index = blockIdx.x;
@@ -49,34 +49,40 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       }
     }
     q.next();
-    const i64 batch_kv_head = item.batch_kv_head(a);
+    const int batch_kv_head = static_cast<int>(item.batch_kv_head(a));
+    // Of K's blocks, and of the blocks that scales per token come in.
+    const int first_scale = batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
+    const int first_pad = batch_kv_head * ceil_div(a.seqlen_kv, kTokenPad);
     for (int block = 0; block < item.end; ++block) {
       kv.wait_empty(empty);
       const u32 barrier = full + 8 * kv.buffer;
       TokenScales<S>& scales = storage.scales[kv.buffer];
-      ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
-                                        scales.v_bytes);
+      float k_scale = 1.0f;
+      if constexpr (kBlockScale) k_scale = __ldg(a.k_scale + first_scale + block);
       copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
                                      block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
                                      barrier);
       if constexpr (H::kTokenK) {
         ptx::bulk_copy(ptx::smem_address(scales.k),
-                       a.k_scale + batch_kv_head * v_blocks * kTokenPad + block * S.block_kv,
+                       a.k_scale + static_cast<i64>(first_pad) * kTokenPad + block * S.block_kv,
                        scales.k_bytes, barrier);
       }
       if constexpr (H::kTokenV) {
         ptx::bulk_copy(ptx::smem_address(scales.log2_v),
-                       a.v_scale + ((batch_kv_head * v_blocks + block) * 3 + 1) * kTokenPad,
+                       a.v_scale + (static_cast<i64>(first_pad + block) * 3 + 1) * kTokenPad,
                        scales.v_bytes, barrier);
       }
       const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {
-        copy_panels<typename H::VTile>(v, p.v_map, 0, block, static_cast<int>(batch_kv_head), 1,
-                                       barrier);
+        copy_panels<typename H::VTile>(v, p.v_map, 0, block, batch_kv_head, 1, barrier);
       } else {
         copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
                                        bytes_of(S.pv), barrier);
       }
+      if constexpr (kBlockScale) scales.k[0] = k_scale;
+      // The arrival comes last, behind the scale; copies may complete before.
+      ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
+                                        scales.v_bytes);
       kv.next();
     }
   }

@@ -2,12 +2,12 @@
 #pragma once
 #include "hopper/tile_shape.cuh"
 
-// Scales that differ from key to key, in slot order (cuattn/reference/layout.py).
+// Scales that differ from key to key, in slot order (cuattn/reference/layout.py), or of the block.
 template <WgmmaSpec S>
 struct alignas(128) TokenScales {
   static constexpr int kKeys = TileShape<S>::kTokenK ? S.block_kv : 0;
   static constexpr int kValues = TileShape<S>::kTokenV ? S.block_kv : 0;
-  float k[kKeys ? kKeys : 4];
+  float k[kKeys ? kKeys : 4];           // or only k[0], of the whole block
   float log2_v[kValues ? kValues : 4];  // V's scale rides in the exponent
   float inverse_v[kValues ? kValues : 4];
   static constexpr u32 k_bytes = 4 * kKeys;

@@ -22,11 +22,4 @@ __device__ __forceinline__ void load_once_16(u32 (&word)[4], const void* from, b
       : "l"(from), "r"(static_cast<int>(valid)));
 }
 
-// Starts here and not where the compiler sees its first use.
-__device__ __forceinline__ float load_now(const f32* from) {
-  float x;
-  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(x) : "l"(from));
-  return x;
-}
-
 }  // namespace ptx
