@@ -53,7 +53,8 @@ def wgmma_spec(
     """
     qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
     flush = pv.nbytes == 1 and (scheme.p_range != "row_pow2" or long_kv)
-    tile = _tile(flush, head_dim)
+    k_scope = Scope.token if scheme.k_scope == "token" else Scope.block
+    tile = _tile(qk, pv, k_scope, flush, head_dim)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
     free = pv.nbytes == 2 and scheme.k_scope != "block"
     spec = WgmmaSpec(
@@ -61,7 +62,7 @@ def wgmma_spec(
         pv=pv,
         out=dtype,
         head_dim=head_dim,
-        k_scope=Scope.token if scheme.k_scope == "token" else Scope.block,
+        k_scope=k_scope,
         v_scope=Scope.token if pv is Type.int8 and scheme.v_scope == "token" else Scope.channel,
         p_range=PRange(scheme.p_range),
         is_causal=is_causal,
@@ -79,7 +80,12 @@ def wgmma_spec(
     return spec
 
 
-def _tile(flush: bool, head_dim: int) -> GroupTile:
+def _tile(qk: Type, pv: Type, k_scope: Scope, flush: bool, head_dim: int) -> GroupTile:
+    """Rows were measured against their neighbours on an H200: docs/performance.md."""
     if head_dim > 128:
-        return GroupTile(2, 240, 64 if flush or head_dim == 192 else 128, False)
-    return GroupTile(3, 160, head_dim, False)
+        # O alone takes 96 or 128 registers a thread.
+        return GroupTile(2, 232, 64 if flush or head_dim == 192 else 128, interleaved=False)
+    # Three warpgroups have 160 registers a thread. Up to 64 channels these hold the scores of the
+    # next block and P V of this one; beyond, one follows the other in the same registers.
+    fits = head_dim <= 64 and pv.nbytes == 1 and not (qk is Type.int8 and k_scope is Scope.token)
+    return GroupTile(3, 160, head_dim, interleaved=fits)

@@ -128,11 +128,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
         softmax.end(rescale);
         if constexpr (H::kFlush) {
-          // Some slices at a time, in the registers of the scores if they are as many.
+          // Some slices at a time. A single one takes the registers of the scores if it fits them.
           constexpr int kFlight = min_of(H::kSlices, 2);
           constexpr int kOwn = kFlight * H::kSlice;
           constexpr bool kAgain =
-              H::kIntegerScores == H::kIntegerValues && kOwn == H::kScores;
+              H::kIntegerScores == H::kIntegerValues && H::kSlice == H::kScores;
           Accumulator<H::kIntegerValues> own[kAgain ? 1 : kOwn];
           auto& sums = either<!kAgain>(own, s);
           auto sum = [&](int slice) -> auto& {

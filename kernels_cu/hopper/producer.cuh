@@ -57,8 +57,6 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       kv.wait_empty(empty);
       const u32 barrier = full + 8 * kv.buffer;
       TokenScales<S>& scales = storage.scales[kv.buffer];
-      float k_scale = 1.0f;
-      if constexpr (kBlockScale) k_scale = __ldg(a.k_scale + first_scale + block);
       copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
                                      block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
                                      barrier);
@@ -79,8 +77,8 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
         copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
                                        bytes_of(S.pv), barrier);
       }
-      if constexpr (kBlockScale) scales.k[0] = k_scale;
       // The arrival comes last, behind the scale; copies may complete before.
+      if constexpr (kBlockScale) scales.k[0] = __ldg(a.k_scale + first_scale + block);
       ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
                                         scales.v_bytes);
       kv.next();
