@@ -131,9 +131,7 @@ class Clear:
         runtime.memsetAsync(addresses[self._number], 0, self._nbytes, stream)
 
 
-def enqueue(
-    launches: Sequence[Launch | Clear], buffers: Buffers, given: tuple[int, ...]
-) -> None:
+def enqueue(launches: Sequence[Launch | Clear], buffers: Buffers, given: tuple[int, ...]) -> None:
     """Launch kernels one after the other, with the given addresses and a workspace of their own."""
     from cupy.cuda import alloc
 

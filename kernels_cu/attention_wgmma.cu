@@ -207,7 +207,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 template <WgmmaSpec S>
 __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
   using H = TileShape<S>;
-  static_assert(sizeof(TileStorage<S>) == S.smem_bytes, "cuattn/wgmma_spec.py and TileStorage disagree");
+  static_assert(sizeof(TileStorage<S>) == S.smem_bytes,
+                "cuattn/wgmma_spec.py and TileStorage disagree");
   static_assert(S.num_threads == kWarpgroupSize * (S.groups + 1));
   extern __shared__ __align__(1024) u8 smem[];
   TileStorage<S>& storage = *reinterpret_cast<TileStorage<S>*>(smem);

@@ -13,6 +13,7 @@ using f32 = float;
 constexpr int kWarpSize = 32;
 constexpr int kWarpgroupSize = 128;
 constexpr float kInf = __builtin_bit_cast(float, 0x7f800000u);
+constexpr float kNaN = __builtin_bit_cast(float, 0x7fc00000u);
 constexpr float kLn2 = 0.693147180559945309f;
 
 // 1.5 * 2^23. An int32 accumulator that starts from these bits holds, read as a float, exactly

@@ -41,6 +41,10 @@ PRODUCTS = {Type.int8: "int8", Type.e4m3: "fp8"}
 BLOCK = 128
 
 
+def memset(address, value, nbytes, stream):
+    ctypes.memset(address, value, nbytes)
+
+
 class SimulatedGPU:
     """Takes the place of CuPy and the GPU in the modules of cuattn that a call goes through.
 
@@ -54,6 +58,8 @@ class SimulatedGPU:
         monkeypatch.setattr(launch, "load", self._load)
         monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
+        monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
+        monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
         for name in ("pipeline", "quantize"):
             monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
         fake = SimpleNamespace(
@@ -368,6 +374,12 @@ def attention_wgmma(values, spec, grid):
     batch = maps["q"].x.shape[0]
     assert values["items"] == p["row_blocks"] * p["num_q_heads"] * batch
     assert grid == (min(values["items"], NUM_SMS),)
+    # CTAs that have more than one item count them in memory, from 0 on.
+    counted = int(values["next_item"])
+    assert (counted != 0) == (values["items"] > NUM_SMS)
+    assert not counted or ctypes.c_uint32.from_address(counted).value == 0
+    assert values["heads_at_a_time"] % p["heads_per_kv"] == 0
+    assert values["heads_at_a_time"] == p["heads_per_kv"] or spec.is_causal
     attend(p, spec, batch, ByMap(p, spec, batch, maps))
 
 

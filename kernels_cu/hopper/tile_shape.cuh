@@ -4,8 +4,8 @@
 
 constexpr int kGroupRows = 64;  // of Q, S and O in one warpgroup
 
-// Rows in shared memory, in panels of 128 bytes side by side (64 if a row has no more): TMA permutes
-// 16-byte chunks within a panel, and fills with zeros what a panel has beyond the row.
+// Rows in shared memory, in panels of 128 bytes side by side (64 if a row has no more). TMA
+// permutes 16-byte chunks within a panel and fills with zeros what it has beyond the row.
 template <int Rows, int RowBytes>
 struct Panels {
   static constexpr int rows = Rows;
@@ -34,7 +34,7 @@ struct TileShape {
   static constexpr bool kScaledValues = bytes_of(S.pv) == 1;
   static constexpr bool kTokenK = kIntegerScores && S.k_scope == Scope::token;
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
-  // P V of a block has accumulators of its own and is added to a float O; else O is the accumulator.
+  // P V of a block has accumulators of its own and is added to a float O; else O accumulates it.
   static constexpr bool kFlush = kScaledValues && !S.integer_o;
   static_assert(kTokenK || !kTokenV, "a V scale per token needs a K scale per token");
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));

@@ -17,10 +17,11 @@ __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
 
 // Arrives, and makes the phase wait for `bytes` more of bulk copies.
 __device__ __forceinline__ void mbarrier_expect(u32 barrier, u32 bytes) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n}" ::"r"(
-                   barrier),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n}" ::"r"(
+          barrier),
+      "r"(bytes)
+      : "memory");
 }
 
 // Makes initialized barriers visible to bulk copies.

@@ -27,7 +27,9 @@ __device__ __forceinline__ void wgmma_wait() {
 #define CUATTN_HOLD(TYPE, CONSTRAINT)                                                    \
   template <int Count>                                                                   \
   __device__ __forceinline__ void hold(TYPE(&x)[Count]) {                                \
-    _Pragma("unroll") for (int i = 0; i < Count; ++i) asm volatile("" : CONSTRAINT(x[i])::"memory"); \
+    _Pragma("unroll") for (int i = 0; i < Count; ++i) {                                  \
+      asm volatile("" : CONSTRAINT(x[i])::"memory");                                     \
+    }                                                                                    \
   }
 CUATTN_HOLD(int, "+r")
 CUATTN_HOLD(u32, "+r")
@@ -81,8 +83,8 @@ __device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
 #define CUATTN_WGMMA_RS(NAME, D_TYPE, CONSTRAINT, N, R, SHAPE, A0, A1, A2, A3, B, P, SIGNS)       \
   template <bool Accumulate>                                                                      \
   __device__ __forceinline__ void NAME(D_TYPE(&d)[R], const u32* a, u64 b) {                      \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N SHAPE " {" CUATTN_D##R "}, {%" #A0 ",%" #A1 \
-                 ",%" #A2 ",%" #A3 "}, %" #B ", %" #P SIGNS ";"                                   \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N SHAPE " {" CUATTN_D##R "}, {%" #A0 ",%"   \
+                 #A1 ",%" #A2 ",%" #A3 "}, %" #B ", %" #P SIGNS ";" \
                  : CUATTN_R##R(CONSTRAINT)                                                        \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                            \
                    "n"(static_cast<int>(Accumulate)));                                            \
