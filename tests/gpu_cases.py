@@ -174,8 +174,8 @@ _FLIPS = Tolerance(rms=1.4e-3, median=2.0**-12, lse_rtol=2.0**-18, lse_atol=2.0*
 # way, by less than 1/11 on average: sqrt(0.4 %) / 11 = 6e-3. The tensor cores add FP8 products with
 # 13 bits behind the point, cut off.
 _FP8_VALUES = _FLIPS._replace(rms=6e-3, median=2.0**-10)
-# Of Q K^T cut off in this way an exponent of 20 may be wrong by 5e-3, which takes one in twenty e4m3
-# P over an edge.
+# Of Q K^T cut off in this way an exponent of 20 may be wrong by 5e-3, which takes one in twenty
+# e4m3 P over an edge.
 _FP8_SCORES = Tolerance(rms=3e-2, median=1.2e-2, lse_rtol=2.0**-10, lse_atol=2.0**-8)
 
 
