@@ -50,6 +50,14 @@ WGMMA_PRODUCTS = {
 E4M3_TARGETS = ("89", "90a", "100a", "120a")
 
 
+# By whether keys have scales of their own, which take registers beside O and S, and head_dim. Small
+# ones are the producer's, which has what the others leave.
+WGMMA_SPILL = {
+    False: {64: 60, 192: 300, 256: 160},
+    True: {32: 24, 64: 28, 96: 220, 128: 720, 192: 8, 256: 580},
+}
+
+
 def allowed_spill(spec):
     """Bytes a thread may spill: none, but for kernels whose O and S fill the registers.
 
@@ -57,8 +65,7 @@ def allowed_spill(spec):
     tried spills nothing on every target (docs/performance.md, section 5).
     """
     if isinstance(spec, WgmmaSpec):
-        # Stack more than spills: O of wide heads is an array there.
-        return {192: 450, 256: 900}.get(spec.head_dim, 0)
+        return WGMMA_SPILL[has_token_scales(spec)].get(spec.head_dim, 0)
     if not isinstance(spec, AttentionSpec):
         return 0
     widest = 192 if spec.pv is Type.int8 else 128
