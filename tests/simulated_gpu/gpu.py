@@ -1,0 +1,121 @@
+"""The simulated GPU: what it takes the place of, and which kernels it has."""
+
+import ctypes
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+from cuattn import launch, params, tensor_map
+from cuattn.dlpack import CUDA
+
+from .attention import attention_mma, attention_wgmma
+from .device import GPU
+from .memory import garbage, view_of
+from .quantizers import quantize_operands, stats, stats_finish
+from .tensor_maps import SimulatedDriver
+
+KERNELS = {
+    "stats": stats,
+    "stats_finish": stats_finish,
+    "quantize_operands": quantize_operands,
+    "attention_mma": attention_mma,
+    "attention_wgmma": attention_wgmma,
+}
+
+
+def memset(address, value, nbytes, stream):
+    ctypes.memset(address, value, nbytes)
+
+
+class SimulatedGPU:
+    """Takes the place of CuPy and the GPU in the modules of cuattn that a call goes through.
+
+    Arrays on it are NumPy's. Memory that kernels get is full of garbage.
+    """
+
+    def __init__(self, monkeypatch, device=GPU):
+        self.launched = []
+        self.specs = []
+        self.device = device
+        monkeypatch.setattr(launch, "load", self._load)
+        monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
+        monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
+        monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
+        monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
+        for name in ("pipeline", "quantize"):
+            monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
+        fake = SimpleNamespace(
+            ndarray=garbage,
+            empty_like=lambda x, order: garbage(x.shape, x.dtype),
+            ascontiguousarray=lambda x: np.array(x, order="C"),
+            isfinite=np.isfinite,
+            cuda=SimpleNamespace(
+                runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda ordinal: Nothing()
+            ),
+        )
+        for name in ("attention", "quantize", "views", "quantized"):
+            module = sys.modules[f"cuattn.{name}"]
+            for attribute, substitute in (
+                ("Caller", SimulatedCaller),
+                ("cupy_module", lambda: fake),
+                ("device_of", lambda x, name: (CUDA, 0)),
+                ("as_cupy", lambda view: view.owner),
+                ("view_cupy", view_of),
+            ):
+                if hasattr(module, attribute):
+                    monkeypatch.setattr(module, attribute, substitute)
+        tensor = sys.modules["cuattn.quantized"].QuantizedTensor
+        monkeypatch.setattr(tensor, "device", (CUDA, 0))
+        monkeypatch.setattr(tensor, "addresses", property(addresses_of))
+        monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
+        tensor_map._encoded.cache_clear()
+        sys.modules["cuattn.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.quantize"]._prepare.cache_clear()
+
+    def _alloc(self, nbytes):
+        memory = garbage((nbytes,), np.uint8)
+        return SimpleNamespace(ptr=memory.ctypes.data, owner=memory)
+
+    def _load(self, spec, device):
+        dtype = params.record(spec.params, spec.params_file)
+
+        def kernel(grid, block, arguments, smem):
+            assert all(ctas > 0 for ctas in grid)
+            assert block == (spec.num_threads,)
+            assert smem == spec.smem_bytes <= device.max_smem_per_cta
+            values = np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0]
+            self.launched.append(spec.entry)
+            self.specs.append(spec)
+            KERNELS[spec.function](values, spec, grid)
+
+        return kernel
+
+
+class Nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+class SimulatedCaller(Nothing):
+    def __init__(self, first, stream):
+        assert stream is None
+
+    def look(self, x, name):
+        return view_of(x)
+
+    def empty(self, shape, dtype):
+        array = garbage(shape, np.uint16 if dtype == "bfloat16" else dtype)
+        return array, view_of(array)
+
+    def deliver(self, array):
+        return array
+
+
+def addresses_of(tensor):
+    return tuple(
+        0 if x is None else x.ctypes.data for x in (tensor.codes, tensor.scale, tensor.vector)
+    )
