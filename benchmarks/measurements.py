@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 import cuattn
-from cuattn.errors import UnsupportedError
 from cuattn.record import Accuracy, Timing
 from cuattn.reference import distributions, metrics
 
 from . import baselines, exact, ours
 from .baselines import BASELINES, Baseline
-from .cases import ACCURACY, HOST, PREFILL, QUANTIZE, SCHEMES, Case
+from .cases import ACCURACY, HOST, PREFILL, QUANTIZE, Case
 from .timing import Median, time_gpu, time_host
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
@@ -34,7 +33,7 @@ QUANTIZERS = (
 def accuracy() -> Iterator[Accuracy]:
     """Yield the errors of every scheme and baseline on every distribution and case."""
     exact.check()
-    schemes, present = _supported(), _present()
+    schemes, present = ours.supported_schemes(), _present()
     for case in ACCURACY:
         for name in distributions.DISTRIBUTIONS:
             q, k, v = inputs(case, name)
@@ -52,7 +51,7 @@ def accuracy() -> Iterator[Accuracy]:
 
 def timings() -> Iterator[Timing]:
     """Yield the times of attention, of the quantizers and of the host."""
-    schemes, present = _supported(), _present()
+    schemes, present = ours.supported_schemes(), _present()
     yield from _host(schemes)
     yield from _quantizers()
     for case in PREFILL:
@@ -178,20 +177,6 @@ def _accuracy(o: Any, wanted: Any, case: Case, name: str, scheme: str, family: s
         distribution=name,
         metrics=dict(metrics.metrics(got, wanted)),
     )
-
-
-def _supported() -> list[str]:
-    """Return the schemes that this GPU runs, and say why it does not run the others."""
-    q, k, v = (noise(HOST, seed) for seed in range(3))
-    found = []
-    for scheme in SCHEMES:
-        try:
-            ours.prepare(q, k, v, HOST, scheme).end_to_end()
-        except UnsupportedError as error:
-            print(f"scheme {scheme} left out: {error}", flush=True)
-        else:
-            found.append(scheme)
-    return found
 
 
 def _present() -> list[Baseline]:

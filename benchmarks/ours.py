@@ -8,12 +8,13 @@ from typing import Any
 
 import cuattn
 from cuattn.device import current_device, target
+from cuattn.errors import UnsupportedError
 from cuattn.operand import DTYPES
 from cuattn.plan import attention_spec
 from cuattn.reference.layout import pad_head_dim
 from cuattn.scheme import resolve
 
-from .cases import Case
+from .cases import HOST, SCHEMES, Case
 
 NAME = "cuattn"
 
@@ -47,6 +48,19 @@ def family(scheme: str, case: Case, dtype: str = "float16") -> str:
     padded = pad_head_dim(case.head_dim)
     spec = attention_spec(resolve(scheme), padded, DTYPES[dtype], case.is_causal, facts)
     return spec.source.removesuffix(".cu")
+
+
+def supported_schemes() -> list[str]:
+    """Return the schemes that the current GPU has kernels of, and say what it lacks for others."""
+    found = []
+    for scheme in SCHEMES:
+        try:
+            family(scheme, HOST)
+        except UnsupportedError as error:
+            print(f"scheme {scheme} left out: {error}", flush=True)
+        else:
+            found.append(scheme)
+    return found
 
 
 def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:

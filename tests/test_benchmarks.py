@@ -8,7 +8,9 @@ import pytest
 from benchmarks import measurements, ours, real_model
 from benchmarks.baselines import Baseline
 from benchmarks.cases import HOST, PREFILL, SCHEMES, Case
+from cuattn.device import TARGETS
 from cuattn.errors import UnsupportedError
+from cuattn.plan import supported
 
 
 @pytest.fixture
@@ -55,17 +57,23 @@ def test_a_baseline_that_does_not_import_says_why(torch, monkeypatch):
 
 
 def test_schemes_that_the_gpu_does_not_support_are_left_out(monkeypatch, capsys):
-    def prepare(q, k, v, case, scheme):
-        def attend():
-            if scheme == "fp8":
-                raise UnsupportedError("needs sm_89")
+    def family(scheme, case):
+        if scheme == "fp8":
+            raise UnsupportedError("needs sm_89")
 
-        return ours.Run(kernel=None, end_to_end=attend)
-
-    monkeypatch.setattr(measurements, "noise", lambda case, seed: None)
-    monkeypatch.setattr(ours, "prepare", prepare)
-    assert measurements._supported() == [scheme for scheme in SCHEMES if scheme != "fp8"]
+    monkeypatch.setattr(ours, "family", family)
+    assert ours.supported_schemes() == [scheme for scheme in SCHEMES if scheme != "fp8"]
     assert capsys.readouterr().out == "scheme fp8 left out: needs sm_89\n"
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_schemes_that_a_gpu_has_kernels_of_are_measured(arch, monkeypatch, capsys):
+    monkeypatch.setattr(ours, "current_device", lambda: SimpleNamespace(arch=arch))
+    able = {scheme.name for scheme in supported(TARGETS[arch])}
+    assert ours.supported_schemes() == [scheme for scheme in SCHEMES if scheme in able]
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in told] == [name for name in SCHEMES if name not in able]
+    assert all(f"sm_{arch}" in line for line in told)
 
 
 @pytest.mark.parametrize("case", [*PREFILL, Case.square(1, real_model.HEADS, 510, 32, False)])
