@@ -114,6 +114,26 @@ def on_host(x):
     return x.get()
 
 
+def run(arrays, scheme, **options):
+    """Return (o, lse) of a scheme: one of `SCHEMES` by name, or any other itself."""
+    scheme = scheme if isinstance(scheme, Scheme) else SCHEMES[scheme]
+    return cuattn.attention(*arrays, scheme=scheme, return_lse=True, **options)
+
+
+def assert_same(result, wanted):
+    """Compare (o, lse) with another, value by value."""
+    for x, y in zip(result, wanted, strict=True):
+        np.testing.assert_array_equal(on_host(x), on_host(y))
+
+
+def assert_runs_are_bit_identical(arrays, scheme, *, times, is_causal):
+    """Repeat a call and compare bits, which also tells NaN and signs of zeros."""
+    first = run(arrays, scheme, is_causal=is_causal)
+    for _ in range(times):
+        for x, y in zip(run(arrays, scheme, is_causal=is_causal), first, strict=True):
+            assert on_host(x).tobytes() == on_host(y).tobytes()
+
+
 def operands_of(arrays, scheme):
     """Return the operands of the products as the GPU quantizes or rounds them."""
     scheme = SCHEMES[scheme]

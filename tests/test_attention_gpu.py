@@ -7,6 +7,8 @@ from gpu_cases import (
     SCHEMES,
     _kernels,  # noqa: F401
     assert_close,
+    assert_runs_are_bit_identical,
+    assert_same,
     assert_same_lse,
     check,
     emulated,
@@ -16,6 +18,7 @@ from gpu_cases import (
     on_gpu,
     on_host,
     relative_l1,
+    run,
     tolerance,
 )
 
@@ -40,10 +43,6 @@ LENGTHS = [
     (65, 257),
 ]
 HEADS = [(2, 2), (4, 2), (3, 1)]
-
-
-def run(arrays, scheme, **options):
-    return cuattn.attention(*arrays, scheme=SCHEMES[scheme], return_lse=True, **options)
 
 
 @every_scheme
@@ -202,11 +201,7 @@ def test_quantized_tensors_give_identical_results(rng, scheme):
 def test_runs_are_bit_identical(rng, scheme, is_causal):
     inputs = make(rng, batch=2, heads=(8, 4), seqlens=(700, 1500), head_dim=128)
     arrays = [on_gpu(x, "float32") for x in inputs]
-    o, lse = map(on_host, run(arrays, scheme, is_causal=is_causal))
-    for _ in range(3):
-        again, again_lse = map(on_host, run(arrays, scheme, is_causal=is_causal))
-        assert again.tobytes() == o.tobytes()
-        assert again_lse.tobytes() == lse.tobytes()
+    assert_runs_are_bit_identical(arrays, scheme, times=3, is_causal=is_causal)
 
 
 @every_scheme
@@ -214,8 +209,7 @@ def test_grouped_heads_equal_repeated_ones(rng, scheme):
     q, k, v = (on_gpu(x, "float16") for x in make(rng, batch=2, heads=(6, 2), seqlens=(90, 200)))
     grouped = run((q, k, v), scheme)
     repeated = run((q, k.repeat(3, axis=1), v.repeat(3, axis=1)), scheme)
-    for x, y in zip(grouped, repeated, strict=True):
-        np.testing.assert_array_equal(on_host(x), on_host(y))
+    assert_same(grouped, repeated)
 
 
 @every_scheme

@@ -6,6 +6,8 @@ from gpu_cases import (
     SCHEMES,
     _kernels,  # noqa: F401
     assert_close,
+    assert_runs_are_bit_identical,
+    assert_same,
     assert_same_lse,
     check,
     emulated,
@@ -15,10 +17,10 @@ from gpu_cases import (
     mma_family,
     on_gpu,
     on_host,
+    run,
     tolerance,
 )
 
-import cuattn
 from cuattn.device import current_device, gpu_status
 from cuattn.scheme import Scheme
 from cuattn.wgmma_plan import INTEGER_O_KEYS
@@ -49,16 +51,6 @@ EDGES = [
     (130, 191),
     (66, 193),
 ]
-
-
-def run(arrays, scheme, **options):
-    scheme = scheme if isinstance(scheme, Scheme) else SCHEMES[scheme]
-    return cuattn.attention(*arrays, scheme=scheme, return_lse=True, **options)
-
-
-def same(result, wanted):
-    for x, y in zip(result, wanted, strict=True):
-        np.testing.assert_array_equal(on_host(x), on_host(y))
 
 
 @every_scheme
@@ -111,11 +103,7 @@ def test_each_of_very_many_heads_gets_the_same(rng, cupy, scheme, is_causal, hea
 def test_runs_are_bit_identical(rng, scheme, is_causal):
     inputs = make(rng, batch=3, heads=(16, 4), seqlens=(1000, 1300), head_dim=128)
     arrays = [on_gpu(x, "float16") for x in inputs]
-    first = run(arrays, scheme, is_causal=is_causal)
-    for _ in range(10):
-        for x, y in zip(run(arrays, scheme, is_causal=is_causal), first, strict=True):
-            # Bits, which also tells NaN and signs of zeros.
-            assert on_host(x).tobytes() == on_host(y).tobytes()
+    assert_runs_are_bit_identical(arrays, scheme, times=10, is_causal=is_causal)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +175,7 @@ def test_16_bit_inputs_of_any_strides(rng, cupy, scheme, arrange, which, dtype, 
         arrays[which] = arrange(cupy, arrays[which])
         compact = cupy.ascontiguousarray(arrays[which])
     wanted = run([compact if i == which else x for i, x in enumerate(arrays)], scheme)
-    same(run(arrays, scheme), wanted)
+    assert_same(run(arrays, scheme), wanted)
 
 
 @pytest.mark.parametrize("scheme", [n for n, how in SCHEMES.items() if how.pv == "fp16"])
@@ -197,7 +185,7 @@ def test_16_bit_inputs_in_layout_nhd(rng, cupy, scheme, dtype):
     arrays = [on_gpu(x, dtype) for x in inputs]
     given = [on_gpu(np.ascontiguousarray(x.swapaxes(1, 2)), dtype) for x in inputs]
     o, lse = run(given, scheme, layout="NHD")
-    same((o.transpose(0, 2, 1, 3), lse), run(arrays, scheme))
+    assert_same((o.transpose(0, 2, 1, 3), lse), run(arrays, scheme))
 
 
 # int8-fast without what smoothing subtracts, so that constants stay what they are.

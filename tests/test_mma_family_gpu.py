@@ -2,20 +2,20 @@
 
 import os
 
-import numpy as np
 import pytest
 from gpu_cases import (
     DTYPES,
     SCHEMES,
     _kernels,  # noqa: F401
+    assert_runs_are_bit_identical,
+    assert_same,
     check,
     make,
     mma_family,
     on_gpu,
-    on_host,
+    run,
 )
 
-import cuattn
 from cuattn.device import current_device, target
 from cuattn.jit import precompile
 from cuattn.plan import attention_spec, attention_specs
@@ -43,10 +43,6 @@ def _family():
         if "PYTEST_XDIST_WORKER" not in os.environ:
             precompile(specs, [arch])
         yield
-
-
-def run(arrays, scheme, **options):
-    return cuattn.attention(*arrays, scheme=SCHEMES[scheme], return_lse=True, **options)
 
 
 def test_this_family_serves():
@@ -91,8 +87,7 @@ def test_rows_that_repeat_are_read_where_they_are(rng, cupy, scheme):
     arrays = [on_gpu(x, "float16") for x in make(rng, batch=2, heads=(4, 2), seqlens=(70, 140))]
     arrays[2] = cupy.broadcast_to(arrays[2][:1, :1], arrays[2].shape)
     wanted = run([cupy.ascontiguousarray(x) for x in arrays], scheme)
-    for x, y in zip(run(arrays, scheme), wanted, strict=True):
-        np.testing.assert_array_equal(on_host(x), on_host(y))
+    assert_same(run(arrays, scheme), wanted)
 
 
 @every_scheme
@@ -100,8 +95,4 @@ def test_rows_that_repeat_are_read_where_they_are(rng, cupy, scheme):
 def test_runs_are_bit_identical(rng, scheme, is_causal):
     inputs = make(rng, batch=2, heads=(8, 4), seqlens=(700, 1500), head_dim=128)
     arrays = [on_gpu(x, "float16") for x in inputs]
-    o, lse = map(on_host, run(arrays, scheme, is_causal=is_causal))
-    for _ in range(3):
-        again, again_lse = map(on_host, run(arrays, scheme, is_causal=is_causal))
-        assert again.tobytes() == o.tobytes()
-        assert again_lse.tobytes() == lse.tobytes()
+    assert_runs_are_bit_identical(arrays, scheme, times=3, is_causal=is_causal)
