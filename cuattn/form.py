@@ -12,6 +12,7 @@ from .quantize_spec import TOKEN_PAD
 from .reference.layout import pad_head_dim
 from .reference.quantized import AMAX_FLOOR, LARGEST_CODE
 from .scheme import Scheme
+from .sizes import ceil_div
 from .spec import Type
 
 __all__ = ["Form"]
@@ -55,11 +56,11 @@ class Form:
         batch, heads, tokens, head_dim = shape
         channels = pad_head_dim(head_dim)
         code = code_type(scheme, name)
-        blocks = -(-tokens // TOKEN_PAD)
+        blocks = ceil_div(tokens, TOKEN_PAD)
         scales: tuple[int, ...] = (tokens,)
         if name == "k":
             by_token = scheme.k_scope == "token"
-            scales = (blocks * TOKEN_PAD,) if by_token else (-(-tokens // scheme.p_block),)
+            scales = (blocks * TOKEN_PAD,) if by_token else (ceil_div(tokens, scheme.p_block),)
         elif name == "v":
             scales = (blocks, 3, TOKEN_PAD) if scheme.v_scope == "token" else (channels,)
         transposed = code is not None and name == "v"

@@ -15,6 +15,7 @@ from .device import Device
 from .jit import load
 from .params import TENSOR_MAP, record
 from .plan import AnySpec
+from .sizes import round_up
 from .tensor_map import TensorMap
 
 __all__ = ["NULL", "Buffers", "Clear", "Launch", "enqueue"]
@@ -50,7 +51,7 @@ class Buffers:
     def take(self, nbytes: int) -> int:
         """Reserve a part of the workspace and return its number."""
         self._offsets.append(self.nbytes)
-        self.nbytes += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+        self.nbytes += round_up(nbytes, _ALIGNMENT)
         return len(self._numbers) + len(self._offsets)
 
     def addresses(self, given: tuple[int, ...], workspace: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from .errors import CompileError
+from .sizes import round_up
 from .sources import sources
 
 __all__ = ["TENSOR_MAP", "record"]
@@ -76,7 +77,7 @@ def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.v
             form, alignment = TENSOR_MAP, _TENSOR_MAP_ALIGNMENT
         else:
             form, alignment = _layout(kind, file, bodies)
-        offset = _round_up(end, alignment)
+        offset = round_up(end, alignment)
         names.append(label)
         formats.append(form)
         offsets.append(offset)
@@ -86,10 +87,6 @@ def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.v
         "names": names,
         "formats": formats,
         "offsets": offsets,
-        "itemsize": _round_up(end, strictest),
+        "itemsize": round_up(end, strictest),
     }
     return np.dtype(layout), strictest  # type: ignore[call-overload]
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple

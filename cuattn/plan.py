@@ -104,10 +104,10 @@ def check_supported(scheme: Scheme, target: Target) -> None:
         )
 
 
-def supported(target: Target) -> list[Scheme]:
-    """Return the presets that have kernels for a target."""
+def supported(target: Target, schemes: Iterable[Scheme] = PRESETS.values()) -> list[Scheme]:
+    """Return those of some schemes, by default the presets, that have kernels for a target."""
     found = []
-    for scheme in PRESETS.values():
+    for scheme in schemes:
         try:
             check_supported(scheme, target)
         except UnsupportedError:
@@ -116,11 +116,11 @@ def supported(target: Target) -> list[Scheme]:
     return found
 
 
-def runnable() -> list[Scheme]:
-    """Return the presets that can be measured here: without a GPU all of them are emulated."""
+def runnable(schemes: Iterable[Scheme] = PRESETS.values()) -> list[Scheme]:
+    """Return those of some schemes that can be measured here: without a GPU all are emulated."""
     if gpu_status()[0] != "ok":
-        return list(PRESETS.values())
-    return supported(target_of(current_device().arch))
+        return list(schemes)
+    return supported(target_of(current_device().arch), schemes)
 
 
 @cache

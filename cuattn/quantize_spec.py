@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from .operand import code_type
 from .reference.layout import TOKEN_PAD
 from .scheme import Scheme
-from .spec import Scope, Type, literal
+from .sizes import ceil_div, round_up
+from .spec import Scope, Type, designated
 
 __all__ = ["TOKEN_PAD", "FinishSpec", "QuantizeSpec", "StatsSpec"]
 
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
 _LOADS = 16
-
-
-def _cxx(spec: Any, *derived: str) -> str:
-    names = [*(f.name for f in fields(spec)), *derived]
-    values = ", ".join(f".{name} = {literal(getattr(spec, name))}" for name in names)
-    return f"{type(spec).__name__}{{{values}}}"
 
 
 @dataclass(frozen=True)
@@ -129,12 +124,14 @@ class QuantizeSpec:
         """Return the CTAs of one head of an operand."""
         tile: int = getattr(self, f"{operand}_tile")
         if operand == "k" and self.k.coded and self.k_scope is Scope.token:
-            seqlen = -(-seqlen // TOKEN_PAD) * TOKEN_PAD  # the scales are padded
-        return -(-seqlen // tile)
+            seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
+        return ceil_div(seqlen, tile)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
-        return _cxx(self, "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes")
+        return designated(
+            self, "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
+        )
 
     @property
     def _block(self) -> int:
@@ -225,7 +222,7 @@ class StatsSpec:
         """Return the CTAs of one head of an operand."""
         if {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]:
             return min(seqlen, 1)
-        return -(-seqlen // self.chunk)
+        return ceil_div(seqlen, self.chunk)
 
     def ranges(self, operand: Literal["q", "k", "v"]) -> bool:
         """Whether the smallest and largest elements of an operand are wanted."""
@@ -242,7 +239,7 @@ class StatsSpec:
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
-        return _cxx(self, "num_threads", "min_ctas", "smem_bytes")
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")
 
 
 @dataclass(frozen=True)
@@ -268,7 +265,7 @@ class FinishSpec:
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
-        return _cxx(self, "num_threads", "min_ctas", "smem_bytes")
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")
 
 
 def _joined_bytes(head_dim: int, element: Type, ranges: bool) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
-__all__ = ["AttentionSpec", "PRange", "Scope", "Type", "literal"]
+from .sizes import round_up
+
+__all__ = ["AttentionSpec", "PRange", "Scope", "Type", "designated", "scale_bytes"]
 
 
 class Type(Enum):
@@ -46,20 +48,47 @@ class PRange(Enum):
     static127 = "static127"
 
 
-def literal(value: object) -> str:
-    """Render a field as C++."""
+def designated(spec: Any, *derived: str) -> str:
+    """Render a spec as a C++20 literal: its fields in their order, then those that are derived."""
+    names = [f.name for f in fields(spec) if f.name not in derived]
+    values = [f".{name} = {_literal(getattr(spec, name))}" for name in (*names, *derived)]
+    return f"{type(spec).__name__}{{{', '.join(values)}}}"
+
+
+def _literal(value: object) -> str:
     if isinstance(value, Enum):
         return f"{type(value).__name__}::{value.value}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+class _Operands(Protocol):
+    """What specs of attention kernels say of their operands."""
+
+    @property
+    def qk(self) -> Type: ...
+    @property
+    def pv(self) -> Type: ...
+    @property
+    def k_scope(self) -> Scope: ...
+    @property
+    def v_scope(self) -> Scope: ...
+    @property
+    def block_kv(self) -> int: ...
+
+
+def scale_bytes(spec: _Operands) -> int:
+    """Return the bytes of a block's scales in shared memory: of K, V's logarithms and inverses."""
+    token_k = spec.qk is Type.int8 and spec.k_scope is Scope.token
+    token_v = spec.pv is Type.int8 and spec.v_scope is Scope.token
+    per_token = spec.block_kv * 4
+    return (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
+
+
 # Two barriers of 8 bytes for each stage.
 _BARRIERS = 16
 
-
-def _aligned(nbytes: int) -> int:
-    """Round up to the alignment of tiles in shared memory."""
-    return -(-nbytes // 128) * 128
+# Of tiles in shared memory, in bytes.
+_ALIGNMENT = 128
 
 
 @dataclass(frozen=True)
@@ -102,20 +131,9 @@ class AttentionSpec:
         """Dynamic shared memory of one CTA: `Storage` in attention_mma.cu."""
         qk_row = self.head_dim * self.qk.nbytes
         v_tile = self.block_kv * self.head_dim * self.pv.nbytes
-        token_k = self.qk is Type.int8 and self.k_scope is Scope.token
-        token_v = self.pv is Type.int8 and self.v_scope is Scope.token
-        per_token = self.block_kv * 4
-        scales = (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
-        stage = _aligned(self.block_kv * qk_row + v_tile + scales)
-        return _aligned(self.stages * (stage + _BARRIERS) + self.rows * qk_row)
+        stage = round_up(self.block_kv * qk_row + v_tile + scale_bytes(self), _ALIGNMENT)
+        return round_up(self.stages * (stage + _BARRIERS) + self.rows * qk_row, _ALIGNMENT)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        min_ctas = values.pop("min_ctas")
-        values |= {
-            "num_threads": self.num_threads,
-            "min_ctas": min_ctas,
-            "smem_bytes": self.smem_bytes,
-        }
-        return f"AttentionSpec{{{', '.join(f'.{k} = {literal(v)}' for k, v in values.items())}}}"
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")

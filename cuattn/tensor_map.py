@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from .errors import ArgumentError, NoGPUError, UnsupportedError
+from .sizes import round_up
 
 __all__ = ["TensorMap", "can_map"]
 
@@ -142,7 +143,7 @@ def _encoded(
 ) -> bytes:
     code, itemsize = _DTYPES[dtype]
     # Of an axis of size 1, where it does not count, a stride has to be valid all the same.
-    row = -(-shape[0] * itemsize // _CHUNK) * _CHUNK
+    row = round_up(shape[0] * itemsize, _CHUNK)
     steps = [step if n > 1 else row for step, n in zip(strides, shape[1:], strict=True)]
     sizes, halves = ctypes.c_uint64 * _MAX_RANK, ctypes.c_uint32 * _MAX_RANK
     space = ctypes.create_string_buffer(_NBYTES + _ALIGNMENT)
