@@ -21,7 +21,7 @@ from .problem import Options, Problem
 from .quantized import QuantizedTensor
 from .reference.arrays import as_float32
 from .reference.emulate import emulate
-from .reference.layout import in_slots
+from .reference.layout import LOG2_BIAS, in_slots
 from .reference.quantize import (
     Operand,
     Operands,
@@ -121,7 +121,9 @@ def _with_logarithms(scale: NDArray[np.float32], form: Form) -> NDArray[np.float
     padded[..., : scale.shape[2]] = scale
     blocks = in_slots(padded).reshape(*shape[:3], shape[4])
     with np.errstate(invalid="ignore"):
-        return np.stack([blocks, np.log2(blocks), np.float32(1) / blocks], axis=3)
+        return np.stack(
+            [blocks, np.log2(blocks) + np.float32(LOG2_BIAS), np.float32(1) / blocks], axis=3
+        )
 
 
 def _quantized(name: Name, x: NDArray[Any], scheme: Scheme) -> Quantized:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .operand import Name, Operand
 from .quantize_spec import TOKEN_PAD
+from .sizes import ceil_div
 from .spec import Type
 from .tensor_map import TensorMap, can_map
 from .wgmma_spec import GROUP_ROWS, WgmmaSpec
@@ -75,14 +76,19 @@ def _rows_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> Tensor
 
 
 def _codes_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> TensorMap:
-    """Return a map [batch and head, block, channel, token] of 8-bit V, of which a box is a tile."""
+    """Return a map of 8-bit V, of which a box is a tile.
+
+    Its axes, from the outermost: batch, head, block of tokens and 32 channels in one; i, t and e of
+    channel 8 t + 2 i + e of the 32; token. So row 8 i + 2 t + e of the tile is that channel, and
+    what lane t of a row of O has of the 32 are 8 neighbours (store_rows in attn/output.cuh).
+    """
     batch, heads, tokens, _ = source.shape
-    _, head, block = source.strides
+    blocks = ceil_div(tokens, TOKEN_PAD)
     return TensorMap(
         _DTYPES[dtype],
-        shape=(TOKEN_PAD, spec.head_dim, -(-tokens // TOKEN_PAD), batch * heads),
-        strides=(TOKEN_PAD, block, head),
-        box=(rows, spec.head_dim, 1, 1),
+        shape=(TOKEN_PAD, 2, 4, 4, batch * heads * blocks * spec.head_dim // 32),
+        strides=(TOKEN_PAD, 8 * TOKEN_PAD, 2 * TOKEN_PAD, 32 * TOKEN_PAD),
+        box=(rows, 2, 4, 4, spec.head_dim // 32),
         swizzle=_V_PITCH,
         number=source.number,
     )

@@ -16,6 +16,7 @@ from .operand_maps import Source, can_read, operand_maps
 from .plan import AnyAttentionSpec, attention_spec, half_type
 from .problem import Problem
 from .reference.layout import pad_head_dim
+from .sizes import ceil_div
 from .spec import AttentionSpec
 from .wgmma_plan import INTEGER_O_KEYS
 from .wgmma_spec import WgmmaSpec
@@ -89,7 +90,7 @@ def pipeline(
         "seqlen_q": problem.q.tokens,
         "seqlen_kv": problem.k.tokens,
         "head_dim": problem.q.shape[3],
-        "row_blocks": -(-problem.q.tokens // spec.rows),
+        "row_blocks": ceil_div(problem.q.tokens, spec.rows),
         "scale_log2": problem.softmax_scale * math.log2(math.e),
     }
     for name, place in places.items():
@@ -145,7 +146,7 @@ def _attend(
     buffers: Buffers,
 ) -> list[Launch | Clear]:
     """Return the launches of the attention kernel; both families take `arguments`."""
-    row_blocks = -(-problem.q.tokens // spec.rows)
+    row_blocks = ceil_div(problem.q.tokens, spec.rows)
     if isinstance(spec, AttentionSpec):
         # See Work in kernels_cu/attn/work.cuh.
         grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])

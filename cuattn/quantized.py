@@ -36,9 +36,10 @@ class QuantizedTensor:
         `cuattn.reference.quantize.transpose_v` does. Padding is 0.
     scale : ndarray of float32
         Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
-        scale, its logarithm to base 2 and its inverse; tokens of K and V are permuted inside every
-        16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per channel. Per
-        tensor as Q per token, K per block and V per channel, those of a head being equal.
+        scale, 64 plus its logarithm to base 2, and its inverse; tokens of K and V are permuted
+        inside every 16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per
+        channel. Per tensor as Q per token, K per block and V per channel, those of a head being
+        equal.
     vector : ndarray of float32 [B, H, D], or None
         What smoothing has subtracted from every token; None if the scheme does not smooth.
     operand : {"q", "k", "v"}

@@ -57,6 +57,7 @@ LAUNCH_MODULES = (
     "quantize_spec",
     "quantized",
     "scheme",
+    "sizes",
     "spec",
     "streams",
     "tensor_map",

@@ -8,7 +8,7 @@ from .device import Target
 from .operand import code_type
 from .scheme import Scheme
 from .spec import PRange, Scope, Type
-from .wgmma_spec import WgmmaSpec
+from .wgmma_spec import Order, WgmmaSpec
 
 __all__ = ["INTEGER_O_KEYS", "wgmma_serves", "wgmma_spec"]
 
@@ -24,7 +24,7 @@ class GroupTile:
     groups: int
     group_registers: int
     value_slice: int
-    interleaved: bool
+    order: Order
 
 
 def wgmma_serves(target: Target) -> bool:
@@ -52,9 +52,10 @@ def wgmma_spec(
         Whether there are more than `INTEGER_O_KEYS` keys.
     """
     qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
-    flush = pv.nbytes == 1 and (scheme.p_range != "row_pow2" or long_kv)
+    p_range = PRange(scheme.p_range)
+    integer_o = pv is Type.int8 and p_range is PRange.row_pow2 and not long_kv
     k_scope = Scope.token if scheme.k_scope == "token" else Scope.block
-    tile = _tile(qk, pv, k_scope, flush, head_dim)
+    tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
     free = pv.nbytes == 2 and scheme.k_scope != "block"
     spec = WgmmaSpec(
@@ -64,10 +65,10 @@ def wgmma_spec(
         head_dim=head_dim,
         k_scope=k_scope,
         v_scope=Scope.token if pv is Type.int8 and scheme.v_scope == "token" else Scope.channel,
-        p_range=PRange(scheme.p_range),
+        p_range=p_range,
         is_causal=is_causal,
         block_kv=128 if free and head_dim <= 128 else scheme.p_block,
-        integer_o=not flush and pv is Type.int8,
+        integer_o=integer_o,
         stages=4,
         q_buffers=2,
         **asdict(tile),
@@ -80,12 +81,18 @@ def wgmma_spec(
     return spec
 
 
-def _tile(qk: Type, pv: Type, k_scope: Scope, flush: bool, head_dim: int) -> GroupTile:
+def _tile(
+    pv: Type, p_range: PRange, head_dim: int, *, is_causal: bool, integer_o: bool
+) -> GroupTile:
     """Rows were measured against their neighbours on an H200: docs/performance.md."""
+    coded = pv.nbytes == 1
     if head_dim > 128:
         # O alone takes 96 or 128 registers a thread.
-        return GroupTile(2, 232, 64 if flush or head_dim == 192 else 128, interleaved=False)
-    # Three warpgroups have 160 registers a thread. Up to 64 channels these hold the scores of the
-    # next block and P V of this one; beyond, one follows the other in the same registers.
-    fits = head_dim <= 64 and pv.nbytes == 1 and not (qk is Type.int8 and k_scope is Scope.token)
-    return GroupTile(3, 160, head_dim, interleaved=fits)
+        parts = (coded and not integer_o) or head_dim == 192
+        return GroupTile(2, 232, 64 if parts else 128, Order.ahead)
+    if head_dim <= 64 and coded:
+        if p_range is PRange.row_pow2:
+            return GroupTile(3, 160, head_dim, Order.interleaved)
+        return GroupTile(4, 112, head_dim, Order.in_turn)
+    order = Order.in_turn if is_causal and p_range is PRange.row_pow2 else Order.ahead
+    return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim == 128 else head_dim, order)

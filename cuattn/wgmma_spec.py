@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
-from .spec import PRange, Scope, Type, literal
+from .sizes import round_up
+from .spec import PRange, Scope, Type, designated, scale_bytes
 
-__all__ = ["GROUP_ROWS", "WgmmaSpec"]
+__all__ = ["GROUP_ROWS", "Order", "WgmmaSpec"]
 
 # Query rows of a warpgroup.
 GROUP_ROWS = 64
 
 _WARPGROUP = 128
-_BARRIERS = 8  # bytes of one
+# Bytes of a barrier, and of where an item lies.
+_BARRIERS = 8
+_ITEM = 20
+
+
+class Order(Enum):
+    """When a warpgroup multiplies what: hopper/wgmma_spec.cuh."""
+
+    in_turn = "in_turn"
+    ahead = "ahead"
+    interleaved = "interleaved"
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class WgmmaSpec:
     stages: int
     q_buffers: int
     value_slice: int
-    interleaved: bool
+    order: Order
     group_registers: int
 
     @property
@@ -65,26 +77,22 @@ class WgmmaSpec:
         v_rows, v_row = self.head_dim, self.block_kv
         if self.pv.nbytes == 2:
             v_rows, v_row = self.block_kv, 2 * self.head_dim
-        token_k = self.qk is Type.int8 and self.k_scope is Scope.token
-        token_v = self.pv is Type.int8 and self.v_scope is Scope.token
-        per_token = self.block_kv * 4
-        scales = (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
         tiles = self.stages * (self.block_kv * row + v_rows * _panels(v_row))
         tiles += self.q_buffers * self.groups * GROUP_ROWS * row
-        barriers = _BARRIERS * 2 * (self.stages + self.q_buffers) + 4 * self.q_buffers
-        return _up(tiles + self.stages * _up(scales, 128) + barriers, 1024)
+        tiles += 16 * (2 * _WARPGROUP * self.groups if self.p_range is PRange.block else 1)
+        row_scale = self.rows if self.qk.nbytes == 1 else 4
+        token_v = self.pv is Type.int8 and self.v_scope is Scope.token
+        channel_scale = self.head_dim if self.pv.nbytes == 1 and not token_v else 4
+        constants = round_up(4 * (row_scale + channel_scale + self.head_dim) + _ITEM, 16)
+        barriers = _BARRIERS * (2 * self.stages + 3 * self.q_buffers) + 4 * self.q_buffers
+        scales = self.stages * round_up(scale_bytes(self), 128)
+        return round_up(tiles + scales + self.q_buffers * constants + barriers, 1024)
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
-        names = [f.name for f in fields(self)] + ["num_threads", "min_ctas", "smem_bytes"]
-        values = ", ".join(f".{name} = {literal(getattr(self, name))}" for name in names)
-        return f"WgmmaSpec{{{values}}}"
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")
 
 
 def _panels(row_bytes: int) -> int:
     """Bytes that a row takes in shared memory: `Panels` in hopper/tile_shape.cuh."""
-    return 64 if row_bytes <= 64 else _up(row_bytes, 128)
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+    return 64 if row_bytes <= 64 else round_up(row_bytes, 128)

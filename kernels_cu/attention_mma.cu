@@ -161,8 +161,9 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   for (int tile = 0; tile < H::kRowTiles; ++tile) {
     softmax[tile].finish();
     const int row = done.first_row + warp * H::kWarpRows + 16 * tile + lane / 4;
-    store_rows<S, H::kIntegerValues && !H::kTokenV>(
-        p, [&](int column, int e) { return o[tile][column][e]; }, softmax[tile].reference,
-        softmax[tile].row_sum, {done.batch, done.head, done.kv_head, row}, lane);
+    store_rows<S, false>(
+        p, [&](int column, int e) { return o[tile][column][e]; },
+        GlobalTerms<S, H::kIntegerValues && !H::kTokenV>(p, done.batch, done.kv_head),
+        softmax[tile].reference, softmax[tile].row_sum, {done.batch, done.head, row}, lane);
   }
 }

@@ -1,14 +1,15 @@
 // Attention with warpgroup-level matrix products, for sm_90a.
 //
-// Some warpgroups attend, each with 64 query rows of one head; one thread of another warpgroup
-// streams that head's keys and values past all of them. Per block of keys a warpgroup has:
+// Some warpgroups attend, each with 64 query rows of one head. Of one more, a thread streams that
+// head's keys and values past all of them, and three warps fetch what stays the same for all keys.
+// Per block of keys a warpgroup has:
 //   start_scores  S = Q K^T on the tensor cores
 //   GroupSoftmax  S -> P, with the row maximum of the block or of all blocks so far
 //   start_values  P V on the tensor cores, in int32 or float32
 //   flush         O += P V, if O is not the accumulator itself
 #include "attn/output.cuh"
 #include "hopper/group_softmax.cuh"
-#include "hopper/group_work.cuh"
+#include "hopper/item_loader.cuh"
 #include "hopper/producer.cuh"
 #include "hopper/products.cuh"
 #include "hopper/tile_storage.cuh"
@@ -24,6 +25,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
   // Broadcast, so that the compiler knows it to be the same for all lanes.
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
   const int group = warp / 4;
+  const int item_row = warp * 16 + lane / 4;  // the first of two
   const u32 full = ptx::smem_address(storage.full);
   const u32 empty = ptx::smem_address(storage.empty);
   const u32 q_full = ptx::smem_address(storage.q_full);
@@ -47,35 +49,40 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     int index = lane == 0 ? storage.item[q.buffer] : 0;
     index = __shfl_sync(0xffffffffu, index, 0);
     if (index == kNoItem) return;
-    const Item<S> item(p, index);
-    const int first_row = item.first_row + group * kGroupRows;
-    const int warp_row = first_row + warp % 4 * 16;
-    const KeyBlocks blocks = item.blocks(a, first_row);
+    const ItemConstants<S>& constants = storage.constants[q.buffer];
+    const Item<S> item = constants.item;
+    const KeyBlocks blocks = item.blocks(a, item.first_row + group * kGroupRows);
+    const int warp_row = item.first_row + warp * 16;
 
     Accumulator<S.integer_o> o[H::kOutput] = {};
     GroupSoftmax<S> softmax;
-    softmax.start(a, item, warp_row, lane);
+    softmax.start(a, constants, item_row, ptx::smem_address(storage.rows + threadIdx.x));
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[H::kProbabilities];
 
-    auto rescale = [&](int half, float shift, float shrink) {
+    auto rescale = [&](int half, int steps, float shrink) {
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           auto& x = o[4 * i + 2 * half + e];
           if constexpr (S.integer_o) {
-            x >>= min_of(__float2int_rn(-shift), 31);
+            x >>= steps;
           } else {
             x *= shrink;
           }
         }
       }
     };
-    auto scores = [&](const Turn<S.stages>& from) {
+    // `s` is not to be read before `finish_scores`.
+    auto start_scores_of = [&](const Turn<S.stages>& from) {
       from.wait_full(full);
       start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, from.buffer * H::KTile::bytes));
+    };
+    auto finish_scores = [&] {
+      ptx::wgmma_wait<0>();
+      ptx::hold(s);
     };
     // Adds a slice of P V to O.
     auto flush = [&](auto& sum, int slice) {
@@ -86,15 +93,20 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2], x);
       }
     };
-    // From the scores of a block to those of the next, unless this is the last one.
+    // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
+    // are when it ends if it is not the last one.
     auto step = [&](int block, auto masked, auto last) {
       constexpr bool kMasked = decltype(masked)::value;
       constexpr bool kLast = decltype(last)::value;
+      if constexpr (S.order == Order::in_turn) {
+        start_scores_of(kv);
+        finish_scores();
+      }
       const TokenScales<S>& keys = storage.scales[kv.buffer];
       const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
       softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), lane, rescale);
-      if constexpr (S.interleaved) {
-        static_assert(!S.interleaved || H::kSlices == 1);
+      if constexpr (S.order == Order::interleaved) {
+        static_assert(S.order != Order::interleaved || H::kSlices == 1);
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
@@ -114,25 +126,25 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
-          scores(next);
+          start_scores_of(next);
         }
         ptx::wgmma_wait<!kLast>();
         ptx::hold(sum);
         ptx::hold(probabilities);
         release();
         if constexpr (H::kFlush) flush(sum, 0);
+        if constexpr (!kLast) finish_scores();
       } else {
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
         }
-        softmax.end(rescale);
         if constexpr (H::kFlush) {
           // Some slices at a time. A single one takes the registers of the scores if it fits them.
           constexpr int kFlight = min_of(H::kSlices, 2);
           constexpr int kOwn = kFlight * H::kSlice;
-          constexpr bool kAgain =
-              H::kIntegerScores == H::kIntegerValues && H::kSlice == H::kScores;
+          constexpr bool kAgain = H::kIntegerScores == H::kIntegerValues && H::kSlices == 1 &&
+                                  H::kSlice == H::kScores;
           Accumulator<H::kIntegerValues> own[kAgain ? 1 : kOwn];
           auto& sums = either<!kAgain>(own, s);
           auto sum = [&](int slice) -> auto& {
@@ -144,6 +156,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
             if (slice < H::kSlices) {
               start_values<S, false>(sum(slice), probabilities, v, slice);
             }
+            if (slice == kFlight - 1) softmax.end(rescale);
             if (slice >= kFlight - 1) {
               if (slice < H::kSlices) {
                 ptx::wgmma_wait<kFlight - 1>();
@@ -160,34 +173,43 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
             start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
                                   slice);
           }
+          softmax.end(rescale);
           ptx::wgmma_wait<0>();
           ptx::hold(o);
         }
         ptx::hold(probabilities);
         release();
-        if constexpr (!kLast) scores(kv);
-      }
-      if constexpr (!kLast) {
-        ptx::wgmma_wait<0>();
-        ptx::hold(s);
+        if constexpr (S.order == Order::ahead && !kLast) {
+          start_scores_of(kv);
+          finish_scores();
+        }
       }
     };
 
+    constexpr int kLastOnes = S.order == Order::in_turn ? 0 : 1;
     int block = 0;
     if (blocks.end > 0) {
-      scores(kv);
-      ptx::wgmma_wait<0>();
-      ptx::hold(s);
-#pragma unroll 1
-      for (; block < min_of(blocks.unmasked, blocks.end - 1); ++block) {
-        step(block, Bool<false>{}, Bool<false>{});
+      if constexpr (kLastOnes) {
+        start_scores_of(kv);
+        finish_scores();
       }
 #pragma unroll 1
-      for (; block < blocks.end - 1; ++block) step(block, Bool<true>{}, Bool<false>{});
-      step(block++, Bool<true>{}, Bool<true>{});
+      for (; block < min_of(blocks.unmasked, blocks.end - kLastOnes); ++block) {
+        step(block, Bool<false>{}, Bool<false>{});
+      }
+      // Without a causal mask only the last block may have one.
+      if constexpr (S.is_causal || !kLastOnes) {
+#pragma unroll 1
+        for (; block < blocks.end - kLastOnes; ++block) step(block, Bool<true>{}, Bool<false>{});
+      }
+      if constexpr (kLastOnes) {
+        if (block < blocks.unmasked) {
+          step(block++, Bool<false>{}, Bool<true>{});
+        } else {
+          step(block++, Bool<true>{}, Bool<true>{});
+        }
+      }
     }
-    if (lane == 0) ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
-    q.next();
     // What only other warpgroups see.
 #pragma unroll 1
     for (; block < item.end; ++block) {
@@ -195,12 +217,22 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       release();
     }
     softmax.finish();
-    // Worked out anew, so that the loop has its registers.
-    const Item<S> done(p, ptx::opaque(index));
-    store_rows<S, H::kScaledValues && !H::kTokenV>(
+    // Read anew, so that the loop has its registers.
+    const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];
+    store_rows<S, H::kScaledValues>(
         a, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
-        softmax.reference, softmax.row_sum,
-        {done.batch, done.head, done.kv_head, warp_row + lane / 4}, lane);
+        [&](int channel) {
+          ChannelTerms terms;
+          terms.mean = *reinterpret_cast<const float2*>(done.channel_mean + channel);
+          if constexpr (H::kChannelScale) {
+            terms.scale = *reinterpret_cast<const float2*>(done.channel_scale + channel);
+          }
+          return terms;
+        },
+        softmax.rows.reference, softmax.rows.sum,
+        {done.item.batch, done.item.head, done.item.first_row + item_row}, lane);
+    ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
+    q.next();
   }
 }
 
@@ -212,7 +244,12 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
   static_assert(S.num_threads == kWarpgroupSize * (S.groups + 1));
   extern __shared__ __align__(1024) u8 smem[];
   TileStorage<S>& storage = *reinterpret_cast<TileStorage<S>*>(smem);
+  // Of the last warpgroup, the first warp has the thread that copies, the others load constants.
+  constexpr int kLoaders = kWarpgroupSize - kWarpSize;
   if (threadIdx.x == 0) {
+    ptx::prefetch(p.q_map);
+    ptx::prefetch(p.k_map);
+    ptx::prefetch(p.v_map);
     constexpr int kWarps = 4 * S.groups;
     for (int i = 0; i < S.stages; ++i) {
       ptx::mbarrier_init(ptx::smem_address(&storage.full[i]), 1);
@@ -220,8 +257,9 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
                          H::kScaledScores ? kWarps * kWarpSize : kWarps);
     }
     for (int i = 0; i < S.q_buffers; ++i) {
-      ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1);
-      ptx::mbarrier_init(ptx::smem_address(&storage.q_empty[i]), kWarps);
+      ptx::mbarrier_init(ptx::smem_address(&storage.drawn[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1 + kLoaders);
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_empty[i]), kWarps * kWarpSize);
     }
     ptx::mbarrier_fence_init();
   }
@@ -233,7 +271,9 @@ __device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
   static_assert(kProducerRegisters >= 24, "the attending warpgroups take too many registers");
   if (threadIdx.x / kWarpgroupSize == S.groups) {
     ptx::give_registers<kProducerRegisters>();
-    if (threadIdx.x % kWarpgroupSize == 0) produce<S>(p, storage);
+    const int thread = threadIdx.x % kWarpgroupSize;
+    if (thread == 0) produce<S>(p, storage);
+    if (thread >= kWarpSize) load_constants<S, kLoaders>(p, storage, thread - kWarpSize);
   } else {
     ptx::take_registers<S.group_registers>();
     attend<S>(p, storage);

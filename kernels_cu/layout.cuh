@@ -5,6 +5,10 @@
 // that no copy of a block reads past the end. What pads them is finite.
 constexpr int kTokenPad = 128;
 
+// Added to the logarithms of V's scales, so that exponents of scores are rarely negative and their
+// bits compare as integers. It leaves the row sum again with lse.
+constexpr float kLog2Bias = 64.0f;
+
 // Tokens of V's codes, and scales per token of K and V, are permuted inside every 16: slot 4t + e
 // holds token 2t + e if e < 2 and 8 + 2t + e - 2 otherwise. So the four keys that lane t of a row
 // sees of two adjacent MMA tiles of S are neighbours.

@@ -13,7 +13,8 @@ struct AttentionParams {
   const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128], in the order of slots
                            // (layout.cuh); block: [.., key blocks]
   const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128], in the order of slots:
-                           // the scale, its log2, its inverse; channel: [.., S.head_dim]
+                           // the scale, its log2 + kLog2Bias, its inverse; channel:
+                           // [.., S.head_dim]
   const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
   const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements

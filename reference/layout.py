@@ -11,6 +11,7 @@ from cuattn.errors import ArgumentError
 
 __all__ = [
     "HEAD_DIMS",
+    "LOG2_BIAS",
     "TOKEN_OF_SLOT",
     "in_slots",
     "in_tokens",
@@ -26,6 +27,10 @@ HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 
 # Tokens are padded to this, so that no copy of a whole block reads past the end.
 TOKEN_PAD = 128
+
+# Added to the logarithms of V's scales, so that exponents of scores are rarely negative: kernels
+# may then compare their bits as integers.
+LOG2_BIAS = 64.0
 
 # Slot 4t + e of every 16 holds token 2t + e if e < 2 and 8 + 2t + (e - 2) otherwise (t, e in 0..3).
 # In the accumulators of m16n8 products, thread t of a row owns columns 2t, 2t + 1 of two adjacent

@@ -53,8 +53,8 @@ E4M3_TARGETS = ("89", "90a", "100a", "120a")
 # By whether keys have scales of their own, which take registers beside O and S, and head_dim. Small
 # ones are the producer's, which has what the others leave.
 WGMMA_SPILL = {
-    False: {64: 60, 192: 300, 256: 160},
-    True: {32: 24, 64: 28, 96: 220, 128: 720, 192: 8, 256: 580},
+    False: {32: 24, 64: 80, 96: 24, 128: 160, 256: 100},
+    True: {32: 220, 64: 600, 96: 200, 128: 600, 192: 24, 256: 580},
 }
 
 

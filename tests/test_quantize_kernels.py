@@ -5,7 +5,7 @@ import pytest
 from gpu_cases import runs_here
 
 import cuattn
-from cuattn.reference.layout import in_tokens, transpose_v
+from cuattn.reference.layout import LOG2_BIAS, in_tokens, transpose_v
 from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
 from cuattn.reference.quantized import LARGEST_CODE
 from cuattn.reference.rounding import e4m3_bits
@@ -127,7 +127,8 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
             # The inverse of NaN is 0, so that it stays away from rows that do not see the token.
             expected = np.where(np.isnan(scale), np.float32(0), np.float32(1) / scale)
             np.testing.assert_array_equal(inverse, expected)
-            np.testing.assert_allclose(log2, np.log2(scale), rtol=2.0**-22)  # log2f: one ulp
+            # One ulp of log2f, and of the sum.
+            np.testing.assert_allclose(log2, LOG2_BIAS + np.log2(scale), rtol=2.0**-22)
         elif got.scope == "channel":
             floor = np.float32(AMAX_FLOOR) / np.float32(LARGEST_CODE[to])
             assert (tensor.scale.get()[..., d:] == floor).all()

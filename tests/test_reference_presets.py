@@ -85,7 +85,7 @@ def int_logits(q, k8, k_scale, keys, scale):
 def blocks(logits, size, unit=None):
     """Visible keys, block by block, each with the running maximum after it.
 
-    With a unit, the maximum moves by multiples of it after the first block.
+    With a unit, it stands 0.746 of it higher after the first block, and moves by multiples of it.
     """
     running = -math.inf
     for start in range(0, max(logits) + 1, size):
@@ -93,6 +93,8 @@ def blocks(logits, size, unit=None):
         higher = max(running, *(logits[j] for j in block))
         if unit and start:
             higher = running + unit * math.ceil((higher - running) / unit)
+        elif unit:
+            higher += math.log2(255 / 152) * unit
         running = higher
         yield block, running
 

@@ -1,16 +1,32 @@
 // Normalizes O and stores it with the log-sum-exp of its rows.
 #pragma once
+#include "attn/channel_terms.cuh"
 #include "attn/p_range.cuh"
+#include "layout.cuh"
 #include "params.cuh"
 #include "ptx/convert.cuh"
 
+template <Type T>
+struct ElementOf {
+  using type = u16;
+};
+template <>
+struct ElementOf<Type::fp32> {
+  using type = f32;
+};
+
+// Two neighbours in one word of a 16-bit type.
 template <Type Out>
-__device__ __forceinline__ void store_pair(void* o, i64 element, float x, float y) {
+__device__ __forceinline__ u32 pack_pair(float2 x) {
+  return Out == Type::fp16 ? ptx::pack_f16x2(x.x, x.y) : ptx::pack_bf16x2(x.x, x.y);
+}
+
+template <Type Out>
+__device__ __forceinline__ void store_pair(typename ElementOf<Out>::type* to, float2 x) {
   if constexpr (Out == Type::fp32) {
-    *reinterpret_cast<float2*>(static_cast<float*>(o) + element) = make_float2(x, y);
+    *reinterpret_cast<float2*>(to) = x;
   } else {
-    *reinterpret_cast<u32*>(static_cast<u16*>(o) + element) =
-        Out == Type::fp16 ? ptx::pack_f16x2(x, y) : ptx::pack_bf16x2(x, y);
+    *reinterpret_cast<u32*>(to) = pack_pair<Out>(x);
   }
 }
 
@@ -18,73 +34,100 @@ __device__ __forceinline__ void store_pair(void* o, i64 element, float x, float 
 struct OutputRows {
   int batch;
   int head;
-  int kv_head;
   int first;  // the other is 8 further
 };
 
-// The two rows that a lane sees of a tile of 16: o(i, e) is element e of MMA column i. S is the
-// spec of a kernel of either family.
-template <auto S, bool ChannelScale, class O>
-__device__ __forceinline__ void store_rows(const AttentionParams& p, O o,
+// The two rows that a lane sees of a tile of 16: o(i, e) is element e of MMA column i, terms(c) are
+// those of channels c and c + 1. S is the spec of a kernel of either family. Columns stand for
+// channels in their order, or, `Adjacent`, so that a lane's eight of every 32 are neighbours.
+template <auto S, bool Adjacent, class O, class Terms>
+__device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms terms,
                                            const float (&reference)[2], const float (&row_sum)[2],
                                            const OutputRows& rows, int lane) {
-  const int num_kv_heads = p.num_q_heads / p.heads_per_kv;
-  const i64 batch_kv_head = static_cast<i64>(rows.batch) * num_kv_heads + rows.kv_head;
-  const f32* scales = ChannelScale ? p.v_scale + batch_kv_head * S.head_dim : nullptr;
-  const f32* means = p.v_mean ? p.v_mean + batch_kv_head * p.head_dim : nullptr;
+  using Element = typename ElementOf<S.out>::type;
+  // What exponents have on top of a logit's, in units of log 2.
+  constexpr float kShift =
+      kStepsLog2<S> + (S.pv == Type::int8 && S.v_scope == Scope::token ? kLog2Bias : 0.0f);
+  const int quad_lane = lane % 4;
+  const int lane_channel = (Adjacent ? 8 : 2) * quad_lane;
   float inverse[2];
-  bool empty[2];
-  bool exists[2];
-  i64 at[2];
+  bool empty[2];  // a row that sees no key: O = 0 and lse = -inf
+  int end[2];     // of the channels that are stored: of a row, or from lane_channel on
+  Element* to[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = rows.first + 8 * half;
     const float l = row_sum[half];
-    exists[half] = row < p.seqlen_q;
-    // A row that sees no key: O = 0 and lse = -inf. If all that it sees is infinitely far below
-    // anything, both are NaN.
-    empty[half] = (S.is_causal ? row + 1 + p.seqlen_kv - p.seqlen_q : p.seqlen_kv) <= 0;
+    const bool exists = row < p.seqlen_q;
+    empty[half] =
+        exists && (S.is_causal ? row + 1 + p.seqlen_kv - p.seqlen_q : p.seqlen_kv) <= 0;
+    // Heads have a multiple of 8 channels.
+    end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
     inverse[half] = 1.0f / l;
-    at[half] = rows.batch * p.o_stride_batch + rows.head * p.o_stride_head + row * p.o_stride_row;
-    if (p.lse && lane % 4 == 0 && exists[half]) {
+    to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
+               rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
+    if (p.lse && quad_lane == 0 && exists) {
       const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
       const i64 index = batch_head * p.seqlen_q + row;
-      float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kStepsLog2<S>) * kLn2;
+      // If all that the row sees is infinitely far below anything, O and lse are NaN.
+      float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
       if (p.lse_shift) lse += p.lse_shift[index];
       p.lse[index] = empty[half] ? -kInf : lse;
     }
   }
-  // Some columns at a time, whose loads are under way together.
-  constexpr int kTiles = S.head_dim / 8;
-  constexpr int kAtATime = kTiles % 8 == 0 ? 8 : 4;
+  // Some columns at a time, whose terms are loaded together.
+  constexpr int kColumns = S.head_dim / 8;
+  constexpr int kAtATime = kColumns % 8 == 0 ? 8 : 4;
+  auto store = [&](auto eight_at_once) {
 #pragma unroll
-  for (int first = 0; first < kTiles; first += kAtATime) {
-    float2 scale[kAtATime];
-    float2 mean[kAtATime];
+    for (int first = 0; first < kColumns; first += kAtATime) {
+      // Of column i, without the lane's.
+      auto channel = [&](int i) { return 8 * first + (Adjacent ? i / 4 * 32 + i % 4 * 2 : 8 * i); };
+      ChannelTerms term[kAtATime];
 #pragma unroll
-    for (int i = 0; i < kAtATime; ++i) {
-      const int channel = 8 * (first + i) + 2 * (lane % 4);
-      scale[i] = make_float2(1.0f, 1.0f);
-      mean[i] = make_float2(0.0f, 0.0f);
-      if constexpr (ChannelScale) {
-        scale[i] = __ldg(reinterpret_cast<const float2*>(scales + channel));
-      }
-      if (means && channel < p.head_dim) {
-        mean[i] = __ldg(reinterpret_cast<const float2*>(means + channel));
-      }
-    }
+      for (int i = 0; i < kAtATime; ++i) term[i] = terms(lane_channel + channel(i));
 #pragma unroll
-    for (int i = 0; i < kAtATime; ++i) {
-      const int channel = 8 * (first + i) + 2 * (lane % 4);
+      for (int four = 0; four < kAtATime; four += 4) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float x = o(first + i, 2 * half) * inverse[half] * scale[i].x + mean[i].x;
-        const float y = o(first + i, 2 * half + 1) * inverse[half] * scale[i].y + mean[i].y;
-        if (exists[half] && channel < p.head_dim) {
-          store_pair<S.out>(p.o, at[half] + channel, empty[half] ? 0.0f : x,
-                            empty[half] ? 0.0f : y);
+        for (int half = 0; half < 2; ++half) {
+          float2 x[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const ChannelTerms& c = term[four + i];
+            const int column = first + four + i;
+            x[i].x = o(column, 2 * half) * inverse[half] * c.scale.x + c.mean.x;
+            x[i].y = o(column, 2 * half + 1) * inverse[half] * c.scale.y + c.mean.y;
+          }
+          Element* four_to = to[half] + channel(four);
+          if constexpr (decltype(eight_at_once)::value) {
+            const uint4 eight = make_uint4(pack_pair<S.out>(x[0]), pack_pair<S.out>(x[1]),
+                                           pack_pair<S.out>(x[2]), pack_pair<S.out>(x[3]));
+            if (channel(four) < end[half]) *reinterpret_cast<uint4*>(four_to) = eight;
+          } else {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              if (channel(Adjacent ? four : four + i) < end[half]) {
+                store_pair<S.out>(four_to + channel(i) - channel(0), x[i]);
+              }
+            }
+          }
         }
       }
+    }
+  };
+  constexpr bool kEights = Adjacent && S.out != Type::fp32;
+  const i64 strides = p.o_stride_batch | p.o_stride_head | p.o_stride_row;
+  if (kEights && ((reinterpret_cast<i64>(p.o) | sizeof(Element) * strides) & 15) == 0) {
+    store(Bool<kEights>{});
+  } else {
+    store(Bool<false>{});
+  }
+  if (!empty[0] && !empty[1]) return;
+#pragma unroll 1
+  for (int at = 2 * quad_lane - lane_channel; at < p.head_dim - lane_channel; at += 8) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (empty[half]) store_pair<S.out>(to[half] + at, {0.0f, 0.0f});
     }
   }
 }

@@ -19,14 +19,18 @@ constexpr float kNoKeySeen = -1e30f;
 // (2^-71): that leaves room for 2^11 blocks below the largest float.
 constexpr float kHeadroom = 30.0f;
 
+// With p_range = row_pow2 the first reference is above the first maximum by this, so that fewer of
+// the later blocks move it: log2(255 / 152), of which P at the maximum is 152 and not rounded
+// (cuattn/reference/softmax.py).
+constexpr float kFirstHeadroom = 0.746425923f;
+
 // Where a row's reference goes when a block's maximum exceeds it.
 template <PRange R>
 __device__ __forceinline__ float next_reference(float reference, float block_max) {
   if constexpr (R == PRange::row_pow2) {
     // After the first block in whole steps, which integers are shifted by.
-    if (reference != kNoKeySeen) {
-      return reference + ceilf(fmaxf(block_max - reference, 0.0f));
-    }
+    return reference == kNoKeySeen ? fmaxf(reference, block_max + kFirstHeadroom)
+                                   : reference + ceilf(fmaxf(block_max - reference, 0.0f));
   }
   return fmaxf(reference, block_max);
 }

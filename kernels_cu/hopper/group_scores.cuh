@@ -10,6 +10,9 @@ struct GroupScores {
   using Scores = Acc[H::kScores];
   // Scales of tokens make floats of integer scores, which stay where they are, as bits.
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
+  // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
+  // right unless all of them are negative; V's logarithms are biased so that few are.
+  static constexpr bool kCompareBits = H::kTokenV && S.p_range == PRange::block;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
@@ -28,8 +31,11 @@ struct GroupScores {
       return __int_as_float(kLowestBits);
     }
   }
+  template <bool Exact = false>
   static __device__ __forceinline__ Acc larger(Acc a, Acc b) {
     if constexpr (kAsIntegers) {
+      return max(a, b);
+    } else if constexpr (kCompareBits && !Exact) {
       return max(a, b);
     } else if constexpr (H::kTokenK) {
       return __float_as_int(fmaxf(__int_as_float(a), __int_as_float(b)));
@@ -70,7 +76,7 @@ struct GroupScores {
   }
 
   // The maximum of each of a lane's two rows; unseen keys become the lowest.
-  template <bool Masked>
+  template <bool Masked, bool Exact = false>
   static __device__ __forceinline__ void row_max(Scores& s, Acc (&top)[2], const Mask<S>& mask) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -83,20 +89,33 @@ struct GroupScores {
           x0 = mask.sees(tile, 2 * half) ? x0 : lowest();
           x1 = mask.sees(tile, 2 * half + 1) ? x1 : lowest();
         }
-        m[tile % 2] = larger(larger(m[tile % 2], x0), x1);
+        m[tile % 2] = larger<Exact>(larger<Exact>(m[tile % 2], x0), x1);
       }
-      top[half] = larger(m[0], m[1]);
+      top[half] = larger<Exact>(m[0], m[1]);
     }
   }
 
   // Of the four lanes that share a row.
-  static __device__ __forceinline__ void across_row(Acc (&top)[2]) {
+  template <bool Masked>
+  static __device__ __forceinline__ void across_row(Scores& s, Acc (&top)[2],
+                                                    const Mask<S>& mask) {
+    across_lanes(top);
+    if constexpr (kCompareBits) {
+      if (__any_sync(0xffffffffu, top[0] < 0 || top[1] < 0)) {
+        row_max<Masked, true>(s, top, mask);
+        across_lanes<true>(top);
+      }
+    }
+  }
+
+  template <bool Exact = false>
+  static __device__ __forceinline__ void across_lanes(Acc (&top)[2]) {
 #pragma unroll
     for (int step = 1; step < 4; step *= 2) {
       const Acc other[2] = {__shfl_xor_sync(0xffffffffu, top[0], step),
                             __shfl_xor_sync(0xffffffffu, top[1], step)};
-      top[0] = larger(top[0], other[0]);
-      top[1] = larger(top[1], other[1]);
+      top[0] = larger<Exact>(top[0], other[0]);
+      top[1] = larger<Exact>(top[1], other[1]);
     }
   }
 

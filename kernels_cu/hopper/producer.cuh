@@ -24,6 +24,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   const AttentionParams& a = p.attention;
   const u32 full = ptx::smem_address(storage.full);
   const u32 empty = ptx::smem_address(storage.empty);
+  const u32 drawn = ptx::smem_address(storage.drawn);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
   constexpr bool kBlockScale = H::kScaledScores && !H::kTokenK;
@@ -34,6 +35,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     const Item<S> item(p, index);
     q.wait_empty(q_empty);
     storage.item[q.buffer] = index;
+    ptx::mbarrier_arrive(drawn + 8 * q.buffer);
     // Early, because the answer takes long.
     index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : p.items;
     const u32 q_barrier = q_full + 8 * q.buffer;
@@ -72,7 +74,10 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       }
       const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {
-        copy_panels<typename H::VTile>(v, p.v_map, 0, block, batch_kv_head, 1, barrier);
+        static_assert(!H::kScaledValues || S.block_kv == kTokenPad);
+        // A box is a tile, its rows in the order of _codes_map in cuattn/operand_maps.py.
+        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_pad + block) * (S.head_dim / 32),
+                           barrier);
       } else {
         copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
                                        bytes_of(S.pv), barrier);
@@ -86,5 +91,6 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   }
   q.wait_empty(q_empty);
   storage.item[q.buffer] = kNoItem;
+  ptx::mbarrier_arrive(drawn + 8 * q.buffer);
   ptx::mbarrier_arrive(q_full + 8 * q.buffer);
 }

@@ -34,8 +34,11 @@ struct TileShape {
   static constexpr bool kScaledValues = bytes_of(S.pv) == 1;
   static constexpr bool kTokenK = kIntegerScores && S.k_scope == Scope::token;
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
+  static constexpr bool kChannelScale = kScaledValues && !kTokenV;
   // P V of a block has accumulators of its own and is added to a float O; else O accumulates it.
   static constexpr bool kFlush = kScaledValues && !S.integer_o;
+  // Registers of what rows need at the ends of a block only are better spent on something else.
+  static constexpr bool kParkedRows = S.p_range == PRange::block;
   static_assert(kTokenK || !kTokenV, "a V scale per token needs a K scale per token");
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));
   static_assert(kSlices * S.value_slice == S.head_dim);

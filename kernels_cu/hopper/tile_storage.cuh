@@ -1,6 +1,6 @@
 // Shared memory of a CTA: tiles that TMA fills, and the barriers that say when.
 #pragma once
-#include "hopper/tile_shape.cuh"
+#include "hopper/group_work.cuh"
 
 // Scales that differ from key to key, in slot order (cuattn/reference/layout.py), or of the block.
 template <WgmmaSpec S>
@@ -16,6 +16,16 @@ struct alignas(128) TokenScales {
 
 constexpr int kNoItem = -1;
 
+// What is the same for all keys of an item.
+template <WgmmaSpec S>
+struct alignas(16) ItemConstants {
+  using H = TileShape<S>;
+  float row_scale[H::kScaledScores ? H::kRows : 4];        // softmax_scale * log2 e * sq
+  float channel_scale[H::kChannelScale ? S.head_dim : 4];  // of V
+  float channel_mean[S.head_dim];                          // of V, added to O
+  Item<S> item;
+};
+
 template <WgmmaSpec S>
 struct alignas(1024) TileStorage {
   using H = TileShape<S>;
@@ -23,9 +33,12 @@ struct alignas(1024) TileStorage {
   u8 v[S.stages][H::VTile::bytes];
   u8 q[S.q_buffers][S.groups][H::QTile::bytes];
   TokenScales<S> scales[S.stages];
+  ItemConstants<S> constants[S.q_buffers];
+  float4 rows[H::kParkedRows ? 2 * kWarpgroupSize * S.groups : 1];  // of RowState
   u64 full[S.stages];
   u64 empty[S.stages];
-  u64 q_full[S.q_buffers];
+  u64 drawn[S.q_buffers];  // `item` says whose a buffer is
+  u64 q_full[S.q_buffers];  // Q and constants are there
   u64 q_empty[S.q_buffers];
-  int item[S.q_buffers];  // whose Q it is, or kNoItem after the last one
+  int item[S.q_buffers];  // or kNoItem after the last one
 };

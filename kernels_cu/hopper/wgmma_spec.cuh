@@ -2,6 +2,11 @@
 #pragma once
 #include "spec.cuh"
 
+// When a warpgroup multiplies what. `in_turn`: the scores of a block, then its P V. `ahead`: the
+// same, but a step begins with its scores there and ends with those of the next one. `interleaved`:
+// P V in pieces among the exponentials, and the next scores beside it.
+enum class Order { in_turn, ahead, interleaved };
+
 struct WgmmaSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
@@ -17,7 +22,7 @@ struct WgmmaSpec {
   int stages;           // buffers of K and of V
   int q_buffers;        // buffers of Q
   int value_slice;      // channels of one accumulator of P V
-  bool interleaved;     // products of one warpgroup overlap with its own exponentials
+  Order order;
   int group_registers;  // of a thread that attends
   int num_threads;
   int min_ctas;

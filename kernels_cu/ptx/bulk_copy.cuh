@@ -16,6 +16,16 @@ __device__ __forceinline__ void bulk_copy_box(u32 smem, const TensorMap& map, in
       : "memory");
 }
 
+// The same of a tensor of five axes.
+__device__ __forceinline__ void bulk_copy_box(u32 smem, const TensorMap& map, int x0, int x1,
+                                              int x2, int x3, int x4, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(smem),
+      "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(barrier)
+      : "memory");
+}
+
 // Addresses and `bytes` are multiples of 16.
 __device__ __forceinline__ void bulk_copy(u32 smem, const void* gmem, u32 bytes, u32 barrier) {
   asm volatile(

@@ -104,7 +104,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
         const float scale = scale_of<S.v>(a);
         to[0] = scale;
-        to[kTokenPad] = log2f(scale);
+        to[kTokenPad] = log2f(scale) + kLog2Bias;
         // NaN reaches the rows that see the token through the logarithm; the inverse must not carry
         // it to those that do not, whose probability of 0 it multiplies.
         to[2 * kTokenPad] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuattn.reference.emulate import emulate
-from cuattn.reference.layout import in_tokens, untranspose_v
+from cuattn.reference.layout import LOG2_BIAS, in_tokens, untranspose_v
 from cuattn.reference.quantize import Operands, Quantized
 from cuattn.reference.rounding import e4m3_values
 from cuattn.scheme import Scheme
@@ -80,11 +80,13 @@ class ByMap:
 
     def v_codes(self, blocks):
         found, (batch, heads) = self.maps["v"], self.kv_shape[:2]
-        assert found.x.shape == (batch * heads, blocks, self.spec.head_dim, BLOCK)
-        assert found.box == (BLOCK, self.spec.head_dim, 1, 1)
+        parts = self.spec.head_dim // 32
+        assert found.x.shape == (batch * heads * blocks * parts, 4, 4, 2, BLOCK)
+        assert found.box == (BLOCK, 2, 4, 4, parts)
         assert found.swizzle == self.spec.block_kv == 128
-        v = found.x.view(STORAGE[self.spec.pv])
-        return v.reshape(batch, heads, *v.shape[1:])
+        # Rows of a tile are channels in the order in which the kernel stores what it makes of them.
+        v = found.x.view(STORAGE[self.spec.pv]).swapaxes(1, 2)
+        return v.reshape(batch, heads, blocks, self.spec.head_dim, BLOCK)
 
     def _rows(self, name, kind, columns):
         found = self.maps[name]
@@ -137,7 +139,7 @@ def attend(p, spec, batch, source):
         mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
         if spec.v_scope is Scope.token:
             scale = floats(p["v_scale"], (*shape, 3, BLOCK))
-            np.testing.assert_array_equal(scale[:, :, :, 1], np.log2(scale[:, :, :, 0]))
+            np.testing.assert_array_equal(scale[:, :, :, 1], LOG2_BIAS + np.log2(scale[:, :, :, 0]))
             np.testing.assert_array_equal(scale[:, :, :, 2], 1 / scale[:, :, :, 0])
             scale = in_tokens(scale[:, :, :, 0].reshape(*shape[:2], -1))[..., : p["seqlen_kv"]]
         else:

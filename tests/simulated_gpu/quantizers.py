@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cuattn.reference.layout import in_slots, transpose_v
+from cuattn.reference.layout import LOG2_BIAS, in_slots, transpose_v
 from cuattn.reference.quantize import quantize
 from cuattn.reference.rounding import e4m3_bits
 from cuattn.reference.smoothing import SAMPLE
@@ -134,7 +134,7 @@ def store_codes(name, operand, values, spec, x, vector):
         padded[..., : x.shape[2]] = result.scale
         if name == "v":
             one = in_slots(padded).reshape(batch, heads, blocks, BLOCK)
-            padded = np.stack([one, np.log2(one), 1 / one], axis=3)
+            padded = np.stack([one, LOG2_BIAS + np.log2(one), 1 / one], axis=3)
         else:
             padded = in_slots(padded)
         floats(operand["scale"], padded.shape)[...] = padded

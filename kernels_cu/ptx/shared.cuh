@@ -1,0 +1,37 @@
+// Numbers in shared memory that the compiler is not to keep in registers (PTX ISA, "ld", "st",
+// volatile).
+#pragma once
+#include "numeric.cuh"
+
+namespace ptx {
+
+__device__ __forceinline__ void park(u32 smem, float4 x) {
+  asm volatile("st.volatile.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(smem), "f"(x.x), "f"(x.y),
+               "f"(x.z), "f"(x.w)
+               : "memory");
+}
+
+__device__ __forceinline__ float4 fetch_four(u32 smem) {
+  float4 x;
+  asm volatile("ld.volatile.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(smem)
+               : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void park(u32 smem, float2 x) {
+  asm volatile("st.volatile.shared.v2.f32 [%0], {%1, %2};" ::"r"(smem), "f"(x.x), "f"(x.y)
+               : "memory");
+}
+
+__device__ __forceinline__ float2 fetch_two(u32 smem) {
+  float2 x;
+  asm volatile("ld.volatile.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(x.x), "=f"(x.y)
+               : "r"(smem)
+               : "memory");
+  return x;
+}
+
+}  // namespace ptx
