@@ -7,6 +7,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from cuattn import compiler
 from cuattn.device import gpu_status
 
 # Derandomized: a run says the same thing twice. HYPOTHESIS_PROFILE=explore looks for new examples.
@@ -55,6 +56,15 @@ def rng(request):
 
 def _first_line(text):
     return str(text).strip().splitlines()[0] if str(text).strip() else ""
+
+
+@pytest.fixture
+def compiled_anew(monkeypatch):
+    """Have NVRTC compile everything: where there is a driver it remembers binaries, without a log.
+
+    `jit` never looks at the log of a good kernel, so only these tests need it.
+    """
+    monkeypatch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, "-no-cache"))
 
 
 @pytest.fixture

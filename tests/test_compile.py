@@ -23,6 +23,8 @@ pytest.importorskip("cupy")
 from cuattn.compiler import checked_arch
 from cuattn.jit import compile_cubin
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 
 

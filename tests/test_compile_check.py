@@ -9,6 +9,8 @@ import compile_check
 from cuattn.compiler import compile_source
 from cuattn.ptxas import KernelInfo, kernel_infos
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 MMA = """
 extern "C" __global__ void product(int* c, const unsigned* a) {
   int d[4] = {};

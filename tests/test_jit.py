@@ -95,6 +95,7 @@ def test_sources_are_named_by_their_place(kernels):
     assert sources.sources()["tiny.cu"] == KERNEL
 
 
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("arch", TARGETS)
 def test_cubin_is_a_whole_elf_file_with_the_entry(kernels, arch):
     compiler.checked_arch(arch)
