@@ -38,6 +38,8 @@ ALL_SCHEMES = {
     "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }
 SCHEMES = {name: scheme for name, scheme in ALL_SCHEMES.items() if runs_here(scheme)}
+# Those of the family of mma.sync, which has no FP8 products.
+MMA_SCHEMES = [name for name, how in SCHEMES.items() if "fp8" not in (how.qk, how.pv)]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 every_preset = pytest.mark.parametrize("scheme", [name for name in SCHEMES if name in PRESETS])
 

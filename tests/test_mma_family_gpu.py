@@ -5,6 +5,7 @@ import os
 import pytest
 from gpu_cases import (
     DTYPES,
+    MMA_SCHEMES,
     SCHEMES,
     _kernels,  # noqa: F401
     assert_runs_are_bit_identical,
@@ -25,9 +26,7 @@ from cuattn.spec import AttentionSpec, Type
 
 pytestmark = pytest.mark.gpu
 
-# It has no FP8 products.
-SERVED = [name for name, how in SCHEMES.items() if "fp8" not in (how.qk, how.pv)]
-every_scheme = pytest.mark.parametrize("scheme", SERVED)
+every_scheme = pytest.mark.parametrize("scheme", MMA_SCHEMES)
 
 # (queries, keys), and heads: odd lengths, one key, hidden rows; grouped heads.
 LENGTHS = [(129, 127), (300, 300), (65, 257), (37, 129), (300, 37), (1, 300), (127, 1)]
@@ -38,7 +37,7 @@ HEADS = [(4, 2), (3, 1), (2, 2)]
 def _family():
     with mma_family():
         arch = current_device().arch
-        specs = attention_specs([SCHEMES[n] for n in SERVED], HEAD_DIMS, DTYPES, target(arch))
+        specs = attention_specs([SCHEMES[n] for n in MMA_SCHEMES], HEAD_DIMS, DTYPES, target(arch))
         assert not any(spec.function == "attention_wgmma" for spec in specs)
         if "PYTEST_XDIST_WORKER" not in os.environ:
             precompile(specs, [arch])
@@ -56,7 +55,7 @@ def test_this_family_serves():
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_attention_matches_emulation(rng, scheme, head_dim, is_causal):
     # Lengths and types take turns.
-    first = SERVED.index(scheme) + HEAD_DIMS.index(head_dim)
+    first = MMA_SCHEMES.index(scheme) + HEAD_DIMS.index(head_dim)
     for turn, heads in enumerate(HEADS):
         seqlens = LENGTHS[(3 * first + turn) % len(LENGTHS)]
         inputs = make(rng, batch=2, heads=heads, seqlens=seqlens, head_dim=head_dim)
@@ -82,7 +81,7 @@ def test_bfloat16_is_taken_and_returned(rng, scheme):
     check((o, lse), arrays, scheme)
 
 
-@pytest.mark.parametrize("scheme", [n for n in SERVED if SCHEMES[n].pv == "fp16"])
+@pytest.mark.parametrize("scheme", [n for n in MMA_SCHEMES if SCHEMES[n].pv == "fp16"])
 def test_rows_that_repeat_are_read_where_they_are(rng, cupy, scheme):
     arrays = [on_gpu(x, "float16") for x in make(rng, batch=2, heads=(4, 2), seqlens=(70, 140))]
     arrays[2] = cupy.broadcast_to(arrays[2][:1, :1], arrays[2].shape)

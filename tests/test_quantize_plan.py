@@ -8,9 +8,10 @@ import pytest
 
 from cuattn.params import record
 from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
-from cuattn.reference.layout import HEAD_DIMS, TOKEN_PAD
+from cuattn.reference.layout import HEAD_DIMS, LOG2_BIAS, TOKEN_PAD
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
 from cuattn.reference.quantized import LARGEST_CODE
+from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.scheme import PRESETS, Scheme
 from cuattn.sources import sources
 from cuattn.spec import Scope, Type
@@ -77,7 +78,10 @@ def test_literal_is_cxx():
 def test_constants_agree_with_the_reference():
     assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
     assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
+    assert float(constant("layout.cuh", "kLog2Bias")) == LOG2_BIAS
     assert int(constant("stats.cu", "kSample")) == SAMPLE
+    headroom = np.float32(constant("attn/p_range.cuh", "kFirstHeadroom"))
+    assert headroom == np.float32(FIRST_HEADROOM)
     largest = re.search(r"Type::e4m3 \? ([\d.]+)f : ([\d.]+)f", sources()["quant/codes.cuh"])
     assert list(map(float, largest.groups())) == [LARGEST_CODE["fp8"], LARGEST_CODE["int8"]]
 
