@@ -7,13 +7,16 @@ from typing import Literal, get_args, get_type_hints
 
 from .errors import ArgumentError
 
-__all__ = ["PRESETS", "Scheme", "resolve"]
+__all__ = ["INTEGERS", "Scheme", "Scope"]
 
-QKType = Literal["int8", "fp8", "fp16"]
-PVType = Literal["int8", "fp8", "fp16"]
-Scope = Literal["token", "block", "channel", "tensor"]
-PRange = Literal["block", "row", "row_pow2", "static127"]
+QKType = Literal["int8", "int4", "fp8", "fp16"]
+PVType = Literal["int8", "int4", "fp8", "fp16"]
+Scope = Literal["token", "group", "thread", "block", "channel", "tensor"]
+PRange = Literal["block", "row", "row_pow2", "static127", "twin"]
 Smoothing = Literal["none", "mean", "sample"]
+INTEGERS: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
+# With "row_pow2" O is a sum of integers of all blocks, which have one scale.
+FLOAT_O = ("block", "row", "static127", "twin")
 
 
 @dataclass(frozen=True)
@@ -27,24 +30,39 @@ class Scheme:
     ----------
     name : str
         Shown in tables; presets are looked up by it.
-    qk : {"int8", "fp8", "fp16"}
+    qk : {"int8", "int4", "fp8", "fp16"}
         Operand type of Q Kᵀ. "fp8" is e4m3, "fp16" means unquantized: float16, or bfloat16 if the
         inputs are.
-    pv : {"int8", "fp8", "fp16"}
-        Operand type of P V.
-    q_scope, k_scope : {"token", "block", "tensor"}
-        Elements that share one scale of Q and K. A "block" of K is `p_block` keys; INT8 Q is per
-        token. "tensor" is one scale per (batch, head), for FP8.
-    v_scope : {"token", "channel", "tensor"}
-        The same for V; "token" is for INT8.
-    p_range : {"block", "row", "row_pow2", "static127"}
+    pv : {"int8", "int4", "fp8", "fp16"}
+        Operand type of P V. With "int4" V has 4 bits, and P 8.
+    q_scope, k_scope : {"token", "group", "thread", "block", "tensor"}
+        Elements that share one scale of Q and K: a token; `qk_group` channels of a token; the
+        tokens that one thread of a matrix product sees, as SageAttention2 has it; `p_block` keys,
+        or 128 rows of Q; or all of a (batch, head). "group" and "tensor" are for both or neither.
+    v_scope : {"token", "block", "channel", "tensor"}
+        The same for V, with a block of 128 tokens; "token" and "block" are for integers.
+    p_range : {"block", "row", "row_pow2", "static127", "twin"}
         What P is quantized against: the row maximum inside a block of `p_block` keys (unsigned,
-        255 steps); the running row maximum (unsigned, 255 steps); the same, but after a row's
-        first block it moves by whole powers of two, so that O can stay an integer; or the running
-        maximum with 127 steps as INT-FlashAttention does. P in floating point always uses the
-        running maximum, "row": float16 as it is, e4m3 times 448.
+        255 steps); the running row maximum (unsigned, 255 steps); the same, but it starts a factor
+        of 255/152 above the maximum of a row's first block and then moves by whole powers of two,
+        so that O can stay an integer; or the running
+        maximum with 127 steps as INT-FlashAttention does; or, "twin", with 127 below ``2^-p_split``
+        and 127 above, as PTQ4ViT does. P in floating point always uses the running maximum, "row":
+        float16 as it is, e4m3 times 448.
+    p_terms : {1, 2}
+        Of 2, P is the sum of a high and a low byte, 65535 steps; for "block" and "row".
+    p_split : int
+        From 1 to 15; of "twin" only.
     p_block : {64, 128}
         Keys that one step of the online softmax sees.
+    qk_group : {32, 64}
+        Channels of the scope "group".
+    smooth_q : {"none", "block"}
+        Vector subtracted from Q: nothing, or the mean of each 128 rows, whose products with K are
+        added to the logits again (SageAttention2, arXiv 2411.10958, section 3.1).
+    rotate : bool
+        Whether Q and K, and V if it has codes, are rotated along head_dim by a randomized Hadamard
+        matrix before they are quantized: `cuattn.reference.rotation`.
     smooth_k : {"none", "mean", "sample"}
         Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most
         512 evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
@@ -68,6 +86,11 @@ class Scheme:
     p_block: Literal[64, 128] = 128
     smooth_k: Smoothing = "sample"
     smooth_v: Smoothing = "none"
+    smooth_q: Literal["none", "block"] = "none"
+    qk_group: Literal[32, 64] = 64
+    rotate: bool = False
+    p_terms: Literal[1, 2] = 1
+    p_split: int = 4
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Scheme)
@@ -85,15 +108,36 @@ class Scheme:
             self._require("k_scope", ("tensor",), "with qk='fp8'")
             self._require("smooth_k", ("none",), "with qk='fp8'")
             self._require("pv", ("fp8",), "with qk='fp8'")
+            self._require("smooth_q", ("none",), "with qk='fp8'")
+            self._require("rotate", (False,), "with scales of whole heads of Q and K")
             return
-        self._require("q_scope", ("token",), f"with qk={self.qk!r}")
-        self._require("k_scope", ("token", "block"), f"with qk={self.qk!r}")
         if self.qk == "fp16":
+            self._require("q_scope", ("token",), "with qk='fp16'")
+            self._require("k_scope", ("token",), "with qk='fp16'")
             self._require("pv", ("fp16",), "with qk='fp16'")
+            self._require("smooth_q", ("none",), "with qk='fp16', which needs no Q scale")
             self._require("smooth_k", ("none",), "with qk='fp16', which needs no K scale")
+            self._require("rotate", (False,), "with qk='fp16', which has no codes")
+            return
+        integers = ("token", "group", "thread", "block", "tensor")
+        self._require("q_scope", integers, f"with qk={self.qk!r}")
+        self._require("k_scope", integers, f"with qk={self.qk!r}")
+        for both in ("group", "tensor"):
+            if both in (self.q_scope, self.k_scope):
+                self._require("q_scope", (both,), f"with k_scope={both!r}")
+                self._require("k_scope", (both,), f"with q_scope={both!r}")
+        if self.k_scope == "tensor":
+            # Ranges of whole heads are taken of the input, before anything is subtracted by blocks.
+            self._require("smooth_q", ("none",), "with q_scope='tensor'")
+            self._require("smooth_k", ("none", "mean"), "with k_scope='tensor'")
+            self._require("rotate", (False,), "with scales of whole heads of Q and K")
 
     def _check_values(self) -> None:
-        self._require("v_scope", ("token", "channel", "tensor"))
+        self._require("v_scope", ("token", "block", "channel", "tensor"))
+        self._require("p_split", tuple(range(1, 16)))
+        if self.p_terms == 2:
+            self._require("pv", INTEGERS, "with p_terms=2")
+            self._require("p_range", ("block", "row"), "with p_terms=2")
         if self.pv == "fp16":
             self._require("p_range", ("row",), "with pv='fp16'")
             self._require("smooth_v", ("none",), "with pv='fp16', which needs no V scale")
@@ -104,6 +148,8 @@ class Scheme:
             self._require("v_scope", ("channel", "tensor"), "with pv='fp8'")
         if self.v_scope == "token":
             self._require("p_range", ("block",), "with v_scope='token'")
+        elif self.v_scope == "block":
+            self._require("p_range", FLOAT_O, "with v_scope='block'")
         else:
             # V's range takes a pass over all tokens, which gives the mean as well.
             self._require("smooth_v", ("none", "mean"), f"with v_scope={self.v_scope!r}")
@@ -112,52 +158,3 @@ class Scheme:
         value = getattr(self, name)
         if value not in allowed:
             raise ArgumentError(f"scheme.{name}", value, f"one of {allowed} {when}".rstrip())
-
-
-PRESETS: dict[str, Scheme] = {
-    s.name: s
-    for s in (
-        Scheme("int8", smooth_v="sample"),
-        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean"),
-        # The fewest instructions for each score.
-        Scheme(
-            "int8-fast", k_scope="block", v_scope="channel", p_range="row_pow2", smooth_v="mean"
-        ),
-        # The 8-bit products of SageAttention2 (arXiv 2411.10958, section 3): INT8 Q Kᵀ, and e4m3
-        # P V with P times 448 and V per channel.
-        Scheme(
-            "int8-fp8", pv="fp8", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
-        ),
-        Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64),
-        # INT-FlashAttention (arXiv 2409.16997): full INT8, and INT8 Q Kᵀ with float16 P V.
-        Scheme("int-flash", v_scope="tensor", p_range="static127", smooth_k="none"),
-        Scheme("int-flash-half", pv="fp16", p_range="row", p_block=64, smooth_k="none"),
-        # One scale for each head of Q, K and V, as FlashAttention-3 (arXiv 2407.08608) compares to.
-        Scheme(
-            "fp8",
-            qk="fp8",
-            pv="fp8",
-            q_scope="tensor",
-            k_scope="tensor",
-            v_scope="tensor",
-            p_range="row",
-            smooth_k="none",
-        ),
-        Scheme("fp16", qk="fp16", pv="fp16", p_range="row", p_block=64, smooth_k="none"),
-    )
-}
-
-
-def resolve(scheme: str | Scheme) -> Scheme:
-    """Return the scheme itself, or the preset of that name.
-
-    Raises
-    ------
-    ArgumentError
-        If the name is not a preset, or the argument is neither a name nor a `Scheme`.
-    """
-    if isinstance(scheme, Scheme):
-        return scheme
-    if isinstance(scheme, str) and scheme in PRESETS:
-        return PRESETS[scheme]
-    raise ArgumentError("scheme", scheme, f"a Scheme or one of {sorted(PRESETS)}")

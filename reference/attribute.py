@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import Scheme, resolve
+from cuattn.presets import resolve
+from cuattn.scheme import Scheme
 
 from . import exact
 from .arrays import Progress

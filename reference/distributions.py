@@ -22,6 +22,10 @@ QKV: TypeAlias = tuple[Float32Array, Float32Array, Float32Array]
 SINKS = 4
 SINK_LOGIT = 7.0
 
+# Channels that are larger than the others, as those of language models are, and how much.
+OUTLIER_CHANNELS = 4
+OUTLIER_SIZE = 8.0
+
 ROPE_BASE = 10000.0
 
 
@@ -171,6 +175,22 @@ def _rotate(x: Float32Array, first: int) -> Float32Array:
     return np.concatenate((a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]), axis=-1)
 
 
+def _common_mean(s: Shape, rng: np.random.Generator) -> QKV:
+    q, k, v = _normal(s, rng)
+    q += np.repeat(_gauss(rng, s.num_kv_heads, 1, s.head_dim), s.group, axis=0)
+    k += _gauss(rng, s.num_kv_heads, 1, s.head_dim)
+    v += _gauss(rng, s.num_kv_heads, 1, s.head_dim)
+    return q, k, v
+
+
+def _channel_outliers(s: Shape, rng: np.random.Generator) -> QKV:
+    q, k, v = _normal(s, rng)
+    large = rng.permutation(s.head_dim)[:OUTLIER_CHANNELS]
+    q[..., large] *= np.float32(OUTLIER_SIZE)
+    k[..., large] *= np.float32(OUTLIER_SIZE)
+    return q, k, v
+
+
 DISTRIBUTIONS: dict[str, Distribution] = {
     "normal": Distribution("N(0,1)", _normal),
     "uniform": Distribution("U(-1/2,1/2)", _uniform),
@@ -179,5 +199,9 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "outliers": Distribution("N(0,1) + N(0,100) Bernoulli(0.001), as FlashAttention-3", _outliers),
     "sharp": Distribution("N(0,1), Q times 2, V plus 1/2", _sharp),
     "sinks": Distribution("N(0,1), 4 first keys that draw half of the weight, V small", _sinks),
+    "common-mean": Distribution(
+        "N(0,1), Q, K and V plus N(0,1) per head and channel", _common_mean
+    ),
+    "channel-outliers": Distribution("N(0,1), 4 channels of Q and K times 8", _channel_outliers),
     "rope": Distribution("Q and K with channel biases, rotated by position (RoPE)", _rope),
 }

@@ -7,16 +7,19 @@ both.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import Scheme, resolve
+from cuattn.presets import resolve
+from cuattn.scheme import Scheme
 
 from .arrays import FloatArray, Progress, check_scale, spans
 from .heads import Head, scores
 from .masking import Mask
-from .quantize import Operand, Operands, Quantized, operands
+from .quantize import Operand, Operands, Quantized, operands, scope_of
+from .rotation import unrotate
 from .rounding import HalfType
+from .smoothing import Q_BLOCK
 from .smoothing import lse_shift as shift_of
 from .softmax import OnlineSoftmax
 
@@ -91,10 +94,10 @@ def emulate(
     """Attend with operands that are quantized already.
 
     The formulas are in ``docs/numerics.md``; `softmax.OnlineSoftmax` is the loop body. NaN and
-    infinities act through the scales: in a token of Q they make its row NaN, in a token of K (or
-    of V, if its scope is "token") every row that sees it, in a channel of V that channel of every
-    row, in V with one scale everything. Rows that see no key have ``o = 0`` and ``lse = -inf``
-    all the same.
+    infinities act through the scales: in Q they make the rows of their scope NaN, in K (or in V, if
+    its scope is "token" or "block") every row that sees a token of their scope, in a channel of V
+    that channel of every row, in V with one scale everything. Rows that see no key have ``o = 0``
+    and ``lse = -inf`` all the same.
 
     Parameters
     ----------
@@ -140,10 +143,17 @@ def emulate(
                     for keys in spans(mask.end(rows), scheme.p_block):
                         visible = mask.block(rows, keys)
                         v_block = v.tokens(keys)
-                        s = scores(q.tokens(rows), k.tokens(keys), visible)
+                        s = scores(q.tokens(rows), k.tokens(keys))
+                        if ops.delta is not None:
+                            s += to_log2 * ops.delta[b, h][_blocks_of(rows), keys.start : keys.stop]
+                        if visible is not None:
+                            s[~visible] = -np.inf  # after the sum, which may be NaN
                         softmax.step(s, v_block.matrix, v_block.token, visible)
                     o_rows, lse[b, h, at] = softmax.finish()
-                    o[b, h, at] = o_rows * v.channel + v.vector
+                    o_rows = o_rows * v.channel
+                    if isinstance(ops.v, Quantized) and ops.v.rotated:
+                        o_rows = unrotate(o_rows)
+                    o[b, h, at] = o_rows + v.vector
                 if lse_shift is not None:
                     lse[b, h, at] += lse_shift[b, h, at]
                 hidden = mask.num_visible(rows) == 0
@@ -154,6 +164,11 @@ def emulate(
     return o, lse
 
 
+def _blocks_of(rows: range) -> NDArray[np.intp]:
+    """Return which block of smoothing each row of Q is in."""
+    return np.arange(rows.start, rows.stop) // Q_BLOCK
+
+
 def _check(ops: Operands, scheme: Scheme) -> None:
     expected = {
         "q": (scheme.q_scope, scheme.qk),
@@ -162,13 +177,14 @@ def _check(ops: Operands, scheme: Scheme) -> None:
     }
     for name, (of_codes, product) in expected.items():
         x: Operand = getattr(ops, name)
-        scope = None if product == "fp16" else of_codes
+        scope = None if product == "fp16" else scope_of(name, of_codes)
         found = x.scope if isinstance(x, Quantized) else None
         if found != scope:
             raise ArgumentError(f"ops.{name}.scope", found, f"{scope!r} for scheme {scheme.name}")
         if isinstance(x, Quantized) and x.codes.dtype != np.float64:  # unrounded fits any
-            dtype = "int8" if product == "int8" else "float32"
+            dtype = "float32" if product == "fp8" else "int8"
             if x.codes.dtype != dtype:
                 raise ArgumentError(f"ops.{name}.codes", x.codes, f"of {dtype} as {product} codes")
-        if isinstance(x, Quantized) and scope == "block" and x.block != scheme.p_block:
-            raise ArgumentError(f"ops.{name}.block", x.block, f"{scheme.p_block} as p_block")
+        block = {"block": Q_BLOCK if name == "q" else scheme.p_block, "group": scheme.qk_group}
+        if isinstance(x, Quantized) and x.block != block.get(x.scope, x.block):
+            raise ArgumentError(f"ops.{name}.block", x.block, f"{block[x.scope]} of the scheme")

@@ -45,15 +45,18 @@ class Head:
             return Head(x[b, h], np.ones(n), np.ones(d), np.zeros(d))
         codes = x.codes[b, h]
         n, d = codes.shape
+        vector = np.zeros(d) if x.vector is None else x.vector[b, h].astype(np.float64)
         exact = codes.dtype == np.int8 and d * 127**2 < FLOAT32_EXACT
         one = x.scale[b : b + 1, h : h + 1].astype(np.float64)
         scale = spread(one, x.scope, x.block, n)[0, 0]
+        if x.scope == "group":
+            return Head(codes * scale, np.ones(n), np.ones(d), vector)
         per_token = common == "token" if x.scope == "tensor" else x.scope != "channel"
         return Head(
             codes.astype(np.float32 if exact else np.float64),
             np.broadcast_to(scale[:, 0], (n,)) if per_token else np.ones(n),
             np.ones(d) if per_token else np.broadcast_to(scale[0], (d,)),
-            np.zeros(d) if x.vector is None else x.vector[b, h].astype(np.float64),
+            vector,
         )
 
     def scaled(self, factor: float) -> Head:
@@ -66,14 +69,12 @@ class Head:
         return replace(self, matrix=self.matrix[at], token=self.token[at])
 
 
-def scores(q: Head, k: Head, visible: NDArray[np.bool_] | None) -> FloatArray:
-    """Return ``q kᵀ`` [row, key] with both tokens' scales; hidden keys have -inf.
+def scores(q: Head, k: Head) -> FloatArray:
+    """Return ``q kᵀ`` [row, key] with both tokens' scales.
 
     Smoothing's vector stays out, and so do scales of channels, which Q and K never have.
     """
     s: FloatArray = (q.matrix @ k.matrix.T).astype(np.float64)
     s *= q.token[:, None]
     s *= k.token
-    if visible is not None:
-        s[~visible] = -np.inf
     return s

@@ -15,8 +15,10 @@ __all__ = [
     "TOKEN_OF_SLOT",
     "in_slots",
     "in_tokens",
+    "pack_pairs",
     "pad_head_dim",
     "transpose_v",
+    "unpack_pairs",
     "untranspose_v",
 ]
 
@@ -64,6 +66,22 @@ def in_slots(x: Any) -> Any:
 def in_tokens(x: Any) -> Any:
     """Undo `in_slots`."""
     return x.reshape(*x.shape[:-1], x.shape[-1] // 16, 4, 2, 2).swapaxes(-3, -2).reshape(x.shape)
+
+
+def pack_pairs(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Put codes of 4 bits, in -8 ... 7, two to a byte along the last axis, which is even.
+
+    The first of a pair is the lower half of its byte.
+    """
+    halves = codes.view(np.uint8) & np.uint8(15)
+    return halves[..., 0::2] | halves[..., 1::2] << np.uint8(4)
+
+
+def unpack_pairs(packed: Any) -> Any:
+    """Undo `pack_pairs`; of any library."""
+    pairs = packed.repeat(2, axis=-1)
+    pairs[..., 0::2] <<= 4
+    return pairs.view("int8") >> 4
 
 
 def transpose_v(codes: NDArray[Code]) -> NDArray[Code]:

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import Scheme, Scope, resolve
+from cuattn.presets import resolve
+from cuattn.scheme import Scheme, Scope
 
 from .arrays import FloatArray, Shape, as_float32, floating
 from .layout import pad_head_dim, transpose_v, untranspose_v
 from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize
+from .quantized import Scope as QuantizerScope
 from .rounding import HalfType, round_half
-from .smoothing import SAMPLE, smoothing_vector
+from .smoothing import Q_BLOCK, SAMPLE, block_means, products_with_means, smoothing_vector
 
 __all__ = [
     "AMAX_FLOOR",
@@ -27,6 +29,7 @@ __all__ = [
     "operands",
     "pad_head_dim",
     "quantize",
+    "scope_of",
     "smoothing_vector",
     "transpose_v",
     "untranspose_v",
@@ -45,18 +48,29 @@ class Operands:
         Quantized for an 8-bit product, else values rounded to `compute`.
     compute : {"float16", "bfloat16"}
         Type to which P is rounded in a product that is not of 8 bits.
+    delta : ndarray of float64 [batch, num_q_heads, blocks of 128 rows, seqlen_kv], or None
+        What smoothing Q took from the products of Q and K: SageAttention2's ΔS (arXiv 2411.10958,
+        equation 5).
     """
 
     q: Operand
     k: Operand
     v: Operand
     compute: HalfType = "float16"
+    delta: FloatArray | None = None
 
     @property
     def shape(self) -> Shape:
         """The sizes of the call."""
         q, k, v = (x.codes if isinstance(x, Quantized) else x for x in (self.q, self.k, self.v))
         return Shape.of(q.shape, k.shape, v.shape)
+
+
+def scope_of(name: str, scope: Scope) -> QuantizerScope:
+    """Return the quantizer's name of a scheme's scope of an operand."""
+    if scope == "thread":
+        return "thread_q" if name == "q" else "thread_k"
+    return scope
 
 
 def operands(
@@ -102,23 +116,33 @@ def operands(
     def coded(
         name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
     ) -> Quantized:
+        block = {"group": scheme.qk_group, "block": Q_BLOCK if name == "q" else scheme.p_block}
         return quantize(
             x,
-            scope=scope,
-            block=scheme.p_block,
+            scope=scope_of(name, scope),
+            block=block.get(scope, scheme.p_block),
             vector=smoothing_vector(x, smooth),
+            rotated=scheme.rotate,
             rounded=name not in exact,
             to=to,
         )
+
+    delta = None
 
     if scheme.qk == "fp16":
         qs: Operand = rounded("q", q)
         ks: Operand = rounded("k", k)
     else:
-        qs = coded("q", q, scheme.q_scope, "none", scheme.qk)
         ks = coded("k", k, scheme.k_scope, scheme.smooth_k, scheme.qk)
+        if scheme.smooth_q == "block":
+            mean = block_means(q)
+            delta = products_with_means(mean, k, ks.vector)
+            # The quantizer rounds this to the float32 difference; unrounded codes need all of it.
+            wide = as_float32(q).astype(np.float64)
+            q = wide - np.repeat(mean, Q_BLOCK, axis=2)[:, :, : q.shape[2]]
+        qs = coded("q", q, scheme.q_scope, "none", scheme.qk)
     if scheme.pv == "fp16":
         vs: Operand = rounded("v", v)
     else:
         vs = coded("v", v, scheme.v_scope, scheme.smooth_v, scheme.pv)
-    return Operands(qs, ks, vs, half)
+    return Operands(qs, ks, vs, half, delta)

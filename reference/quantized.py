@@ -1,9 +1,9 @@
-"""The quantizer to 8 bits: the same codes and scales, bit for bit, as the GPU's."""
+"""The quantizer to 8 and 4 bits: the same codes and scales, bit for bit, as the GPU's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,14 +11,42 @@ from numpy.typing import ArrayLike, NDArray
 from cuattn.errors import ArgumentError
 
 from .arrays import Float32Array, FloatArray, as_float32, floating
+from .rotation import rotate, rotate_exactly, unrotate
 from .rounding import E4M3_MAX, round_e4m3
 
-__all__ = ["AMAX_FLOOR", "LARGEST_CODE", "CodeType", "Quantized", "Scope", "quantize", "spread"]
+__all__ = [
+    "AMAX_FLOOR",
+    "LARGEST_CODE",
+    "THREADS",
+    "CodeType",
+    "Quantized",
+    "Scope",
+    "quantize",
+    "scope_of_tokens",
+    "spread",
+]
 
-Scope: TypeAlias = Literal["token", "block", "channel", "tensor"]
-CodeType: TypeAlias = Literal["int8", "fp8"]
+Scope: TypeAlias = Literal["token", "group", "block", "thread_q", "thread_k", "channel", "tensor"]
+CodeType: TypeAlias = Literal["int8", "int4", "fp8"]
 Real = TypeVar("Real", np.float32, np.float64)
-SCOPES = ("token", "block", "channel", "tensor")
+SCOPES = get_args(Scope)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """SageAttention2's scopes: tokens of the same thread of an mma.m16n8, in tiles of several."""
+
+    tile: int
+    scopes: int
+    neighbours: int
+
+    def of(self, token: NDArray[np.intp]) -> NDArray[np.intp]:
+        return token // self.tile * self.scopes + token // self.neighbours % self.scopes
+
+
+# Of 32 rows of Q those that are 8 apart; of 64 keys the pairs that are 8 apart (arXiv 2411.10958,
+# section 3.2).
+THREADS = {"thread_q": Threads(32, 8, 1), "thread_k": Threads(64, 4, 2)}
 
 # The smallest maximum that a scale is made of. A row of zeros must get a tiny scale, never 1: the
 # scale of a token of V takes part in the maximum of its block, and a large one would drown it. Not
@@ -26,7 +54,7 @@ SCOPES = ("token", "block", "channel", "tensor")
 AMAX_FLOOR = 2.0**-64
 
 # What the largest magnitude of a scope becomes.
-LARGEST_CODE: dict[CodeType, float] = {"int8": 127.0, "fp8": E4M3_MAX}
+LARGEST_CODE: dict[CodeType, float] = {"int8": 127.0, "int4": 7.0, "fp8": E4M3_MAX}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +64,19 @@ class Quantized:
     Attributes
     ----------
     codes : ndarray of int8 or float32 [batch, head, token, head_dim]
-        Integers in −127 … 127, or e4m3 values in −448 … 448 as float32; tokens in natural order, no
-        padding. `attribute` also uses float64 codes that were never rounded.
+        Integers in −127 … 127 or −7 … 7, or e4m3 values in −448 … 448 as float32; tokens in natural
+        order, no padding. `attribute` also uses float64 codes that were never rounded.
     scale : ndarray of float32
-        One for each scope: [batch, head, token] for "token", [batch, head, block] for "block",
-        [batch, head, head_dim] for "channel", [batch, head] for "tensor".
-    scope : {"token", "block", "channel", "tensor"}
+        One for each scope: [batch, head, token] for "token", [batch, head, token, group] for
+        "group", [batch, head, scope] for the scopes of several tokens, [batch, head, head_dim] for
+        "channel", [batch, head] for "tensor".
+    scope : {"token", "group", "block", "thread_q", "thread_k", "channel", "tensor"}
     block : int
-        Tokens that share a scale if the scope is "block".
+        Tokens that share a scale if the scope is "block", channels of a token if it is "group".
     vector : ndarray of float32 [batch, head, head_dim], or None
         What smoothing subtracted.
+    rotated : bool
+        Whether the codes are of `rotation.rotate` of the rest.
     """
 
     codes: NDArray[np.int8] | Float32Array | FloatArray
@@ -53,12 +84,17 @@ class Quantized:
     scope: Scope
     block: int = 128
     vector: Float32Array | None = None
+    rotated: bool = False
 
     def dequantize(self) -> FloatArray:
-        """Return the represented values [batch, head, token, head_dim], the vector added back."""
+        """Return the represented values [batch, head, token, head_dim].
+
+        Rotation is undone, then the vector added back.
+        """
         with np.errstate(invalid="ignore"):
             scale = spread(self.scale, self.scope, self.block, self.codes.shape[2])
             x: FloatArray = self.codes.astype(np.float64) * scale
+            x = unrotate(x) if self.rotated else x
             return x if self.vector is None else x + self.vector[:, :, None, :]
 
 
@@ -68,32 +104,38 @@ def quantize(
     scope: Scope,
     block: int = 128,
     vector: NDArray[np.float32] | None = None,
+    rotated: bool = False,
     rounded: bool = True,
     to: CodeType = "int8",
 ) -> Quantized:
-    r"""Quantize to 8 bits, symmetrically, with one scale for each scope.
+    r"""Quantize to 8 or 4 bits, symmetrically, with one scale for each scope.
 
-    .. math:: d = x - vector, \quad a = \max(\max_{scope} |d|, 2^{-64}), \quad
+    .. math:: d = (x - vector) R, \quad a = \max(\max_{scope} |d|, 2^{-64}), \quad
               code = round(d \cdot (n / a)), \quad scale = a / n
 
-    with n = 127 and integers, or n = 448 and e4m3. Every operation is one float32 operation,
-    rounded to nearest even, which is what makes the result reproducible on a GPU. ``|code| <= n``
-    always. Where a scope holds NaN or an infinity, its scale is NaN or infinite and the codes of
-    those elements are 0.
+    with R the rotation or 1, n = 127 or 7 and integers, or n = 448 and e4m3. Every operation is one
+    float32 operation, rounded to nearest even, which is what makes the result reproducible on a
+    GPU. ``|code| <= n`` always. Where a scope holds NaN or an infinity, its scale is NaN or
+    infinite and the codes of those elements are 0.
 
     Parameters
     ----------
     x : array_like of float [batch, head, token, head_dim]
-    scope : {"token", "block", "channel", "tensor"}
-        Elements that share a scale, always inside one (batch, head).
+    scope : {"token", "group", "block", "thread_q", "thread_k", "channel", "tensor"}
+        Elements that share a scale, always inside one (batch, head). "thread_q" and "thread_k" are
+        SageAttention2's (arXiv 2411.10958, section 3.2): rows of Q that are equal modulo 8 in every
+        32, and keys whose pairs are equal modulo 4 in every 64.
     block : int
-        Tokens of a block, for the scope "block"; blocks are aligned at token 0.
+        Tokens of a block, for the scope "block", aligned at token 0; channels of a group, for the
+        scope "group".
     vector : ndarray of float32 [batch, head, head_dim], optional
         Subtracted from every token; see `smoothing.smoothing_vector`.
+    rotated : bool
+        See `rotation.rotate`.
     rounded : bool
         With False, codes are left unrounded in float64: the exact values in units of the scale.
-    to : {"int8", "fp8"}
-        Type of the codes; "fp8" is e4m3.
+    to : {"int8", "int4", "fp8"}
+        Type of the codes; "fp8" is e4m3. 4-bit codes are kept one to a byte, as int8.
 
     Raises
     ------
@@ -109,41 +151,63 @@ def quantize(
         raise ArgumentError("to", to, f"one of {tuple(LARGEST_CODE)}")
     if block < 1:
         raise ArgumentError("block", block, "at least 1")
+    if scope == "group" and x.shape[3] % block:
+        raise ArgumentError("block", block, f"a divisor of the {x.shape[3]} channels")
     if vector is not None and vector.shape != (*x.shape[:2], x.shape[3]):
         raise ArgumentError("vector.shape", vector.shape, f"[batch, head, head_dim] of x {x.shape}")
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         d = as_float32(x)
         if vector is not None:
             d = d - vector.astype(np.float32)[:, :, None, :]
+        if rotated:
+            d = rotate(d)
         a: Float32Array = np.maximum(_amax(d, scope, block), np.float32(AMAX_FLOOR))
         largest = np.float32(LARGEST_CODE[to])
         scale = a / largest
         if rounded:
             steps = d * spread(largest / a, scope, block, d.shape[2])
             steps = np.where(np.isnan(steps), np.float32(0), steps)
-            codes = np.rint(steps).astype(np.int8) if to == "int8" else round_e4m3(steps)
-            return Quantized(codes, scale, scope, block, vector)
+            codes = round_e4m3(steps) if to == "fp8" else np.rint(steps).astype(np.int8)
+            return Quantized(codes, scale, scope, block, vector, rotated)
         exact = x.astype(np.float64) - (0.0 if vector is None else vector[:, :, None, :])
+        exact = rotate_exactly(exact) if rotated else exact
         exact = exact / spread(scale, scope, block, d.shape[2])
-        return Quantized(np.nan_to_num(exact, nan=0.0), scale, scope, block, vector)
+        codes = np.nan_to_num(exact, nan=0.0)
+        return Quantized(codes, scale, scope, block, vector, rotated)
 
 
 def _amax(d: Float32Array, scope: Scope, block: int) -> Float32Array:
     """Largest magnitude in each scope, 0 for an empty one; NaN wins."""
-    axes = {"token": (3,), "block": (3,), "channel": (2,), "tensor": (2, 3)}
-    amax: Float32Array = np.max(np.abs(d), axis=axes[scope], initial=0.0)
-    if scope == "block":
-        amax = np.pad(amax, ((0, 0), (0, 0), (0, -amax.shape[2] % block)))
-        amax = amax.reshape(*amax.shape[:2], amax.shape[2] // block, block).max(axis=3)
+    size = np.abs(d)
+    if scope in ("channel", "tensor"):
+        of_head: Float32Array = np.max(size, axis=2 if scope == "channel" else (2, 3), initial=0.0)
+        return of_head
+    if scope == "group":
+        size = size.reshape(*d.shape[:3], d.shape[3] // block, block)
+    of_token: Float32Array = np.max(size, axis=-1, initial=0.0)
+    scopes, count = scope_of_tokens(d.shape[2], scope, block)
+    amax = np.zeros((*d.shape[:2], count, *of_token.shape[3:]), np.float32)
+    of_scope, of_token = np.moveaxis(amax, 2, 0), np.moveaxis(of_token, 2, 0)
+    np.maximum.at(of_scope, scopes, of_token)
     return amax
+
+
+def scope_of_tokens(n: int, scope: Scope, block: int) -> tuple[NDArray[np.intp], int]:
+    """Return the number of each token's scope, and how many there are."""
+    token = np.arange(n)
+    if scope == "block":
+        return token // block, -(-n // block)
+    if scope in THREADS:
+        threads = THREADS[scope]
+        return threads.of(token), -(-n // threads.tile) * threads.scopes
+    return token, n
 
 
 def spread(of_scope: NDArray[Real], scope: Scope, block: int, n: int) -> NDArray[Real]:
     """Bring values of scopes to a shape that broadcasts against [batch, head, token, head_dim]."""
-    if scope == "token":
-        return of_scope[..., None]
-    if scope == "block":
-        return np.repeat(of_scope, block, axis=2)[:, :, :n, None]
     if scope == "channel":
         return of_scope[:, :, None, :]
-    return of_scope[:, :, None, None]
+    if scope == "tensor":
+        return of_scope[:, :, None, None]
+    of_token = of_scope[:, :, scope_of_tokens(n, scope, block)[0]]
+    return np.repeat(of_token, block, axis=3) if scope == "group" else of_token[..., None]

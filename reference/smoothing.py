@@ -9,7 +9,17 @@ from cuattn.errors import ArgumentError
 
 from .arrays import Float32Array, FloatArray, as_float32, floating
 
-__all__ = ["SAMPLE", "lse_shift", "smoothing_vector"]
+__all__ = [
+    "Q_BLOCK",
+    "SAMPLE",
+    "block_means",
+    "lse_shift",
+    "products_with_means",
+    "smoothing_vector",
+]
+
+# Rows of Q that smoothing subtracts one mean from, and that the scope "block" has one scale for.
+Q_BLOCK = 128
 
 # Tokens that the "sample" vector is the mean of.
 SAMPLE = 512
@@ -78,3 +88,53 @@ def lse_shift(q: ArrayLike, vector: Float32Array | None, scale: float) -> FloatA
     with np.errstate(invalid="ignore"):
         shift: FloatArray = scale * np.einsum("bhnd,bhd->bhn", q32, per_head)
     return shift
+
+
+def block_means(q: ArrayLike) -> Float32Array:
+    """Return the mean of each `Q_BLOCK` rows, which smoothing subtracts from Q.
+
+    Parameters
+    ----------
+    q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
+
+    Returns
+    -------
+    ndarray of float32 [batch, num_q_heads, blocks, head_dim]
+        Of the last block of the rows that there are. Components that would not be finite are 0.
+    """
+    x = floating("q", q)
+    n = x.shape[2]
+    starts = np.arange(0, n, Q_BLOCK)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.add.reduceat(x.astype(np.float64), starts, axis=2) if n else x[:, :, :0]
+        counts = np.minimum(n - starts, Q_BLOCK)
+        mean = as_float32(sums / counts[:, None])
+    return np.where(np.isfinite(mean), mean, np.float32(0))
+
+
+def products_with_means(
+    mean: Float32Array, k: ArrayLike, vector: Float32Array | None
+) -> FloatArray:
+    """Return what smoothing Q takes from its products with K: ``q_mean (k - vector)ᵀ``.
+
+    Parameters
+    ----------
+    mean : ndarray of float32 [batch, num_q_heads, blocks, head_dim]
+    k : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        Not quantized.
+    vector : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+        What smoothing K subtracts.
+
+    Returns
+    -------
+    ndarray of float64 [batch, num_q_heads, blocks, seqlen_kv]
+    """
+    keys = as_float32(floating("k", k)).astype(np.float64)
+    if vector is not None:
+        keys = keys - vector[:, :, None, :]
+    group = mean.shape[1] // max(keys.shape[1], 1)
+    with np.errstate(invalid="ignore"):
+        products: FloatArray = mean.astype(np.float64) @ np.repeat(keys, group, axis=1).swapaxes(
+            2, 3
+        )
+    return products

@@ -83,7 +83,9 @@ class OnlineSoftmax:
         weight = np.exp2(block_max - _finite(new_max)) if local else np.ones_like(new_max)
         p = np.exp2(np.subtract(s, reference[:, None], out=s), out=s)
         self.row_sum = self.row_sum * shrink + p.sum(axis=1) * weight
-        if local:
+        if self.scheme.v_scope == "block":
+            weight = np.where(block_max == -np.inf, 0.0, weight * v_scale[0])
+        elif local:
             p *= v_scale
             if visible is not None:
                 p[~visible] = 0.0  # a hidden token's scale may be NaN
@@ -101,13 +103,28 @@ class OnlineSoftmax:
         if self.scheme.pv == "fp8":
             p *= E4M3_MAX
             return (round_e4m3(p) if self.round_p else p), 1.0 / E4M3_MAX
-        steps = 127.0 if self.scheme.p_range == "static127" else 255.0
+        if self.scheme.p_range == "twin":
+            return self._in_two_ranges(p)
+        # Two terms are 256 high + low, each of 8 bits: 65535 steps.
+        steps = 127.0 if self.scheme.p_range == "static127" else 256.0**self.scheme.p_terms - 1
         p *= steps
         if not self.round_p:
             return p, 1.0 / steps
         codes = np.floor(p + 0.5) if self.scheme.p_range == "static127" else np.rint(p)
-        # In float32, products of integers of this size with codes of V sum up exactly.
-        return codes.astype(np.float32), 1.0 / steps
+        # In float32, products of integers of 8 bits with codes of V sum up exactly.
+        return codes.astype(np.float32) if self.scheme.p_terms == 1 else codes, 1.0 / steps
+
+    def _in_two_ranges(self, p: FloatArray) -> tuple[NDArray[Any], float]:
+        """Quantize in steps of the finer of two ranges (PTQ4ViT, arXiv 2111.12293, equation 5).
+
+        Below 2^-m, with m = `p_split`, P has 127 steps of 2^-m / 127, from there on 127 of 1 / 127.
+        """
+        finer = 2.0**self.scheme.p_split
+        unit = 1.0 / (127 * finer)
+        if not self.round_p:
+            return p / unit, unit
+        low, high = np.rint(p * (127 * finer)), np.rint(p * 127) * finer
+        return np.where(p < 1 / finer, low, high), unit
 
     def finish(self) -> tuple[FloatArray, FloatArray]:
         """Return O [row, head_dim], in units of V's channel scale, and the natural lse [row]."""

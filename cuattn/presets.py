@@ -1,0 +1,134 @@
+"""The schemes that have names."""
+
+from __future__ import annotations
+
+from .errors import ArgumentError
+from .scheme import INTEGERS, Scheme
+
+__all__ = ["PRESETS", "resolve"]
+
+PRESETS: dict[str, Scheme] = {
+    s.name: s
+    for s in (
+        Scheme("int8", smooth_v="sample"),
+        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean"),
+        # The fewest instructions for each score.
+        Scheme(
+            "int8-fast", k_scope="block", v_scope="channel", p_range="row_pow2", smooth_v="mean"
+        ),
+        # The 8-bit products of SageAttention2 (arXiv 2411.10958, section 3): INT8 Q Kᵀ, and e4m3
+        # P V with P times 448 and V per channel.
+        Scheme(
+            "int8-fp8", pv="fp8", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
+        ),
+        Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64),
+        # P as the sum of two bytes: what is left is the error of Q, K and V.
+        Scheme("int8-two-term", p_terms=2, smooth_v="sample"),
+        # 4 bits for Q and K, smoothed as SageAttention2 does, with our P V.
+        Scheme(
+            "int4",
+            qk="int4",
+            k_scope="thread",
+            v_scope="channel",
+            smooth_q="block",
+            smooth_v="mean",
+        ),
+        Scheme(
+            "int4-fp16",
+            qk="int4",
+            pv="fp16",
+            p_range="row",
+            p_block=64,
+            smooth_q="block",
+        ),
+        # INT-FlashAttention (arXiv 2409.16997): full INT8, INT8 Q Kᵀ with float16 P V, and full
+        # INT4 but for P, which has nothing to gain from 7 steps.
+        Scheme("int-flash", v_scope="tensor", p_range="static127", smooth_k="none"),
+        Scheme("int-flash-half", pv="fp16", p_range="row", p_block=64, smooth_k="none"),
+        Scheme(
+            "int-flash-int4",
+            qk="int4",
+            pv="int4",
+            v_scope="tensor",
+            p_range="static127",
+            smooth_k="none",
+        ),
+        # Its future work (section 5): V by blocks, and Hadamard's matrix.
+        Scheme(
+            "int-flash-rotated",
+            v_scope="block",
+            p_range="static127",
+            smooth_k="none",
+            rotate=True,
+        ),
+        # SageAttention (arXiv 2410.02367, section 4.4), K smoothed by its mean: scales of tokens
+        # (-t) or blocks (-b, of 128 rows of Q and 64 keys), P V in float16; or (-v) V per channel
+        # and P in 127 steps. Products in float16 are summed in float32 and not, as on its GPU, in
+        # float16. A block of keys has 128 in `sage-vb`, as many as one step of P V.
+        Scheme("sage-t", pv="fp16", p_range="row", p_block=64, smooth_k="mean"),
+        Scheme(
+            "sage-b",
+            pv="fp16",
+            q_scope="block",
+            k_scope="block",
+            p_range="row",
+            p_block=64,
+            smooth_k="mean",
+        ),
+        Scheme("sage-vt", v_scope="channel", p_range="static127", smooth_k="mean"),
+        Scheme(
+            "sage-vb",
+            q_scope="block",
+            k_scope="block",
+            v_scope="channel",
+            p_range="static127",
+            smooth_k="mean",
+        ),
+        # SageAttention2 (arXiv 2411.10958, section 3): Q, K and V smoothed, scales of threads for Q
+        # and K, P times 448 and V per channel in e4m3, added up in float32 after each block.
+        *(
+            Scheme(
+                f"sage2-{qk[-1]}",
+                qk=qk,
+                pv="fp8",
+                q_scope="thread",
+                k_scope="thread",
+                v_scope="channel",
+                p_range="row",
+                smooth_q="block",
+                smooth_k="mean",
+                smooth_v="mean",
+            )
+            for qk in INTEGERS
+        ),
+        # PTQ4ViT (arXiv 2111.12293, equation 5): twin-uniform P.
+        Scheme("twin", v_scope="channel", p_range="twin", smooth_v="mean"),
+        # One scale for each head of Q, K and V, as FlashAttention-3 (arXiv 2407.08608) compares to.
+        Scheme(
+            "fp8",
+            qk="fp8",
+            pv="fp8",
+            q_scope="tensor",
+            k_scope="tensor",
+            v_scope="tensor",
+            p_range="row",
+            smooth_k="none",
+        ),
+        Scheme("fp16", qk="fp16", pv="fp16", p_range="row", p_block=64, smooth_k="none"),
+    )
+}
+
+
+def resolve(scheme: str | Scheme) -> Scheme:
+    """Return the scheme itself, or the preset of that name.
+
+    Raises
+    ------
+    ArgumentError
+        If the name is not a preset, or the argument is neither a name nor a `Scheme`.
+    """
+    if isinstance(scheme, Scheme):
+        return scheme
+    if isinstance(scheme, str) and scheme in PRESETS:
+        return PRESETS[scheme]
+    raise ArgumentError("scheme", scheme, f"a Scheme or one of {sorted(PRESETS)}")
