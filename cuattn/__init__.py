@@ -1,7 +1,8 @@
 """INT8 attention for NVIDIA GPUs, and exactly how wrong it is.
 
 `attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` makes an operand once for
-many calls; `measure_error` compares a scheme with float64. The definitions, in NumPy, are in
+many calls; `measure_error` compares a scheme with float64, and `choose_scheme` and `plan_schemes`
+find the fastest whose error is within a bound. The definitions, in NumPy, are in
 `cuattn.reference`.
 """
 
@@ -16,26 +17,36 @@ __path__ = [
 ]
 
 from .attention import attention
+from .choose import Choice, choose_scheme
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
 from .measure import ErrorReport, measure_error
+from .presets import PRESETS
 from .quantize import quantize
 from .quantized import QuantizedTensor
-from .scheme import PRESETS, Scheme
+from .scheme import Scheme
+from .scheme_plan import SchemePlan, plan_schemes
+from .twin_search import TwinSearch, search_twin
 
 __all__ = [
     "PRESETS",
     "ArgumentError",
+    "Choice",
     "CompileError",
     "CuattnError",
     "ErrorReport",
     "NoGPUError",
     "QuantizedTensor",
     "Scheme",
+    "SchemePlan",
+    "TwinSearch",
     "UnsupportedError",
     "__version__",
     "attention",
+    "choose_scheme",
     "measure_error",
+    "plan_schemes",
     "quantize",
+    "search_twin",
 ]
 
 __version__ = "0.1.0"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .caller import Caller, cupy_module, device_of
+from .coding import Name
 from .dlpack import CPU, CUDA, View, as_cupy, view_cupy
 from .emulated import attention_on_host
 from .errors import ArgumentError
 from .launch import enqueue
-from .operand import DTYPES, Name
+from .operand import DTYPES
 from .overlap import overlap
 from .prepared import AttentionCall, prepare
 from .problem import Options, Problem
@@ -98,12 +99,17 @@ def attention(
     Notes
     -----
     NaN and infinities act as far as the scheme's scales reach; an infinity, which has no code of 8
-    bits, acts like NaN. In a row of Q it makes that row NaN. In a key it does so to every row that
-    sees the key or, with a scale per block, any key of its block. With one scale for a head, in Q
-    or K, it does so to all rows of the head. In V it does so, with a scale per
-    token, to every row that sees the token (on the GPU, to their lse too); else to the channel or,
-    with one scale, to all of the output. Unquantized operands follow IEEE arithmetic, except that
-    in V they may also reach rows up to a tile before the first one that sees the token.
+    bits, acts like NaN. In a row of Q it makes that row NaN, and those that share its scale. In a
+    key it does so to every row that sees the key or another one that shares its scale. With one
+    scale for a head, in Q or K, it does so to all rows of the head. In V it does so, with a scale
+    per token, to every row that sees the token (on the GPU, to their lse too), per block, to every
+    row that sees any of its tokens; else to the channel or, with one scale, to all of the output.
+    Rotated, it is that of all channels that are rotated together. Means leave such elements out.
+    Unquantized operands follow IEEE arithmetic, except that in V they, and a scale per block, may
+    also reach rows up to a tile before the first one that sees the token.
+
+    If Q is smoothed and K is a QuantizedTensor, what smoothing took from the scores is worked out
+    with the values that K's codes stand for: with 4 bits the result is a little less accurate.
 
     On the GPU nothing waits for the GPU, and all memory is CuPy's, except for outputs in PyTorch's.
     A call can be captured into a CUDA graph after one call of its kind, which loads the kernels.
@@ -150,16 +156,16 @@ def _on_gpu(
     with caller:
         if check_finite:
             _check_finite(seen, given)
-        shift = None
-        if call.copied or call.needs_shift:
-            call, shift = _converted(call, seen, target, options)
+        made = _Made()
+        if call.copied or call.needs_shift or call.needs_keys:
+            call, made = _converted(call, seen, target, options)
         o, o_view = out, target
         if o_view is None:
             o, o_view = caller.empty(problem.output_shape, _DTYPE_NAMES[problem.q.dtype])
         lse = lse_view = None
         if problem.return_lse:
             lse, lse_view = caller.empty(problem.q.shape[:3], "float32")
-        _enqueue(call, seen, o_view, lse_view, shift)
+        _enqueue(call, seen, o_view, lse_view, made)
         return o if out is not None else caller.deliver(o), caller.deliver(lse)
 
 
@@ -194,25 +200,36 @@ def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
             raise ArgumentError(name, given[name], "without NaN and infinity")
 
 
+class _Made(NamedTuple):
+    """Arrays that are made before the launches: "lse_shift" and "k_values" of the pipeline."""
+
+    lse_shift: View | None = None
+    k_values: View | None = None
+
+
 def _converted(
     call: AttentionCall, seen: Seen, target: View | None, options: Options
-) -> tuple[AttentionCall, View | None]:
-    """Do first what kernels do not: copy arrays, and what K's smoothing takes from the logits."""
+) -> tuple[AttentionCall, _Made]:
+    """Do first what kernels do not: copy arrays, and compute with what is quantized already."""
     for name, x in seen.items():
         if name in call.copied and isinstance(x, View):
             seen[name] = contiguous(x)
-    shift = None
+    scheme = call.problem.scheme
+    made = _Made()
     q, k = seen["q"], seen["k"]
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):
-            k = seen["k"] = quantize_view(k, "k", call.problem.scheme, call.problem.layout)
-        shift = view_cupy(call.problem.softmax_scale * q.dot(k.vector))
-    return _prepared(seen, target, options), shift
+            k = quantize_view(k, "k", scheme, call.problem.layout)
+            if scheme.smooth_q == "none":  # else the array is still wanted for its products
+                seen["k"] = k
+        shift = call.problem.softmax_scale * q.dot(k.vector)
+        made = made._replace(lse_shift=view_cupy(shift))
+    if call.needs_keys and isinstance(k, QuantizedTensor):
+        made = made._replace(k_values=view_cupy(k.dequantize()))
+    return _prepared(seen, target, options), made
 
 
-def _enqueue(
-    call: AttentionCall, seen: Seen, target: View, lse: View | None, shift: View | None
-) -> None:
+def _enqueue(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
@@ -227,8 +244,7 @@ def _enqueue(
     given = (
         *chain.from_iterable(operands),
         o.ptr,
-        lse.ptr if lse else 0,
-        shift.ptr if shift else 0,
+        *(x.ptr if x else 0 for x in (lse, *made)),
     )
     enqueue(call.launches, call.buffers, given)
     if o is not target:

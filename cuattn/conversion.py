@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from .coding import Name
 from .device import Device
+from .item import Item, source
 from .launch import NULL, Buffers, Launch
-from .operand import Name, Operand
-from .plan import needs_stats
-from .quantize_spec import QuantizeSpec, StatsSpec
+from .operand import compact
+from .plan import needs_stats, rotates_values
+from .quantize_spec import QuantizeSpec
 from .reference.layout import pad_head_dim
+from .rotate_spec import RotateSpec
 from .scheme import Scheme
+from .smoothing_spec import BlockMeansSpec
+from .spec import Type
+from .stats import Range, stats
+from .stats_spec import StatsSpec
 
-__all__ = ["Item", "conversion"]
+__all__ = ["Shift", "conversion"]
 
 _NAMES: tuple[Name, ...] = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
-class Item:
-    """An array to convert; all but the first field are numbers of a `Buffers`.
+class Shift:
+    """What smoothing K takes from the logits of each row of Q; fields are numbers of a `Buffers`.
 
     Parameters
     ----------
-    operand : Operand
-    x : int
-        The array.
-    data, scale : int
-        Where codes and scales go, or values.
+    rows : int
+        What gets ``softmax_scale * q . vector``.
     vector : int
-        K, V: where the smoothing vector goes. Q: K's vector, if there is an lse_shift.
+        K's.
+    group : int
+        Query heads that share one head of K.
+    softmax_scale : float
     """
 
-    operand: Operand
-    x: int
-    data: int
-    scale: int = NULL
-    vector: int = NULL
+    rows: int
+    vector: int
+    group: int
+    softmax_scale: float
 
 
 def conversion(
@@ -47,9 +53,10 @@ def conversion(
     device: Device,
     buffers: Buffers,
     *,
-    lse_shift: int = NULL,
-    group: int = 1,
-    softmax_scale: float = 0.0,
+    shift: Shift | None = None,
+    next_item: int = NULL,
+    packed_qk: bool = False,
+    packed_v: bool = False,
 ) -> list[Launch]:
     """Return the launches, in order, that convert some of Q, K and V.
 
@@ -61,11 +68,12 @@ def conversion(
     device : Device
     buffers : Buffers
         Gets the parts of the workspace that are needed in between.
-    lse_shift : int
-        Number of the buffer that gets ``softmax_scale * q . vector``, or null.
-    group : int
-        Query heads that share one head of K.
-    softmax_scale : float
+    shift : Shift, optional
+        Of Q, if it is among the items.
+    next_item : int
+        Number of the counter of the attention kernel, which is set to 0, or null.
+    packed_qk, packed_v : bool
+        Whether codes of 4 bits are stored two to a byte.
     """
     if not items:
         return []
@@ -74,100 +82,87 @@ def conversion(
     built_for = (scheme, first.dtype, pad_head_dim(first.shape[3]), aligned)
 
     launches: list[Launch] = []
-    ranges: dict[Name, _Range] = {}
+    ranges: dict[Name, Range] = {}
     wanted: dict[Name, Item] = {x: items[x] for x in needs_stats(scheme) if x in items}
     if wanted:
-        spec = StatsSpec.of(*built_for)
-        for name, item in wanted.items():
-            if spec.ranges(name):
-                nbytes = _vector_bytes(item.operand)
-                ranges[name] = _Range(buffers.take(nbytes), buffers.take(nbytes))
-        launches += _stats(spec, wanted, device, buffers, ranges)
-
-    quantize = QuantizeSpec.of(*built_for)
-    arguments: dict[str, Any] = {
-        name: _quantized(quantize, items, name, ranges.get(name, _Range())) for name in _NAMES
-    }
-    arguments |= {
-        "lse_shift": lse_shift,
-        "head_dim": first.shape[3],
-        "heads_per_kv": group,
-        "softmax_scale": softmax_scale,
-    }
-    grid = sum(x["heads"] * x["tiles"] for x in map(arguments.get, _NAMES) if x)
-    launches.append(Launch(quantize, device, (grid,), arguments))
+        launches += stats(StatsSpec.of(*built_for), wanted, device, buffers, ranges)
+    if "q" in items and scheme.smooth_q != "none":
+        launches.append(_block_means(items["q"], device))
+    at_once = dict(items)
+    rotated = at_once.pop("v", None) if rotates_values(scheme) else None
+    if at_once:
+        spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v)
+        launches.append(_quantize(spec, at_once, device, ranges, next_item, shift))
+    if rotated is not None:
+        launches += _rotated_values(rotated, scheme, device, buffers, next_item, packed_v)
     return launches
 
 
-class _Range(NamedTuple):
-    """Where the smallest and largest elements of an operand's channels are."""
-
-    low: int = NULL
-    high: int = NULL
-
-
-def _quantized(
-    spec: QuantizeSpec, items: Mapping[Name, Item], name: Name, range_: _Range
-) -> dict[str, Any] | None:
-    if name not in items:
-        return None
-    item = items[name]
-    return {
-        **_source(item),
-        "out": item.data,
-        "scale": item.scale,
-        "vector": item.vector,
-        **range_._asdict(),
-        "tiles": spec.tiles(name, item.operand.tokens),
-    }
-
-
-def _stats(
-    spec: StatsSpec,
+def _quantize(
+    spec: QuantizeSpec,
     items: Mapping[Name, Item],
     device: Device,
-    buffers: Buffers,
-    ranges: Mapping[Name, _Range],
-) -> Iterator[Launch]:
+    ranges: Mapping[Name, Range],
+    next_item: int,
+    shift: Shift | None = None,
+) -> Launch:
     arguments: dict[str, Any] = dict.fromkeys(_NAMES)
-    grid = heads_in_parts = 0
+    grid = 0
     for name, item in items.items():
-        heads = item.operand.heads
-        chunks = spec.chunks(name, item.operand.tokens)
-        partial = NULL
-        if chunks > 1:
-            partial = buffers.take(4 * heads * chunks * spec.kinds(name) * spec.head_dim)
-            heads_in_parts += heads
+        heads, tiles = item.operand.heads, spec.tiles(name, item.operand.tokens)
+        grid += heads * tiles
         arguments[name] = {
-            **_source(item),
-            # A mean that nobody wants is computed all the same; Q's vector is that of K.
-            "mean": (name != "q" and item.vector) or buffers.take(_vector_bytes(item.operand)),
-            **ranges.get(name, _Range())._asdict(),
-            "partial": partial,
-            "chunk": spec.chunk,
-            "chunks": chunks,
+            **source(item),
+            "out": item.data,
+            "scale": item.scale,
+            "vector": item.vector,
+            **ranges.get(name, Range())._asdict(),
+            "heads": heads,
+            "tiles": tiles,
         }
-        grid += heads * chunks
-    arguments["head_dim"] = next(iter(items.values())).operand.shape[3]
-    yield Launch(spec, device, (grid,), arguments)
-    if heads_in_parts:
-        yield Launch(spec.finish, device, (heads_in_parts,), arguments)
-
-
-def _source(item: Item) -> dict[str, int]:
-    """Return the members that StatsOperand and QuantizeOperand have in common."""
-    operand = item.operand
-    batch, head, token = operand.strides[:3]
-    return {
-        "x": item.x,
-        "stride_batch": batch,
-        "stride_head": head,
-        "stride_token": token,
-        "heads": operand.heads,
-        "num_heads": operand.shape[1],
-        "seqlen": operand.tokens,
+    arguments |= {
+        "lse_shift": shift.rows if shift else NULL,
+        "k_vector": shift.vector if shift else NULL,
+        "next_item": next_item,
+        "head_dim": next(iter(items.values())).operand.shape[3],
+        "heads_per_kv": shift.group if shift else 1,
+        "softmax_scale": shift.softmax_scale if shift else 0.0,
     }
+    return Launch(spec, device, (grid,), arguments)
 
 
-def _vector_bytes(operand: Operand) -> int:
-    return 4 * operand.heads * operand.shape[3]
+def _block_means(item: Item, device: Device) -> Launch:
+    """Return the launch that computes what smoothing subtracts from blocks of Q."""
+    q = item.operand
+    spec = BlockMeansSpec(q.dtype, pad_head_dim(q.shape[3]), q.aligned)
+    blocks = spec.blocks(q.tokens)
+    values = {**source(item), "mean": item.vector, "head_dim": q.shape[3], "blocks": blocks}
+    return Launch(spec, device, (q.heads * blocks,), values)
+
+
+def _rotated_values(
+    item: Item, scheme: Scheme, device: Device, buffers: Buffers, next_item: int, packed: bool
+) -> list[Launch]:
+    """Return the launches that rotate V, once its vector is known, and quantize the result."""
+    v = item.operand
+    head_dim = v.shape[3]
+    channels = pad_head_dim(head_dim)
+    spec = RotateSpec(v.dtype, channels, v.aligned)
+    tiles = spec.tiles(v.tokens)
+    out = buffers.take(4 * v.heads * v.tokens * head_dim)
+    values = {
+        **source(item),
+        "vector": item.vector,
+        "out": out,
+        "head_dim": head_dim,
+        "tiles": tiles,
+    }
+    launches = [Launch(spec, device, (v.heads * tiles,), values)]
+    result: dict[Name, Item] = {
+        "v": Item(compact(v.shape, Type.fp32), out, data=item.data, scale=item.scale)
+    }
+    ranges: dict[Name, Range] = {}
+    if scheme.v_scope in ("channel", "tensor"):
+        launches += stats(StatsSpec.of_rotated_values(channels), result, device, buffers, ranges)
+    quantize = QuantizeSpec.of_rotated_values(scheme, channels, packed)
+    return [*launches, _quantize(quantize, result, device, ranges, next_item)]

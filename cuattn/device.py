@@ -42,6 +42,11 @@ class Target:
     native_e4m3_mma: bool
     min_toolkit: tuple[int, int]
 
+    @property
+    def has_e4m3(self) -> bool:
+        """Whether there are products of float8 e4m3, of one kind or another."""
+        return int(self.arch.rstrip("a")) >= 89
+
 
 # The driver keeps 1 KiB of every CTA's shared memory for itself, hence the odd sizes.
 TARGETS: dict[str, Target] = {

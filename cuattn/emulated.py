@@ -10,30 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .caller import numpy_dtype
+from .coding import Name, coding
 from .dlpack import CPU, View, view
 from .errors import ArgumentError
 from .form import Form
 from .host import to_host
-from .operand import DTYPES, Array, Name, coding, operand_of
+from .natural import block_of
+from .operand import DTYPES, Array, operand_of
 from .overlap import overlap
 from .plan import half_type
 from .problem import Options, Problem
 from .quantized import QuantizedTensor
 from .reference.arrays import as_float32
 from .reference.emulate import emulate
-from .reference.layout import LOG2_BIAS, in_slots
-from .reference.quantize import (
-    Operand,
-    Operands,
-    Quantized,
-    quantize,
-    smoothing_vector,
-    transpose_v,
-)
-from .reference.rounding import HalfType, e4m3_bits, round_bfloat16, round_half
-from .reference.smoothing import lse_shift
+from .reference.quantize import Operand, Operands, Quantized, quantize, scope_of, smoothing_vector
+from .reference.rounding import HalfType, round_bfloat16, round_half
+from .reference.smoothing import Q_BLOCK, block_means, lse_shift, products_with_means
 from .scheme import Scheme
 from .spec import Type
+from .stored import stored
 
 __all__ = ["attention_on_host", "quantize_on_host"]
 
@@ -69,8 +64,9 @@ def attention_on_host(
     shift = None
     if problem.return_lse:
         shift = _lse_shift(operands, values["q"], problem.softmax_scale)
+    delta = _delta(values, operands["k"]) if problem.scheme.smooth_q != "none" else None
     o, lse = emulate(
-        Operands(**operands, compute=half),
+        Operands(operands["q"], operands["k"], operands["v"], half, delta),
         problem.scheme,
         scale=problem.softmax_scale,
         is_causal=problem.is_causal,
@@ -92,65 +88,57 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
     """`cuattn.quantize` of an array in host memory."""
     seen = _signature(x, "x")
     shape = operand_of(operand, seen, scheme, layout).shape
-    quantized = _quantized(operand, _values(x, "x", layout), scheme)
-    form = Form.of(scheme, operand, shape)
-    natural: Any = quantized.codes
-    if form.code is Type.e4m3:
-        natural = e4m3_bits(natural)
-    codes = np.zeros(form.data, form.dtype)
-    if operand == "v":
-        codes[...] = transpose_v(natural)
-    else:
-        codes[..., : shape[3]] = natural
-    scale = np.full(form.scale, form.empty_scale)
-    if quantized.scope == "tensor":
-        scale[...] = quantized.scale[..., None]
-    elif operand == "v" and quantized.scope == "token":
-        scale = _with_logarithms(quantized.scale, form)
-    else:
-        scale[..., : quantized.scale.shape[2]] = quantized.scale
-        if operand == "k" and quantized.scope == "token":
-            scale = in_slots(scale)
-    return QuantizedTensor(codes, scale, quantized.vector, operand, scheme, shape, seen.dtype)
+    quantized, vector = _quantized(operand, _values(x, "x", layout), scheme)
+    form = Form.of(scheme, operand, shape, packed=True)
+    codes, scale = stored(quantized, operand, scheme, form)
+    return QuantizedTensor(codes, scale, vector, operand, scheme, shape, seen.dtype)
 
 
-def _with_logarithms(scale: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
-    """Bring scales of V's tokens [batch, head, token] to [batch, head, block, 3, 128]."""
-    shape = form.scale
-    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), form.empty_scale)
-    padded[..., : scale.shape[2]] = scale
-    blocks = in_slots(padded).reshape(*shape[:3], shape[4])
-    with np.errstate(invalid="ignore"):
-        return np.stack(
-            [blocks, np.log2(blocks) + np.float32(LOG2_BIAS), np.float32(1) / blocks], axis=3
-        )
-
-
-def _quantized(name: Name, x: NDArray[Any], scheme: Scheme) -> Quantized:
+def _quantized(
+    name: Name, x: NDArray[Any], scheme: Scheme
+) -> tuple[Quantized, NDArray[np.float32] | None]:
+    """Return codes and scales, and the vector that smoothing has subtracted from them."""
     smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
     product: Any = scheme.pv if name == "v" else scheme.qk
-    return quantize(
+    vector = smoothing_vector(x, smoothing[name])
+    means = None
+    if name == "q" and scheme.smooth_q == "block":
+        means = block_means(x)
+        with np.errstate(invalid="ignore"):
+            x = as_float32(x) - np.repeat(means, Q_BLOCK, axis=2)[:, :, : x.shape[2]]
+    quantized = quantize(
         x,
-        scope=getattr(scheme, f"{name}_scope"),
-        block=scheme.p_block,
-        vector=smoothing_vector(x, smoothing[name]),
+        scope=scope_of(name, getattr(scheme, f"{name}_scope")),
+        block=block_of(scheme, name),
+        vector=vector,
+        rotated=scheme.rotate,
         to=product,
     )
+    return quantized, vector if means is None else means
 
 
 def _operand(name: Name, x: Any, scheme: Scheme, half: HalfType) -> Operand:
     if isinstance(x, QuantizedTensor):
         return x.to_reference()
     if coding(scheme, name) is not None:
-        return _quantized(name, x, scheme)
+        return _quantized(name, x, scheme)[0]
     return round_half(as_float32(x), half)
+
+
+def _delta(values: Mapping[Name, Any], k: Operand) -> Any:
+    """Return what smoothing Q took from the products with K."""
+    q, keys = values["q"], values["k"]
+    means = q.vector if isinstance(q, QuantizedTensor) else block_means(q)
+    vector = k.vector if isinstance(k, Quantized) else None
+    exact = keys.dequantize() if isinstance(keys, QuantizedTensor) else keys
+    return products_with_means(means, exact, vector)
 
 
 def _lse_shift(operands: Mapping[Name, Operand], given_q: Any, scale: float) -> Any:
     q, k = operands["q"], operands["k"]
     if not (isinstance(q, Quantized) and isinstance(k, Quantized)):
         return None
-    exact = q.dequantize() if isinstance(given_q, QuantizedTensor) else given_q
+    exact = given_q.dequantize() if isinstance(given_q, QuantizedTensor) else given_q
     return lse_shift(exact, k.vector, scale)
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .operand import Name, code_type
+from .coding import Name, code_type, stored_scope
 from .quantize_spec import TOKEN_PAD
 from .reference.layout import pad_head_dim
 from .reference.quantized import AMAX_FLOOR, LARGEST_CODE
+from .reference.smoothing import Q_BLOCK
 from .scheme import Scheme
 from .sizes import ceil_div
-from .spec import Type
+from .spec import Scope, Type
 
 __all__ = ["Form"]
 
@@ -25,22 +26,26 @@ class Form:
     Parameters
     ----------
     code : Type or None
-        Of `data`: int8 or e4m3, or None for 16-bit values.
+        Of `data`: int8, int4 or e4m3, or None for 16-bit values.
     data : tuple of int
         Shape of codes or of 16-bit values: [batch, head, token, channel], of codes of V
         [batch, head, block, channel, 128]. Channels are padded to a size that has kernels, V's
-        tokens to whole blocks.
+        tokens to whole blocks. Of int4 the last axis counts bytes, of two codes each.
     nbytes : int
         Of `data`.
     scale : tuple of int
-        Of Q [batch, head, token]; of K [batch, head, padded token] or [batch, head, block]; of V
-        [batch, head, block, 3, 128], of the 3 the scale, its log2 and its inverse, or
-        [batch, head, channel]; none for values. Tokens of K and V are in the order of slots. The
-        one scale of a head is repeated: for each token of Q, block of K, channel of V.
+        Of Q [batch, head, token], for groups of channels [batch, head, token, group]; of K
+        [batch, head, padded token], [batch, head, group, padded token], for threads
+        [batch, head, scope], four of each 64 padded tokens, or [batch, head, block]; of V
+        [batch, head, block, 3, 128], of the 3 the scale, its log2 and its inverse,
+        [batch, head, block], or [batch, head, channel]; none for values. Tokens of K and V are in
+        the order of slots, groups are those of padded channels. A scale of more is repeated.
     vector : tuple of int
-        [batch, head, head_dim]: what smoothing subtracts.
+        What smoothing subtracts: [batch, head, head_dim], of Q [batch, head, block, head_dim].
     smoothed : bool
         Whether it does.
+    empty_scale : float32
+        Scale of a scope that holds nothing but zeros, and of channels that are padding.
     """
 
     code: Type | None
@@ -49,42 +54,43 @@ class Form:
     scale: tuple[int, ...]
     vector: tuple[int, ...]
     smoothed: bool
+    empty_scale: np.float32
 
     @classmethod
-    def of(cls, scheme: Scheme, name: Name, shape: tuple[int, ...]) -> Form:
-        """Return the form of an operand [batch, head, token, head_dim] under a scheme."""
+    def of(cls, scheme: Scheme, name: Name, shape: tuple[int, ...], packed: bool = False) -> Form:
+        """Return the form of an operand [batch, head, token, head_dim] under a scheme.
+
+        Parameters
+        ----------
+        packed : bool
+            Whether codes of 4 bits are stored two to a byte.
+        """
         batch, heads, tokens, head_dim = shape
         channels = pad_head_dim(head_dim)
-        code = code_type(scheme, name)
+        code = code_type(scheme, name, packed)
         blocks = ceil_div(tokens, TOKEN_PAD)
-        scales: tuple[int, ...] = (tokens,)
-        if name == "k":
-            by_token = scheme.k_scope == "token"
-            scales = (blocks * TOKEN_PAD,) if by_token else (ceil_div(tokens, scheme.p_block),)
-        elif name == "v":
-            scales = (blocks, 3, TOKEN_PAD) if scheme.v_scope == "token" else (channels,)
         transposed = code is not None and name == "v"
-        last = (blocks, channels, TOKEN_PAD) if transposed else (tokens, channels)
-        data = (batch, heads, *last)
+        *rows, last = (blocks, channels, TOKEN_PAD) if transposed else (tokens, channels)
+        bits = 16 if code is None else code.bits
+        data = (batch, heads, *rows, last // 2 if code is Type.int4 else last)
+        product = scheme.pv if name == "v" else scheme.qk
+        largest = 1.0 if product == "fp16" else LARGEST_CODE[product]
+        smoothing = {"q": scheme.smooth_q, "k": scheme.smooth_k, "v": scheme.smooth_v}[name]
+        means = (ceil_div(tokens, Q_BLOCK),) if name == "q" else ()
         return cls(
             code=code,
             data=data,
-            nbytes=math.prod(data) * (2 if code is None else 1),
-            scale=() if code is None else (batch, heads, *scales),
-            vector=(batch, heads, head_dim),
-            smoothed={"k": scheme.smooth_k, "v": scheme.smooth_v}.get(name, "none") != "none",
+            nbytes=batch * heads * math.prod(rows) * last * bits // 8,
+            scale=() if code is None else (batch, heads, *_scales(scheme, name, tokens, channels)),
+            vector=(batch, heads, *means, head_dim),
+            smoothed=code is not None and smoothing != "none",
+            empty_scale=np.float32(AMAX_FLOOR) / np.float32(largest),
         )
 
     @property
     def dtype(self) -> str:
-        """NumPy's type of codes; it has none of 8 bits in floating point, so e4m3 are bits."""
-        return "uint8" if self.code is Type.e4m3 else "int8"
-
-    @property
-    def empty_scale(self) -> np.float32:
-        """Scale of a scope that holds nothing but zeros, and of channels that are padding."""
-        largest = LARGEST_CODE["fp8" if self.code is Type.e4m3 else "int8"]
-        return np.float32(AMAX_FLOOR) / np.float32(largest)
+        """NumPy's type of `data`; it has none of fewer bits or of e4m3, so these are bits."""
+        return "int8" if self.code is Type.int8 else "uint8"
 
     @property
     def byte_strides(self) -> tuple[int, int, int]:
@@ -92,3 +98,19 @@ class Form:
         batch, heads, rows = self.data[:3]
         head = self.nbytes // max(batch * heads, 1)
         return heads * head, head, head // max(rows, 1)
+
+
+def _scales(scheme: Scheme, name: Name, tokens: int, channels: int) -> tuple[int, ...]:
+    """Return the shape of the scales of one head."""
+    blocks = ceil_div(tokens, TOKEN_PAD)
+    stored = stored_scope(scheme, name)
+    if name == "v":
+        shapes = {Scope.token: (blocks, 3, TOKEN_PAD), Scope.block: (blocks,)}
+        return shapes.get(stored, (channels,))
+    groups = channels // scheme.qk_group
+    if name == "q":
+        return (tokens, groups) if stored is Scope.group else (tokens,)
+    padded = blocks * TOKEN_PAD
+    by_block = (ceil_div(tokens, scheme.p_block),)
+    shapes = {Scope.group: (groups, padded), Scope.thread: (padded // 16,), Scope.block: by_block}
+    return shapes.get(stored, (padded,))

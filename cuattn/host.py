@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .dlpack import CPU, as_cupy, hand_over, view
 from .errors import ArgumentError
 
-__all__ = ["HostArray", "to_host"]
+__all__ = ["HostArray", "heads_first", "to_host"]
 
 TYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -89,3 +89,16 @@ def _checked(dtype: str, name: str) -> str:
     if dtype not in TYPES:
         raise ArgumentError(f"{name}.dtype", dtype, f"one of {TYPES}")
     return dtype
+
+
+def heads_first(x: NDArray[Any], layout: str) -> NDArray[Any]:
+    """Return an array of a layout, "HND" or "NHD", as [batch, head, token, head_dim].
+
+    Raises
+    ------
+    ArgumentError
+        For another layout.
+    """
+    if layout not in ("HND", "NHD"):
+        raise ArgumentError("layout", layout, "'HND' or 'NHD'")
+    return x.swapaxes(1, 2) if layout == "NHD" and x.ndim == 4 else x

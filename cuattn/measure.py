@@ -15,21 +15,20 @@ from .attention import attention
 from .device import gpu_status
 from .error_report import ErrorReport
 from .errors import ArgumentError
-from .host import HostArray, to_host
+from .host import HostArray, heads_first, to_host
+from .presets import resolve
 from .reference import attribute, exact
 from .reference.arrays import Progress, Shape
 from .reference.masking import Mask
 from .reference.metrics import metrics
 from .reference.rounding import HalfType
-from .scheme import Scheme, resolve
+from .scheme import Scheme
+from .stages import Stages
 
 __all__ = ["ErrorReport", "measure_error"]
 
 WARMUP_CALLS = 3
 TIMED_CALLS = 20
-
-# Steps that a run counts for in `progress`, so that its own callback has something to divide.
-STEPS_PER_RUN = 1000
 
 
 def measure_error(
@@ -77,10 +76,8 @@ def measure_error(
         If the GPU cannot run the scheme.
     """
     scheme = resolve(scheme)
-    if layout not in ("HND", "NHD"):
-        raise ArgumentError("layout", layout, "'HND' or 'NHD'")
     host = [to_host(x, name) for name, x in (("q", q), ("k", k), ("v", v))]
-    values = [_heads_first(x.values, layout) for x in host]
+    values = [heads_first(x.values, layout) for x in host]
     shape = Shape.of(*(x.shape for x in values))
     options: dict[str, Any] = {"scale": scale, "is_causal": is_causal}
     compute: HalfType = "bfloat16" if host[0].dtype == "bfloat16" else "float16"
@@ -89,7 +86,7 @@ def measure_error(
     if reference is not None and np.shape(reference) != values[0].shape:
         raise ArgumentError("reference.shape", np.shape(reference), f"{values[0].shape}")
 
-    stages = _Stages(progress, 1 + (reference is None) + 5 * by_source)
+    stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
     arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
     call = partial(attention, *arrays, scheme=scheme, layout=layout, **options)
     # First, because it checks the arguments more strictly than what takes longer.
@@ -113,40 +110,11 @@ def measure_error(
         shape=shape,
         is_causal=is_causal,
         backend="gpu" if on_gpu else "emulation",
-        metrics=metrics(_heads_first(o, layout), reference),
+        metrics=metrics(heads_first(o, layout), reference),
         by_source=sources,
         seconds=seconds,
         tops=operations(shape, is_causal) / seconds / 1e12 if seconds else None,
     )
-
-
-class _Stages:
-    """Divide one progress callback among runs of about the same length."""
-
-    def __init__(self, progress: Progress | None, runs: int) -> None:
-        self._progress = progress
-        self._runs = runs
-        self._begun = 0
-
-    def next(self, runs: int = 1) -> Progress | None:
-        """Return the callback of the next one or few runs."""
-        begun, self._begun = self._begun, self._begun + runs
-        progress = self._progress
-        if progress is None:
-            return None
-        return lambda done, total: progress(
-            STEPS_PER_RUN * begun + STEPS_PER_RUN * runs * done // total, STEPS_PER_RUN * self._runs
-        )
-
-    def skip(self) -> None:
-        """Count a run that has no callback as done."""
-        done = self.next()
-        if done is not None:
-            done(1, 1)
-
-
-def _heads_first(x: NDArray[Any], layout: str) -> NDArray[Any]:
-    return x.swapaxes(1, 2) if layout == "NHD" and x.ndim == 4 else x
 
 
 def _usable(x: Any, copy: HostArray, on_gpu: bool) -> Any:

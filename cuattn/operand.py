@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from .coding import Name, coding
 from .errors import ArgumentError
 from .scheme import Scheme
 from .spec import Type
@@ -13,16 +14,13 @@ __all__ = [
     "DTYPES",
     "Array",
     "Coded",
-    "Name",
     "Operand",
     "array_operand",
-    "code_type",
-    "coding",
+    "compact",
     "in_order",
     "operand_of",
 ]
 
-Name = Literal["q", "k", "v"]
 
 DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 
@@ -101,25 +99,6 @@ class Operand:
         return self.shape[2]
 
 
-def code_type(scheme: Scheme, operand: Name) -> Type | None:
-    """Return the type of an operand's codes under a scheme; None if it has none."""
-    product = scheme.pv if operand == "v" else scheme.qk
-    return {"int8": Type.int8, "fp8": Type.e4m3}.get(product)
-
-
-def coding(scheme: Scheme, operand: Name) -> tuple[object, ...] | None:
-    """Return what of a scheme decides how an operand is quantized; None if it is not at all."""
-    code = code_type(scheme, operand)
-    if code is None:
-        return None
-    if operand == "v":
-        return code, scheme.v_scope, scheme.smooth_v
-    if operand == "q":
-        return code, scheme.q_scope
-    block = None if scheme.k_scope == "token" else scheme.p_block
-    return code, scheme.k_scope, block, scheme.smooth_k
-
-
 def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Operand:
     """Check one operand by itself.
 
@@ -144,6 +123,8 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
     if head_dim % 8 or not 8 <= head_dim <= _MAX_HEAD_DIM:
         expected = f"a multiple of 8 from 8 to {_MAX_HEAD_DIM}"
         raise ArgumentError("head_dim", head_dim, f"{expected} (the last axis of {name} {x.shape})")
+    if name != "v" and scheme.k_scope == "group" and head_dim % scheme.qk_group:
+        raise ArgumentError("head_dim", head_dim, f"whole groups of {scheme.qk_group} channels")
     if operand.tokens > _MAX_TOKENS:
         raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
     if max(operand.shape[0], operand.shape[1] if name != "q" else 0) > _MAX_GRID_YZ:
@@ -163,6 +144,12 @@ def array_operand(x: Array, layout: str) -> Operand:
     steps = [step for step, n in zip(strides[:3], shape[:3], strict=True) if n > 1]
     aligned = not (x.misalignment or any(step * dtype.nbytes % 16 for step in steps))
     return Operand(shape, strides, dtype, aligned)
+
+
+def compact(shape: tuple[int, ...], dtype: Type) -> Operand:
+    """Describe a contiguous array [batch, head, token, head_dim] of our own."""
+    _, heads, tokens, head_dim = shape
+    return Operand(shape, (heads * tokens * head_dim, tokens * head_dim, head_dim, 1), dtype, True)
 
 
 def in_order(axes: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .operand import Name, Operand
+from .coding import Name
+from .operand import Operand
 from .quantize_spec import TOKEN_PAD
 from .sizes import ceil_div
 from .spec import Type

@@ -5,36 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import product
 
+from .coding import Name, code_type, stored_scope
 from .device import Target, current_device, gpu_status
 from .device import target as target_of
 from .errors import UnsupportedError
-from .operand import DTYPES, Name, code_type
-from .quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
-from .reference.layout import pad_head_dim
-from .scheme import PRESETS, Scheme, resolve
+from .presets import PRESETS
+from .quantize_spec import QuantizeSpec
+from .rotate_spec import RotateSpec
+from .scheme import Scheme
+from .smoothing_spec import BlockMeansSpec, DeltaSpec
 from .spec import AttentionSpec, PRange, Scope, Type
+from .stats_spec import FinishSpec, StatsSpec
+from .unpack_spec import UnpackSpec
 from .wgmma_plan import wgmma_serves, wgmma_spec
 from .wgmma_spec import WgmmaSpec
 
 __all__ = [
+    "SCALED_TILES",
     "TILES",
     "AnyAttentionSpec",
     "AnySpec",
     "Tile",
     "attention_spec",
-    "attention_specs",
     "check_supported",
     "half_type",
     "needs_stats",
-    "quantizer_specs",
+    "rotates_values",
     "runnable",
     "supported",
 ]
 
 AnyAttentionSpec = AttentionSpec | WgmmaSpec
-AnySpec = AnyAttentionSpec | QuantizeSpec | StatsSpec | FinishSpec
+AnySpec = (
+    AnyAttentionSpec
+    | QuantizeSpec
+    | StatsSpec
+    | FinishSpec
+    | BlockMeansSpec
+    | DeltaSpec
+    | RotateSpec
+    | UnpackSpec
+)
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
@@ -74,18 +86,32 @@ TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
 }
 
+# What differs where scores have scales, which take registers too.
+SCALED_TILES: dict[tuple[str, Type, int], Tile] = {
+    ("mma", Type.fp16, 128): Tile(4, 1, 2, False, 2),
+}
+
 
 def half_type(scheme: Scheme, dtype: Type) -> Type:
     """Return the type of operands that are not quantized, for inputs of a type."""
     return Type.bf16 if scheme.qk == "fp16" and dtype is Type.bf16 else Type.fp16
 
 
+def rotates_values(scheme: Scheme) -> bool:
+    """Whether V is rotated before it is quantized."""
+    return scheme.rotate and code_type(scheme, "v") is not None
+
+
 def needs_stats(scheme: Scheme) -> tuple[Name, ...]:
-    """Return the operands that must be looked at as a whole before they are quantized."""
+    """Return the operands that must be looked at as a whole before they are quantized.
+
+    V has a second look, after it has been rotated.
+    """
+    v_range = scheme.v_scope in ("channel", "tensor") and not scheme.rotate
     wanted: dict[Name, bool] = {
         "q": scheme.q_scope == "tensor",
         "k": scheme.k_scope == "tensor" or scheme.smooth_k != "none",
-        "v": scheme.v_scope != "token" or scheme.smooth_v != "none",
+        "v": v_range or scheme.smooth_v != "none",
     }
     return tuple(x for x, wants in wanted.items() if wants and code_type(scheme, x) is not None)
 
@@ -97,10 +123,10 @@ def check_supported(scheme: Scheme, target: Target) -> None:
     ------
     UnsupportedError
     """
-    if "fp8" in (scheme.qk, scheme.pv) and not wgmma_serves(target):
+    if "fp8" in (scheme.qk, scheme.pv) and not target.has_e4m3:
         raise UnsupportedError(
-            f"scheme {scheme.name} multiplies in FP8, for which there is no kernel for "
-            f"sm_{target.arch}; 'int8-block' is fast there"
+            f"scheme {scheme.name} multiplies in FP8, which sm_{target.arch} has no instructions "
+            f"for; 'int8-block' is as fast as its INT8 products, and more accurate"
         )
 
 
@@ -147,18 +173,26 @@ def attention_spec(
     """
     check_supported(scheme, target)
     half = half_type(scheme, dtype)
-    if wgmma_serves(target):
+    if wgmma_serves(target, scheme):
         return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
-    tile = TILES["mma", Type.fp16 if codes is None else Type.int8, head_dim]
+    row = "mma", Type.fp16 if codes is None else Type.int8, head_dim
+    tile = TILES[row] if scheme.qk == "fp16" else SCALED_TILES.get(row, TILES[row])
+    if scheme.k_scope == "group":
+        # Q is read once for every two tiles of keys, with its scales.
+        tile = replace(tile, row_tiles=1, q_in_registers=True)
     spec = AttentionSpec(
-        qk=code_type(scheme, "q") or half,
+        qk=Type.int4 if _native_int4(scheme, head_dim, target) else code_type(scheme, "q") or half,
         pv=codes or half,
         out=dtype,
         head_dim=head_dim,
-        k_scope=Scope.token if scheme.k_scope == "token" else Scope.block,
-        v_scope=Scope.token if codes is not None and scheme.v_scope == "token" else Scope.channel,
+        k_scope=stored_scope(scheme, "k") if scheme.qk != "fp16" else Scope.block,
+        qk_group=scheme.qk_group if scheme.k_scope == "group" else 0,
+        v_scope=stored_scope(scheme, "v") if codes else Scope.channel,
         p_range=PRange(scheme.p_range),
+        p_terms=scheme.p_terms,
+        q_smooth=scheme.smooth_q != "none",
+        v_rotated=scheme.rotate and codes is not None,
         is_causal=is_causal,
         block_kv=scheme.p_block,
         **asdict(tile),
@@ -173,52 +207,10 @@ def attention_spec(
     )
 
 
-def attention_specs(
-    schemes: Iterable[str | Scheme], head_dims: Iterable[int], dtypes: Iterable[str], target: Target
-) -> list[AnySpec]:
-    """List every kernel that calls of these kinds can need, each once.
-
-    Parameters
-    ----------
-    schemes : iterable of str or Scheme
-    head_dims : iterable of int
-        Of the inputs; padded here.
-    dtypes : iterable of {"float16", "bfloat16", "float32"}
-        Of the inputs.
-    target : Target
-        From `cuattn.device.target`.
-
-    Raises
-    ------
-    ArgumentError
-        For an unknown scheme or a head_dim that has no kernel.
-    UnsupportedError
-        As `attention_spec`.
-    """
-    kinds = product(
-        [resolve(scheme) for scheme in schemes],
-        [pad_head_dim(head_dim) for head_dim in head_dims],
-        [DTYPES[dtype] for dtype in dtypes],
-    )
-    specs: dict[AnySpec, None] = {}
-    for scheme, head_dim, dtype in kinds:
-        for is_causal, long_kv in product((False, True), repeat=2):
-            spec = attention_spec(scheme, head_dim, dtype, is_causal, target, long_kv=long_kv)
-            specs[spec] = None
-        specs.update(dict.fromkeys(quantizer_specs(scheme, head_dim, dtype)))
-    return list(specs)
-
-
-def quantizer_specs(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnySpec]:
-    """List the kernels that convert inputs of a type and padded head dimension."""
-    for aligned in (True, False):
-        # Aligned inputs that have the products' type already are used as they are.
-        if scheme.qk != "fp16" or half_type(scheme, dtype) is not dtype or not aligned:
-            yield QuantizeSpec.of(scheme, dtype, head_dim, aligned)
-        if any(needs_stats(scheme)):
-            stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
-            yield stats
-            yield stats.finish
+def _native_int4(scheme: Scheme, head_dim: int, target: Target) -> bool:
+    """Whether Q Kᵀ is to be multiplied in 4 bits, of which one step of k has 64."""
+    whole_steps = head_dim % 64 == 0 and (scheme.k_scope != "group" or scheme.qk_group == 64)
+    return scheme.qk == "int4" and target.native_s4 and whole_steps
 
 
 def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:

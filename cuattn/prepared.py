@@ -35,6 +35,9 @@ class AttentionCall:
     needs_shift : bool
         Whether the caller has to compute what K's smoothing takes from the logits: Q is quantized
         already.
+    needs_keys : bool
+        Whether the caller has to bring K to float32 again, for its products with what smoothing
+        takes from Q: K is quantized already.
     launches : list of Launch or Clear
         Empty if there is no output, or if it is all zeros because there are no keys.
     buffers : Buffers
@@ -45,6 +48,7 @@ class AttentionCall:
     writes_out: bool
     extents: dict[str, tuple[int, int]]
     needs_shift: bool
+    needs_keys: bool
     launches: list[Launch | Clear]
     buffers: Buffers
 
@@ -88,6 +92,7 @@ def prepare(
         writes_out=writes_out,
         extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
         needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",
+        needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=launches,
         buffers=buffers,
     )

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .coding import Name
 from .errors import ArgumentError
-from .operand import DTYPES, Array, Coded, Name, Operand, array_operand, in_order, operand_of
-from .scheme import Scheme, resolve
+from .operand import DTYPES, Array, Coded, Operand, array_operand, in_order, operand_of
+from .presets import resolve
+from .scheme import Scheme
 
 __all__ = ["Options", "Problem"]
 

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from .caller import Caller, cupy_module, device_of
-from .conversion import Item, conversion
+from .coding import Name, coding
+from .conversion import conversion
 from .device import current_device, target
 from .dlpack import CPU, CUDA, View
 from .emulated import quantize_on_host
 from .errors import ArgumentError
 from .form import Form
+from .item import Item
 from .launch import NULL, Buffers, Launch, enqueue
-from .operand import Array, Name, coding, operand_of
+from .operand import Array, operand_of
 from .plan import check_supported
+from .presets import resolve
 from .quantized import QuantizedTensor
-from .scheme import Scheme, resolve
+from .scheme import Scheme
 from .views import contiguous, signature
 
 __all__ = ["quantize", "quantize_view"]
@@ -118,7 +121,7 @@ class _Call:
 @lru_cache(_REMEMBERED)
 def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     operand = operand_of(name, x, scheme, layout)
-    form = Form.of(scheme, name, operand.shape)
+    form = Form.of(scheme, name, operand.shape, packed=True)
     buffers = Buffers("x", "codes", "scale", "vector")
     item = Item(
         operand,
@@ -131,5 +134,7 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     copied = x.strides[-1] != 1 and all(x.shape)
     launches = []
     if math.prod(operand.shape) and not copied:
-        launches = conversion({name: item}, scheme, current_device(), buffers)
+        launches = conversion(
+            {name: item}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
+        )
     return _Call(operand.shape, form, copied, launches, buffers)

@@ -7,23 +7,26 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .caller import cupy_module
+from .coding import Name, coding
 from .dlpack import CPU, CUDA
 from .errors import ArgumentError
 from .form import Form
-from .operand import DTYPES, Coded, Name, coding
-from .reference.layout import in_tokens
-from .reference.quantize import Quantized
-from .reference.rounding import e4m3_values
+from .natural import block_of, factors, natural_codes, natural_scale, scale_of_scopes
+from .operand import DTYPES, Coded
+from .reference.quantize import Quantized, scope_of
+from .reference.rotation import butterflies, hadamard_block, signs
+from .reference.smoothing import Q_BLOCK
 from .scheme import Scheme
-from .spec import Type
 
 __all__ = ["QuantizedTensor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedTensor:
-    """8-bit codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
+    """Codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
 
     All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. With H
     and D standing for the heads and the head_dim of this operand, Dp for D rounded up to one of 32,
@@ -31,17 +34,22 @@ class QuantizedTensor:
 
     Attributes
     ----------
-    codes : ndarray of int8, or of uint8 for the bits of e4m3
+    codes : ndarray of int8, or of uint8 for the bits of e4m3 and for pairs of 4 bits
         Q and K: [B, H, N, Dp]. V: [B, H, Np / 128, Dp, 128], tokens permuted inside every 16 as
-        `cuattn.reference.quantize.transpose_v` does. Padding is 0.
+        `cuattn.reference.quantize.transpose_v` does. Padding is 0. Of 4 bits the last axis has half
+        the length: two neighbours to a byte, the first in its lower half.
     scale : ndarray of float32
         Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
         scale, 64 plus its logarithm to base 2, and its inverse; tokens of K and V are permuted
-        inside every 16 as in the codes of V. [B, H, blocks] per block of keys, [B, H, Dp] per
-        channel. Per tensor as Q per token, K per block and V per channel, those of a head being
-        equal.
-    vector : ndarray of float32 [B, H, D], or None
-        What smoothing has subtracted from every token; None if the scheme does not smooth.
+        inside every 16 as in the codes of V. Per group of channels, of which Dp has G, [B, H, N, G]
+        and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Per block of V
+        [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is that of each
+        of them; but those of blocks of keys, or of a whole head of K, are [B, H, blocks] where
+        neither V has scales of tokens nor Q is smoothed nor codes have 4 bits. The one scale of a
+        head of V is that of each channel.
+    vector : ndarray of float32, or None
+        What smoothing has subtracted from every token [B, H, D], of Q from every 128 tokens
+        [B, H, blocks, D]; None if the scheme does not smooth.
     operand : {"q", "k", "v"}
     scheme : Scheme
     shape : tuple of int
@@ -119,30 +127,36 @@ class QuantizedTensor:
         return self.codes.data.ptr, self.scale.data.ptr, vector
 
     def to_reference(self) -> Quantized:
-        """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU."""
-        head_dim = self.shape[3]
+        """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU.
+
+        What smoothing has subtracted from Q stays out, as in `cuattn.reference.quantize.operands`.
+        """
+        scheme, name = self.scheme, self.operand
         scale = _to_host(self._natural_scale())
-        scope = getattr(self.scheme, f"{self.operand}_scope")
-        if scope == "channel":
-            scale = scale[..., :head_dim]
-        elif scope == "tensor":  # all are equal, if there are any
-            scale = scale.max(axis=-1, initial=self._form.empty_scale)
-        vector = None if self.vector is None else _to_host(self.vector)
-        codes = np.ascontiguousarray(_to_host(self._natural_codes()))
-        return Quantized(codes, scale, scope, self.scheme.p_block, vector)
+        smoothed = self.vector is not None and name != "q"
+        return Quantized(
+            np.ascontiguousarray(_to_host(self._natural_codes())),
+            scale_of_scopes(scale, scheme, name, self.shape[2], self._form.empty_scale),
+            scope_of(name, getattr(scheme, f"{name}_scope")),
+            block_of(scheme, name),
+            _to_host(self.vector) if smoothed else None,
+            scheme.rotate,
+        )
 
     def dequantize(self) -> Any:
         """Return the represented values, float32 [B, H, N, D], as an array of the same library."""
         tokens, head_dim = self.shape[2:]
-        scale = self._natural_scale()
-        if self._stored_scope == "channel":
-            scale = scale[:, :, None, :head_dim]
-        else:
-            if self._stored_scope == "block":
-                scale = scale.repeat(self.scheme.p_block, axis=2)[:, :, :tokens]
-            scale = scale[..., None]
+        scale = factors(self._natural_scale(), self.scheme, self.operand, tokens)
         x = self._natural_codes().astype("float32") * scale
-        return x if self.vector is None else x + self.vector[:, :, None, :]
+        if self.scheme.rotate:
+            size = hadamard_block(head_dim)
+            back = (size**-0.5 * signs(head_dim)).astype(np.float32)
+            x = butterflies(x, size) * _of_library(x, back)
+        if self.vector is None:
+            return x
+        if self.operand == "q":
+            return x + self.vector.repeat(Q_BLOCK, axis=2)[:, :, :tokens]
+        return x + self.vector[:, :, None, :]
 
     def dot(self, vector: Any) -> Any:
         """Return the products of Q's tokens with a vector of each head of K, float32 [B, H, N].
@@ -153,42 +167,24 @@ class QuantizedTensor:
         """
         batch, heads, tokens, head_dim = self.shape
         kv_heads = max(vector.shape[1], 1)
-        codes = self._natural_codes().reshape(batch, kv_heads, heads // kv_heads, tokens, head_dim)
-        products = (codes * vector[:, :, None, None, :]).sum(axis=-1)
-        return products.reshape(batch, heads, tokens) * self.scale
+        x = self.dequantize().reshape(batch, kv_heads, heads // kv_heads, tokens, head_dim)
+        products = (x * vector[:, :, None, None, :]).sum(axis=-1)
+        return products.reshape(batch, heads, tokens)
 
     @cached_property
     def _form(self) -> Form:
-        return Form.of(self.scheme, self.operand, self.shape)
-
-    @property
-    def _stored_scope(self) -> Any:
-        """The scope as which the scales are stored."""
-        scope = getattr(self.scheme, f"{self.operand}_scope")
-        repeated = {"q": "token", "k": "block", "v": "channel"}
-        return repeated[self.operand] if scope == "tensor" else scope
+        return Form.of(self.scheme, self.operand, self.shape, packed=True)
 
     def _natural_scale(self) -> Any:
-        """Return the scales, those of tokens as [B, H, N]."""
-        scale = self.scale
-        if self._stored_scope != "token":
-            return scale
-        if self.operand == "v":
-            scale = scale[:, :, :, 0].reshape(*scale.shape[:2], -1)
-        if self.operand != "q":
-            scale = in_tokens(scale)
-        return scale[:, :, : self.shape[2]]
+        return natural_scale(self.scale, self.scheme, self.operand, self.shape)
 
     def _natural_codes(self) -> Any:
-        """Return codes [B, H, N, D], tokens in their order: int8, or float32 values of e4m3."""
-        batch, heads, tokens, head_dim = self.shape
-        codes = self.codes
-        if self.operand == "v":
-            blocks, channels, block = codes.shape[2:]
-            codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
-        codes = codes[:, :, :tokens, :head_dim]
-        return codes if self._form.code is Type.int8 else e4m3_values(codes)
+        return natural_codes(self.codes, self._form, self.operand, self.shape)
 
 
 def _to_host(x: Any) -> Any:
     return x if isinstance(x, np.ndarray) else x.get()
+
+
+def _of_library(like: Any, x: NDArray[np.float32]) -> Any:
+    return x if isinstance(like, np.ndarray) else cupy_module().asarray(x)

@@ -15,28 +15,42 @@ class Type(Enum):
     """Element type of an operand."""
 
     int8 = "int8"
+    int4 = "int4"
     e4m3 = "e4m3"
     fp16 = "fp16"
     bf16 = "bf16"
     fp32 = "fp32"
 
     @property
+    def bits(self) -> int:
+        """Bits of one element; codes of int4 are two to a byte."""
+        return {"int8": 8, "int4": 4, "e4m3": 8, "fp32": 32}.get(self.value, 16)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of one element."""
-        return {"int8": 1, "e4m3": 1, "fp32": 4}.get(self.value, 2)
+        """Bytes of one element; not of int4."""
+        return self.bits // 8
+
+    @property
+    def integer(self) -> bool:
+        """Whether elements are integer codes."""
+        return self in (Type.int8, Type.int4)
 
     @property
     def coded(self) -> bool:
         """Whether elements are codes, which mean something with a scale only."""
-        return self in (Type.int8, Type.e4m3)
+        return self.integer or self is Type.e4m3
 
 
 class Scope(Enum):
     """Elements that share a scale."""
 
     token = "token"
+    group = "group"
+    thread = "thread"
     block = "block"
     channel = "channel"
+    tensor = "tensor"
 
 
 class PRange(Enum):
@@ -46,6 +60,7 @@ class PRange(Enum):
     row = "row"
     row_pow2 = "row_pow2"
     static127 = "static127"
+    twin = "twin"
 
 
 def designated(spec: Any, *derived: str) -> str:
@@ -73,15 +88,30 @@ class _Operands(Protocol):
     @property
     def v_scope(self) -> Scope: ...
     @property
+    def q_smooth(self) -> bool: ...
+    @property
     def block_kv(self) -> int: ...
 
 
-def scale_bytes(spec: _Operands) -> int:
-    """Return the bytes of a block's scales in shared memory: of K, V's logarithms and inverses."""
-    token_k = spec.qk is Type.int8 and spec.k_scope is Scope.token
-    token_v = spec.pv is Type.int8 and spec.v_scope is Scope.token
+def scale_bytes(spec: _Operands, *, groups: int = 1, deltas: int = 1) -> int:
+    """Return the bytes of what a block's keys have in shared memory.
+
+    Parameters
+    ----------
+    spec : spec of an attention kernel
+    groups : int
+        Scales of a key of K.
+    deltas : int
+        Parts of a CTA's rows that have a mean of Q each.
+    """
+    scales = {Scope.token: spec.block_kv, Scope.group: groups * spec.block_kv}
+    scales[Scope.thread] = spec.block_kv // 16
+    of_k = scales.get(spec.k_scope, 1) if spec.qk.integer else 1
+    token_v = spec.pv.integer and spec.v_scope is Scope.token
     per_token = spec.block_kv * 4
-    return (per_token if token_k else 16) + 2 * (per_token if token_v else 16)
+    k = 4 * max(of_k, 4)
+    v = 2 * (per_token if token_v else 16)
+    return k + v + (deltas * per_token if spec.q_smooth else 0)
 
 
 # Two barriers of 8 bytes for each stage.
@@ -106,8 +136,12 @@ class AttentionSpec:
     out: Type
     head_dim: int
     k_scope: Scope
+    qk_group: int
     v_scope: Scope
     p_range: PRange
+    p_terms: int
+    q_smooth: bool
+    v_rotated: bool
     is_causal: bool
     block_kv: int
     num_warps: int
@@ -129,9 +163,11 @@ class AttentionSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `Storage` in attention_mma.cu."""
-        qk_row = self.head_dim * self.qk.nbytes
+        qk_row = self.head_dim * self.qk.bits // 8
         v_tile = self.block_kv * self.head_dim * self.pv.nbytes
-        stage = round_up(self.block_kv * qk_row + v_tile + scale_bytes(self), _ALIGNMENT)
+        groups = self.head_dim // self.qk_group if self.k_scope is Scope.group else 1
+        scales = scale_bytes(self, groups=groups)
+        stage = round_up(self.block_kv * qk_row + v_tile + scales, _ALIGNMENT)
         return round_up(self.stages * (stage + _BARRIERS) + self.rows * qk_row, _ALIGNMENT)
 
     def cxx(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArgumentError
 
@@ -20,15 +20,15 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     value : object
         Of JSON's own types.
     kind : type
-        str, int, float, bool, ``list[...]``, ``dict[str, ...]``, a dataclass whose fields are such
-        types, or one of these ``| None``.
+        str, int, float, bool, ``Literal[...]`` of these, ``list[...]``, ``dict[str, ...]``, a
+        dataclass whose fields are such types, or one of these ``| None``.
     where : str
         Place of the value, named in the error.
 
     Raises
     ------
     ArgumentError
-        If a field is missing or unknown, or a value is of another type.
+        If a field is missing or unknown, a value is of another type, or a dataclass refuses it.
     """
     if isinstance(kind, UnionType):
         if value is None:
@@ -36,6 +36,11 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         (kind,) = (option for option in get_args(kind) if option is not type(None))
     if is_dataclass(kind):
         return _fields(value, kind, where)
+    if get_origin(kind) is Literal:
+        options = get_args(kind)
+        if not any(value == option and type(value) is type(option) for option in options):
+            raise ArgumentError(where, value, f"one of {options}")
+        return value
     if get_origin(kind) is list:
         items = typed(value, list, where)
         return [typed(x, get_args(kind)[0], f"{where}[{i}]") for i, x in enumerate(items)]
@@ -65,4 +70,8 @@ def _fields(value: Any, kind: Any, where: str) -> Any:
     if sorted(given) != sorted(wanted):
         raise ArgumentError(where, sorted(given), f"an object with the keys {sorted(wanted)}")
     hints = get_type_hints(kind)
-    return kind(**{name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted})
+    values = {name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted}
+    try:
+        return kind(**values)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error.argument}", error.value, error.expected) from None

@@ -46,6 +46,9 @@ class WgmmaSpec:
     k_scope: Scope
     v_scope: Scope
     p_range: PRange
+    p_terms: int
+    q_smooth: bool
+    v_rotated: bool
     is_causal: bool
     block_kv: int
     integer_o: bool
@@ -81,11 +84,11 @@ class WgmmaSpec:
         tiles += self.q_buffers * self.groups * GROUP_ROWS * row
         tiles += 16 * (2 * _WARPGROUP * self.groups if self.p_range is PRange.block else 1)
         row_scale = self.rows if self.qk.nbytes == 1 else 4
-        token_v = self.pv is Type.int8 and self.v_scope is Scope.token
-        channel_scale = self.head_dim if self.pv.nbytes == 1 and not token_v else 4
+        by_channel = self.pv.coded and self.v_scope is Scope.channel
+        channel_scale = self.head_dim if by_channel else 4
         constants = round_up(4 * (row_scale + channel_scale + self.head_dim) + _ITEM, 16)
         barriers = _BARRIERS * (2 * self.stages + 3 * self.q_buffers) + 4 * self.q_buffers
-        scales = self.stages * round_up(scale_bytes(self), 128)
+        scales = self.stages * round_up(scale_bytes(self, deltas=self.groups), 128)
         return round_up(tiles + scales + self.q_buffers * constants + barriers, 1024)
 
     def cxx(self) -> str:

@@ -57,24 +57,24 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
 
   // The quantizer's operands are packed and padded: rows to S.head_dim, V to whole blocks. Others
   // are the caller's own and end at head_dim and seqlen_kv.
-  const int qk_bytes = S.qk == Type::int8 ? S.head_dim : p.head_dim * bytes_of(S.qk);
-  const int v_bytes = H::kIntegerValues ? S.block_kv : p.head_dim * bytes_of(S.pv);
+  const int qk_bytes = H::kScaledScores ? H::kQkBytes : p.head_dim * bytes_of(S.qk);
+  const int v_bytes = H::kScaledValues ? S.block_kv : p.head_dim * bytes_of(S.pv);
   const char* q = static_cast<const char*>(p.q) + work.batch * p.q_stride_batch +
                   work.head * p.q_stride_head + work.first_row * p.q_stride_row;
   const char* k = static_cast<const char*>(p.k) + work.batch * p.k_stride_batch +
                   work.kv_head * p.k_stride_head;
   const char* v = static_cast<const char*>(p.v) + work.batch * p.v_stride_batch +
                   work.kv_head * p.v_stride_head;
-  const TileLoader<typename H::QTile, S.num_threads, H::kIntegerScores> q_loader(
+  const TileLoader<typename H::QTile, S.num_threads, H::kScaledScores> q_loader(
       thread, p.q_stride_row, qk_bytes);
-  const TileLoader<typename H::KTile, S.num_threads, H::kIntegerScores> k_loader(
+  const TileLoader<typename H::KTile, S.num_threads, H::kScaledScores> k_loader(
       thread, p.k_stride_row, qk_bytes);
-  const TileLoader<typename H::VTile, S.num_threads, H::kIntegerValues> v_loader(
+  const TileLoader<typename H::VTile, S.num_threads, H::kScaledValues> v_loader(
       thread, p.v_stride_row, v_bytes);
   // From one key to the next, and for V stored by blocks from one block to the next.
-  const i64 k_stride = H::kIntegerScores ? S.head_dim : p.k_stride_row;
-  const i64 v_stride = H::kIntegerValues ? S.head_dim : p.v_stride_row;
-  const KeyScaleLoader<S> scale_loader(p, work.batch_kv_head);
+  const i64 k_stride = H::kScaledScores ? H::kQkBytes : p.k_stride_row;
+  const i64 v_stride = H::kScaledValues ? S.head_dim : p.v_stride_row;
+  const KeyScaleLoader<S> scale_loader(p, work.batch_head, work.batch_kv_head, work.first_row);
 
   const Ring<S.stages> ring(shared + Storage<S>::kBarriers);
   if (thread == 0) ring.init(S.num_threads);
@@ -94,7 +94,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
     k_loader.load(stage, k + key * k_stride, keys);
     v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
-                  H::kIntegerValues ? S.head_dim : keys);
+                  H::kScaledValues ? S.head_dim : keys);
     ring.commit(block);
   };
 #pragma unroll
@@ -116,11 +116,12 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
                          (warp * H::kWarpRows + 16 * tile) * H::QTile::row_bytes +
                          H::QTile::a_operand(lane);
     queries[tile].hold();
+    queries[tile].load_scales(p, work.batch_head, warp_row + 16 * tile + lane / 4);
   }
   const u32 k_lane = shared + H::KTile::b_operand(lane);
   const u32 v_lane = shared + Stage<S>::kV +
-                     (H::kIntegerValues ? H::VTile::b_operand(lane)
-                                        : H::VTile::b_operand_trans(lane));
+                     (H::kScaledValues ? H::VTile::b_operand(lane)
+                                       : H::VTile::b_operand_trans(lane));
 
   typename H::Output o[H::kRowTiles] = {};
   auto step = [&](int block, auto masked) {
@@ -135,15 +136,15 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
       typename H::Scores s;
       // Keeps the compiler from starting these scores while the registers hold those before.
       if (tile > 0) __syncwarp();
-      scores<S>(s, queries[tile], k_lane + stage);
+      scores<S>(s, queries[tile], k_lane + stage, keys, lane);
       if (S.stages > 1 && tile == 0) fill(block + kAhead);
       softmax[tile].template begin<kMasked>(s, o[tile], keys,
                                             Mask<S>(p, warp_row + 16 * tile, block, lane), lane);
-      softmax[tile].template exponentiate<kMasked>(probabilities[tile], s, keys, lane);
+      softmax[tile].template exponentiate<kMasked>(probabilities[tile], s, keys, p, lane);
     }
 #pragma unroll
     for (int part = 0; part < kValueParts<S>; ++part) {
-      add_values<S>(o, probabilities, v_lane + stage, softmax, part);
+      add_values<S>(o, probabilities, v_lane + stage, softmax, p, part);
     }
     ring.release(block);
     if constexpr (S.stages == 1) fill(block + kAhead);
@@ -163,7 +164,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     const int row = done.first_row + warp * H::kWarpRows + 16 * tile + lane / 4;
     store_rows<S, false>(
         p, [&](int column, int e) { return o[tile][column][e]; },
-        GlobalTerms<S, H::kIntegerValues && !H::kTokenV>(p, done.batch, done.kv_head),
+        GlobalTerms<S, H::kChannelV>(p, done.batch, done.kv_head),
         softmax[tile].reference, softmax[tile].row_sum, {done.batch, done.head, row}, lane);
   }
 }

@@ -58,7 +58,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     GroupSoftmax<S> softmax;
     softmax.start(a, constants, item_row, ptx::smem_address(storage.rows + threadIdx.x));
     typename GroupSoftmax<S>::Scores s;
-    u32 probabilities[H::kProbabilities];
+    u32 probabilities[kTerms<S>][H::kProbabilities];
 
     auto rescale = [&](int half, int steps, float shrink) {
 #pragma unroll
@@ -84,13 +84,14 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       ptx::wgmma_wait<0>();
       ptx::hold(s);
     };
-    // Adds a slice of P V to O.
-    auto flush = [&](auto& sum, int slice) {
+    // Adds a slice of the channels of P V, of one term of P, to O.
+    auto flush = [&](auto& sum, int slice, int term) {
       ptx::hold(sum);
+      const float of_term = softmax.value_scale * term_weight<S>(a, term);
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
         auto& x = o[slice * H::kSlice + i];
-        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2], x);
+        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
     // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
@@ -104,25 +105,26 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
       const TokenScales<S>& keys = storage.scales[kv.buffer];
       const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
-      softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), lane, rescale);
+      softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), group, lane,
+                                     rescale);
       if constexpr (S.order == Order::interleaved) {
-        static_assert(S.order != Order::interleaved || H::kSlices == 1);
+        static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
-          softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
-          ptx::hold(probabilities);
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
+          ptx::hold(probabilities[0]);
           ptx::wgmma_fence();
           if (i == 0) {
-            start_value_step<S, !H::kFlush>(sum, probabilities, v, 0, i);
+            start_value_step<S, !H::kFlush>(sum, probabilities[0], v, 0, i);
           } else {
-            start_value_step<S, true>(sum, probabilities, v, 0, i);
+            start_value_step<S, true>(sum, probabilities[0], v, 0, i);
           }
         }
         ptx::wgmma_commit();
-        softmax.end(rescale);
+        softmax.end(keys, rescale);
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
@@ -130,54 +132,59 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         }
         ptx::wgmma_wait<!kLast>();
         ptx::hold(sum);
-        ptx::hold(probabilities);
+        ptx::hold(probabilities[0]);
         release();
-        if constexpr (H::kFlush) flush(sum, 0);
+        if constexpr (H::kFlush) flush(sum, 0, 0);
         if constexpr (!kLast) finish_scores();
       } else {
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
-          softmax.template exponentiate<kMasked>(probabilities, s, keys, i, lane);
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
         }
         if constexpr (H::kFlush) {
-          // Some slices at a time. A single one takes the registers of the scores if it fits them.
-          constexpr int kFlight = min_of(H::kSlices, 2);
+          // Some parts at a time, slices of a term. A single one takes the registers of the scores
+          // if it fits them.
+          constexpr int kParts = kTerms<S> * H::kSlices;
+          constexpr int kFlight = min_of(kParts, 2);
           constexpr int kOwn = kFlight * H::kSlice;
-          constexpr bool kAgain = H::kIntegerScores == H::kIntegerValues && H::kSlices == 1 &&
+          constexpr bool kAgain = H::kIntegerScores == H::kIntegerValues && kParts == 1 &&
                                   H::kSlice == H::kScores;
           Accumulator<H::kIntegerValues> own[kAgain ? 1 : kOwn];
           auto& sums = either<!kAgain>(own, s);
-          auto sum = [&](int slice) -> auto& {
+          auto sum = [&](int part) -> auto& {
             using Slice = Accumulator<H::kIntegerValues>(&)[H::kSlice];
-            return reinterpret_cast<Slice>(sums[slice % kFlight * H::kSlice]);
+            return reinterpret_cast<Slice>(sums[part % kFlight * H::kSlice]);
           };
 #pragma unroll
-          for (int slice = 0; slice < H::kSlices + kFlight - 1; ++slice) {
-            if (slice < H::kSlices) {
-              start_values<S, false>(sum(slice), probabilities, v, slice);
+          for (int part = 0; part < kParts + kFlight - 1; ++part) {
+            if (part < kParts) {
+              start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
+                                     part % H::kSlices);
             }
-            if (slice == kFlight - 1) softmax.end(rescale);
-            if (slice >= kFlight - 1) {
-              if (slice < H::kSlices) {
+            if (part == kFlight - 1) softmax.end(keys, rescale);
+            if (part >= kFlight - 1) {
+              if (part < kParts) {
                 ptx::wgmma_wait<kFlight - 1>();
               } else {
                 ptx::wgmma_wait<0>();
               }
-              flush(sum(slice - kFlight + 1), slice - kFlight + 1);
+              const int done = part - kFlight + 1;
+              flush(sum(done), done % H::kSlices, done / H::kSlices);
             }
           }
         } else {
 #pragma unroll
           for (int slice = 0; slice < H::kSlices; ++slice) {
             using Slice = Accumulator<S.integer_o>(&)[H::kSlice];
-            start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities, v,
-                                  slice);
+            start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities[0],
+                                  v, slice);
           }
-          softmax.end(rescale);
+          softmax.end(keys, rescale);
           ptx::wgmma_wait<0>();
           ptx::hold(o);
         }
-        ptx::hold(probabilities);
+#pragma unroll
+        for (auto& term : probabilities) ptx::hold(term);
         release();
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);

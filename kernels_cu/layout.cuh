@@ -5,8 +5,12 @@
 // that no copy of a block reads past the end. What pads them is finite.
 constexpr int kTokenPad = 128;
 
-// Added to the logarithms of V's scales, so that exponents of scores are rarely negative and their
-// bits compare as integers. It leaves the row sum again with lse.
+// Rows of Q that have one mean, if Q is smoothed, and one scale, if that is of a block.
+constexpr int kQBlock = 128;
+
+// Added to the logarithms of V's scales or, where there are none, to what smoothing took from the
+// scores, so that exponents of scores are rarely negative and their bits compare as integers. It
+// leaves the row sum again with lse.
 constexpr float kLog2Bias = 64.0f;
 
 // Tokens of V's codes, and scales per token of K and V, are permuted inside every 16: slot 4t + e

@@ -50,3 +50,13 @@ __device__ __forceinline__ auto& either(A& a, B& b) {
     return b;
   }
 }
+
+// The one of two types that a condition chooses.
+template <bool First, class A, class B>
+struct Choice {
+  using type = A;
+};
+template <class A, class B>
+struct Choice<false, A, B> {
+  using type = B;
+};

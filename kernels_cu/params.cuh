@@ -9,14 +9,20 @@ struct AttentionParams {
   const void* v;           // int8: [batch, num_kv_heads, blocks, S.head_dim, 128]; else as K
   void* o;                 // [batch, num_q_heads, seqlen_q, head_dim]
   f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
-  const f32* q_scale;      // [batch, num_q_heads, seqlen_q]
+  const f32* q_scale;      // token: [batch, num_q_heads, seqlen_q]; group: [.., groups]
   const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128], in the order of slots
-                           // (layout.cuh); block: [.., key blocks]
+                           // (layout.cuh); group: [batch, num_kv_heads, groups, blocks, 128] alike;
+                           // thread: [batch, num_kv_heads, blocks, 8], of keys 64 i + 8 j + 2 t and
+                           // their neighbours number 4 i + t; block:
+                           // [batch, num_kv_heads, key blocks]
   const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128], in the order of slots:
-                           // the scale, its log2 + kLog2Bias, its inverse; channel:
-                           // [.., S.head_dim]
+                           // the scale, its log2 + kLog2Bias, its inverse; block:
+                           // [batch, num_kv_heads, blocks]; channel: [.., S.head_dim]
   const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
   const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
+  const f32* delta;        // [batch, num_q_heads, blocks of 128 rows, blocks, 128], in the order of
+                           // slots: added to the exponents of a block's rows, and with it
+                           // kLog2Bias unless V's logarithms hold it; if S.q_smooth
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements
   i64 q_stride_head;
   i64 q_stride_row;
@@ -36,6 +42,8 @@ struct AttentionParams {
   i32 head_dim;            // without padding
   i32 row_blocks;          // CTAs along the query rows of one head
   f32 scale_log2;          // softmax_scale * log2 e
+  f32 twin;                // 2^p_split, if S.p_range is twin
+  f32 inverse_twin;        // 2^-p_split
 };
 
 // What the Hopper family takes: q, k and v of `attention` are read through the maps alone.

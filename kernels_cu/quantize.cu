@@ -1,12 +1,13 @@
-// Q, K and V as the products of attention take them: 8-bit codes with their scales, or values of
-// another type. One read of the input, one write of the output, all three in one launch.
+// Q, K and V as the products of attention take them: codes with their scales, or values of another
+// type. One read of the input, one write of the output, all three in one launch.
 //
 // A CTA owns a tile of tokens of one head of one operand: first those of Q, then of K, then of V.
-//   quantize_rows    Q, K: scale per token, per block of keys, or per head
-//   quantize_values  V: scale per token or per channel; transposed
+//   quantize_rows    Q, K: scale per token or group of its channels, per thread of a product, per
+//                    block of tokens, or per head; perhaps rotated
+//   quantize_values  V: scale per token, per block of tokens or per channel; transposed
 //   cast_rows        any: fp16 or bf16
-#include "quant/rows.cuh"
-#include "quant/values.cuh"
+#include "quant/quantize_rows.cuh"
+#include "quant/quantize_values.cuh"
 
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const QuantizeOperand& x,
@@ -29,6 +30,7 @@ __device__ __forceinline__ void quantize_operands(const QuantizeParams& p) {
   const int q_end = p.q.heads * p.q.tiles;
   const int k_end = q_end + p.k.heads * p.k.tiles;
   const int cta = blockIdx.x;
+  if (p.next_item && cta == 0 && threadIdx.x == 0) *p.next_item = 0;
   if (cta < q_end) {
     quantize_operand<S, Role::query>(p, p.q, cta, storage);
   } else if (cta < k_end) {

@@ -2,27 +2,38 @@
 #pragma once
 #include "numeric.cuh"
 
-enum class Type { int8, e4m3, fp16, bf16, fp32 };
-enum class Scope { token, block, channel };
+// int4 has two codes a byte, the first in the lower half.
+enum class Type { int8, int4, e4m3, fp16, bf16, fp32 };
+enum class Scope { token, group, thread, block, channel, tensor };
 // What P is quantized against: the row maximum of the block of keys, or the running row maximum,
-// in 255 unsigned steps; or the running maximum in 127 steps (INT-FlashAttention).
-enum class PRange { block, row, row_pow2, static127 };
+// in 255 unsigned steps; or the running maximum in 127 steps (INT-FlashAttention), or in 127 below
+// a power of two and 127 above (PTQ4ViT).
+enum class PRange { block, row, row_pow2, static127, twin };
 
-__host__ __device__ constexpr int bytes_of(Type t) {
-  return t == Type::int8 || t == Type::e4m3 ? 1 : t == Type::fp32 ? 4 : 2;
+__host__ __device__ constexpr int bits_of(Type t) {
+  return t == Type::int4 ? 4 : t == Type::int8 || t == Type::e4m3 ? 8 : t == Type::fp32 ? 32 : 16;
+}
+__host__ __device__ constexpr int bytes_of(Type t) { return bits_of(t) / 8; }
+__host__ __device__ constexpr int row_bytes(Type t, int elements) {
+  return elements * bits_of(t) / 8;
 }
 
+__host__ __device__ constexpr bool is_integer(Type t) { return t == Type::int8 || t == Type::int4; }
 // Codes mean something with a scale only.
-__host__ __device__ constexpr bool is_code(Type t) { return t == Type::int8 || t == Type::e4m3; }
+__host__ __device__ constexpr bool is_code(Type t) { return is_integer(t) || t == Type::e4m3; }
 
 struct AttentionSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
   Type out;             // elements of O
   int head_dim;         // padded to the layouts of the quantizer
-  Scope k_scope;        // token or block; ignored when qk is not int8
-  Scope v_scope;        // token or channel; ignored when pv is not int8
+  Scope k_scope;        // token, group (as those of Q), thread or block, of scales as stored
+  int qk_group;         // channels of a group
+  Scope v_scope;        // token, block or channel, of scales as they are stored
   PRange p_range;
+  int p_terms;          // bytes that P is the sum of
+  bool q_smooth;        // something is added to the scores again: AttentionParams::delta
+  bool v_rotated;       // O is rotated back
   bool is_causal;
   int block_kv;         // keys of one step: the scheme's p_block
   int num_warps;

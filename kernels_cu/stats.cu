@@ -19,12 +19,7 @@ __device__ __forceinline__ void store_result(const StatsOperand& operand, int he
                                              int tokens, int kind, int channel, float x) {
   if (channel >= head_dim) return;
   f32* to = kind == 0 ? operand.mean : kind == 1 ? operand.low : operand.high;
-  if (kind == 0) {
-    x = __fdiv_rn(x, static_cast<float>(tokens));
-    // One token's NaN or infinity must not reach the others through the mean.
-    if (!(fabsf(x) < kInf)) x = 0.0f;
-  }
-  to[static_cast<i64>(head) * head_dim + channel] = x;
+  to[static_cast<i64>(head) * head_dim + channel] = kind == 0 ? mean_of(x, tokens) : x;
 }
 
 // The i-th token of the sample.
@@ -37,37 +32,15 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
                                             u8* smem) {
   using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, Kinds>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/quantize_spec.py disagrees");
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/stats_spec.py disagrees");
   const int head = cta / x.chunks;
   const int first = cta % x.chunks * x.chunk;
   const int count = Sample ? min_of(x.seqlen, kSample) : min_of(x.seqlen - first, x.chunk);
-  const i64 stride = x.stride_token * bytes_of(S.input);
-  const char* source =
-      row_address<S.input>(x, head, first) + Groups::channel() * bytes_of(S.input);
-  const bool inside = Groups::group() < Groups::kGroups && Groups::channel() < head_dim;
-
   Moments<S.input, Kinds> moments;
-  const auto add_batch = [&](int row, auto whole) {
-    Chunk<S.input> chunk[Groups::kBatch];
-#pragma unroll
-    for (int i = 0; i < Groups::kBatch; ++i) {
-      const int at = row + i * Groups::kGroups;
-      const i64 token = Sample ? sample_token(at, x.seqlen) : at;
-      chunk[i].template load<S.aligned, false>(source + token * stride,
-                                               inside && (whole.value || at < count));
-    }
-#pragma unroll
-    for (int i = 0; i < Groups::kBatch; ++i) {
-      if (whole.value || row + i * Groups::kGroups < count) moments.add(chunk[i]);
-    }
-  };
-  int row = Groups::group();
-  for (; row + (Groups::kBatch - 1) * Groups::kGroups < count;
-       row += Groups::kBatch * Groups::kGroups) {
-    add_batch(row, Bool<true>{});
-  }
-  if (row < count) add_batch(row, Bool<false>{});
-
+  Groups::template add_rows<S.aligned, Groups::kBatch>(
+      moments, row_address<S.input>(x, head, first), x.stride_token * bytes_of(S.input), count,
+      Groups::inside(head_dim),
+      [&](int i) { return Sample ? sample_token(i, x.seqlen) : static_cast<i64>(i); });
   reinterpret_cast<Joined*>(smem)->join(moments, [&](int kind, int channel, float result) {
     if (x.chunks == 1) {
       store_result(x, head, head_dim, count, kind, channel, result);
@@ -97,7 +70,7 @@ __device__ __forceinline__ void finish_head(const StatsOperand& x, int head_dim,
                                             u8* smem) {
   using Joined = GroupMoments<Type::fp32, S.head_dim, S.num_threads, Kinds>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/quantize_spec.py disagrees");
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/stats_spec.py disagrees");
   constexpr int kChunkBytes = Kinds * S.head_dim * 4;
   const char* source = reinterpret_cast<const char*>(x.partial) +
                        static_cast<i64>(head) * x.chunks * kChunkBytes + Groups::channel() * 4;

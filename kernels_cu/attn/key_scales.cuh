@@ -1,66 +1,104 @@
-// Scales that differ from key to key, or from block to block, in shared memory. Those of keys are
-// in the order of slots (layout.cuh): a lane's four of two adjacent key tiles are one load.
+// What differs from key to key, or from block to block, in shared memory. What keys have is in the
+// order of slots (layout.cuh): a lane's four of two adjacent key tiles are one load.
 #pragma once
+#include "attn/deltas.cuh"
 #include "attn/shape.cuh"
 #include "layout.cuh"
 #include "params.cuh"
 #include "ptx/cp_async.cuh"
 
 template <AttentionSpec S>
-struct alignas(16) KeyScales {
+struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
   using H = Shape<S>;
-  static constexpr int kPerToken = H::kTokenK ? S.block_kv : 4;
-  float k[kPerToken];                            // or only k[0], of the whole block
-  float log2_v[H::kTokenV ? S.block_kv : 4];     // V's scale rides in the exponent
+  // By groups; or of the four lanes of a row, for each 64 keys; or only k[0], of the whole block.
+  float k[max_of(H::kKeyScales, 4)];
+  float v[H::kTokenV ? S.block_kv : 4];  // logarithms: V's scale rides in the exponent; or v[0]
   float inverse[H::kTokenV ? S.block_kv : 4];
 
+  // Where they are, for addresses in the shared window.
+  static constexpr u32 kK = S.q_smooth ? 4 * S.block_kv : 0;
+  static constexpr u32 kV = kK + sizeof(k);
+  static constexpr u32 kInverse = kV + sizeof(v);
+
   __device__ __forceinline__ float block_scale() const { return k[0]; }
+  __device__ __forceinline__ float block_scale_v() const { return v[0]; }
 
   // Of what a lane sees of the key tiles 2 * pair and 2 * pair + 1: two columns of each.
   __device__ __forceinline__ float4 inverse_v(int pair, int lane) const {
     return four(inverse, pair, lane);
   }
+  __device__ __forceinline__ float4 group_scales(int group, int pair, int lane) const {
+    return four(k + group * S.block_kv, pair, lane);
+  }
 
-  // s becomes the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv.
+  // s becomes the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv + delta. Scales of
+  // groups are in s already.
   __device__ __forceinline__ void apply(typename H::Scores& s, const float (&row_scale)[2],
                                         int lane) const {
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
-      const float4 k4 = four(k, pair, lane);
-      const float4 v4 = H::kTokenV ? four(log2_v, pair, lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      const float sk[4] = {k4.x, k4.y, k4.z, k4.w};
-      const float log2_sv[4] = {v4.x, v4.y, v4.z, v4.w};
+      float4 k4;
+      if constexpr (H::kThreadK) {
+        k4.x = k4.y = k4.z = k4.w = k[pair / 4 * 4 + lane % 4];
+      } else if constexpr (!H::kGroupK) {
+        k4 = four(k, pair, lane);
+      }
+      const float sk[4] = {short_of(k4.x), short_of(k4.y), short_of(k4.z), short_of(k4.w)};
+      float added[4] = {};
+      if constexpr (H::kTokenV) add(added, four(v, pair, lane));
+      if constexpr (S.q_smooth) add(added, four(this->delta[0], pair, lane));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float start = -kMagic * sk[i];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float& x = s[2 * pair + i / 2][2 * half + i % 2];
-          x = __fmaf_rn(x, sk[i], start);
-          x = __fmaf_rn(x, row_scale[half], log2_sv[i]);
+          if constexpr (H::kThreadK) {
+            x = __fmaf_rn(x - kMagic, row_scale[half] * sk[i], added[i]);
+          } else {
+            if constexpr (!H::kGroupK) x = __fmaf_rn(x, sk[i], start);
+            x = __fmaf_rn(x, row_scale[half], added[i]);
+          }
         }
       }
     }
   }
 
  private:
+  // With two bits less, so that it times kMagic is exact, and so is taking kMagic out of a score.
+  static __device__ __forceinline__ float short_of(float scale) {
+    return H::kThreadK || H::kGroupK ? scale : __uint_as_float(__float_as_uint(scale) & ~3u);
+  }
   static __device__ __forceinline__ float4 four(const float* of, int pair, int lane) {
     return *reinterpret_cast<const float4*>(of + 16 * pair + 4 * (lane % 4));
   }
+  static __device__ __forceinline__ void add(float (&to)[4], const float4& x) {
+    to[0] += x.x;
+    to[1] += x.y;
+    to[2] += x.z;
+    to[3] += x.w;
+  }
 };
 
-// Copies the scales of a block.
+// Copies what a block has.
 template <AttentionSpec S>
 struct KeyScaleLoader {
   using H = Shape<S>;
-  const f32* k;  // of this head
+  using Scales = KeyScales<S>;
+  const f32* k;      // of this head
   const f32* v;
+  const f32* delta;  // of these rows
+  i64 padded;        // keys
 
-  __device__ __forceinline__ KeyScaleLoader(const AttentionParams& p, i64 batch_kv_head) {
-    const i64 padded = ceil_div(p.seqlen_kv, kTokenPad) * kTokenPad;
+  __device__ __forceinline__ KeyScaleLoader(const AttentionParams& p, i64 batch_head,
+                                            i64 batch_kv_head, int first_row)
+      : padded(ceil_div(p.seqlen_kv, kTokenPad) * kTokenPad) {
+    static_assert(kQBlock % H::kRows == 0, "a CTA's rows have one mean of Q");
     const int blocks = ceil_div(p.seqlen_kv, static_cast<i32>(S.block_kv));
-    k = p.k_scale + batch_kv_head * (H::kTokenK ? padded : blocks);
-    v = p.v_scale + batch_kv_head * 3 * padded;
+    const i64 of_head = H::kThreadK ? padded / 16 : H::kTokenK ? H::kGroups * padded : blocks;
+    k = p.k_scale + batch_kv_head * of_head;
+    v = p.v_scale + batch_kv_head * (H::kTokenV ? 3 * padded : blocks);
+    delta = p.delta + (batch_head * ceil_div(p.seqlen_q, kQBlock) + first_row / kQBlock) * padded;
   }
 
   // `to` is the address of the block's KeyScales. `chunk` is the thread's own number, times 16: the
@@ -68,18 +106,31 @@ struct KeyScaleLoader {
   // at hand.
   __device__ __forceinline__ void load(u32 to, int block, u32 chunk) const {
     constexpr u32 kBytes = S.block_kv * sizeof(f32);
+    const auto copy = [&](u32 offset, const f32* from) {
+      ptx::cp_async_16(to + offset + chunk, reinterpret_cast<const char*>(from) + chunk);
+    };
     if constexpr (H::kTokenK) {
       if (chunk < kBytes) {
-        ptx::cp_async_16(to + chunk, reinterpret_cast<const char*>(k + block * S.block_kv) + chunk);
-        if constexpr (H::kTokenV) {
-          const char* log2_v =
-              reinterpret_cast<const char*>(v + (block * 3 + 1) * S.block_kv) + chunk;
-          ptx::cp_async_16(to + kBytes + chunk, log2_v);
-          ptx::cp_async_16(to + 2 * kBytes + chunk, log2_v + kBytes);
+        const int key = block * S.block_kv;
+#pragma unroll
+        for (int group = 0; group < (H::kThreadK ? 0 : H::kGroups); ++group) {
+          copy(Scales::kK + group * kBytes, k + group * padded + key);
         }
+        if constexpr (H::kTokenV) {
+          const f32* log2_v = v + (block * 3 + 1) * S.block_kv;
+          copy(Scales::kV, log2_v);
+          copy(Scales::kInverse, log2_v + S.block_kv);
+        }
+        if constexpr (S.q_smooth) copy(0, delta + key);
       }
-    } else if constexpr (H::kIntegerScores) {
-      if (chunk == 0) ptx::cp_async_4(to, k + block);
+      if constexpr (H::kThreadK) {
+        if (chunk < H::kKeyScales * sizeof(f32)) copy(Scales::kK, k + block * H::kKeyScales);
+      }
+    } else if constexpr (H::kBlockK) {
+      if (chunk == 0) ptx::cp_async_4(to + Scales::kK, k + block);
+    }
+    if constexpr (H::kBlockV) {
+      if (chunk == 0) ptx::cp_async_4(to + Scales::kV, v + block);
     }
   }
 };

@@ -1,34 +1,11 @@
 // Normalizes O and stores it with the log-sum-exp of its rows.
 #pragma once
 #include "attn/channel_terms.cuh"
+#include "attn/elements.cuh"
 #include "attn/p_range.cuh"
+#include "attn/rotated_output.cuh"
 #include "layout.cuh"
 #include "params.cuh"
-#include "ptx/convert.cuh"
-
-template <Type T>
-struct ElementOf {
-  using type = u16;
-};
-template <>
-struct ElementOf<Type::fp32> {
-  using type = f32;
-};
-
-// Two neighbours in one word of a 16-bit type.
-template <Type Out>
-__device__ __forceinline__ u32 pack_pair(float2 x) {
-  return Out == Type::fp16 ? ptx::pack_f16x2(x.x, x.y) : ptx::pack_bf16x2(x.x, x.y);
-}
-
-template <Type Out>
-__device__ __forceinline__ void store_pair(typename ElementOf<Out>::type* to, float2 x) {
-  if constexpr (Out == Type::fp32) {
-    *reinterpret_cast<float2*>(to) = x;
-  } else {
-    *reinterpret_cast<u32*>(to) = pack_pair<Out>(x);
-  }
-}
 
 // Where two rows of O belong.
 struct OutputRows {
@@ -41,13 +18,13 @@ struct OutputRows {
 // those of channels c and c + 1. S is the spec of a kernel of either family. Columns stand for
 // channels in their order, or, `Adjacent`, so that a lane's eight of every 32 are neighbours.
 template <auto S, bool Adjacent, class O, class Terms>
-__device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms terms,
-                                           const float (&reference)[2], const float (&row_sum)[2],
-                                           const OutputRows& rows, int lane) {
+__device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Terms terms,
+                                               const float (&reference)[2],
+                                               const float (&row_sum)[2], const OutputRows& rows,
+                                               int lane) {
   using Element = typename ElementOf<S.out>::type;
   // What exponents have on top of a logit's, in units of log 2.
-  constexpr float kShift =
-      kStepsLog2<S> + (S.pv == Type::int8 && S.v_scope == Scope::token ? kLog2Bias : 0.0f);
+  constexpr float kShift = kStepsLog2<S> + (kBiased<S> ? kLog2Bias : 0.0f);
   const int quad_lane = lane % 4;
   const int lane_channel = (Adjacent ? 8 : 2) * quad_lane;
   float inverse[2];
@@ -129,5 +106,25 @@ __device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms 
     for (int half = 0; half < 2; ++half) {
       if (empty[half]) store_pair<S.out>(to[half] + at, {0.0f, 0.0f});
     }
+  }
+}
+
+// The same, rotated back before the means are added if V is rotated.
+template <auto S, bool Adjacent, class O, class Terms>
+__device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms terms,
+                                           const float (&reference)[2], const float (&row_sum)[2],
+                                           const OutputRows& rows, int lane) {
+  if constexpr (S.v_rotated) {
+    const RotatedOutput<S.head_dim, Adjacent> back(o, terms, p.head_dim, lane);
+    store_in_order<S, Adjacent>(
+        p, [&](int column, int e) { return back.x[column][e]; },
+        [&](int channel) {
+          ChannelTerms mean = terms(channel);
+          mean.scale = {1.0f, 1.0f};
+          return mean;
+        },
+        reference, row_sum, rows, lane);
+  } else {
+    store_in_order<S, Adjacent>(p, o, terms, reference, row_sum, rows, lane);
   }
 }

@@ -1,13 +1,33 @@
 // What P, and with it O and the row sums, are relative to.
 #pragma once
+#include "params.cuh"
 #include "spec.cuh"
 
 // Steps that P = 1 is cut into, and their logarithm, which is added in the exponent.
 template <auto S>
-__device__ constexpr float kStepsLog2 = S.pv == Type::e4m3               ? 8.80735492206f
-                                        : S.pv != Type::int8             ? 0.0f
-                                        : S.p_range == PRange::static127 ? 6.98868468677f
-                                                                         : 7.99435343686f;
+__device__ constexpr float kStepsLog2 =
+    S.pv == Type::e4m3                                              ? 8.80735492206f
+    : S.pv != Type::int8                                            ? 0.0f
+    : S.p_range == PRange::static127 || S.p_range == PRange::twin ? 6.98868468677f
+    : S.p_terms == 2                                                ? 15.9999779861f
+                                                                    : 7.99435343686f;
+
+// Matrices of bytes that P is multiplied as: the upper and the lower byte of 65535 steps, or, of
+// p_range = twin, what is above 2^-p_split and what is below.
+template <auto S>
+__device__ constexpr int kTerms = S.p_terms == 2 || S.p_range == PRange::twin ? 2 : 1;
+
+// What a term's products with V are multiplied by, to be in units of P's steps.
+template <auto S>
+__device__ __forceinline__ float term_weight(const AttentionParams& p, int term) {
+  if constexpr (S.p_range == PRange::twin) return term == 0 ? 1.0f : p.inverse_twin;
+  return S.p_terms == 2 && term == 0 ? 256.0f : 1.0f;
+}
+
+// Whether what keys add to the exponents holds kLog2Bias.
+template <auto S>
+__device__ constexpr bool kBiased =
+    (S.pv == Type::int8 && S.v_scope == Scope::token) || S.q_smooth;
 
 // Stands for the maximum of a row that has seen no key. It is finite so that no difference of two
 // maxima is NaN, and so low that 2^(it - any score) is 0.
@@ -17,7 +37,9 @@ constexpr float kNoKeySeen = -1e30f;
 // reference that moves only when a block exceeds it by this many powers of two. A block's row sum
 // is at most 2^86, where V's scales per token, which it is divided by, are the least that there are
 // (2^-71): that leaves room for 2^11 blocks below the largest float.
-constexpr float kHeadroom = 30.0f;
+// With P in two terms the block's sum has 2^8 times as many steps.
+template <auto S>
+__device__ constexpr float kHeadroom = S.p_terms == 2 ? 22.0f : 30.0f;
 
 // With p_range = row_pow2 the first reference is above the first maximum by this, so that fewer of
 // the later blocks move it: log2(255 / 152), of which P at the maximum is 152 and not rounded

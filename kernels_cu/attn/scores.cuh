@@ -1,12 +1,13 @@
 // S = Q K^T for one block of keys.
 #pragma once
+#include "attn/key_scales.cuh"
 #include "attn/shape.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
 
 // The value that an accumulator starts from; see kMagic.
 template <Type T>
-__device__ constexpr float kAccumulatorStart = T == Type::int8 ? kMagic : 0.0f;
+__device__ constexpr float kAccumulatorStart = is_integer(T) ? kMagic : 0.0f;
 
 // D = A B + C.
 template <Type T, bool UnsignedA = false>
@@ -16,6 +17,10 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u3
     ptx::mma_f16(d, a, b0, b1, c);
   } else if constexpr (T == Type::bf16) {
     ptx::mma_bf16(d, a, b0, b1, c);
+  } else if constexpr (T == Type::e4m3) {
+    ptx::mma_e4m3(d, a, b0, b1, c);
+  } else if constexpr (T == Type::int4) {
+    ptx::mma_s4_s4(d, a, b0, b1, c);
   } else if constexpr (UnsignedA) {
     ptx::mma_u8_s8(d, a, b0, b1, c);
   } else {
@@ -42,6 +47,7 @@ struct Queries {
   using H = Shape<S>;
   u32 smem;
   u32 held[H::kScoreSteps][4];  // unused, so no registers, unless q_in_registers
+  float scale[H::kGroups][2];   // of a lane's two rows, if each group of channels has its own
 
   __device__ __forceinline__ void get(u32 (&a)[4], int step) const {
     if constexpr (S.q_in_registers) {
@@ -49,6 +55,20 @@ struct Queries {
       for (int i = 0; i < 4; ++i) a[i] = held[step][i];
     } else {
       ptx::ldmatrix_x4(a, H::QTile::advance(smem, step * 32));
+    }
+  }
+
+  // `row` is the first of the lane's two.
+  __device__ __forceinline__ void load_scales(const AttentionParams& p, i64 batch_head, int row) {
+    if constexpr (H::kGroupK) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const i64 at = batch_head * p.seqlen_q + min_of(row + 8 * half, p.seqlen_q - 1);
+#pragma unroll
+        for (int group = 0; group < H::kGroups; ++group) {
+          scale[group][half] = __ldg(p.q_scale + at * H::kGroups + group);
+        }
+      }
     }
   }
 
@@ -62,11 +82,49 @@ struct Queries {
   }
 };
 
+// The sum over groups of channels, each times its scales.
+template <AttentionSpec S>
+__device__ __forceinline__ void scores_by_groups(typename Shape<S>::Scores& s,
+                                                 const Queries<S>& queries, u32 k,
+                                                 const KeyScales<S>& keys, int lane) {
+  using H = Shape<S>;
+  constexpr int kSteps = H::kScoreSteps / H::kGroups;
+  static_assert(kSteps * H::kGroups == H::kScoreSteps);
+#pragma unroll
+  for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+#pragma unroll
+    for (int group = 0; group < H::kGroups; ++group) {
+      float sum[2][4];
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        u32 a[4], b[4];
+        queries.get(a, group * kSteps + step);
+        ptx::ldmatrix_x4(b, H::KTile::advance(k, (group * kSteps + step) * 32) +
+                                pair * 16 * H::KTile::row_bytes);
+        mma_step<S.qk>(sum[0], a, b[0], b[1], step);
+        mma_step<S.qk>(sum[1], a, b[2], b[3], step);
+      }
+      const float4 k4 = keys.group_scales(group, pair, lane);
+      const float sk[4] = {k4.x, k4.y, k4.z, k4.w};
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float scale = sk[i / 4 * 2 + i % 2] * queries.scale[group][i % 4 / 2];
+        float& x = s[2 * pair + i / 4][i % 4];
+        x = __fmaf_rn(sum[i / 4][i % 4] - kMagic, scale, group == 0 ? 0.0f : x);
+      }
+    }
+  }
+}
+
 // `k` is the lane's address in the tile of keys.
 template <AttentionSpec S>
 __device__ __forceinline__ void scores(typename Shape<S>::Scores& s, const Queries<S>& queries,
-                                       u32 k) {
+                                       u32 k, const KeyScales<S>& keys, int lane) {
   using H = Shape<S>;
+  if constexpr (H::kGroupK) {
+    scores_by_groups<S>(s, queries, k, keys, lane);
+    return;
+  }
 #pragma unroll
   for (int step = 0; step < H::kScoreSteps; ++step) {
     u32 a[4];

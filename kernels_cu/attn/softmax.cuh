@@ -2,10 +2,9 @@
 #pragma once
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
-#include "attn/p_range.cuh"
+#include "attn/pack_terms.cuh"
 #include "attn/raw_scores.cuh"
 #include "attn/shape.cuh"
-#include "ptx/convert.cuh"
 #include "ptx/math.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of an MMA tile of 16 rows.
@@ -18,7 +17,8 @@ struct OnlineSoftmax {
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
-  float weight[2];     // of the block's P V in O
+  float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
+  float value_scale;   // V's scale of the block
 
   __device__ __forceinline__ void start(const AttentionParams& p, i64 batch_head, int first_row,
                                         int lane) {
@@ -27,7 +27,7 @@ struct OnlineSoftmax {
       reference[half] = kNoKeySeen;
       row_sum[half] = 0.0f;
       scale[half] = p.scale_log2;
-      if constexpr (H::kIntegerScores) {
+      if constexpr (H::kScaledScores && !H::kGroupK) {
         const int row = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
         scale[half] *= __ldg(p.q_scale + batch_head * p.seqlen_q + row);
       }
@@ -48,7 +48,7 @@ struct OnlineSoftmax {
       float& m = row_max_log2[half];
       float& c = slope[half];
       c = H::kTokenK ? 1.0f : scale[half];
-      if constexpr (Raw::kAsIntegers) c *= keys.block_scale();
+      if constexpr (H::kBlockK) c *= keys.block_scale();
       m = (Raw::kAsIntegers ? top[half] - kMagic : top[half]) * c;
       if (Masked && Raw::is_lowest(top[half])) m = -kInf;
     }
@@ -62,47 +62,52 @@ struct OnlineSoftmax {
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }
+    value_scale = H::kBlockV ? keys.block_scale_v() : 1.0f;
   }
 
   // The block's scores become probabilities; their sum, before rounding, enters the row sum.
   template <bool Masked>
   __device__ __forceinline__ void exponentiate(typename H::Probabilities& p,
                                                const typename H::Scores& s,
-                                               const KeyScales<S>& keys, int lane) {
+                                               const KeyScales<S>& keys,
+                                               const AttentionParams& params, int lane) {
     float sum[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      // Keeps the compiler from starting so many exponentials that registers spill.
+      if (S.p_range != PRange::row_pow2 && (kTerms<S> > 1 || pair % 2 == 0)) __syncwarp();
       float4 inverse;  // of V's scales: takes them out of the row sum
       if constexpr (H::kTokenV) inverse = keys.inverse_v(pair, lane);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float y[2][2];
+        float y[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float x = s[2 * pair + i / 2][2 * half + i % 2];
-          float& e = y[i / 2][i % 2];
-          e = ptx::ex2(H::kTokenK ? x + intercept[half]
-                                  : __fmaf_rn(x, slope[half], intercept[half]));
-          if (Masked && Raw::is_lowest(x)) e = 0.0f;
+          y[i] = ptx::ex2(H::kTokenK ? x + intercept[half]
+                                     : __fmaf_rn(x, slope[half], intercept[half]));
+          if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
         }
         if constexpr (H::kTokenV) {
-          sum[half] = __fmaf_rn(y[0][0], inverse.x, sum[half]);
-          sum[half] = __fmaf_rn(y[0][1], inverse.y, sum[half]);
-          sum[half] = __fmaf_rn(y[1][0], inverse.z, sum[half]);
-          sum[half] = __fmaf_rn(y[1][1], inverse.w, sum[half]);
-        } else {
-          sum[half] += y[0][0] + y[0][1];
-          sum[half] += y[1][0] + y[1][1];
-        }
-        if constexpr (S.pv == Type::int8) {
-          p[pair / 2][2 * (pair % 2) + half] =
-              ptx::pack_u8x4(y[0][0], y[0][1], y[1][0], y[1][1]);
-        } else {
+          const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            p[pair][2 * i + half] = S.pv == Type::fp16 ? ptx::pack_f16x2(y[i][0], y[i][1])
-                                                       : ptx::pack_bf16x2(y[i][0], y[i][1]);
+          for (int i = 0; i < 4; ++i) sum[half] = __fmaf_rn(y[i], weights[i], sum[half]);
+        } else {
+          sum[half] += y[0] + y[1];
+          sum[half] += y[2] + y[3];
+        }
+        if constexpr (H::kScaledValues) {
+          u32 word[kTerms<S>];
+          pack_terms<S>(word, y, params);
+#pragma unroll
+          for (int term = 0; term < kTerms<S>; ++term) {
+            p[term * H::kValueSteps + pair / 2][2 * (pair % 2) + half] = word[term];
           }
+        } else {
+          u32 word[2];
+          pack_halves<S>(word, y);
+          p[pair][half] = word[0];
+          p[pair][2 + half] = word[1];
         }
       }
     }
@@ -124,7 +129,7 @@ struct OnlineSoftmax {
  private:
   __device__ __forceinline__ void move_reference(const float (&row_max_log2)[2],
                                                  typename H::Output& o) {
-    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom : 0.0f;
+    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom<S> : 0.0f;
     const bool moves = row_max_log2[0] > reference[0] + kSlack ||
                        row_max_log2[1] > reference[1] + kSlack;
     if (!__any_sync(0xffffffffu, moves)) return;

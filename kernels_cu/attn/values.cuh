@@ -8,37 +8,50 @@
 // P V of one block is done in parts: 16 channels, or one step of k where O is the accumulator.
 template <AttentionSpec S>
 constexpr int kValueParts =
-    Shape<S>::kIntegerValues ? Shape<S>::kDimTiles / 2 : Shape<S>::kValueSteps;
+    Shape<S>::kScaledValues ? Shape<S>::kDimTiles / 2 : Shape<S>::kValueSteps;
+
+// Whether what a block adds to O has a factor.
+template <AttentionSpec S>
+constexpr bool kWeighted = S.p_range == PRange::block || Shape<S>::kBlockV || kTerms<S> > 1;
 
 // `v` is the lane's address in the tile. All row tiles of the warp share what is read from it.
-// Integer products are exact in int32 over the whole block and enter O once, times its weight.
+// Products of codes are summed over the whole block, integers exactly, and enter O once, times the
+// block's weight: float32 has the digits that the tensor cores' sums of FP8 products lack.
 template <AttentionSpec S>
 __device__ __forceinline__ void add_values(
     typename Shape<S>::Output (&o)[Shape<S>::kRowTiles],
     const typename Shape<S>::Probabilities (&p)[Shape<S>::kRowTiles], u32 v,
-    const OnlineSoftmax<S> (&softmax)[Shape<S>::kRowTiles], int part) {
+    const OnlineSoftmax<S> (&softmax)[Shape<S>::kRowTiles], const AttentionParams& params,
+    int part) {
   using H = Shape<S>;
   // Keeps the compiler from reading so far ahead that registers spill.
   __syncwarp();
-  if constexpr (H::kIntegerValues) {
-    float sum[H::kRowTiles][2][4];
+  if constexpr (H::kScaledValues) {
 #pragma unroll
-    for (int step = 0; step < H::kValueSteps; ++step) {
-      u32 b[4];
-      ptx::ldmatrix_x4(b, H::VTile::advance(v, step * 32) + part * 16 * H::VTile::row_bytes);
+    for (int term = 0; term < kTerms<S>; ++term) {
+      if (term > 0) __syncwarp();  // for the same reason
+      float sum[H::kRowTiles][2][4];
+#pragma unroll
+      for (int step = 0; step < H::kValueSteps; ++step) {
+        u32 b[4];
+        ptx::ldmatrix_x4(b, H::VTile::advance(v, step * 32) + part * 16 * H::VTile::row_bytes);
+#pragma unroll
+        for (int tile = 0; tile < H::kRowTiles; ++tile) {
+          const u32(&a)[4] = p[tile][term * H::kValueSteps + step];
+          mma_step<S.pv, true>(sum[tile][0], a, b[0], b[1], step);
+          mma_step<S.pv, true>(sum[tile][1], a, b[2], b[3], step);
+        }
+      }
+      const float of_term = term_weight<S>(params, term);
 #pragma unroll
       for (int tile = 0; tile < H::kRowTiles; ++tile) {
-        mma_step<S.pv, true>(sum[tile][0], p[tile][step], b[0], b[1], step);
-        mma_step<S.pv, true>(sum[tile][1], p[tile][step], b[2], b[3], step);
-      }
-    }
 #pragma unroll
-    for (int tile = 0; tile < H::kRowTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float& x = o[tile][2 * part + i / 4][i % 4];
-        const float a = sum[tile][i / 4][i % 4] - kMagic;
-        x = S.p_range == PRange::block ? __fmaf_rn(a, softmax[tile].weight[i % 4 / 2], x) : x + a;
+        for (int i = 0; i < 8; ++i) {
+          float& x = o[tile][2 * part + i / 4][i % 4];
+          const float a = sum[tile][i / 4][i % 4] - kAccumulatorStart<S.pv>;
+          const float weight = softmax[tile].weight[i % 4 / 2] * softmax[tile].value_scale;
+          x = kWeighted<S> ? __fmaf_rn(a, weight * of_term, x) : x + a;
+        }
       }
     }
   } else {

@@ -11,8 +11,8 @@ struct GroupScores {
   // Scales of tokens make floats of integer scores, which stay where they are, as bits.
   static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
-  // right unless all of them are negative; V's logarithms are biased so that few are.
-  static constexpr bool kCompareBits = H::kTokenV && S.p_range == PRange::block;
+  // right unless all of them are negative; what keys add is biased so that few are.
+  static constexpr bool kCompareBits = kBiased<S> && S.p_range == PRange::block;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
@@ -54,22 +54,34 @@ struct GroupScores {
     x[3] = four.w;
   }
 
-  // s becomes the bits of the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv.
+  // s becomes the bits of the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv + delta.
   static __device__ __forceinline__ void apply(Scores& s, const TokenScales<S>& keys,
-                                                const float (&row_scale)[2], int lane) {
+                                                const float (&row_scale)[2], int group,
+                                                int lane) {
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       float sk[4];
-      float log2_sv[4] = {};
-      load_four(sk, keys.k, pair, lane);
-      if constexpr (H::kTokenV) load_four(log2_sv, keys.log2_v, pair, lane);
+      float added[4] = {};
+      if constexpr (H::kThreadK) {
+        sk[0] = sk[1] = sk[2] = sk[3] = keys.k[pair / 4 * 4 + lane % 4];
+      } else {
+        load_four(sk, keys.k, pair, lane);
+      }
+      if constexpr (H::kTokenV) load_four(added, keys.log2_v, pair, lane);
+      if constexpr (S.q_smooth) {
+        float delta[4];
+        load_four(delta, keys.delta[group], pair, lane);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) added[i] += delta[i];
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           Acc& x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
-          x = __float_as_int(
-              __fmaf_rn(static_cast<float>(x) * sk[i], row_scale[half], log2_sv[i]));
+          const float s = static_cast<float>(x);
+          x = __float_as_int(H::kThreadK ? __fmaf_rn(s, row_scale[half] * sk[i], added[i])
+                                         : __fmaf_rn(s * sk[i], row_scale[half], added[i]));
         }
       }
     }

@@ -3,7 +3,7 @@
 #include "attn/p_range.cuh"
 #include "hopper/group_scores.cuh"
 #include "hopper/group_work.cuh"
-#include "hopper/pack_probabilities.cuh"
+#include "attn/pack_terms.cuh"
 #include "hopper/row_state.cuh"
 #include "ptx/math.cuh"
 
@@ -20,7 +20,8 @@ struct GroupSoftmax {
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
   float block_max[2];  // of the block at hand, in units of the exponent
-  float weight[2];     // of the block's P V in O
+  float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
+  float value_scale;   // V's scale of the block
   float sum[2];        // of the block at hand
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
@@ -37,9 +38,10 @@ struct GroupSoftmax {
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
-                                        const Mask<S>& mask, int lane, Rescale rescale) {
+                                        const Mask<S>& mask, int group, int lane,
+                                        Rescale rescale) {
     rows.fetch_scale();
-    if constexpr (H::kTokenK) Raw::apply(s, keys, rows.scale, lane);
+    if constexpr (H::kTokenK) Raw::apply(s, keys, rows.scale, group, lane);
     Acc top[2];
     Raw::template row_max<Masked>(s, top, mask);
 #pragma unroll
@@ -69,8 +71,9 @@ struct GroupSoftmax {
   // One step of k of P V at a time: scores become probabilities; their sum, before rounding, enters
   // the row sum at the end of the block.
   template <bool Masked>
-  __device__ __forceinline__ void exponentiate(u32 (&p)[H::kProbabilities], const Scores& s,
-                                               const TokenScales<S>& keys, int step, int lane) {
+  __device__ __forceinline__ void exponentiate(u32 (&p)[kTerms<S>][H::kProbabilities],
+                                               const Scores& s, const TokenScales<S>& keys,
+                                               const AttentionParams& params, int step, int lane) {
     constexpr int kStepPairs = H::kKeyTiles / 2 / H::kValueSteps;
 #pragma unroll
     for (int i = 0; i < kStepPairs; ++i) {
@@ -91,23 +94,36 @@ struct GroupSoftmax {
         for (int e = 0; e < 4; ++e) {
           sum[half] = H::kTokenV ? __fmaf_rn(y[e], inverse[e], sum[half]) : sum[half] + y[e];
         }
-        pack_probabilities<S>(p, y, step, i, half);
+        if constexpr (H::kScaledValues) {
+          u32 word[kTerms<S>];
+          pack_terms<S>(word, y, params);
+#pragma unroll
+          for (int term = 0; term < kTerms<S>; ++term) {
+            p[term][4 * step + 2 * i + half] = word[term];
+          }
+        } else {
+          u32 word[2];
+          pack_halves<S>(word, y);
+          p[0][4 * step + half] = word[0];
+          p[0][4 * step + 2 + half] = word[1];
+        }
       }
     }
   }
 
   // After all steps of a block and the start of its P V, which does not wait for this.
   template <class Rescale>
-  __device__ __forceinline__ void end(Rescale rescale) {
+  __device__ __forceinline__ void end(const TokenScales<S>& keys, Rescale rescale) {
     rows.fetch();
     if constexpr (kLocal) {
-      if (rows.exceeded(block_max, kHeadroom)) rows.move(block_max, rescale);
+      if (rows.exceeded(block_max, kHeadroom<S>)) rows.move(block_max, rescale);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       weight[half] = kLocal ? ptx::ex2(block_max[half] - rows.reference[half]) : 1.0f;
       rows.sum[half] = __fmaf_rn(sum[half], weight[half], rows.sum[half]);
     }
+    value_scale = H::kBlockV ? keys.log2_v[0] : 1.0f;
     rows.park();
   }
 

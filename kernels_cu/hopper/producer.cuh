@@ -55,6 +55,9 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     // Of K's blocks, and of the blocks that scales per token come in.
     const int first_scale = batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
     const int first_pad = batch_kv_head * ceil_div(a.seqlen_kv, kTokenPad);
+    const int padded = ceil_div(a.seqlen_kv, kTokenPad) * kTokenPad;
+    const f32* delta = a.delta + (item.batch_head(a) * ceil_div(a.seqlen_q, kQBlock) +
+                                  item.first_row / kQBlock) * padded;
     for (int block = 0; block < item.end; ++block) {
       kv.wait_empty(empty);
       const u32 barrier = full + 8 * kv.buffer;
@@ -64,13 +67,24 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
                                      barrier);
       if constexpr (H::kTokenK) {
         ptx::bulk_copy(ptx::smem_address(scales.k),
-                       a.k_scale + static_cast<i64>(first_pad) * kTokenPad + block * S.block_kv,
+                       a.k_scale + (static_cast<i64>(first_pad) * kTokenPad + block * S.block_kv) /
+                                       (H::kThreadK ? 16 : 1),
                        scales.k_bytes, barrier);
       }
       if constexpr (H::kTokenV) {
         ptx::bulk_copy(ptx::smem_address(scales.log2_v),
                        a.v_scale + (static_cast<i64>(first_pad + block) * 3 + 1) * kTokenPad,
                        scales.v_bytes, barrier);
+      }
+      if constexpr (S.q_smooth) {
+#pragma unroll
+        for (int group = 0; group < S.groups; ++group) {
+          const int row = min_of(item.first_row + group * kGroupRows, a.seqlen_q - 1);
+          const int further = row / kQBlock - item.first_row / kQBlock;
+          ptx::bulk_copy(ptx::smem_address(scales.delta[group]),
+                         delta + static_cast<i64>(further) * padded, scales.delta_bytes, barrier);
+        }
+        delta += S.block_kv;
       }
       const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {
@@ -84,8 +98,9 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       }
       // The arrival comes last, behind the scale; copies may complete before.
       if constexpr (kBlockScale) scales.k[0] = __ldg(a.k_scale + first_scale + block);
+      if constexpr (H::kBlockV) scales.log2_v[0] = __ldg(a.v_scale + first_pad + block);
       ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
-                                        scales.v_bytes);
+                                        scales.v_bytes + S.groups * scales.delta_bytes);
       kv.next();
     }
   }

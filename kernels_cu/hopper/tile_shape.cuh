@@ -1,5 +1,6 @@
 // Sizes that follow from a WgmmaSpec, shared by the steps of the loop.
 #pragma once
+#include "attn/p_range.cuh"
 #include "hopper/wgmma_spec.cuh"
 
 constexpr int kGroupRows = 64;  // of Q, S and O in one warpgroup
@@ -32,14 +33,19 @@ struct TileShape {
   static constexpr bool kScaledScores = bytes_of(S.qk) == 1;
   static constexpr bool kIntegerValues = S.pv == Type::int8;
   static constexpr bool kScaledValues = bytes_of(S.pv) == 1;
-  static constexpr bool kTokenK = kIntegerScores && S.k_scope == Scope::token;
+  // K's scales differ among the keys of a block, so that scores are exponents before their maxima
+  // are taken.
+  static constexpr bool kThreadK = kIntegerScores && S.k_scope == Scope::thread;
+  static constexpr bool kTokenK = kThreadK || (kIntegerScores && S.k_scope == Scope::token);
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
-  static constexpr bool kChannelScale = kScaledValues && !kTokenV;
+  static constexpr bool kBlockV = kScaledValues && S.v_scope == Scope::block;
+  static constexpr bool kChannelScale = kScaledValues && S.v_scope == Scope::channel;
   // P V of a block has accumulators of its own and is added to a float O; else O accumulates it.
   static constexpr bool kFlush = kScaledValues && !S.integer_o;
   // Registers of what rows need at the ends of a block only are better spent on something else.
   static constexpr bool kParkedRows = S.p_range == PRange::block;
-  static_assert(kTokenK || !kTokenV, "a V scale per token needs a K scale per token");
+  static_assert(kTokenK || (!kTokenV && !S.q_smooth), "what keys add joins scales of keys");
+  static_assert(!S.integer_o || (!kBlockV && kTerms<S> == 1));
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));
   static_assert(kSlices * S.value_slice == S.head_dim);
   static_assert(S.block_kv == 64 || S.block_kv == 128);
@@ -52,7 +58,7 @@ struct TileShape {
 
   // What a lane holds of the 16 rows of its warp.
   static constexpr int kScores = S.block_kv / 2;
-  static constexpr int kProbabilities = kValueSteps * 4;
+  static constexpr int kProbabilities = kValueSteps * 4;  // of a term of P
   static constexpr int kSlice = S.value_slice / 2;
   static constexpr int kOutput = S.head_dim / 2;
 };

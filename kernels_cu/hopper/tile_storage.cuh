@@ -1,17 +1,22 @@
 // Shared memory of a CTA: tiles that TMA fills, and the barriers that say when.
 #pragma once
+#include "attn/deltas.cuh"
 #include "hopper/group_work.cuh"
 
-// Scales that differ from key to key, in slot order (cuattn/reference/layout.py), or of the block.
+// What differs from key to key, in slot order (cuattn/reference/layout.py), or from block to block.
 template <WgmmaSpec S>
-struct alignas(128) TokenScales {
-  static constexpr int kKeys = TileShape<S>::kTokenK ? S.block_kv : 0;
+struct alignas(128) TokenScales : Deltas<S.groups, S.q_smooth ? S.block_kv : 0> {
+  static constexpr int kKeys = TileShape<S>::kThreadK  ? S.block_kv / 16
+                               : TileShape<S>::kTokenK ? S.block_kv
+                                                       : 0;
   static constexpr int kValues = TileShape<S>::kTokenV ? S.block_kv : 0;
-  float k[kKeys ? kKeys : 4];           // or only k[0], of the whole block
-  float log2_v[kValues ? kValues : 4];  // V's scale rides in the exponent
+  // Or of the four lanes of a row, for each 64 keys; or only k[0], of the whole block.
+  float k[kKeys ? kKeys : 4];
+  float log2_v[kValues ? kValues : 4];  // V's scale rides in the exponent; or log2_v[0], the scale
   float inverse_v[kValues ? kValues : 4];
   static constexpr u32 k_bytes = 4 * kKeys;
   static constexpr u32 v_bytes = 8 * kValues;
+  static constexpr u32 delta_bytes = S.q_smooth ? 4 * S.block_kv : 0;  // of a warpgroup's rows
 };
 
 constexpr int kNoItem = -1;

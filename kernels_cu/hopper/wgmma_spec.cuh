@@ -12,9 +12,12 @@ struct WgmmaSpec {
   Type pv;              // operands of P V
   Type out;             // elements of O
   int head_dim;         // padded to the layouts of the quantizer
-  Scope k_scope;        // token or block; ignored when qk has no scales
-  Scope v_scope;        // token or channel; ignored when pv has no scales
+  Scope k_scope;        // token, thread or block, of scales as they are stored
+  Scope v_scope;        // token, block or channel, of scales as they are stored
   PRange p_range;
+  int p_terms;          // bytes that P is the sum of
+  bool q_smooth;        // something is added to the scores again: AttentionParams::delta
+  bool v_rotated;       // O is rotated back
   bool is_causal;
   int block_kv;         // keys of one step
   bool integer_o;       // O stays int32 from block to block

@@ -23,6 +23,18 @@ CUATTN_PACK4(pack_u8x4, "u8")
 CUATTN_PACK4(pack_s8x4, "s8")
 #undef CUATTN_PACK4
 
+// Integers of 16 bits, unsigned: their upper and their lower bytes.
+__device__ __forceinline__ void split_u16x4(u32& upper, u32& lower, float x0, float x1, float x2,
+                                            float x3) {
+  asm("{\n.reg .u32 a, b, c, d, ab, cd;\n"
+      "cvt.rni.u32.f32 a, %2;\ncvt.rni.u32.f32 b, %3;\n"
+      "cvt.rni.u32.f32 c, %4;\ncvt.rni.u32.f32 d, %5;\n"
+      "prmt.b32 ab, a, b, 0x5410;\nprmt.b32 cd, c, d, 0x5410;\n"
+      "prmt.b32 %0, ab, cd, 0x7531;\nprmt.b32 %1, ab, cd, 0x6420;\n}"
+      : "=r"(upper), "=r"(lower)
+      : "f"(x0), "f"(x1), "f"(x2), "f"(x3));
+}
+
 // What is beyond 448 becomes 448. From sm_89 on.
 __device__ __forceinline__ u32 pack_e4m3x4(float x0, float x1, float x2, float x3) {
   u32 packed = 0;

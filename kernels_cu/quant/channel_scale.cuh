@@ -3,7 +3,14 @@
 #include "quant/quantize_params.cuh"
 #include "quant/row_tile.cuh"
 #include "quant/scale.cuh"
-#include "quant/storage.cuh"
+#include "quant/shared_amax.cuh"
+
+// What is subtracted from the thread's channel.
+template <bool Smooth>
+__device__ __forceinline__ float channel_vector(const QuantizeOperand& x, i64 head, int head_dim) {
+  const int channel = threadIdx.x;
+  return Smooth && channel < head_dim ? x.vector[head * head_dim + channel] : 0.0f;
+}
 
 // Of the thread's channel, less the vector; 0 where there is no such channel.
 __device__ __forceinline__ float channel_amax(const QuantizeOperand& x, i64 head, int head_dim,
@@ -15,36 +22,33 @@ __device__ __forceinline__ float channel_amax(const QuantizeOperand& x, i64 head
   return ptx::max_nan(x.high[index] - vector, vector - x.low[index]);
 }
 
-// From what each thread has of a head to the largest.
-template <QuantizeSpec S>
-__device__ __forceinline__ float head_amax(float amax, QuantizeStorage<S>& storage) {
-  amax = ptx::max_across<kWarpSize>(amax);
-  if (threadIdx.x % kWarpSize == 0) storage.amax[threadIdx.x / kWarpSize] = amax;
-  __syncthreads();
-  for (const float largest : storage.amax) amax = ptx::max_nan(amax, largest);
-  return amax;
+// Of all channels.
+template <QuantizeSpec S, bool Smooth>
+__device__ __forceinline__ float head_amax(const QuantizeOperand& x, i64 head, int head_dim,
+                                           QuantizeStorage<S>& storage) {
+  const float vector = channel_vector<Smooth>(x, head, head_dim);
+  const float amax = channel_amax(x, head, head_dim, vector);
+  return warps_amax<S.num_threads / kWarpSize>(amax, storage);
 }
 
-// Puts what makes codes of a head's channels into shared memory. The head's first tile also writes
-// the scales.
+// Puts what makes codes of a head's channels of V into shared memory. The head's first tile also
+// writes the scales.
 template <QuantizeSpec S>
 __device__ __forceinline__ void prepare_channels(const QuantizeParams& p, const TileSource& from,
                                                  QuantizeStorage<S>& storage) {
+  using Scale = Scaling<S.v, S.v_bits>;
   static_assert(S.num_threads >= S.head_dim, "one thread serves a channel");
   const int channel = threadIdx.x;
-  float vector = 0.0f;
-  if constexpr (S.v_smooth) {
-    if (channel < p.head_dim) {
-      vector = p.v.vector[static_cast<i64>(from.head) * p.head_dim + channel];
-    }
-  }
+  const float vector = channel_vector<S.v_smooth>(p.v, from.head, p.head_dim);
   float amax = channel_amax(p.v, from.head, p.head_dim, vector);
-  if constexpr (S.v_per_tensor) amax = head_amax<S>(amax, storage);
+  if constexpr (S.v_scope == Scope::tensor) {
+    amax = warps_amax<S.num_threads / kWarpSize>(amax, storage);
+  }
   if (channel < S.head_dim) {
     storage.vector[channel] = vector;
-    storage.factor[channel] = code_factor<S.v>(amax);
+    storage.factor[channel] = Scale::factor(amax);
     if (from.first == 0) {
-      p.v.scale[static_cast<i64>(from.head) * S.head_dim + channel] = scale_of<S.v>(amax);
+      p.v.scale[static_cast<i64>(from.head) * S.head_dim + channel] = Scale::scale(amax);
     }
   }
   __syncthreads();

@@ -1,13 +1,13 @@
-// Codes of 8 bits, of either type.
+// Codes of 8 and 4 bits, of any type.
 #pragma once
 #include "ptx/convert.cuh"
 #include "spec.cuh"
 
 // What the largest magnitude of a scope becomes.
-template <Type T>
-constexpr float kLargestCode = T == Type::e4m3 ? 448.0f : 127.0f;
+template <Type T, int Bits>
+constexpr float kLargestCode = T == Type::e4m3 ? 448.0f : Bits == 4 ? 7.0f : 127.0f;
 
-// NaN becomes 0: it is in the scale.
+// One code a byte; NaN becomes 0: it is in the scale.
 template <Type T>
 __device__ __forceinline__ u32 pack_codes(float x0, float x1, float x2, float x3) {
   static_assert(is_code(T));
@@ -16,5 +16,16 @@ __device__ __forceinline__ u32 pack_codes(float x0, float x1, float x2, float x3
     return ptx::pack_e4m3x4(number(x0), number(x1), number(x2), number(x3));
   } else {
     return ptx::pack_s8x4(x0, x1, x2, x3);
+  }
+}
+
+// Words of four codes each, by two to words of eight codes of 4 bits.
+template <int Words>
+__device__ __forceinline__ void pack_halves(u32 (&to)[Words / 2], const u32 (&from)[Words]) {
+  // The second code of each pair beside the first, in bytes 0 and 2.
+  const auto pairs = [](u32 x) { return (x & 0x000f000fu) | (x >> 4 & 0x00f000f0u); };
+#pragma unroll
+  for (int i = 0; i < Words / 2; ++i) {
+    to[i] = __byte_perm(pairs(from[2 * i]), pairs(from[2 * i + 1]), 0x6420);
   }
 }

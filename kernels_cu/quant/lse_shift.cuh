@@ -9,7 +9,7 @@ __device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizePar
   typename T::Vector vector;
   const int batch = rows.from.head / p.q.num_heads;
   const int kv_head = rows.from.head % p.q.num_heads / p.heads_per_kv;
-  vector.load(p.q.vector, batch * (p.q.num_heads / p.heads_per_kv) + kv_head, p.head_dim);
+  vector.load(p.k_vector, batch * (p.q.num_heads / p.heads_per_kv) + kv_head, p.head_dim);
   float part[T::kRows] = {};
 #pragma unroll
   for (int r = 0; r < T::kRows; ++r) {

@@ -47,7 +47,45 @@ struct RowGroups {
 
   static __device__ __forceinline__ int group() { return threadIdx.x / kLanes; }
   static __device__ __forceinline__ int channel() { return threadIdx.x % kLanes * kElements; }
+
+  // Whether the thread has channels of a head with `head_dim` of them.
+  static __device__ __forceinline__ bool inside(int head_dim) {
+    return group() < kGroups && channel() < head_dim;
+  }
+
+  // Adds the thread's share of `count` rows to its moments, `Batch` loads at a time. Row i lies
+  // token(i) strides, of bytes, after `first`.
+  template <bool Aligned, int Batch, int Kinds, class Token>
+  static __device__ __forceinline__ void add_rows(Moments<T, Kinds>& moments, const char* first,
+                                                  i64 stride, int count, bool inside,
+                                                  Token token) {
+    const char* source = first + channel() * bytes_of(T);
+    const auto add_batch = [&](int row, auto whole) {
+      Chunk<T> chunk[Batch];
+#pragma unroll
+      for (int i = 0; i < Batch; ++i) {
+        const int at = row + i * kGroups;
+        chunk[i].template load<Aligned, false>(source + token(at) * stride,
+                                               inside && (whole.value || at < count));
+      }
+#pragma unroll
+      for (int i = 0; i < Batch; ++i) {
+        if (whole.value || row + i * kGroups < count) moments.add(chunk[i]);
+      }
+    };
+    int row = group();
+    for (; row + (Batch - 1) * kGroups < count; row += Batch * kGroups) {
+      add_batch(row, Bool<true>{});
+    }
+    if (row < count) add_batch(row, Bool<false>{});
+  }
 };
+
+// One token's NaN or infinity must not reach the others through the mean.
+__device__ __forceinline__ float mean_of(float sum, int count) {
+  const float mean = __fdiv_rn(sum, static_cast<float>(count));
+  return fabsf(mean) < kInf ? mean : 0.0f;
+}
 
 // Joins what the groups have seen.
 template <Type T, int HeadDim, int Threads, int Kinds>

@@ -48,6 +48,14 @@ struct PerRow {
     }
   }
 
+  // Takes f(row) for the number of each row.
+  template <class F>
+  __device__ __forceinline__ void replace(F f) {
+    const int lane = threadIdx.x % kOwners;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) own[i] = f(i * kOwners + lane);
+  }
+
   // Tells every lane what f makes of the number of each row.
   template <class F>
   __device__ __forceinline__ void share(float (&all)[Rows], F f) const {

@@ -8,13 +8,15 @@ struct QuantizeOperand {
   const void* x;       // [batch, num_heads, seqlen, head_dim]
   void* out;           // codes or values [heads, seqlen, S.head_dim]; codes of V
                        // [heads, blocks, S.head_dim, kTokenPad], blocks of kTokenPad tokens
-  f32* scale;          // token: Q [heads, seqlen], K [heads, blocks, kTokenPad], V [heads, blocks,
-                       // 3, kTokenPad] with the log2 and the inverse of each scale, those of K and
-                       // V in the order of slots; block of keys: [heads, seqlen / S.k_block rounded
-                       // up]; channel: [heads, S.head_dim]; head: repeated for each token of Q,
-                       // block of K, channel of V
-  const f32* vector;   // [heads, head_dim], K, V: subtracted from every token if smoothed;
-                       // Q: that of K, read if there is an lse_shift
+  f32* scale;          // Q: token [heads, seqlen], group [heads, seqlen, groups]. K as S.k_stored
+                       // says: token [heads, blocks, kTokenPad] in the order of slots, group
+                       // [heads, groups, blocks, kTokenPad] alike, thread [heads, blocks, 8], four
+                       // of each 64 keys, block [heads, blocks of keys].
+                       // V: token [heads, blocks, 3, kTokenPad] alike, with the log2 and the
+                       // inverse of each scale, block [heads, blocks], channel [heads, S.head_dim].
+                       // A scale of more than these is repeated. Groups are those of S.head_dim.
+  const f32* vector;   // subtracted if smoothed: K, V [heads, head_dim];
+                       // Q [heads, blocks of 128, head_dim]
   const f32* low;      // [heads, head_dim], smallest and largest element of each channel; read if
   const f32* high;     // scales are per channel or per head
   i64 stride_batch;
@@ -30,8 +32,10 @@ struct QuantizeParams {
   QuantizeOperand q;
   QuantizeOperand k;
   QuantizeOperand v;
-  f32* lse_shift;      // [q.heads, q.seqlen], softmax_scale * (q . vector) if K is smoothed;
+  f32* lse_shift;      // [q.heads, q.seqlen], softmax_scale * (q . k_vector) if K is smoothed;
                        // may be null
+  const f32* k_vector; // [heads of K, head_dim], read if there is an lse_shift
+  u32* next_item;      // of attention, which counts from 0 on; may be null
   i32 head_dim;        // of the inputs, a multiple of 8
   i32 heads_per_kv;    // query heads that share one head of K
   f32 softmax_scale;

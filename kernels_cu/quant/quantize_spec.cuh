@@ -1,19 +1,25 @@
-// What a quantizing kernel fixes at compile time; cuattn/quantize_spec.py mirrors it.
+// What the quantizing kernels fix at compile time; cuattn/quantize_spec.py and stats_spec.py mirror
+// it.
 #pragma once
 #include "spec.cuh"
 
 struct QuantizeSpec {
   Type input;          // elements of Q, K and V
-  Type q;              // what each operand becomes: int8 or e4m3 codes, or fp16 or bf16 values
+  Type q;              // what each operand becomes: int8, int4 or e4m3 codes, fp16 or bf16 values
   Type k;
   Type v;
+  int qk_bits;         // of an integer code: 4 in an int8 are one code a byte
+  int v_bits;
   int head_dim;        // padded; the padding is written as zeros
-  bool qk_per_tensor;  // all of a head of Q has one scale, and all of one of K
-  Scope k_scope;       // token or block, of the scales as they are stored
+  Scope q_scope;       // token, group, thread, block (of 128 rows) or tensor
+  Scope k_scope;       // token, group, thread, block (of k_block keys) or tensor
+  Scope k_stored;      // token, group, thread or block: how K's scales lie in memory
   int k_block;         // keys of a block
+  int qk_group;        // channels of a group
+  bool q_smooth;       // a vector is subtracted from every 128 queries
   bool k_smooth;       // a vector is subtracted from every key
-  Scope v_scope;       // token or channel
-  bool v_per_tensor;   // all channels of a head have the scale of the largest
+  bool rotate;         // Q and K are rotated
+  Scope v_scope;       // token, block (of 128 tokens), channel or tensor
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   int q_tile;          // tokens of one CTA

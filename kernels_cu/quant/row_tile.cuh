@@ -65,8 +65,8 @@ struct RowTile {
   using Vector = LaneVector<Lanes>;
   Chunk<In> chunk[Rows][Lanes::kChunks];
 
-  // The lane's r-th row lies at order.first + order.offset(r) of the tile.
-  template <bool Aligned, class Order>
+  // The lane's r-th row lies at order.first + order.offset(r) of the tile. `Once` as in `Chunk`.
+  template <bool Aligned, bool Once = true, class Order>
   __device__ __forceinline__ void load(const TileSource& from, Order order, int head_dim) {
     const char* first = from.x + order.first * from.stride_token;
 #pragma unroll
@@ -75,25 +75,26 @@ struct RowTile {
 #pragma unroll
       for (int c = 0; c < Lanes::kChunks; ++c) {
         const int channel = Lanes::channel(c);
-        chunk[r][c].template load<Aligned, true>(
+        chunk[r][c].template load<Aligned, Once>(
             row + channel * bytes_of(In),
             order.offset(r) < from.count - order.first && channel < head_dim);
       }
     }
   }
 
-  // Largest magnitude of what the lane has of a row, less the vector if there is one.
-  template <bool Smooth>
-  __device__ __forceinline__ float amax(int r, const Vector& vector) const {
+  // Largest magnitude of what the lane has of a row, less the vector if there is one: of `Chunks`
+  // chunks from one on.
+  template <bool Smooth, int Chunks = Lanes::kChunks>
+  __device__ __forceinline__ float amax(int r, const Vector& vector, int first = 0) const {
     float result = 0.0f;
     if constexpr (Smooth) {
-      visit(r, [&](int c, int i, float x) {
+      visit<Chunks>(r, first, [&](int c, int i, float x) {
         result = ptx::max_nan(result, fabsf(x - vector.at[c][i]));
       });
     } else {
       u32 word = 0;
 #pragma unroll
-      for (int c = 0; c < Lanes::kChunks; ++c) word = chunk[r][c].amax(word);
+      for (int c = 0; c < Chunks; ++c) word = chunk[r][first + c].amax(word);
       Chunk<In> largest;
       largest.word[0] = word;
       float x[Chunk<In>::kPerWord];
@@ -123,9 +124,15 @@ struct RowTile {
   // Calls f(chunk, element, x) for everything that the lane has of a row.
   template <class F>
   __device__ __forceinline__ void visit(int r, F f) const {
+    visit<Lanes::kChunks>(r, 0, f);
+  }
+
+  // The same of some chunks.
+  template <int Chunks, class F>
+  __device__ __forceinline__ void visit(int r, int first, F f) const {
     constexpr int kPerWord = Chunk<In>::kPerWord;
 #pragma unroll
-    for (int c = 0; c < Lanes::kChunks; ++c) {
+    for (int c = first; c < first + Chunks; ++c) {
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         float x[kPerWord];

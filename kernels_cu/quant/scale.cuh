@@ -8,13 +8,15 @@
 // inverse of V's scale, times 255 and the number of keys.
 constexpr float kAmaxFloor = 0x1p-64f;
 
-// What multiplies an element to give its code. NaN stays NaN, which becomes the code 0.
-template <Type T>
-__device__ __forceinline__ float code_factor(float amax) {
-  return __fdiv_rn(kLargestCode<T>, ptx::max_nan(amax, kAmaxFloor));
-}
+// Of codes of a type, whose integers have a number of bits.
+template <Type T, int Bits>
+struct Scaling {
+  // What multiplies an element to give its code. NaN stays NaN, which becomes the code 0.
+  static __device__ __forceinline__ float factor(float amax) {
+    return __fdiv_rn(kLargestCode<T, Bits>, ptx::max_nan(amax, kAmaxFloor));
+  }
 
-template <Type T>
-__device__ __forceinline__ float scale_of(float amax) {
-  return __fdiv_rn(ptx::max_nan(amax, kAmaxFloor), kLargestCode<T>);
-}
+  static __device__ __forceinline__ float scale(float amax) {
+    return __fdiv_rn(ptx::max_nan(amax, kAmaxFloor), kLargestCode<T, Bits>);
+  }
+};

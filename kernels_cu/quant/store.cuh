@@ -22,7 +22,18 @@ __device__ __forceinline__ void store_codes(void* to, const float (&x)[Elements]
   for (int i = 0; i < Elements / 4; ++i) {
     packed[i] = pack_codes<Out>(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
   }
-  store_words(to, packed);
+  if constexpr (Out != Type::int4) {
+    store_words(to, packed);
+  } else if constexpr (Elements == 4) {
+    const u32 and_none[2] = {packed[0], 0};
+    u32 four[1];
+    pack_halves(four, and_none);
+    *static_cast<u16*>(to) = static_cast<u16>(four[0]);
+  } else {
+    u32 eights[Elements / 8];
+    pack_halves(eights, packed);
+    store_words(to, eights);
+  }
 }
 
 // fp16 or bf16, rounded to nearest even.

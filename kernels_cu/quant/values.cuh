@@ -1,21 +1,27 @@
 // Codes of V: transposed, tokens permuted, so that the tensor cores read channels along tokens.
 #pragma once
-#include "quant/channel_scale.cuh"
-#include "quant/per_row.cuh"
 #include "quant/row_tile.cuh"
 #include "quant/scale.cuh"
-#include "quant/storage.cuh"
+#include "quant/transposed_tile.cuh"
 
 template <QuantizeSpec S>
 struct Values {
   using Lanes = RowLanes<S.input, S.head_dim>;
   static constexpr bool kTokenScale = S.v_scope == Scope::token;
+  static constexpr bool kBlockScale = S.v_scope == Scope::block;
+  using Scale = Scaling<S.v, S.v_bits>;
   static constexpr int kRows = Lanes::kRows;
   static constexpr int kQuads = kRows / 4;  // words of a channel that a lane's rows make
   static constexpr int kPassWords = S.num_threads / Lanes::kLanes * kQuads;
   // Rows are read in passes, because 128 tokens may be more than registers hold.
   static constexpr int kPasses = S.v_tile / 4 / kPassWords;
   static_assert(kPasses * kPassWords * 4 == S.v_tile, "quantize_spec.py: v_tile");
+  static __device__ __forceinline__ int first_word(int pass) {
+    return pass * kPassWords + Lanes::group() * kQuads;
+  }
+  // That have a block of tokens, in all passes.
+  static constexpr int kBlockWarps = S.num_threads / kWarpSize * kTokenPad / S.v_tile;
+  static_assert(kPasses == 1 || S.v_tile == kTokenPad);
   using Tile = RowTile<S.input, S.head_dim, kRows>;
   using Vector = typename Tile::Vector;
 
@@ -76,72 +82,31 @@ __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
   }
 }
 
+// Writes the rows of channels of the blocks that there are.
 template <QuantizeSpec S>
-__device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta,
-                                                QuantizeStorage<S>& storage) {
-  using V = Values<S>;
-  using Lanes = typename V::Lanes;
-  const QuantizeOperand& x = p.v;
-  const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
-  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
-  typename V::Vector vector;
-  if constexpr (V::kTokenScale && S.v_smooth) vector.load(x.vector, from.head, p.head_dim);
-
-#pragma unroll 1
-  for (int pass = 0; pass < V::kPasses; ++pass) {
-    const typename V::Order order{pass * V::kPassWords + Lanes::group() * V::kQuads};
-    typename V::Tile tile;
-    tile.template load<S.aligned>(from, order, p.head_dim);
-    if constexpr (V::kTokenScale) {
-      float amax[V::kRows];
-#pragma unroll
-      for (int r = 0; r < V::kRows; ++r) amax[r] = tile.template amax<S.v_smooth>(r, vector);
-      const PerRow<Lanes::kLanes, V::kRows> largest(amax, ptx::max_nan);
-      largest.for_each([&](int r, float a) {
-        const int token = from.first + order.first + order.offset(r);
-        if (token >= blocks * kTokenPad) return;
-        const i64 block = from.head * blocks + token / kTokenPad;
-        f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
-        const float scale = scale_of<S.v>(a);
-        to[0] = scale;
-        to[kTokenPad] = log2f(scale) + kLog2Bias;
-        // NaN reaches the rows that see the token through the logarithm; the inverse must not carry
-        // it to those that do not, whose probability of 0 it multiplies.
-        to[2 * kTokenPad] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
-      });
-      float factor[V::kRows];
-      largest.share(factor, code_factor<S.v>);
-      if constexpr (S.v_smooth) tile.disguise(p.head_dim);
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
-                   [&](int r, int, int) { return factor[r]; });
-    } else {
-      if (pass == 0) prepare_channels(p, from, storage);  // while the first loads are under way
-      typename V::Vector channel_factor;
-#pragma unroll
-      for (int c = 0; c < Lanes::kChunks; ++c) {
-        load_floats(vector.at[c], storage.vector + Lanes::channel(c));
-        load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
-      }
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
-                   [&](int, int c, int i) { return channel_factor.at[c][i]; });
-    }
-  }
-  __syncthreads();
-
+__device__ __forceinline__ void store_channels(const QuantizeOperand& x, const TileSource& from,
+                                               const TransposedTile<S>& codes) {
   constexpr int kColumns = TransposedTile<S>::kColumns;
   constexpr int kChannels = S.num_threads / kColumns;  // that are written at a time
   static_assert(S.num_threads % kColumns == 0 && S.head_dim % kChannels == 0);
   const int column = threadIdx.x % kColumns;
   const int first_channel = threadIdx.x / kColumns;
   const int token = from.first + 16 * column;
-  if (token < blocks * kTokenPad) {
-    const i64 block = from.head * blocks + token / kTokenPad;
-    char* out = static_cast<char*>(x.out) + token % kTokenPad +
-                (block * S.head_dim + first_channel) * kTokenPad;
+  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
+  if (token >= blocks * kTokenPad) return;
+  const i64 block = from.head * blocks + token / kTokenPad;
+  constexpr int kRowBytes = row_bytes(S.v, kTokenPad);
+  char* out = static_cast<char*>(x.out) + row_bytes(S.v, token % kTokenPad) +
+              (block * S.head_dim + first_channel) * kRowBytes;
 #pragma unroll
-    for (int i = 0; i < S.head_dim; i += kChannels) {
-      *reinterpret_cast<uint4*>(out + i * kTokenPad) =
-          storage.codes.get(first_channel + i, column);
+  for (int i = 0; i < S.head_dim; i += kChannels) {
+    const uint4 sixteen = codes.get(first_channel + i, column);
+    if constexpr (S.v == Type::int4) {
+      u32 halves[2];
+      pack_halves(halves, {sixteen.x, sixteen.y, sixteen.z, sixteen.w});
+      *reinterpret_cast<uint2*>(out + i * kRowBytes) = make_uint2(halves[0], halves[1]);
+    } else {
+      *reinterpret_cast<uint4*>(out + i * kRowBytes) = sixteen;
     }
   }
 }
