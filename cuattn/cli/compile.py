@@ -10,8 +10,9 @@ from cuattn.compiler import checked_arch
 from cuattn.device import current_device, gpu_status, target
 from cuattn.errors import ArgumentError
 from cuattn.jit import precompile
+from cuattn.listing import attention_specs
 from cuattn.operand import DTYPES
-from cuattn.plan import attention_specs, supported
+from cuattn.plan import supported
 from cuattn.reference.layout import HEAD_DIMS
 
 from .options import at_least, items, one_of, schemes

@@ -14,10 +14,11 @@ from cuattn import __version__, cache, record
 from cuattn.compiler import checked_arch, nvrtc_version
 from cuattn.device import TARGETS, current_device, gpu_status, target
 from cuattn.errors import CuattnError, UnsupportedError
+from cuattn.listing import attention_specs
 from cuattn.operand import DTYPES
-from cuattn.plan import attention_specs
+from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.scheme import Scheme
 
 __all__ = ["add_to"]
 

@@ -1,4 +1,4 @@
-"""Where ``cuattn report`` takes Q, K and V from: files, or named distributions."""
+"""Where commands take Q, K and V from: files, or named distributions."""
 
 from __future__ import annotations
 
@@ -62,9 +62,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--distribution",
         nargs="+",
-        choices=DISTRIBUTIONS,
+        choices=[*DISTRIBUTIONS, "all"],
         metavar="NAME",
-        help="; ".join(f"{name}: {d.description}" for name, d in DISTRIBUTIONS.items()),
+        help="; ".join(f"{name}: {d.description}" for name, d in DISTRIBUTIONS.items())
+        + "; all: each of them",
     )
     source.add_argument(
         "--input",
@@ -88,7 +89,8 @@ def inputs(args: argparse.Namespace) -> list[Input]:
         If a file cannot be used or the options do not fit together.
     """
     if args.input is None:
-        return [_draw(name, args) for name in args.distribution or ["normal"]]
+        names = args.distribution or ["normal"]
+        return [_draw(name, args) for name in (DISTRIBUTIONS if "all" in names else names)]
     options = {**{name: option for option, name, *_ in SIZES}, "dtype": "--dtype"}
     for name, option in options.items():
         if (value := getattr(args, name)) is not None:

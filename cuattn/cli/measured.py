@@ -58,14 +58,28 @@ class Measured:
 
 
 def tables(measured: list[Measured]) -> list[str]:
-    """Lay out errors, errors by source and times; the latter two where they were measured."""
+    """Lay out errors, errors by source and times; the latter two where they were measured.
+
+    Several inputs come with a table of one error of each scheme on each input, too.
+    """
     reports = [report for m in measured for report in m.reports]
     found = [_table("error against float64 (L1, L2, mean: relative)", measured, ERRORS)]
+    if len(measured) > 1:
+        found.insert(0, _overview(measured))
     if any(report.by_source for report in reports):
         found.append(_table("relative L1 error with one step quantized", measured, _sources()))
     if any(report.seconds for report in reports):
         found.append(_table("time of a call, quantization included", measured, TIMES))
     return found
+
+
+def _overview(measured: list[Measured]) -> str:
+    """Lay out schemes by inputs; all inputs have the same schemes."""
+    rows = [
+        (reports[0].scheme.name, [ERRORS["L1 %"](report) for report in reports])
+        for reports in zip(*(m.reports for m in measured), strict=True)
+    ]
+    return render([m.input.name for m in measured], [Group("relative L1 error, %", rows)])
 
 
 def _sources() -> dict[str, Column]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TypeVar
 
 from cuattn.errors import ArgumentError
-from cuattn.scheme import Scheme, resolve
+from cuattn.presets import resolve
+from cuattn.scheme import Scheme
 
-__all__ = ["at_least", "items", "one_of", "schemes"]
+__all__ = ["at_least", "between", "check_folder", "items", "one_of", "schemes"]
 
 T = TypeVar("T")
 
@@ -46,6 +48,19 @@ def at_least(least: int) -> Callable[[str], int]:
     return read
 
 
+def between(least: float, most: float) -> Callable[[str], float]:
+    """Return a reader of numbers in a range."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least:g} to {most:g}, got {text}")
+        return value
+
+    read.__name__ = "number"
+    return read
+
+
 def one_of(choices: Collection[str]) -> Callable[[str], str]:
     """Return a reader of one of some words."""
 
@@ -55,3 +70,15 @@ def one_of(choices: Collection[str]) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before any long work.
+
+    Raises
+    ------
+    ArgumentError
+        If the file's folder does not exist.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise ArgumentError(option, str(path), "a file in an existing folder")
