@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from cuattn.presets import PRESETS
 from cuattn.record import Shape
 from cuattn.reference import arrays
 from cuattn.reference.masking import Mask
 
-SCHEMES = (
-    *("int8", "int8-block", "int8-fast", "int8-fp16", "int8-fp8", "fp8"),
-    *("int-flash", "int-flash-half", "fp16"),
+SCHEMES = tuple(PRESETS)
+
+# Those that are timed with everything; the others, which are there to be compared with, with
+# `EVERY_SCHEME` only.
+CORE = (
+    *("int8", "int8-block", "int8-fast", "int8-fp8", "int8-fp16", "int4"),
+    *("int-flash", "int-flash-half", "fp8", "fp16"),
 )
 
 
@@ -63,12 +68,16 @@ PREFILL = [
     ),
 ]
 
+EVERY_SCHEME = [Case.square(4, 32, seqlen, 128, False) for seqlen in (4096, 16384)]
+
 # Errors may grow with the length; they do not depend on the number of heads, so a few will do.
 ACCURACY = [
     Case.square(1, 4, seqlen, head_dim, is_causal)
     for head_dim in (64, 128)
     for seqlen, is_causal in ((1024, False), (4096, False), (4096, True), (16384, False))
 ]
+# What grows with the length shows on these; longer inputs take more time than all others.
+LONG, LONG_FROM = ("normal", "sharp"), 4096
 
 # One operand is 1 GiB: far beyond any cache.
 QUANTIZE = Case.square(4, 32, 32768, 128, False)

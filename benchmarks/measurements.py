@@ -11,12 +11,25 @@ from typing import Any
 import numpy as np
 
 import cuattn
+from cuattn.presets import resolve
 from cuattn.record import Accuracy, Timing
 from cuattn.reference import distributions, metrics
+from cuattn.scheme import Scheme
 
-from . import baselines, exact, ours
+from . import baselines, exact, ours, papers
 from .baselines import BASELINES, Baseline
-from .cases import ACCURACY, HOST, PREFILL, QUANTIZE, Case
+from .cases import (
+    ACCURACY,
+    CORE,
+    EVERY_SCHEME,
+    HOST,
+    LONG,
+    LONG_FROM,
+    PREFILL,
+    QUANTIZE,
+    SCHEMES,
+    Case,
+)
 from .timing import Median, time_gpu, time_host
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
@@ -27,37 +40,59 @@ QUANTIZERS = (
     ("int8-block", "k"),
     ("int8-block", "v"),
     ("int-flash", "v"),
+    # 4 bits, of which two are packed to a byte.
+    ("int4", "q"),
+    ("int4", "k"),
 )
 
 
 def accuracy() -> Iterator[Accuracy]:
-    """Yield the errors of every scheme and baseline on every distribution and case."""
+    """Yield the errors of every scheme and baseline on every distribution and case.
+
+    The papers' schemes, and their cases beyond these, follow.
+    """
     exact.check()
-    schemes, present = ours.supported_schemes(), _present()
-    for case in ACCURACY:
-        for name in distributions.DISTRIBUTIONS:
-            q, k, v = inputs(case, name)
-            wanted = exact.attention(q, k, v, is_causal=case.is_causal).get()
-            for scheme in schemes:
+    present = _present()
+    points = accuracy_points()
+    supported = ours.supported_schemes(dict.fromkeys(x for some in points.values() for x in some))
+    for (case, name), schemes in points.items():
+        q, k, v = inputs(case, name)
+        wanted = exact.attention(q, k, v, is_causal=case.is_causal).get()
+        for scheme in schemes:
+            if scheme in supported:
                 o = ours.prepare(q, k, v, case, scheme).end_to_end()
-                yield _accuracy(o, wanted, case, name, scheme, ours.family(scheme, case))
-            for baseline in present:
-                run = _bind(baseline, q, k, v, case)
-                if run is not None:
-                    o = run.end_to_end()
-                    yield _accuracy(o, wanted, case, name, baseline.name, baselines.FAMILY)
+                yield _accuracy(o, wanted, case, name, scheme.name, ours.family(scheme, case))
+        for baseline in present if case in ACCURACY else ():
+            run = _bind(baseline, q, k, v, case)
+            if run is not None:
+                o = run.end_to_end()
+                yield _accuracy(o, wanted, case, name, baseline.name, baselines.FAMILY)
         _free()
+
+
+def accuracy_points() -> dict[papers.Point, list[Scheme]]:
+    """Return the schemes to measure on each input: presets on most, the papers' on theirs."""
+    presets = [resolve(name) for name in SCHEMES]
+    points = {
+        (case, name): presets
+        for case in ACCURACY
+        for name in (LONG if case.seqlen_kv > LONG_FROM else distributions.DISTRIBUTIONS)
+    }
+    for point, schemes in papers.points().items():
+        points[point] = list(dict.fromkeys([*points.get(point, ()), *schemes]))
+    return points
 
 
 def timings() -> Iterator[Timing]:
     """Yield the times of attention, of the quantizers and of the host."""
-    schemes, present = ours.supported_schemes(), _present()
+    schemes, present = list(ours.supported_schemes(SCHEMES)), _present()
     yield from _host(schemes)
     yield from _quantizers()
     for case in PREFILL:
         with _room_for(case, 14 * case.input_bytes) as fits:
             if fits:
-                yield from _prefill(case, schemes, present)
+                timed = schemes if case in EVERY_SCHEME else [x for x in schemes if x in CORE]
+                yield from _prefill(case, timed, present)
 
 
 def noise(case: Case, seed: int) -> Any:

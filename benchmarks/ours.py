@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cuattn
 from cuattn.device import current_device, target
 from cuattn.errors import UnsupportedError
 from cuattn.operand import DTYPES
 from cuattn.plan import attention_spec
+from cuattn.presets import resolve
 from cuattn.reference.layout import pad_head_dim
-from cuattn.scheme import resolve
+from cuattn.scheme import Scheme
 
-from .cases import HOST, SCHEMES, Case
+from .cases import HOST, Case
 
 NAME = "cuattn"
+S = TypeVar("S", str, Scheme)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Run:
     end_to_end: Callable[[], Any]
 
 
-def family(scheme: str, case: Case, dtype: str = "float16") -> str:
+def family(scheme: str | Scheme, case: Case, dtype: str = "float16") -> str:
     """Return the name of the kernels that serve a case on the current GPU.
 
     Raises
@@ -50,20 +52,20 @@ def family(scheme: str, case: Case, dtype: str = "float16") -> str:
     return spec.source.removesuffix(".cu")
 
 
-def supported_schemes() -> list[str]:
+def supported_schemes(schemes: Iterable[S]) -> list[S]:
     """Return the schemes that the current GPU has kernels of, and say what it lacks for others."""
     found = []
-    for scheme in SCHEMES:
+    for scheme in schemes:
         try:
             family(scheme, HOST)
         except UnsupportedError as error:
-            print(f"scheme {scheme} left out: {error}", flush=True)
+            print(f"scheme {resolve(scheme).name} left out: {error}", flush=True)
         else:
             found.append(scheme)
     return found
 
 
-def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:
+def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str | Scheme) -> Run:
     """Bind one scheme to float16 CuPy arrays [B, H, N, D]."""
     import cupy
 
@@ -76,6 +78,9 @@ def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str) -> Run:
     how = resolve(scheme)
     if how.qk == "fp16":
         return Run(kernel=end_to_end, end_to_end=end_to_end)
+    if how.smooth_q != "none" or "int4" in (how.qk, how.pv):
+        # What is quantized beforehand has to be unpacked, and the products with Q's means are made.
+        return Run(kernel=None, end_to_end=end_to_end)
     q8 = cuattn.quantize(q, operand="q", scheme=scheme)
     k8 = cuattn.quantize(k, operand="k", scheme=scheme)
     v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv != "fp16" else v

@@ -5,11 +5,13 @@ Run as: compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_grid
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
 import cuattn
+from cuattn.presets import PRESETS, resolve
+from cuattn.scheme import Scheme
 
 from .cases import Case
 from .ours import supported_schemes
@@ -34,19 +36,25 @@ SHAPES = [
     case((1, 1), (256, 256), 128, causal=False),
     case((2, 1), (129, 257), 64, causal=True),
 ]
+# What no preset has: groups of channels, V rotated of which the ranges of channels are wanted.
+COMPOSED = [
+    replace(PRESETS["int4"], name="groups", q_scope="group", k_scope="group", qk_group=32),
+    replace(PRESETS["int8-fast"], name="rotated", rotate=True),
+]
 # Rows that see no key, one key only, head dims that are padded, and more items than any GPU has
 # multiprocessors, once each.
-EDGES = [
+EDGES: list[tuple[str | Scheme, Case]] = [
     ("int8", case((1, 1), (113, 7), 128, causal=True)),
     ("int8-block", case((1, 1), (1, 1), 64, causal=False)),
     ("int8", case((1, 1), (65, 191), 40, causal=False)),
     ("int8-fp16", case((1, 1), (33, 97), 256, causal=True)),
     ("int8-fast", case((300, 100), (129, 130), 64, causal=True)),
+    *((scheme, shape) for scheme in COMPOSED for shape in SHAPES),
 ]
 
 
-def run(scheme: str, shape: Case, dtype: str, layout: str) -> None:
-    """Attend once, in strided memory, and look at the output."""
+def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
+    """Attend in strided memory, also with K quantized beforehand, and look at the output."""
     import cupy
 
     rng = np.random.default_rng(0)
@@ -59,9 +67,13 @@ def run(scheme: str, shape: Case, dtype: str, layout: str) -> None:
 
     q = strided(shape.num_q_heads, shape.seqlen_q)
     k, v = (strided(shape.num_kv_heads, shape.seqlen_kv) for _ in range(2))
-    o = cuattn.attention(q, k, v, is_causal=shape.is_causal, scheme=scheme, layout=layout)
-    if not bool(cupy.isfinite(o).all()):
-        raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
+    options = {"is_causal": shape.is_causal, "scheme": scheme, "layout": layout}
+    keys = [k]
+    if resolve(scheme).qk != "fp16":
+        keys.append(cuattn.quantize(k, operand="k", scheme=scheme, layout=layout))
+    for key in keys:
+        if not bool(cupy.isfinite(cuattn.attention(q, key, v, **options)).all()):
+            raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
 
 
 def main() -> None:
@@ -69,7 +81,7 @@ def main() -> None:
     import cupy
 
     cupy.cuda.set_allocator(None)
-    calls = [(scheme, shape) for scheme in supported_schemes() for shape in SHAPES] + EDGES
+    calls = [(scheme, shape) for scheme in supported_schemes(PRESETS) for shape in SHAPES] + EDGES
     for count, (scheme, shape) in enumerate(calls):
         run(scheme, shape, ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2])
     cupy.cuda.runtime.deviceSynchronize()

@@ -17,7 +17,13 @@ from tools.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "h200.json"
-DOCUMENTS = ("README.md", "docs/numerics.md", "docs/performance.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/numerics.md",
+    "docs/papers.md",
+    "docs/performance.md",
+    "docs/schemes.md",
+)
 
 BEGIN = "<!-- figures: "
 BLOCK = re.compile(rf"({BEGIN}([\w-]+) -->\n)(?:(?!{BEGIN}).)*?(<!-- end -->)", re.DOTALL)

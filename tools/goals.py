@@ -43,6 +43,18 @@ HOPPER_ERRORS = (
 HOPPER_EMBEDDINGS = (("int8-block", 1.5e-4), ("int8-fast", 4e-4))
 
 
+# Relative L1 error on N(0,1), the worst of D 64, 128 and N 1024, 4096: what the papers published.
+PUBLISHED = (("sage-t", 0.019), ("sage-b", 0.021), ("sage-vt", 0.064), ("sage-vb", 0.138))
+# The same of INT4 with Q and K smoothed, on inputs with a common mean.
+COMMON_MEAN = 0.065
+# `int4` over `int8`, times of calls: D, N, causal.
+INT4_CALLS = (
+    *((128, n, causal) for n in (16384, 4096) for causal in (False, True)),
+    (128, 1024, False),
+    *((64, n, False) for n in (16384, 4096)),
+)
+
+
 def goals(f: Figures) -> str:
     """Return the table of version 0.1."""
     header = ["goal (N = 4096 unless said)", "wanted", "measured", "reached"]
@@ -53,6 +65,31 @@ def goals_hopper(f: Figures) -> str:
     """Return the table of version 0.2, which is about Hopper."""
     header = ["goal on Hopper (D = 128 unless said)", "wanted", "measured", "reached"]
     return table(header, [*_hopper_speeds(f), *_hopper_errors(f)])
+
+
+def goals_schemes(f: Figures) -> str:
+    """Return the table of the schemes that papers describe."""
+    header = ["goal of the papers' schemes", "wanted", "measured", "reached"]
+    return table(header, [*_published(f), *_int4_calls(f)])
+
+
+def _published(f: Figures) -> Iterator[list[str]]:
+    for name, limit in PUBLISHED:
+        errors = [f.error(name, "normal", d, n) for d in (64, 128) for n in (1024, 4096)]
+        worst = max((x for x in errors if x is not None), default=None)
+        yield _at_most(f"`{name}`, error in %, normal, the paper's", limit, worst, ".2f", 100)
+    for name in ("int4", "sage2-4"):
+        error = f.error(name, "common-mean")
+        what = f"`{name}`, error in %, common-mean, SageAttention2's"
+        yield _at_most(what, COMMON_MEAN, error, ".2f", 100)
+
+
+def _int4_calls(f: Figures) -> Iterator[list[str]]:
+    for d, n, causal in INT4_CALLS:
+        int4, int8 = (f.tops(name, d, n, causal)[1] for name in ("int4", "int8"))
+        slower = int8 / int4 if int4 and int8 else None
+        where = f"D {d}, N {n}{', causal' if causal else ''}"
+        yield _at_most(f"time of a call with `int4` over `int8`, {where}", 1.1, slower)
 
 
 def _errors(f: Figures) -> Iterator[list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from benchmarks.cases import Case
 from cuattn.record import Accuracy, Record, Timing
 
 NONE = "–"
@@ -28,10 +31,14 @@ class Figures:
     def error(
         self, name: str, distribution: str, head_dim: int = 128, seqlen: int = 4096
     ) -> float | None:
-        """Return the relative L1 error of a preset or baseline, not causal."""
-        return _metric(
-            self._errors.get((name, distribution, head_dim, seqlen, False)), "relative_l1"
-        )
+        """Return the relative L1 error of a scheme or baseline, not causal."""
+        return self.metric("relative_l1", name, distribution, head_dim, seqlen)
+
+    def metric(
+        self, metric: str, name: str, distribution: str, head_dim: int, seqlen: int
+    ) -> float | None:
+        """Return any metric of the same."""
+        return _metric(self._errors.get((name, distribution, head_dim, seqlen, False)), metric)
 
     def layer(self, scheme: str, layer: int) -> float | None:
         """Return the relative L1 error in a layer of MiniLM."""
@@ -53,9 +60,12 @@ class Figures:
     ) -> tuple[float | None, float | None]:
         """Return the speed of a preset or baseline, kernel only and end to end."""
         t = self.time(name, head_dim, seqlen, causal)
-        if t is None or not (t.tops and t.kernel_ms and t.end_to_end_ms):
+        if t is None or not t.end_to_end_ms:
             return None, None
-        return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
+        if t.tops and t.kernel_ms:
+            return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
+        sizes = {field.name: getattr(t, field.name) for field in fields(Case)}
+        return None, Case(**sizes).operations / t.end_to_end_ms * 1e-9
 
     def faster(
         self, name: str, other: str, head_dim: int, seqlen: int = 4096
@@ -81,9 +91,9 @@ def percent(x: float | None) -> str:
     return show(x, ".3f" if x is not None and x < 0.001 else ".2f", 100)
 
 
-def pair(figures: tuple[float | None, float | None], form: str = ".0f") -> str:
+def pair(figures: tuple[float | None, float | None], form: str = ".0f", factor: float = 1.0) -> str:
     """Format two figures as one cell, or one figure if they are the same."""
-    first, second = (show(x, form) for x in figures)
+    first, second = (show(x, form, factor) for x in figures)
     return first if first == second else f"{first} / {second}"
 
 

@@ -6,23 +6,26 @@ import textwrap
 from collections.abc import Callable
 from functools import partial
 
+from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
-from cuattn.scheme import PRESETS
-from tools.goals import FLASH, LENGTHS, goals, goals_hopper
+from tools import paper_tables, scheme_tables
+from tools.goals import FLASH, LENGTHS, goals, goals_hopper, goals_schemes
 from tools.record_figures import Figures, pair, percent, show, table
 
 WIDTH = 100
 
-# What each preset is; in brackets the papers that README.md links.
+# What the presets that README.md shows are; in brackets the papers that it links.
 ABOUT = {
     "int8": "**default**: INT8 Q, K, V per token; P against its block's maximum; K, V smoothed",
     "int8-block": "for speed: K per 128 keys, V per channel, the rest as `int8`",
     "int8-fast": "the fewest instructions: as `int8-block`, P against the running maximum",
-    "int8-fp8": "INT8 Q Kᵀ, FP8 P V, as [SageAttention2]'s 8-bit products; sm_90",
+    "int8-fp8": "INT8 Q Kᵀ, FP8 P V, as [SageAttention2]'s 8-bit products",
     "int8-fp16": "INT8 Q Kᵀ per token, K smoothed; float16 P V, as [SageAttention]",
+    "int8-two-term": "as `int8`, P as the sum of two bytes",
+    "int4": "INT4 Q, K, smoothed as [SageAttention2] does; V and P as `int8-block`",
     "int-flash": "INT8 throughout, one scale for V, as published: [INT-FlashAttention]",
     "int-flash-half": "INT8 Q Kᵀ, float16 P V, as published: [INT-FlashAttention]",
-    "fp8": "FP8 throughout, one scale for a head, as [FlashAttention-3]; sm_90",
+    "fp8": "FP8 throughout, one scale for a head, as [FlashAttention-3]",
     "fp16": "nothing quantized: [FlashAttention-2], the baseline",
 }
 BASELINES = {
@@ -32,7 +35,8 @@ BASELINES = {
     "sageattention-1": "SageAttention 1, INT8 Q Kᵀ",
     "comfy-kitchen": "comfy-kitchen, full INT8",
 }
-NAMES = {name: f"`{name}`" for name in PRESETS} | BASELINES
+NAMES = {name: f"`{name}`" for name in ABOUT} | BASELINES
+EVERYTHING = {name: f"`{name}`" for name in PRESETS} | BASELINES
 # The short one is measured without a causal mask only.
 WITH_SHORT = sorted([*LENGTHS, (128, 1024)])
 # Where speed is set against error: D, and these N.
@@ -99,22 +103,22 @@ def claims(f: Figures) -> str:
 
 
 def presets(f: Figures) -> str:
-    """Return a row for each preset: what it is, its errors, its speed."""
+    """Return a row for each preset of README.md: what it is, its errors, its speed."""
     rows = [
         [
             NAMES[name],
-            ABOUT[name],
+            about,
             *(percent(f.error(name, distribution)) for distribution in ("normal", "outliers")),
             *(pair(f.tops(name, head_dim)) for head_dim in (64, 128)),
         ]
-        for name in PRESETS
+        for name, about in ABOUT.items()
     ]
     header = ["preset", "is", "error %, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
     return table(header, rows, left=2)
 
 
 def speed(f: Figures, *, causal: bool) -> str:
-    """Return the speed of all presets and baselines, kernel only and end to end."""
+    """Return the speed of README.md's presets and of baselines, kernel only and end to end."""
     lengths = LENGTHS if causal else WITH_SHORT
     rows = []
     for name, title in NAMES.items():
@@ -145,7 +149,7 @@ def pareto(f: Figures) -> str:
 def _pareto(f: Figures, head_dim: int, seqlen: int) -> str:
     tops: dict[str, float] = {}
     errors: dict[str, tuple[float, float]] = {}
-    for name in NAMES:
+    for name in EVERYTHING:
         speed = f.tops(name, head_dim, seqlen)[0]
         normal, sharp = (f.error(name, x, head_dim, seqlen) for x in ("normal", "sharp"))
         if speed is not None and normal is not None and sharp is not None:
@@ -159,14 +163,14 @@ def _pareto(f: Figures, head_dim: int, seqlen: int) -> str:
             and all(a <= SAME * b for a, b in zip(errors[other], errors[name], strict=True))
         ]
         fastest = max(better, key=lambda other: tops[other], default=None)
-        front = "on the front" if fastest is None else f"beaten by {NAMES[fastest]}"
-        rows.append([NAMES[name], front, show(tops[name]), *map(percent, errors[name])])
+        front = "on the front" if fastest is None else f"beaten by {EVERYTHING[fastest]}"
+        rows.append([EVERYTHING[name], front, show(tops[name]), *map(percent, errors[name])])
     header = [f"D {head_dim}, N {seqlen}", "speed and errors", "TOPS, kernel", "error %, N(0,1)"]
     return table([*header, "sharp"], rows, left=2)
 
 
 def accuracy(f: Figures) -> str:
-    """Return the errors of all presets and baselines by distribution."""
+    """Return the errors of README.md's presets and of baselines by distribution."""
     rows = []
     for name, title in NAMES.items():
         errors = [f.error(name, distribution) for distribution in DISTRIBUTIONS]
@@ -176,19 +180,19 @@ def accuracy(f: Figures) -> str:
 
 
 def lengths(f: Figures) -> str:
-    """Return the errors of all presets by length."""
+    """Return the errors of README.md's presets by length."""
     shapes = [(head_dim, seqlen) for head_dim in (64, 128) for seqlen in (1024, 4096, 16384)]
     rows = [
         [NAMES[name], *(percent(f.error(name, "normal", *shape)) for shape in shapes)]
-        for name in PRESETS
+        for name in ABOUT
     ]
     return table(["relative L1, %", *_shapes(shapes)], rows)
 
 
 def minilm(f: Figures) -> str:
-    """Return the errors of all presets inside MiniLM."""
+    """Return the errors of README.md's presets inside MiniLM."""
     rows = []
-    for name in PRESETS:
+    for name in ABOUT:
         errors = [percent(f.layer(name, layer)) for layer in range(6)]
         rows.append([NAMES[name], *errors, show(f.embedding(name), ".1e")])
     layers = [f"layer {layer}" for layer in range(6)]
@@ -210,7 +214,7 @@ def quantizers(f: Figures) -> str:
 def host(f: Figures) -> str:
     """Return how long a call keeps the host."""
     calls = [t for t in f.record.timings if t.case == "host"]
-    rows = [[NAMES[t.scheme], show(t.end_to_end_ms, ".1f", 1e3)] for t in calls]
+    rows = [[f"`{t.scheme}`", show(t.end_to_end_ms, ".1f", 1e3)] for t in calls]
     return table(["scheme", "µs of the host"], rows)
 
 
@@ -229,6 +233,16 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "pareto": pareto,
     "goals": goals,
     "goals-hopper": goals_hopper,
+    "goals-schemes": goals_schemes,
+    "schemes": scheme_tables.schemes,
+    "scheme-costs": scheme_tables.costs,
+    "scheme-errors": scheme_tables.errors,
+    "paper-int-flash": paper_tables.int_flash,
+    "paper-sage": paper_tables.sage,
+    "paper-granularity": paper_tables.granularity,
+    "paper-smoothing": paper_tables.smoothing,
+    "rotation": paper_tables.rotation,
+    "paper-twin": paper_tables.twin,
 }
 
 
