@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +12,16 @@ import cuattn
 from cuattn import plan
 from cuattn.device import current_device, target
 from cuattn.jit import precompile
-from cuattn.plan import attention_specs, runnable
+from cuattn.listing import attention_specs
+from cuattn.plan import runnable
 from cuattn.prepared import prepare
+from cuattn.presets import PRESETS
 from cuattn.reference import emulate, exact
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.quantize import Operands
 from cuattn.reference.rounding import round_half
-from cuattn.reference.smoothing import lse_shift
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.reference.smoothing import lse_shift, products_with_means
+from cuattn.scheme import Scheme
 
 
 def runs_here(scheme):
@@ -26,9 +29,14 @@ def runs_here(scheme):
     return bool(runnable([scheme]))
 
 
+# Those that are tried with everything; test_schemes_gpu.py has the others.
+CORE = (
+    *("int8", "int8-block", "int8-fast", "int8-fp8", "int8-fp16"),
+    *("int4", "int-flash", "int-flash-half", "fp8", "fp16"),
+)
 ALL_SCHEMES = {
-    **PRESETS,
-    # What the presets leave out.
+    **{name: PRESETS[name] for name in CORE},
+    # What they leave out.
     "mean": Scheme("mean", smooth_k="mean", smooth_v="mean"),
     "bare": Scheme("bare", smooth_k="none", smooth_v="none"),
     "running": Scheme(
@@ -38,7 +46,7 @@ ALL_SCHEMES = {
     "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }
 SCHEMES = {name: scheme for name, scheme in ALL_SCHEMES.items() if runs_here(scheme)}
-# Those of the family of mma.sync, which has no FP8 products.
+# A Hopper GPU makes FP8 products of the other family of other instructions.
 MMA_SCHEMES = [name for name, how in SCHEMES.items() if "fp8" not in (how.qk, how.pv)]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 every_preset = pytest.mark.parametrize("scheme", [name for name in SCHEMES if name in PRESETS])
@@ -62,10 +70,21 @@ def _kernels():
 
 
 @contextmanager
-def mma_family():
-    """Let the kernels of mma.sync serve all calls, whatever the GPU has besides."""
+def mma_family(*, native_int4=False):
+    """Let the kernels of mma.sync serve all calls, whatever the GPU has besides.
+
+    With `native_int4` those that multiply 4 bits too, of which a GPU without makes others.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "wgmma_serves", lambda target: False)
+        patch.setattr(plan, "wgmma_serves", lambda target, scheme: False)
+        if native_int4:
+            native = plan._native_int4
+            having = replace(target("89"), native_s4=True)
+            patch.setattr(
+                plan,
+                "_native_int4",
+                lambda scheme, head_dim, target: native(scheme, head_dim, having),
+            )
         _forget_plans()
         try:
             yield
@@ -111,8 +130,11 @@ def on_host(x):
 
 def run(arrays, scheme, **options):
     """Return (o, lse) of a scheme: one of `SCHEMES` by name, or any other itself."""
-    scheme = scheme if isinstance(scheme, Scheme) else SCHEMES[scheme]
-    return cuattn.attention(*arrays, scheme=scheme, return_lse=True, **options)
+    return cuattn.attention(*arrays, scheme=scheme_of(scheme), return_lse=True, **options)
+
+
+def scheme_of(scheme):
+    return scheme if isinstance(scheme, Scheme) else SCHEMES[scheme]
 
 
 def assert_same(result, wanted):
@@ -131,18 +153,21 @@ def assert_runs_are_bit_identical(arrays, scheme, *, times, is_causal):
 
 def operands_of(arrays, scheme):
     """Return the operands of the products as the GPU quantizes or rounds them."""
-    scheme = SCHEMES[scheme]
+    scheme = scheme_of(scheme)
     bf16 = scheme.qk == "fp16" and arrays[0].dtype.name == "bfloat16"
     half = "bfloat16" if bf16 else "float16"
-    operands = {}
+    operands, tensors = {}, {}
     for name, x in zip("qkv", arrays, strict=True):
-        coded = (scheme.pv if name == "v" else scheme.qk) != "fp16"
-        operands[name] = (
-            cuattn.quantize(x, operand=name, scheme=scheme).to_reference()
-            if coded
-            else round_half(on_host(x), half)
-        )
-    return Operands(**operands, compute=half)
+        if (scheme.pv if name == "v" else scheme.qk) == "fp16":
+            operands[name] = round_half(on_host(x), half)
+        else:
+            tensors[name] = cuattn.quantize(x, operand=name, scheme=scheme)
+            operands[name] = tensors[name].to_reference()
+    delta = None
+    if scheme.smooth_q != "none":
+        means = tensors["q"].vector.get()
+        delta = products_with_means(means, on_host(arrays[1]), operands["k"].vector)
+    return Operands(**operands, compute=half, delta=delta)
 
 
 def emulated(arrays, scheme, *, is_causal=False, scale=None):
@@ -152,7 +177,7 @@ def emulated(arrays, scheme, *, is_causal=False, scale=None):
     factor = q.shape[3] ** -0.5 if scale is None else scale
     shift = lse_shift(q, getattr(operands.k, "vector", None), factor)
     return emulate.emulate(
-        operands, SCHEMES[scheme], scale=scale, is_causal=is_causal, lse_shift=shift
+        operands, scheme_of(scheme), scale=scale, is_causal=is_causal, lse_shift=shift
     )
 
 
@@ -196,7 +221,7 @@ _FP8_SCORES = Tolerance(rms=3e-2, median=1.2e-2, lse_rtol=2.0**-10, lse_atol=2.0
 
 def tolerance(scheme):
     """Return what a scheme's products allow for."""
-    how = SCHEMES[scheme]
+    how = scheme_of(scheme)
     return _FP8_SCORES if how.qk == "fp8" else _FP8_VALUES if how.pv == "fp8" else _FLIPS
 
 

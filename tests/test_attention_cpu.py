@@ -1,15 +1,24 @@
 """`attention` and `quantize` on arrays in host memory, where the scheme is emulated."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import cuattn
 from cuattn.errors import ArgumentError, NoGPUError
+from cuattn.presets import PRESETS
 from cuattn.reference import emulate
 from cuattn.reference.quantize import operands
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.reference.smoothing import block_means, products_with_means
+from cuattn.scheme import Scheme
 
-SCHEMES = [*PRESETS.values(), Scheme("mean", smooth_k="mean", smooth_v="mean")]
+SCHEMES = [
+    *PRESETS.values(),
+    Scheme("mean", smooth_k="mean", smooth_v="mean"),
+    Scheme("blocks", q_scope="block", k_scope="block", smooth_q="block", rotate=True),
+    Scheme("whole heads", q_scope="tensor", k_scope="tensor", smooth_k="mean"),
+]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 
 
@@ -65,17 +74,27 @@ def test_bfloat16_is_taken_and_returned(rng, scheme):
 def test_quantized_tensors_give_the_same(rng, scheme):
     inputs = qkv(rng)
     whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
-    integer = dict(zip("qkv", (scheme.qk, scheme.qk, scheme.pv), strict=True))
+    product = dict(zip("qkv", (scheme.qk, scheme.qk, scheme.pv), strict=True))
     tensors = {
         name: cuattn.quantize(x, operand=name, scheme=scheme)
         for name, x in zip("qkv", inputs, strict=True)
-        if integer[name] == "int8"
+        if product[name] != "fp16"
     }
-    for some in ("k", "kv", "qkv"):
+    rounding = 0.05 if scheme.qk == "int8" else 1.0
+    for some in ("q", "v", "k", "kv", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", inputs, strict=True)]
         o, lse = cuattn.attention(*given, scheme=scheme, return_lse=True)
+        # What smoothing took from Q is multiplied by the codes of K, if there is nothing else.
+        if scheme.smooth_q != "none" and "k" in some:
+            ops = operands(*inputs, scheme)
+            means, keys = block_means(inputs[0]), tensors["k"].dequantize()
+            ops = replace(ops, delta=products_with_means(means, keys, ops.k.vector))
+            expected, _ = emulate.emulate(ops, scheme)
+            np.testing.assert_allclose(o, expected, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(lse, whole[1], atol=rounding)
+            continue
         np.testing.assert_array_equal(o, whole[0])
-        np.testing.assert_allclose(lse, whole[1], atol=0.05 if "q" in some else 0)
+        np.testing.assert_allclose(lse, whole[1], atol=rounding if "q" in some else 0)
 
 
 @every_scheme
@@ -91,13 +110,17 @@ def test_quantize_is_the_references(rng, scheme):
         tensor = cuattn.quantize(x.swapaxes(1, 2), operand=name, scheme=scheme, layout="NHD")
         found, wanted = tensor.to_reference(), getattr(expected, name)
         assert (tensor.shape, tensor.dtype) == (x.shape, "float32")
-        dtype = np.int8 if product == "int8" else np.float32
+        dtype = np.float32 if product == "fp8" else np.int8
         assert (found.scope, found.codes.dtype) == (wanted.scope, dtype)
         assert tensor.codes.dtype == (np.int8 if product == "int8" else np.uint8)
         np.testing.assert_array_equal(found.codes, wanted.codes)
         np.testing.assert_array_equal(found.scale, wanted.scale)
         np.testing.assert_array_equal(found.dequantize(), wanted.dequantize())
-        np.testing.assert_allclose(tensor.dequantize(), wanted.dequantize(), atol=1e-5)
+        values = wanted.dequantize()
+        if name == "q" and scheme.smooth_q != "none":
+            np.testing.assert_array_equal(tensor.vector, block_means(x))
+            values = values + np.repeat(tensor.vector, 128, axis=2)[:, :, : x.shape[2]]
+        np.testing.assert_allclose(tensor.dequantize(), values, atol=1e-5)
         assert tensor.dequantize().dtype == np.float32
 
 

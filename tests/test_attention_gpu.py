@@ -188,12 +188,18 @@ def test_quantized_tensors_give_identical_results(rng, scheme):
         for name, x in zip("qkv", arrays, strict=True)
         if product[name] != "fp16"
     }
+    truth, _ = exact.attention(*map(on_host, arrays))
     for some in ("k", "kv", "q", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", arrays, strict=True)]
         again, again_lse = map(on_host, run(given, scheme))
+        if how.smooth_q == "block" and "k" in some:
+            # What smoothing took from the scores is then that of the quantized keys.
+            assert relative_l1(again, truth) < 1.25 * relative_l1(o, truth)
+            continue
         np.testing.assert_array_equal(again, o)
         # Without Q itself, what K's smoothing took from the logits is known from Q's codes only.
-        np.testing.assert_allclose(again_lse, lse, atol=0.1 if "q" in some else 0)
+        of_codes = 0.1 * (127 / 7 if how.qk == "int4" else 1)
+        np.testing.assert_allclose(again_lse, lse, atol=of_codes if "q" in some else 0)
 
 
 @every_scheme

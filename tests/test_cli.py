@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cuattn import cli, measure
+from cuattn import cli, measure, plan
 from cuattn.cli import compile as compile_command
-from cuattn.cli import info, main, progress, report
+from cuattn.cli import info, main, progress, report, setting
 from cuattn.cli.table import Group, number, render
 from cuattn.device import current_device, target
 from cuattn.measure import measure_error
 from cuattn.plan import supported
-from cuattn.reference.distributions import make
-from cuattn.scheme import PRESETS
+from cuattn.presets import PRESETS
+from cuattn.reference.distributions import DISTRIBUTIONS, make
+from cuattn.scheme_plan import SchemePlan
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +39,7 @@ SHAPE = {
 def without_gpu(monkeypatch, request):
     """Most of this is about words; a GPU computer has to say the same."""
     if not request.node.get_closest_marker("gpu"):
-        for module in (measure, report, info, compile_command):
+        for module in (measure, plan, setting, info, compile_command):
             monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
 
 
@@ -67,6 +68,11 @@ def small_file(tmp_path):
         (["report", "--input", "x.npz", "--distribution", "normal"], "not allowed with"),
         (["report", "--json", "gone/x.json"], "--json must be a file in an existing folder"),
         (["report", "--plot", "x.gif"], "--plot must be a file that ends in"),
+        (["choose", "--min-cosine", "2"], "argument --min-cosine: must be from 0 to 1, got 2"),
+        (["choose", "--max-relative-l1", "nan"], "--max-relative-l1: must be from 0 to inf"),
+        (["choose", "--min-cosine", "high"], "invalid number value: 'high'"),
+        (["choose", "--save", "gone/plan.json"], "--save must be a file in an existing folder"),
+        (["choose", "--json", "x.json"], "unrecognized arguments: --json"),
         (["compile"], "--arch must be given on a computer without a GPU"),
         (["compile", "--arch", "sm_75"], "argument --arch: arch must be one of"),
         (["compile", "--arch", "sm_80", "--dtypes", "int8"], "argument --dtypes: must be one of"),
@@ -130,8 +136,10 @@ def test_too_large_an_input_is_an_error(capsys, monkeypatch):
 def test_report_shows_every_scheme_and_every_source(capsys):
     assert main(["report", *SMALL, "--distribution", "normal", "sharp", "--causal"]) == 0
     output = capsys.readouterr()
-    where, errors, sources = output.out.split("\n\n")
+    where, overview, errors, sources = output.out.split("\n\n")
     assert where == "causal attention, emulated in NumPy, no GPU to be used: hidden by the test"
+    assert overview.split()[:2] == ["normal", "sharp"]
+    assert re.findall(r"^  (\S+)", overview, re.MULTILINE) == list(PRESETS)
     for table in (errors, sources):
         assert re.findall(r"^  (\S+)", table, re.MULTILINE) == 2 * list(PRESETS)
         assert re.findall(r"^(\w+): batch 1, heads 2 over 1", table, re.MULTILINE) == [
@@ -140,6 +148,54 @@ def test_report_shows_every_scheme_and_every_source(capsys):
         ]
     assert re.search("Q % +K % +P % +V %", sources)
     assert output.err == ""  # no progress bar where nobody looks
+
+
+def test_report_on_every_distribution_is_one_table(capsys):
+    arguments = ["--distribution", "all", "--schemes", "int8,fp16", "--no-sources"]
+    assert main(["report", *SMALL, *arguments]) == 0
+    _, overview, errors = capsys.readouterr().out.split("\n\n")
+    titles, _, *rows = overview.splitlines()
+    assert titles.split() == list(DISTRIBUTIONS)
+    assert [row.split()[0] for row in rows] == ["int8", "fp16"]
+    shown = re.findall(r"^  (?:int8|fp16) +(\S+)", errors, re.MULTILINE)
+    assert [row.split()[1:] for row in rows] == [shown[::2], shown[1::2]]
+
+
+def test_choose_saves_what_it_shows(capsys, small_file, tmp_path):
+    saved = tmp_path / "plan.json"
+    other = tmp_path / "other.npz"
+    np.savez(other, **dict(zip("qkv", make("channel-outliers", **SHAPE), strict=True)))
+    arguments = ["--schemes", "int8-fast,int8,fp16", "--min-cosine", "0.9999"]
+    inputs = ["--input", str(small_file), str(other)]
+    assert main(["choose", *inputs, *arguments, "--causal", "--save", str(saved)]) == 0
+    output = capsys.readouterr()
+    where, *tables, plan = output.out.split("\n\n")
+    assert where.startswith("causal attention, emulated in NumPy")
+    chosen = SchemePlan.load(saved)
+    assert list(chosen.schemes) == ["peaked", "other"]
+    for name, table in zip(chosen.schemes, tables, strict=True):
+        title, first, _, *rows = table.splitlines()
+        assert title.startswith(f"{name}: batch 1, heads 2 over 1")
+        assert first.startswith(f"{chosen[name].name} is the fastest with a cosine similarity")
+        assert [row.split()[0] for row in rows] == ["int8-fast", "fp16", "int8"]
+    assert plan == f"plan\n{chosen}\n"
+    assert output.err == ""
+
+
+def test_choose_says_what_bound_could_be_met(capsys):
+    arguments = ["--schemes", "int8", "--min-cosine", "1"]
+    assert main(["choose", *SMALL, *arguments]) == 2
+    assert "normal: min_cosine must be at most 0.9999" in capsys.readouterr().err
+
+
+def test_choose_shows_progress(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert main(["choose", *SMALL, "--schemes", "int8,fp16"]) == 0
+    lines = screen.getvalue().split(progress.CLEAR_LINE)
+    assert any(re.search(r"^choosing +\[#+ *\] +\d+%", line) for line in lines)
+    assert lines[-1] == ""
 
 
 def test_report_of_files_is_that_of_measure_error(capsys, small_file, tmp_path):
@@ -273,7 +329,8 @@ def test_compile_leaves_out_what_a_target_has_no_kernels_for(capsys, monkeypatch
     assert main(small) == 0
     assert "e4m3" not in "".join(spec.cxx() for spec in listed)
     assert main([*small, "--schemes", "int8,fp8"]) == 2
-    assert "scheme fp8 multiplies in FP8, for which there is no kernel" in capsys.readouterr().err
+    refused = "scheme fp8 multiplies in FP8, which sm_80 has no instructions for"
+    assert refused in capsys.readouterr().err
 
 
 def test_version_is_that_of_the_package(capsys):

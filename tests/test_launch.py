@@ -1,5 +1,7 @@
 """Everything between a call and the kernels, with the kernels' part done in NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,11 @@ from cuattn import pipeline
 from cuattn.device import TARGETS
 from cuattn.errors import ArgumentError
 from cuattn.plan import supported
+from cuattn.presets import PRESETS, resolve
 from cuattn.reference import emulate
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.reference.quantize import operands
+from cuattn.reference.smoothing import block_means, products_with_means
+from cuattn.scheme import Scheme
 
 pytest.importorskip("cupy")
 from simulated_gpu import NUM_SMS, SimulatedGPU, gpu_of
@@ -21,6 +26,20 @@ OWN = [
     Scheme("mean", smooth_k="mean", smooth_v="mean"),
     Scheme("row", k_scope="block", v_scope="tensor", p_range="row", smooth_v="mean"),
     Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
+    Scheme("blocks", q_scope="block", k_scope="block"),
+    Scheme("whole heads", q_scope="tensor", k_scope="tensor", smooth_k="mean"),
+    Scheme("groups", q_scope="group", k_scope="group", qk_group=32, smooth_q="block"),
+    Scheme(
+        "all rotated",
+        qk="int4",
+        q_scope="block",
+        k_scope="thread",
+        v_scope="channel",
+        smooth_q="block",
+        smooth_k="mean",
+        smooth_v="mean",
+        rotate=True,
+    ),
 ]
 # Each scheme on each GPU that has kernels of it.
 CASES = {
@@ -33,8 +52,11 @@ every_scheme = pytest.mark.parametrize(
 )
 
 # A kernel has the scale in float32, so a P that lies near the middle of two steps may round the
-# other way: 1/255 of what one of some hundred keys contributes.
-FLIP = 5e-3
+# other way: 1/127 of what one of some hundred keys contributes.
+FLIP = 1e-2
+
+# An e4m3 P has steps of up to 1/8 of itself.
+FP8_FLIP = 3e-2
 
 
 @pytest.fixture(params=FAMILIES)
@@ -42,7 +64,19 @@ def gpu(request, monkeypatch):
     return SimulatedGPU(monkeypatch, gpu_of(request.param))
 
 
-def qkv(rng, batch=2, num_q_heads=4, num_kv_heads=2, seqlen_q=70, seqlen_kv=130, head_dim=40):
+def qkv(
+    rng,
+    scheme=None,
+    batch=2,
+    num_q_heads=4,
+    num_kv_heads=2,
+    seqlen_q=140,
+    seqlen_kv=130,
+    head_dim=None,
+):
+    if head_dim is None:  # one that is padded
+        head_dim = 160 if scheme is not None and scheme.k_scope == "group" else 40
+
     def one(heads, seqlen):
         return rng.standard_normal((batch, heads, seqlen, head_dim)) + rng.standard_normal(head_dim)
 
@@ -63,7 +97,8 @@ def check(result, inputs, scheme, **options):
     ulp = {np.uint16: 2.0**-8, np.float16: 2.0**-11, np.float32: 2.0**-24}[o.dtype.type]
     if o.dtype == np.uint16:
         o = (o.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    np.testing.assert_allclose(o, expected, rtol=1.01 * ulp, atol=FLIP)
+    flip = FP8_FLIP if resolve(scheme).pv == "fp8" else FLIP
+    np.testing.assert_allclose(o, expected, rtol=1.01 * ulp, atol=flip)
     np.testing.assert_allclose(lse, expected_lse, rtol=1e-6, atol=1e-5)
 
 
@@ -92,18 +127,20 @@ ARRANGEMENTS = [misaligned, with_columns_apart, with_rows_backwards]
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_call_reaches_the_kernels_as_meant(gpu, rng, scheme, dtype, is_causal):
-    inputs = [x.astype(dtype) for x in qkv(rng)]
+    inputs = [x.astype(dtype) for x in qkv(rng, scheme)]
     options = {"is_causal": is_causal, "scale": 0.2}
     o, lse = cuattn.attention(*inputs, scheme=scheme, return_lse=True, **options)
     assert o.dtype == dtype
     assert lse.dtype == np.float32
     check((o, lse), inputs, scheme, **options)
-    assert gpu.specs[-1].function == FAMILIES[gpu.device.arch]
+    # Scales of groups are for one family.
+    family = "attention_mma" if scheme.k_scope == "group" else FAMILIES[gpu.device.arch]
+    assert gpu.specs[-1].function == family
 
 
 @every_scheme
 def test_bfloat16_reaches_the_kernels(gpu, rng, scheme):
-    bits, values = zip(*(as_bits(x) for x in qkv(rng)), strict=True)
+    bits, values = zip(*(as_bits(x) for x in qkv(rng, scheme)), strict=True)
     result = cuattn.attention(*bits, scheme=scheme, return_lse=True)
     check(result, values, scheme, compute="bfloat16")
 
@@ -112,6 +149,10 @@ def test_bfloat16_reaches_the_kernels(gpu, rng, scheme):
 @pytest.mark.parametrize("head_dim", [8, 96, 104, 256])
 def test_head_dims_are_padded(gpu, rng, scheme, head_dim):
     inputs = qkv(rng, head_dim=head_dim, seqlen_q=3, seqlen_kv=5)
+    if scheme.k_scope == "group" and head_dim % scheme.qk_group:
+        with pytest.raises(ArgumentError, match=r"^head_dim must be whole groups"):
+            cuattn.attention(*inputs, scheme=scheme)
+        return
     result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     check(result, inputs, scheme)
 
@@ -120,7 +161,7 @@ def test_head_dims_are_padded(gpu, rng, scheme, head_dim):
 @pytest.mark.parametrize("arrange", ARRANGEMENTS)
 @pytest.mark.parametrize("which", range(3), ids="qkv")
 def test_strides_are_followed(gpu, rng, scheme, arrange, which):
-    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    inputs = [x.astype(np.float16) for x in qkv(rng, scheme)]
     inputs[which] = arrange(inputs[which])
     result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     check(result, inputs, scheme)
@@ -185,7 +226,7 @@ def test_integer_sums_are_left_where_they_might_overflow(monkeypatch, rng):
 
 @every_scheme
 def test_layout_nhd(gpu, rng, scheme):
-    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    inputs = [x.astype(np.float16) for x in qkv(rng, scheme)]
     given = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in inputs]
     o, lse = cuattn.attention(*given, scheme=scheme, layout="NHD", return_lse=True)
     assert o.shape == given[0].shape
@@ -194,17 +235,18 @@ def test_layout_nhd(gpu, rng, scheme):
 
 @every_scheme
 def test_long_inputs_take_statistics_in_two_steps(gpu, rng, scheme):
-    inputs = qkv(rng, batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=2, seqlen_kv=3000)
+    inputs = qkv(rng, scheme, batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=2, seqlen_kv=3000)
     result = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     check(result, inputs, scheme)
     whole_k = scheme.smooth_k == "mean" or scheme.k_scope == "tensor"
-    whole_v = scheme.smooth_v == "mean" or (scheme.pv != "fp16" and scheme.v_scope != "token")
+    by_channel = scheme.v_scope in ("channel", "tensor")
+    whole_v = scheme.smooth_v == "mean" or (scheme.pv != "fp16" and by_channel)
     assert ("stats_finish" in gpu.launched) == (whole_k or whole_v)
 
 
 @every_scheme
 def test_quantized_tensors_serve_instead_of_arrays(gpu, rng, scheme):
-    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    inputs = [x.astype(np.float16) for x in qkv(rng, scheme)]
     whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
     product = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
     tensors = {
@@ -212,20 +254,32 @@ def test_quantized_tensors_serve_instead_of_arrays(gpu, rng, scheme):
         for name, x in zip("qkv", inputs, strict=True)
         if product[name] != "fp16"
     }
+    # Q's own rounding takes part in the correction if only its codes are there.
+    rounding = 0.1 if scheme.qk == "int8" else 2.0
     for some in ("k", "v", "kv", "q", "qk", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", inputs, strict=True)]
         o, lse = cuattn.attention(*given, scheme=scheme, return_lse=True)
-        np.testing.assert_array_equal(o, whole[0])
-        # Q's own rounding takes part in the correction if only its codes are there.
-        np.testing.assert_allclose(lse, whole[1], atol=0.05 if "q" in some else 0)
         np.testing.assert_array_equal(o, cuattn.attention(*given, scheme=scheme))
+        if scheme.smooth_q != "none" and "k" in some:
+            # What smoothing took from Q is multiplied by the codes of K.
+            expected = with_keys(inputs, tensors["k"].dequantize(), scheme)
+            np.testing.assert_allclose(o, expected, rtol=2.0**-10, atol=FLIP)
+            np.testing.assert_allclose(lse, whole[1], atol=rounding)
+            continue
+        np.testing.assert_array_equal(o, whole[0])
+        np.testing.assert_allclose(lse, whole[1], atol=rounding if "q" in some else 0)
+
+
+def with_keys(inputs, keys, scheme):
+    """Return the emulation's output, with the means of Q's blocks multiplied by other keys."""
+    ops = operands(*inputs, scheme)
+    delta = products_with_means(block_means(inputs[0]), keys, ops.k.vector)
+    return emulate.emulate(replace(ops, delta=delta), scheme)[0]
 
 
 @every_scheme
 def test_quantized_tensor_is_what_the_reference_quantizes(gpu, rng, scheme):
-    from cuattn.reference.quantize import operands
-
-    inputs = qkv(rng)
+    inputs = qkv(rng, scheme)
     expected = operands(*inputs, scheme)
     for name, x in zip("qkv", inputs, strict=True):
         if (scheme.pv if name == "v" else scheme.qk) != "fp16":
@@ -234,16 +288,22 @@ def test_quantized_tensor_is_what_the_reference_quantizes(gpu, rng, scheme):
             found, wanted = tensor.to_reference(), getattr(expected, name)
             np.testing.assert_array_equal(found.codes, wanted.codes)
             np.testing.assert_array_equal(found.scale, wanted.scale)
+            assert (found.scope, found.rotated) == (wanted.scope, wanted.rotated)
             assert (found.vector is None) == (wanted.vector is None)
             if found.vector is not None:
                 np.testing.assert_array_equal(found.vector, wanted.vector)
-            np.testing.assert_allclose(tensor.dequantize(), wanted.dequantize(), atol=1e-6)
+            values = wanted.dequantize()
+            if name == "q" and scheme.smooth_q != "none":
+                means = block_means(x)
+                np.testing.assert_array_equal(tensor.vector, means)
+                values = values + np.repeat(means, 128, axis=2)[:, :, : x.shape[2]]
+            np.testing.assert_allclose(tensor.dequantize(), values, atol=4e-6)
 
 
 @every_scheme
 def test_nothing_is_launched_without_keys_or_queries(gpu, rng, scheme):
     for sizes in ({"seqlen_kv": 0}, {"seqlen_q": 0}, {"batch": 0}):
-        q, k, v = qkv(rng, **sizes)
+        q, k, v = qkv(rng, scheme, **sizes)
         o, lse = cuattn.attention(q, k, v, scheme=scheme, return_lse=True)
         assert o.shape == q.shape
         assert not o.any()
@@ -254,7 +314,7 @@ def test_nothing_is_launched_without_keys_or_queries(gpu, rng, scheme):
 
 @every_scheme
 def test_out_is_written_whatever_its_strides(gpu, rng, scheme):
-    inputs = [x.astype(np.float16) for x in qkv(rng)]
+    inputs = [x.astype(np.float16) for x in qkv(rng, scheme)]
     expected = cuattn.attention(*inputs, scheme=scheme)
     for arrange in (np.array, *ARRANGEMENTS):
         out = arrange(np.full_like(inputs[0], np.nan))

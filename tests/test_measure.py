@@ -10,6 +10,7 @@ from cuattn import measure
 from cuattn.errors import ArgumentError
 from cuattn.host import to_host
 from cuattn.measure import measure_error, operations
+from cuattn.presets import PRESETS
 from cuattn.reference import attribute, emulate, exact
 from cuattn.reference.arrays import Shape
 from cuattn.reference.distributions import make
@@ -48,7 +49,7 @@ def qkv():
     return make("sharp", **SIZES)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int-flash", "fp16"])
+@pytest.mark.parametrize("scheme", PRESETS)
 def test_emulation_is_that_of_the_reference(qkv, without_gpu, scheme):
     report = measure_error(*qkv, scheme=scheme, is_causal=True, scale=0.2)
     options = {"is_causal": True, "scale": 0.2}

@@ -19,9 +19,10 @@ from gpu_cases import (
 
 from cuattn.device import current_device, target
 from cuattn.jit import precompile
-from cuattn.plan import attention_spec, attention_specs
+from cuattn.listing import attention_specs
+from cuattn.plan import attention_spec
+from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS
-from cuattn.scheme import PRESETS
 from cuattn.spec import AttentionSpec, Type
 
 pytestmark = pytest.mark.gpu

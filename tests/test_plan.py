@@ -5,13 +5,20 @@ from dataclasses import replace
 
 import pytest
 
+from cuattn.coding import stored_scope
 from cuattn.device import TARGETS, target
 from cuattn.errors import ArgumentError, UnsupportedError
-from cuattn.plan import TILES, attention_spec, attention_specs, needs_stats, supported
-from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
+from cuattn.listing import attention_specs
+from cuattn.plan import SCALED_TILES, TILES, attention_spec, needs_stats, supported
+from cuattn.presets import PRESETS
+from cuattn.quantize_spec import QuantizeSpec
 from cuattn.reference.layout import HEAD_DIMS
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.rotate_spec import RotateSpec
+from cuattn.scheme import INTEGERS, Scheme
+from cuattn.smoothing_spec import BlockMeansSpec, DeltaSpec
 from cuattn.spec import AttentionSpec, PRange, Scope, Type
+from cuattn.stats_spec import FinishSpec, StatsSpec
+from cuattn.unpack_spec import UnpackSpec
 from cuattn.wgmma_plan import INTEGER_O_KEYS, wgmma_serves
 from cuattn.wgmma_spec import WgmmaSpec
 
@@ -36,14 +43,16 @@ def attentions(arch, **which):
 
 
 def tile_of(spec):
-    return TILES["mma", Type.int8 if spec.pv is Type.int8 else Type.fp16, spec.head_dim]
+    row = "mma", Type.int8 if spec.pv.coded else Type.fp16, spec.head_dim
+    return SCALED_TILES.get(row, TILES[row]) if spec.qk.coded else TILES[row]
 
 
 def test_every_row_of_the_table_can_be_reached():
     assert set(TILES) == {("mma", pv, d) for pv in (Type.int8, Type.fp16) for d in HEAD_DIMS}
     # Where shared memory is plentiful nothing is cut.
     for arch in ("100a", "80"):
-        assert {id(tile_of(spec)) for spec in attentions(arch)} == set(map(id, TILES.values()))
+        all_rows = [*TILES.values(), *SCALED_TILES.values()]
+        assert {id(tile_of(spec)) for spec in attentions(arch)} == set(map(id, all_rows))
     for spec in attentions("100a"):
         tile = tile_of(spec)
         assert (spec.num_warps, spec.row_tiles, spec.stages) == (
@@ -56,7 +65,9 @@ def test_every_row_of_the_table_can_be_reached():
 @every_target
 def test_hopper_has_kernels_of_its_own(arch):
     kind = WgmmaSpec if arch == "90a" else AttentionSpec
-    assert wgmma_serves(TARGETS[arch]) == (arch == "90a")
+    groups = Scheme("groups", q_scope="group", k_scope="group")
+    assert wgmma_serves(TARGETS[arch], PRESETS["int8"]) == (arch == "90a")
+    assert not wgmma_serves(TARGETS[arch], groups)
     assert {type(spec) for spec in attentions(arch)} == {kind}
 
 
@@ -119,12 +130,13 @@ def test_numbers_do_not_depend_on_the_target(arch):
             else:
                 assert spec.block_kv == scheme.p_block
             assert spec.p_range is PRange(scheme.p_range)
-            assert (spec.qk is Type.int8) == (scheme.qk == "int8")
-            assert (spec.pv is Type.int8) == (scheme.pv == "int8")
+            assert spec.qk.integer == (scheme.qk in INTEGERS)
+            assert (spec.qk is Type.int4) <= (scheme.qk == "int4" and target(arch).native_s4)
+            assert (spec.pv is Type.int8) == (scheme.pv in INTEGERS)
             assert (spec.qk is Type.e4m3) == (scheme.qk == "fp8")
             assert (spec.pv is Type.e4m3) == (scheme.pv == "fp8")
-            if spec.qk is Type.int8:
-                assert spec.k_scope is Scope(scheme.k_scope)
+            if spec.qk.integer:
+                assert spec.k_scope is stored_scope(scheme, "k")
             if spec.pv is Type.int8:
                 assert (spec.v_scope is Scope.token) == (scheme.v_scope == "token")
 
@@ -150,6 +162,10 @@ def test_listing_covers_every_combination_once():
         QuantizeSpec,
         StatsSpec,
         FinishSpec,
+        BlockMeansSpec,
+        DeltaSpec,
+        RotateSpec,
+        UnpackSpec,
     }
     for scheme in supported(TARGETS["90a"]):
         for head_dim in HEAD_DIMS:
@@ -161,10 +177,14 @@ def test_listing_covers_every_combination_once():
                     quantize = QuantizeSpec.of(scheme, dtype, head_dim, aligned)
                     as_it_is = scheme.name == "fp16" and dtype is not Type.fp32 and aligned
                     assert (quantize in specs) != as_it_is
+                    packed = QuantizeSpec.of(scheme, dtype, head_dim, aligned, True, True)
+                    assert (packed in specs) != as_it_is
                     stats = StatsSpec.of(scheme, dtype, head_dim, aligned)
                     if any(needs_stats(scheme)):
                         assert stats in specs
                         assert stats.finish in specs
+                    if scheme.rotate:
+                        assert QuantizeSpec.of_rotated_values(scheme, head_dim) in specs
 
 
 def test_listing_takes_names_and_pads_head_dims():
@@ -191,16 +211,15 @@ def test_statistics_are_taken_only_where_they_are_needed():
     assert needs_stats(PRESETS["fp8"]) == ("q", "k", "v")
 
 
-@pytest.mark.parametrize("arch", ["80", "89", "100a", "120a"])
+@pytest.mark.parametrize("arch", ["80", "86"])
 @pytest.mark.parametrize("name", ["fp8", "int8-fp8"])
-def test_fp8_products_have_kernels_for_hopper_only(name, arch):
+def test_fp8_products_need_instructions(name, arch):
     facts = TARGETS[arch]
-    assert PRESETS[name] not in supported(facts)
+    assert supported(TARGETS["89"]) == list(PRESETS.values())
     assert {s.name for s in PRESETS.values()} - {s.name for s in supported(facts)} == {
-        "fp8",
-        "int8-fp8",
+        *("fp8", "int8-fp8", "sage2-8", "sage2-4"),
     }
-    message = f"^scheme {name} multiplies in FP8, .* sm_{arch}; 'int8-block' is fast there"
+    message = f"^scheme {name} multiplies in FP8, which sm_{arch} has no .* 'int8-block'"
     with pytest.raises(UnsupportedError, match=message):
         attention_spec(PRESETS[name], 64, Type.fp16, False, facts)
     # Asked for by name, it is not left out in silence.

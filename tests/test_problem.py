@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cuattn.coding import coding
 from cuattn.errors import ArgumentError
-from cuattn.operand import Array, Coded, coding
+from cuattn.operand import Array, Coded
+from cuattn.presets import PRESETS
 from cuattn.problem import Options, Problem
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.scheme import Scheme
 from cuattn.spec import Type
 
 GPU = (2, 0)

@@ -7,20 +7,28 @@ import numpy as np
 import pytest
 
 from cuattn.params import record
-from cuattn.quantize_spec import FinishSpec, QuantizeSpec, StatsSpec
+from cuattn.presets import PRESETS
+from cuattn.quantize_spec import QuantizeSpec
 from cuattn.reference.layout import HEAD_DIMS, LOG2_BIAS, TOKEN_PAD
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
 from cuattn.reference.quantized import LARGEST_CODE
+from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.reference.softmax import FIRST_HEADROOM
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.scheme import Scheme
 from cuattn.sources import sources
 from cuattn.spec import Scope, Type
+from cuattn.stats_spec import FinishSpec, StatsSpec
 
 INPUTS = (Type.fp16, Type.bf16, Type.fp32)
 SCHEMES = {
     **PRESETS,
     "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v="mean"),
     "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
+    "blocks and tokens": Scheme("bt", q_scope="block", k_scope="block"),
+    "rotated blocks": Scheme(
+        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate=True
+    ),
+    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate=True),
 }
 
 
@@ -72,7 +80,8 @@ def test_literal_is_cxx():
     assert spec.cxx() == f"FinishSpec{{{expected}, .smem_bytes = {spec.smem_bytes}}}"
     quantize = QuantizeSpec.of(PRESETS["int8-block"], Type.bf16, 96, aligned=False)
     assert ".input = Type::bf16, .q = Type::int8" in quantize.cxx()
-    assert ".k_scope = Scope::block, .k_block = 128, .k_smooth = true" in quantize.cxx()
+    scopes = ".q_scope = Scope::token, .k_scope = Scope::block, .k_stored = Scope::block"
+    assert f"{scopes}, .k_block = 128" in quantize.cxx()
 
 
 def test_constants_agree_with_the_reference():
@@ -82,8 +91,13 @@ def test_constants_agree_with_the_reference():
     assert int(constant("stats.cu", "kSample")) == SAMPLE
     headroom = np.float32(constant("attn/p_range.cuh", "kFirstHeadroom"))
     assert headroom == np.float32(FIRST_HEADROOM)
-    largest = re.search(r"Type::e4m3 \? ([\d.]+)f : ([\d.]+)f", sources()["quant/codes.cuh"])
-    assert list(map(float, largest.groups())) == [LARGEST_CODE["fp8"], LARGEST_CODE["int8"]]
+    largest = re.search(
+        r"Type::e4m3 \? ([\d.]+)f : Bits == 4 \? ([\d.]+)f : ([\d.]+)f",
+        sources()["quant/codes.cuh"],
+    )
+    expected = [LARGEST_CODE[x] for x in ("fp8", "int4", "int8")]
+    assert list(map(float, largest.groups())) == expected
+    assert int(constant("layout.cuh", "kQBlock")) == Q_BLOCK
 
 
 @pytest.mark.parametrize("struct", ["QuantizeParams", "StatsParams"])
@@ -94,43 +108,94 @@ def test_params_can_be_read(struct):
 
 
 def test_scheme_decides_what_operands_become():
-    types = {
-        name: tuple(t.value for t in (spec.q, spec.k, spec.v))
-        for name in PRESETS
-        for spec in [QuantizeSpec.of(PRESETS[name], Type.bf16, 64, aligned=True)]
-    }
-    assert types == {
-        "int8": ("int8",) * 3,
-        "int8-block": ("int8",) * 3,
-        "int8-fast": ("int8",) * 3,
+    def types(packed):
+        return {
+            name: tuple(t.value for t in (spec.q, spec.k, spec.v))
+            for name in PRESETS
+            for spec in [QuantizeSpec.of(PRESETS[name], Type.bf16, 64, True, packed, packed)]
+        }
+
+    half_values = ("int8", "int8", "fp16")
+    others = {
         "int8-fp8": ("int8", "int8", "e4m3"),
-        "int8-fp16": ("int8", "int8", "fp16"),
-        "int-flash": ("int8",) * 3,
-        "int-flash-half": ("int8", "int8", "fp16"),
+        "int8-fp16": half_values,
+        "int4-fp16": half_values,
+        "int-flash-half": half_values,
+        "int-flash-rotated": half_values,  # V's codes are made by a launch of their own
+        "sage-t": half_values,
+        "sage-b": half_values,
+        "sage2-8": ("int8", "int8", "e4m3"),
+        "sage2-4": ("int8", "int8", "e4m3"),
         "fp8": ("e4m3",) * 3,
         "fp16": ("bf16",) * 3,
     }
-    tensor = QuantizeSpec.of(PRESETS["int-flash"], Type.fp16, 64, aligned=True)
-    assert (tensor.v_scope, tensor.v_per_tensor) == (Scope.channel, True)
-    # One scale of a head is stored for each token of Q, block of K and channel of V.
-    fp8 = QuantizeSpec.of(PRESETS["fp8"], Type.fp16, 64, aligned=True)
-    assert (fp8.qk_per_tensor, fp8.k_scope, fp8.v_scope) == (True, Scope.block, Scope.channel)
-    assert not tensor.qk_per_tensor
+    assert types(packed=False) == dict.fromkeys(PRESETS, ("int8",) * 3) | others
+    assert types(packed=True) == types(packed=False) | {
+        "int4": ("int4", "int4", "int8"),
+        "int4-fp16": ("int4", "int4", "fp16"),
+        "int-flash-int4": ("int4",) * 3,
+        "sage2-4": ("int4", "int4", "e4m3"),
+    }
 
 
-def test_tiles_hold_whole_blocks_and_padding(spec):
-    if spec.k.coded and spec.k_scope is Scope.block and not spec.qk_per_tensor:
-        assert spec.k_tile % spec.k_block == 0
+def test_codes_have_the_bits_of_the_scheme_however_they_are_stored():
+    for packed in (False, True):
+        spec = QuantizeSpec.of(PRESETS["int-flash-int4"], Type.fp16, 64, True, packed, packed)
+        assert (spec.qk_bits, spec.v_bits) == (4, 4)
+        spec = QuantizeSpec.of(PRESETS["sage2-4"], Type.fp16, 64, True, packed, packed)
+        assert (spec.qk_bits, spec.v_bits) == (4, 8)
+
+
+def test_rotated_values_have_a_spec_of_their_own():
+    scheme = replace(SCHEMES["rotated blocks"], smooth_v="mean")
+    spec = QuantizeSpec.of(scheme, Type.bf16, 128, aligned=False)
+    assert spec.rotate
+    assert not spec.v.coded
+    values = QuantizeSpec.of_rotated_values(scheme, 128)
+    assert (values.input, values.v, values.v_scope) == (Type.fp32, Type.int8, Scope.channel)
+    assert values.aligned
+    assert not values.rotate
+    assert not values.v_smooth
+    of_input, of_values = (
+        StatsSpec.of(scheme, Type.bf16, 128, True),
+        StatsSpec.of_rotated_values(128),
+    )
+    assert (of_input.v_range, of_values.v_range) == (False, True)
+
+
+def test_scales_of_keys_are_stored_by_block_only_where_nothing_else_is_by_key():
+    blocks = PRESETS["sage-vb"]
+    assert QuantizeSpec.of(blocks, Type.fp16, 64, True).k_stored is Scope.block
+    smoothed = replace(blocks, smooth_q="block")
+    assert QuantizeSpec.of(smoothed, Type.fp16, 64, True).k_stored is Scope.token
+    assert (
+        QuantizeSpec.of(SCHEMES["blocks and tokens"], Type.fp16, 64, True).k_stored is Scope.token
+    )
+
+
+def test_tiles_hold_whole_scopes_and_padding(spec):
+    needed = {Scope.block: (128, spec.k_block), Scope.thread: (32, 64)}
+    for tile, scope, i in ((spec.q_tile, spec.q_scope, 0), (spec.k_tile, spec.k_scope, 1)):
+        assert tile % needed.get(scope, (1, 1))[i] == 0
     if spec.v.coded:
         assert spec.v_tile % TOKEN_PAD == 0
 
 
+def test_rotated_rows_fit_the_registers(spec):
+    if spec.rotate:
+        for tile in (spec.q_tile, spec.k_tile):
+            assert tile * spec.head_dim / spec.num_threads <= 64
+        assert spec.min_ctas * spec.num_threads <= 512
+
+
 def test_tiles_keep_enough_loads_under_way(spec):
     # 64 KiB an SM hide the latency of device memory (docs/performance.md); the registers that hold
-    # them must leave room for arithmetic: at most half of the SM's 256 KiB.
+    # them must leave room for arithmetic: at most half of the SM's 256 KiB. Rotated rows of 16 bits
+    # are widened there.
+    least = 48 if spec.rotate and spec.input is not Type.fp32 else 64
     for tile in (spec.q_tile, spec.k_tile):
         under_way = spec.min_ctas * tile * spec.head_dim * spec.input.nbytes
-        assert 64 * 1024 <= under_way <= 128 * 1024
+        assert least * 1024 <= under_way <= 128 * 1024
 
 
 def test_shared_memory_needs_no_permission_and_fits_the_ctas(spec):
@@ -144,7 +209,7 @@ def test_tiles_cover_every_length_once(spec, operand):
     tile = getattr(spec, f"{operand}_tile")
     assert spec.tiles(operand, 0) == 0
     # Scales per token of K are written for whole blocks of 128.
-    padded = operand == "k" and spec.k is Type.int8 and spec.k_scope is Scope.token
+    padded = operand == "k" and spec.k.coded and spec.k_stored is not Scope.block
     for n in (1, tile - 1, tile, tile + 1, 10 * tile + 1):
         tokens = -(-n // TOKEN_PAD) * TOKEN_PAD if padded else n
         assert (spec.tiles(operand, n) - 1) * tile < tokens <= spec.tiles(operand, n) * tile
@@ -161,7 +226,8 @@ def test_stats_chunks(scheme, head_dim, element):
     assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
     assert spec.chunks("q", n) == 11
     assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
-    assert spec.kinds("v") == (1 if scheme.v_scope == "token" else 3)
+    by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
+    assert spec.kinds("v") == (3 if by_channel and not scheme.rotate else 1)
     assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
 
 

@@ -61,6 +61,32 @@ def test_k_bias_is_common_to_all_tokens_and_differs_between_heads():
     assert (k - bias[:, None]).std() == pytest.approx(1, rel=0.02)
 
 
+def test_common_means_are_those_of_all_tokens_of_a_head():
+    q, k, v = make("common-mean", **LARGE)
+    for x in (q, k, v):
+        bias = x.mean(axis=(0, 2))
+        assert bias.std() == pytest.approx(1, rel=0.2)
+        assert np.abs(bias[0] - bias[-1]).max() > 1
+        assert (x - bias[:, None]).std() == pytest.approx(1, rel=0.02)
+    # Query heads of the same keys have one in common; Q and K have not.
+    of_q, of_k = q.mean(axis=(0, 2)), k.mean(axis=(0, 2))
+    assert np.abs(of_q[0] - of_q[1]).max() < 0.2
+    assert abs(np.corrcoef(of_q[0], of_k[0])[0, 1]) < 0.5
+
+
+def test_channel_outliers_are_the_same_channels_everywhere():
+    q, k, v = make("channel-outliers", **LARGE)
+    for x in (q, k):
+        of_channel = x.std(axis=2).reshape(-1, LARGE["head_dim"])
+        large = of_channel > 4
+        assert large.sum(axis=1).tolist() == [4] * len(large)
+        assert (large == large[0]).all()
+        np.testing.assert_allclose(of_channel[large], 8, rtol=0.15)
+        np.testing.assert_allclose(of_channel[~large], 1, rtol=0.15)
+    np.testing.assert_array_equal(q.std(axis=(0, 1, 2)) > 4, k.std(axis=(0, 1, 2)) > 4)
+    assert v.std() == pytest.approx(1, rel=0.02)
+
+
 def test_outliers_are_one_in_a_thousand():
     _, k, _ = make("outliers", **LARGE)
     # |N(0, 101)| > 6 has a probability of 0.55; |N(0, 1)| > 6 never happens.

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
+from cuattn.presets import PRESETS
 from cuattn.reference import emulate, exact
 from cuattn.reference.quantize import operands, quantize
 from cuattn.reference.smoothing import lse_shift
-from cuattn.scheme import PRESETS, Scheme
+from cuattn.scheme import Scheme
 
-SCHEMES = [*PRESETS.values(), Scheme("running", v_scope="channel", p_range="row", smooth_v="mean")]
+SCHEMES = [
+    *PRESETS.values(),
+    Scheme("running", v_scope="channel", p_range="row", smooth_v="mean"),
+    Scheme("tensor", q_scope="tensor", k_scope="tensor", smooth_k="none"),
+]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
 
 
@@ -73,8 +78,9 @@ def test_emulate_gives_zero_to_rows_that_see_no_key(scheme):
     o, lse = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     assert not o[0, 0, :4].any()
     assert np.all(lse[0, 0, :4] == -np.inf)
-    # A scale of all of Q makes the others NaN.
-    assert (np.isnan if scheme.q_scope == "tensor" else np.isfinite)(o[0, 0, 4:]).all()
+    # A scale of all these rows makes the others NaN.
+    shared = scheme.q_scope in ("block", "tensor")
+    assert (np.isnan if shared else np.isfinite)(o[0, 0, 4:]).all()
 
 
 @every_scheme
@@ -83,23 +89,26 @@ def test_emulate_confines_nan_of_a_query_to_its_scope(scheme):
     clean_o, clean_lse = emulate.attention(q, k, v, scheme=scheme)
     q[0, 0, 3, 5] = np.nan
     o, lse = emulate.attention(q, k, v, scheme=scheme)
-    assert np.isnan(o[0, 0, 3]).all()
-    assert np.isnan(lse[0, 0, 3])
-    if scheme.q_scope == "tensor":
-        assert np.isnan(o).all()
-        return
-    np.testing.assert_array_equal(np.delete(o, 3, axis=2), np.delete(clean_o, 3, axis=2))
-    np.testing.assert_array_equal(np.delete(lse, 3, axis=2), np.delete(clean_lse, 3, axis=2))
+    hit = {"token": [3], "thread": [3, 11, 19]}.get(scheme.q_scope, range(20))
+    assert np.isnan(o[0, 0, hit]).all()
+    assert np.isnan(lse[0, 0, hit]).all()
+    others = np.delete(np.arange(20), hit)
+    assert np.isfinite(o[0, 0, others]).all()
+    assert np.isfinite(lse[0, 0, others]).all()
+    if scheme.smooth_q == "none":  # else they have another mean
+        np.testing.assert_array_equal(o[0, 0, others], clean_o[0, 0, others])
+        np.testing.assert_array_equal(lse[0, 0, others], clean_lse[0, 0, others])
 
 
 @every_scheme
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_emulate_carries_poison_of_a_key_to_the_rows_that_see_it(scheme, poison):
-    q, k, v = qkv(seqlen_q=140, seqlen_kv=140)
-    k[0, 0, 130, 2] = poison
+    q, k, v = qkv(seqlen_q=150, seqlen_kv=150)
+    k[0, 0, 139, 2] = poison
     o, _ = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
-    # The last 12 rows see the key. With a scale per block of 128, so do they see its block.
-    sees = np.arange(140) >= {"token": 130, "block": 128, "tensor": 0}[scheme.k_scope]
+    # The last 11 rows see the key. Before them there are others that see a key of its scale.
+    first = {"token": 139, "thread": 130, "block": 128, "tensor": 0}[scheme.k_scope]
+    sees = np.arange(150) >= first
     if scheme.qk == "fp16" and poison == np.inf:
         # Unquantized, an infinite logit is negative for about half of the rows: weight 0.
         assert np.isfinite(o[0, 0, ~sees]).all()
@@ -117,8 +126,8 @@ def test_emulate_carries_poison_of_a_value_as_far_as_its_scale_reaches(scheme, p
     hit = np.zeros((140, 16), bool)
     if scheme.pv == "fp16":
         hit[130:, 2] = True
-    elif scheme.v_scope == "token":
-        hit[130:] = True
+    elif scheme.v_scope in ("token", "block"):
+        hit[130 if scheme.v_scope == "token" else 128 :] = True
     elif scheme.v_scope == "channel":
         hit[:, 2] = True
     else:
@@ -137,9 +146,9 @@ def test_emulate_reads_the_head_of_its_group(scheme):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("preset", ["int8", "int8-block"])
+@pytest.mark.parametrize("preset", ["int8", "int8-block", "int8-two-term", "sage-vb", "twin"])
 def test_emulate_sums_the_largest_codes_exactly(preset):
-    """D = 256 and 128 keys of codes 127, P of 255: the sums that nearly fill 22 bits."""
+    """D = 256 and 128 keys of codes 127, P at its maximum: 255 steps nearly fill 22 bits."""
     scheme = replace(PRESETS[preset], smooth_k="none", smooth_v="none")
     ones = np.ones((1, 1, 128, 256), np.float32)
     o, lse = emulate.attention(ones, ones, ones, scheme=scheme)
@@ -170,7 +179,7 @@ def test_emulate_corrects_lse_for_smoothing():
     q, k, v = qkv()
     k += 20 * normal(16, seed=9)
     _, expected = exact.attention(q, k, v)
-    for preset in ("int8", "int8-block", "int8-fp16"):
+    for preset in ("int8", "int8-block", "int8-fp16", "sage-t", "sage2-8"):
         _, lse = emulate.attention(q, k, v, scheme=preset)
         assert np.abs(lse - expected).max() < 0.02
     # Unsmoothed, the common vector uses up the codes' range.
@@ -216,6 +225,8 @@ def test_emulate_refuses_operands_of_another_scheme():
         ("int-flash", "ops.v.scope"),
         ("int8-fp16", "ops.v.scope"),
         ("fp8", "ops.q.scope"),
+        ("sage2-8", "ops.q.scope"),
+        ("sage-vb", "ops.q.scope"),
     ):
         with pytest.raises(ArgumentError) as error:
             emulate.emulate(ops, scheme)

@@ -7,7 +7,7 @@ from cuattn.errors import ArgumentError
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE, quantize, smoothing_vector
 from cuattn.reference.rounding import round_e4m3
 
-SCOPES = ["token", "block", "channel", "tensor"]
+SCOPES = ["token", "group", "block", "thread_q", "thread_k", "channel", "tensor"]
 
 
 def normal(*shape, seed=0):
@@ -50,7 +50,10 @@ def test_quantize_carries_poison_in_the_scale_of_its_scope_only(scope, poison):
     hit = np.zeros(x.shape, bool)
     at = {
         "token": np.s_[0, 1, 5, :],
+        "group": np.s_[0, 1, 5, :],  # of four channels
         "block": np.s_[0, 1, 4:8, :],
+        "thread_q": np.s_[0, 1, 5, :],  # 5 + 8 is not there
+        "thread_k": np.s_[0, 1, 4:6, :],
         "channel": np.s_[0, 1, :, 2],
         "tensor": np.s_[0, 1, :, :],
     }
@@ -80,11 +83,11 @@ def test_quantize_by_float32_arithmetic_written_out():
 @pytest.mark.parametrize("smooth", ["none", "mean"])
 def test_quantize_to_fp8_has_the_floats_precision(scope, smooth):
     x = 5 + normal(2, 3, 37, 24)
-    q = quantize(x, scope=scope, block=16, vector=smoothing_vector(x, smooth), to="fp8")
+    q = quantize(x, scope=scope, block=8, vector=smoothing_vector(x, smooth), to="fp8")
     assert q.codes.dtype == q.scale.dtype == np.float32
     assert np.abs(q.codes).max() == 448
     np.testing.assert_array_equal(round_e4m3(q.codes), q.codes)
-    same = quantize(x, scope=scope, block=16, vector=smoothing_vector(x, smooth))
+    same = quantize(x, scope=scope, block=8, vector=smoothing_vector(x, smooth))
     np.testing.assert_allclose(q.scale * 448, same.scale * 127, rtol=3e-7)
     # Half of the last of 3 bits, and half of the smallest step where there are fewer.
     d = x if q.vector is None else x - q.vector[:, :, None, :]
@@ -111,10 +114,13 @@ def test_quantize_to_fp8_by_hand():
 @pytest.mark.parametrize("smooth", ["none", "mean"])
 def test_quantize_is_within_half_a_step(scope, smooth):
     x = 5 + normal(2, 3, 37, 24)
-    q = quantize(x, scope=scope, block=16, vector=smoothing_vector(x, smooth))
+    q = quantize(x, scope=scope, block=8, vector=smoothing_vector(x, smooth))
     shape = {
         "token": (2, 3, 37),
-        "block": (2, 3, 3),
+        "group": (2, 3, 37, 3),
+        "block": (2, 3, 5),
+        "thread_q": (2, 3, 16),
+        "thread_k": (2, 3, 4),
         "channel": (2, 3, 24),
         "tensor": (2, 3),
     }
@@ -122,7 +128,10 @@ def test_quantize_is_within_half_a_step(scope, smooth):
     assert np.abs(q.codes.astype(int)).max() == 127
     step = {
         "token": lambda: q.scale[..., None],
-        "block": lambda: np.repeat(q.scale, 16, axis=2)[:, :, :37, None],
+        "group": lambda: np.repeat(q.scale, 8, axis=3),
+        "block": lambda: np.repeat(q.scale, 8, axis=2)[:, :, :37, None],
+        "thread_q": lambda: q.scale[:, :, [t // 32 * 8 + t % 8 for t in range(37)], None],
+        "thread_k": lambda: q.scale[:, :, [t % 8 // 2 for t in range(37)], None],
         "channel": lambda: q.scale[:, :, None, :],
         "tensor": lambda: q.scale[:, :, None, None],
     }[scope]()
@@ -141,6 +150,45 @@ def test_quantize_never_exceeds_127(scope):
     assert np.all(np.abs(codes.astype(int)).max(axis=(2, 3))[above_floor] == 127)
 
 
+def test_quantize_to_int4_by_hand():
+    q = quantize(one_row(7, 0.5, 1.5, -2.5, -7, 3), scope="token", to="int4")
+    np.testing.assert_array_equal(q.codes[0, 0, 0], [7, 0, 2, -2, -7, 3])
+    assert q.scale[0, 0, 0] == 1
+    assert q.codes.dtype == np.int8
+
+
+def test_quantize_by_groups_of_channels_is_by_tokens_of_that_width():
+    x = normal(1, 2, 5, 12)
+    q = quantize(x, scope="group", block=4, to="int4")
+    for group in range(3):
+        at = slice(4 * group, 4 * group + 4)
+        alone = quantize(x[..., at], scope="token", to="int4")
+        np.testing.assert_array_equal(q.codes[..., at], alone.codes)
+        np.testing.assert_array_equal(q.scale[..., group], alone.scale)
+
+
+@pytest.mark.parametrize(
+    ("scope", "together"),
+    [
+        # A thread g of 8 sees rows g, g + 8, g + 16, g + 24 of 32; thread t of 4 keys 8 j + 2 t and
+        # 8 j + 2 t + 1 of 64.
+        (
+            "thread_q",
+            [[32 * tile + g + 8 * j for j in range(4)] for tile in (0, 1) for g in range(8)],
+        ),
+        ("thread_k", [[8 * j + 2 * t + e for j in range(8) for e in (0, 1)] for t in range(4)]),
+    ],
+)
+def test_quantize_by_threads(scope, together):
+    x = normal(1, 1, 64, 6)
+    q = quantize(x, scope=scope)
+    assert q.scale.shape == (1, 1, len(together))
+    for number, tokens in enumerate(together):
+        alone = quantize(x[:, :, tokens], scope="tensor")
+        np.testing.assert_array_equal(q.codes[:, :, tokens], alone.codes)
+        assert q.scale[0, 0, number] == alone.scale[0, 0]
+
+
 def test_quantize_is_the_same_for_half_precision_and_its_float32():
     x = normal(1, 2, 9, 8).astype(np.float16)
     narrow, wide = quantize(x, scope="token"), quantize(x.astype(np.float32), scope="token")
@@ -150,7 +198,7 @@ def test_quantize_is_the_same_for_half_precision_and_its_float32():
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_quantize_accepts_no_tokens(scope):
-    q = quantize(np.zeros((2, 3, 0, 8), np.float32), scope=scope)
+    q = quantize(np.zeros((2, 3, 0, 8), np.float32), scope=scope, block=4)
     assert q.codes.shape == q.dequantize().shape == (2, 3, 0, 8)
 
 
@@ -176,6 +224,7 @@ def test_quantize_leaves_its_input_alone():
     [
         ({"scope": "row"}, "scope"),
         ({"scope": "block", "block": 0}, "block"),
+        ({"scope": "group", "block": 3}, "block"),
         ({"scope": "token", "vector": np.zeros((1, 1, 5), np.float32)}, "vector.shape"),
     ],
 )

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from cuattn.device import TARGETS
-from cuattn.plan import attention_specs
-from cuattn.scheme import PRESETS
+from cuattn.listing import attention_specs
+from cuattn.plan import supported
 from cuattn.sources import sources
 from cuattn.spec import AttentionSpec, PRange, Scope, Type
 from cuattn.wgmma_spec import WgmmaSpec
@@ -48,9 +48,8 @@ def test_specs_say_what_is_to_be_compiled(arch):
 
 def test_rows_and_threads_follow_from_warps_and_warpgroups():
     for arch in TARGETS:
-        for spec in attention_specs(
-            PRESETS.keys() - {"fp8", "int8-fp8"}, [64], ["float16"], TARGETS[arch]
-        ):
+        schemes = supported(TARGETS[arch])
+        for spec in attention_specs(schemes, [64], ["float16"], TARGETS[arch]):
             if isinstance(spec, AttentionSpec):
                 assert spec.rows * 2 == spec.num_threads * spec.row_tiles
             elif isinstance(spec, WgmmaSpec):

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from cuattn.reference.emulate import emulate
-from cuattn.reference.layout import LOG2_BIAS, in_tokens, untranspose_v
+from cuattn.reference.layout import LOG2_BIAS, in_tokens, unpack_pairs, untranspose_v
 from cuattn.reference.quantize import Operands, Quantized
 from cuattn.reference.rounding import e4m3_values
+from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.scheme import Scheme
 from cuattn.spec import Scope, Type
 
@@ -17,7 +18,7 @@ from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, floats, memory, narrowed, widened
 from .tensor_maps import mapped
 
-PRODUCTS = {Type.int8: "int8", Type.e4m3: "fp8"}
+PRODUCTS = {Type.int8: "int8", Type.int4: "int8", Type.e4m3: "fp8"}
 
 
 def attention_mma(values, spec, grid):
@@ -111,58 +112,50 @@ def shapes(p, batch):
 
 def attend(p, spec, batch, source):
     """Do what the attention kernels of either family do, with operands from a source."""
-    head_dim = p["head_dim"]
     assert p["row_blocks"] == -(-p["seqlen_q"] // spec.rows)
     q_shape, kv_shape = shapes(p, batch)
-    blocks = -(-p["seqlen_kv"] // BLOCK)
     half = Type.fp16 if spec.qk.coded else spec.qk
     if spec.qk.coded:
-        q = decoded(source.codes("q"), spec.qk)
-        q_scale = floats(p["q_scale"], q_shape)
-        q = Quantized(q[..., :head_dim], q_scale, "token", spec.block_kv)
-        k = decoded(source.codes("k"), spec.qk)
-        scales = blocks * BLOCK
-        if spec.k_scope is Scope.block:
-            scales = -(-p["seqlen_kv"] // spec.block_kv)
-        k_scale = floats(p["k_scale"], (*kv_shape[:2], scales))
-        if spec.k_scope is Scope.token:
-            k_scale = in_tokens(k_scale)[..., : p["seqlen_kv"]]
-        k = Quantized(k[..., :head_dim], k_scale, spec.k_scope.value, spec.block_kv)
+        q, k = coded_q(p, spec, q_shape, source), coded_k(p, spec, kv_shape, source)
         if spec.qk is Type.e4m3:
             q, k = (one_scale(x) for x in (q, k))
     else:
         q, k = (widened(source.values(name, half), half).astype(np.float64) for name in "qk")
     if spec.pv.coded:
-        shape = (*kv_shape[:2], blocks)
-        v = untranspose_v(source.v_codes(blocks), p["seqlen_kv"], head_dim)
-        v = decoded(v, spec.pv)
-        mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
-        if spec.v_scope is Scope.token:
-            scale = floats(p["v_scale"], (*shape, 3, BLOCK))
-            np.testing.assert_array_equal(scale[:, :, :, 1], LOG2_BIAS + np.log2(scale[:, :, :, 0]))
-            np.testing.assert_array_equal(scale[:, :, :, 2], 1 / scale[:, :, :, 0])
-            scale = in_tokens(scale[:, :, :, 0].reshape(*shape[:2], -1))[..., : p["seqlen_kv"]]
-        else:
-            scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
-        v = Quantized(v, scale, spec.v_scope.value, 128, mean)
+        v = coded_v(p, spec, kv_shape, source)
     else:
         v = widened(source.values("v", half), half).astype(np.float64)
+    scopes = {
+        f"{name}_scope": x.scope.removesuffix("_k") if isinstance(x, Quantized) else "token"
+        for name, x in zip("qkv", (q, k, v), strict=True)
+    }
+    p_range = spec.p_range.value
+    if p_range == "twin":
+        assert p["inverse_twin"] == 1 / p["twin"]
     scheme = Scheme(
         "simulated",
         qk=PRODUCTS.get(spec.qk, "fp16"),
         pv=PRODUCTS.get(spec.pv, "fp16"),
-        q_scope="tensor" if spec.qk is Type.e4m3 else "token",
-        k_scope="tensor" if spec.qk is Type.e4m3 else spec.k_scope.value,
-        v_scope=spec.v_scope.value if spec.pv.coded else "token",
-        p_range=spec.p_range.value,
+        **scopes,
+        p_range=p_range,
         p_block=spec.block_kv,
+        qk_group=getattr(spec, "qk_group", 0) or 64,
+        p_terms=spec.p_terms,
+        p_split=round(math.log2(p["twin"])),
         smooth_k="none",
     )
     shift = floats(p["lse_shift"], q_shape).astype(np.float64) if p["lse_shift"] else None
+    to_log2 = p["scale_log2"]
     o, lse = emulate(
-        Operands(q, k, v, "bfloat16" if half is Type.bf16 else "float16"),
+        Operands(
+            q,
+            k,
+            v,
+            "bfloat16" if half is Type.bf16 else "float16",
+            deltas(p, spec, q_shape) / to_log2 if spec.q_smooth else None,
+        ),
         scheme,
-        scale=p["scale_log2"] / math.log2(math.e),
+        scale=to_log2 / math.log2(math.e),
         is_causal=spec.is_causal,
         lse_shift=shift,
     )
@@ -175,7 +168,65 @@ def attend(p, spec, batch, source):
         floats(p["lse"], lse.shape)[...] = lse
 
 
+def coded_q(p, spec, shape, source):
+    head_dim = p["head_dim"]
+    codes = decoded(source.codes("q"), spec.qk)[..., :head_dim]
+    if spec.k_scope is not Scope.group:
+        return Quantized(codes, floats(p["q_scale"], shape), "token", BLOCK)
+    scale = floats(p["q_scale"], (*shape, spec.head_dim // spec.qk_group))
+    return Quantized(codes, scale[..., : head_dim // spec.qk_group], "group", spec.qk_group)
+
+
+def coded_k(p, spec, shape, source):
+    batch, heads, tokens = shape
+    codes = decoded(source.codes("k"), spec.qk)[..., : p["head_dim"]]
+    if spec.k_scope is Scope.block:
+        scale = floats(p["k_scale"], (batch, heads, -(-tokens // spec.block_kv)))
+        return Quantized(codes, scale, "block", spec.block_kv)
+    padded = -(-tokens // BLOCK) * BLOCK
+    if spec.k_scope is Scope.thread:
+        scale = floats(p["k_scale"], (batch, heads, padded // 16))
+        return Quantized(codes, scale[..., : -(-tokens // 64) * 4], "thread_k", BLOCK)
+    if spec.k_scope is Scope.token:
+        scale = in_tokens(floats(p["k_scale"], (batch, heads, padded)))[..., :tokens]
+        return Quantized(codes, scale, "token", BLOCK)
+    scale = in_tokens(floats(p["k_scale"], (batch, heads, spec.head_dim // spec.qk_group, padded)))
+    scale = scale.swapaxes(2, 3)[:, :, :tokens, : p["head_dim"] // spec.qk_group]
+    return Quantized(codes, scale, "group", spec.qk_group)
+
+
+def coded_v(p, spec, kv_shape, source):
+    head_dim, tokens = p["head_dim"], p["seqlen_kv"]
+    blocks = -(-tokens // BLOCK)
+    shape = (*kv_shape[:2], blocks)
+    v = decoded(untranspose_v(source.v_codes(blocks), tokens, head_dim), spec.pv)
+    mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
+    if spec.v_scope is Scope.token:
+        scale = floats(p["v_scale"], (*shape, 3, BLOCK))
+        np.testing.assert_array_equal(scale[:, :, :, 1], LOG2_BIAS + np.log2(scale[:, :, :, 0]))
+        np.testing.assert_array_equal(scale[:, :, :, 2], 1 / scale[:, :, :, 0])
+        scale = in_tokens(scale[:, :, :, 0].reshape(*shape[:2], -1))[..., :tokens]
+    elif spec.v_scope is Scope.block:
+        scale = floats(p["v_scale"], shape)
+    else:
+        scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
+    return Quantized(v, scale, spec.v_scope.value, BLOCK, mean, spec.v_rotated)
+
+
+def deltas(p, spec, q_shape):
+    """Return what is added to the exponents of blocks of rows, keys in their order."""
+    batch, heads, rows = q_shape
+    tokens = p["seqlen_kv"]
+    shape = (batch, heads, -(-rows // Q_BLOCK), -(-tokens // BLOCK) * BLOCK)
+    found = in_tokens(floats(p["delta"], shape))[..., :tokens].astype(np.float64)
+    # Kernels expect it once for each key.
+    by_logarithm = spec.pv is Type.int8 and spec.v_scope is Scope.token
+    return found if by_logarithm else found - LOG2_BIAS
+
+
 def decoded(codes, kind):
+    if kind is Type.int4:
+        return unpack_pairs(codes)
     return e4m3_values(codes) if kind is Type.e4m3 else codes
 
 
@@ -191,4 +242,5 @@ def rows(p, name, shape, columns, kind):
     starts = [p[name], *(step for step, n in zip(steps, shape, strict=True) if n > 1)]
     assert not any(start % 16 for start in starts)
     assert 0 <= steps[2] < 2**32 // 64
-    return memory(p[name], (*shape, columns), (*steps, kind.nbytes), STORAGE[kind])
+    columns, itemsize = (columns // 2, 1) if kind is Type.int4 else (columns, kind.nbytes)
+    return memory(p[name], (*shape, columns), (*steps, itemsize), STORAGE[kind])

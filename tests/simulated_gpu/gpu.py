@@ -9,6 +9,7 @@ import numpy as np
 from cuattn import launch, params, tensor_map
 from cuattn.dlpack import CUDA
 
+from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
 from .device import GPU
 from .memory import garbage, view_of
@@ -19,6 +20,10 @@ KERNELS = {
     "stats": stats,
     "stats_finish": stats_finish,
     "quantize_operands": quantize_operands,
+    "block_means": block_means,
+    "deltas": deltas,
+    "rotate_values": rotate_values,
+    "unpack": unpack,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
 }

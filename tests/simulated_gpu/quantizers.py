@@ -1,11 +1,14 @@
 """The kernels that quantize, as the simulated GPU runs them."""
 
+import ctypes
+
 import numpy as np
 
-from cuattn.reference.layout import LOG2_BIAS, in_slots, transpose_v
-from cuattn.reference.quantize import quantize
+from cuattn.reference.layout import LOG2_BIAS, in_slots, pack_pairs, transpose_v
+from cuattn.reference.quantize import quantize, scope_of
+from cuattn.reference.quantized import spread
 from cuattn.reference.rounding import e4m3_bits
-from cuattn.reference.smoothing import SAMPLE
+from cuattn.reference.smoothing import Q_BLOCK, SAMPLE
 from cuattn.spec import Scope, Type
 
 from .memory import BLOCK, STORAGE, compact, floats, memory, narrowed, widened
@@ -71,6 +74,8 @@ def moments(name, operand, spec, head_dim):
 
 
 def quantize_operands(values, spec, grid):
+    if values["next_item"]:
+        ctypes.c_uint32.from_address(int(values["next_item"])).value = 0
     head_dim = int(values["head_dim"])
     ctas = 0
     for name in ("q", "k", "v"):
@@ -86,57 +91,88 @@ def quantize_operands(values, spec, grid):
             padded[...] = 0
             padded[..., :head_dim] = narrowed(x.astype(np.float64), kind)
             continue
-        vector = None
-        if (name == "k" and spec.k_smooth) or (name == "v" and spec.v_smooth):
-            vector = floats(operand["vector"], (*x.shape[:2], head_dim)).copy()
-        store_codes(name, operand, values, spec, x, vector)
+        store_codes(name, operand, spec, x)
         if name == "q" and values["lse_shift"] and spec.k_smooth:
             group = int(values["heads_per_kv"])
             shape = (x.shape[0], x.shape[1] // group, head_dim)
-            vectors = np.repeat(floats(operand["vector"], shape), group, axis=1)
+            vectors = np.repeat(floats(values["k_vector"], shape), group, axis=1)
             shift = values["softmax_scale"] * np.einsum("bhnd,bhd->bhn", x, vectors, dtype=float)
             floats(values["lse_shift"], x.shape[:3])[...] = shift
     assert grid == (ctas,)
 
 
-def store_codes(name, operand, values, spec, x, vector):
-    scope = {"q": Scope.token, "k": spec.k_scope, "v": spec.v_scope}[name].value
-    if spec.v_per_tensor if name == "v" else spec.qk_per_tensor:
-        scope = "tensor"
-    kind = getattr(spec, name)
-    to = "fp8" if kind is Type.e4m3 else "int8"
-    result = quantize(x, scope=scope, block=spec.k_block, vector=vector, to=to)
-    codes = e4m3_bits(result.codes) if kind is Type.e4m3 else result.codes
+def store_codes(name, operand, spec, x):
     batch, heads, tokens, head_dim = x.shape
-    if name == "v":
-        stored = transpose_v(codes)
-        compact(operand["out"], stored.shape, STORAGE[kind])[...] = stored
-    else:
-        padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), STORAGE[kind])
-        padded[...] = 0
-        padded[..., :head_dim] = codes
+    scope = getattr(spec, f"{name}_scope").value
     if scope in ("channel", "tensor"):
         shape = (batch * heads, head_dim)
         for which, extreme in (("low", x.min(axis=2)), ("high", x.max(axis=2))):
             np.testing.assert_array_equal(
                 floats(operand[which], shape), extreme.reshape(shape).astype(np.float32)
             )
-    if name != "v" and scope == "tensor":
-        scales = tokens if name == "q" else -(-tokens // spec.k_block)
-        floats(operand["scale"], (batch, heads, scales))[...] = result.scale[..., None]
-    elif name == "v" and scope != "token":
-        scale = floats(operand["scale"], (batch, heads, spec.head_dim))
-        scale[...] = 2.0**-100 / 127
-        scale[..., :head_dim] = result.scale if scope == "channel" else result.scale[..., None]
-    elif name != "q" and scope == "token":
-        blocks = -(-x.shape[2] // BLOCK)
-        padded = np.ones((batch, heads, blocks * BLOCK), np.float32)
-        padded[..., : x.shape[2]] = result.scale
-        if name == "v":
-            one = in_slots(padded).reshape(batch, heads, blocks, BLOCK)
-            padded = np.stack([one, LOG2_BIAS + np.log2(one), 1 / one], axis=3)
-        else:
-            padded = in_slots(padded)
-        floats(operand["scale"], padded.shape)[...] = padded
+    vector = None
+    if name == "q" and spec.q_smooth:
+        means = floats(operand["vector"], (batch, heads, -(-tokens // Q_BLOCK), head_dim))
+        x = x.astype(np.float32) - np.repeat(means, Q_BLOCK, axis=2)[:, :, :tokens]
+    elif name != "q" and getattr(spec, f"{name}_smooth"):
+        vector = floats(operand["vector"], (batch, heads, head_dim)).copy()
+    kind = getattr(spec, name)
+    bits = spec.v_bits if name == "v" else spec.qk_bits
+    blocks = {"q": Q_BLOCK, "k": spec.k_block, "v": BLOCK}
+    result = quantize(
+        x,
+        scope=scope_of(name, scope),
+        block=spec.qk_group if scope == "group" else blocks[name],
+        vector=vector,
+        rotated=spec.rotate and name != "v",
+        to="fp8" if kind is Type.e4m3 else f"int{bits}",
+    )
+    codes = e4m3_bits(result.codes) if kind is Type.e4m3 else result.codes
+    if name == "v":
+        stored = transpose_v(codes)
     else:
-        floats(operand["scale"], result.scale.shape)[...] = result.scale
+        stored = np.zeros((*x.shape[:3], spec.head_dim), codes.dtype)
+        stored[..., :head_dim] = codes
+    if kind is Type.int4:
+        stored = pack_pairs(stored)
+    compact(operand["out"], stored.shape, STORAGE[kind])[...] = stored
+    scale = stored_scale(name, spec, result)
+    floats(operand["scale"], scale.shape)[...] = scale
+
+
+def stored_scale(name, spec, result):
+    """Return scales as they lie in memory, with what is allowed for padding."""
+    batch, heads, tokens, _ = result.codes.shape
+    lead = (batch, heads)
+    scope = getattr(spec, f"{name}_scope")
+    if name == "v" and scope in (Scope.channel, Scope.tensor):
+        scale = np.full((*lead, spec.head_dim), 2.0**-64 / 127, np.float32)
+        by_channel = scope is Scope.channel
+        scale[..., : result.codes.shape[3]] = (
+            result.scale if by_channel else result.scale[..., None]
+        )
+        return scale
+    if name == "v" and scope is Scope.block:
+        return result.scale
+    if name == "k" and spec.k_stored is Scope.block:
+        if scope is Scope.block:
+            return result.scale
+        return np.repeat(result.scale[..., None], -(-tokens // spec.k_block), axis=2)
+    if name == "k" and spec.k_stored is Scope.thread:
+        scale = np.ones((*lead, -(-tokens // BLOCK) * 8), np.float32)
+        scale[..., : result.scale.shape[2]] = result.scale
+        return scale
+    groups = spec.head_dim // spec.qk_group if scope is Scope.group and name != "v" else 1
+    by_token = np.ones((*lead, -(-tokens // BLOCK) * BLOCK, groups), np.float32)
+    if scope is Scope.group:
+        by_token[:, :, :tokens, : result.scale.shape[3]] = result.scale
+    else:
+        one = spread(result.scale, result.scope, result.block, tokens)[..., :1]
+        by_token[:, :, :tokens] = one
+    if name == "q":
+        return by_token[:, :, :tokens]
+    in_order = in_slots(np.ascontiguousarray(by_token.swapaxes(2, 3)))
+    if name == "k":
+        return in_order
+    one = in_order.reshape(*lead, -1, BLOCK)
+    return np.stack([one, LOG2_BIAS + np.log2(one), 1 / one], axis=3)

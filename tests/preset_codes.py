@@ -1,0 +1,135 @@
+"""Codes, scopes of scales, means and rotation, written out number by number from their definitions.
+
+Nothing here shares code with `cuattn.reference`. What kernels compute in float32 is float32 here.
+"""
+
+import math
+
+import numpy as np
+
+HEAD_DIM = 4
+
+# Magnitudes of e4m3 in the order of their bits, so that the even ones have an even fraction.
+E4M3 = [f * 2.0**-9 for f in range(8)]
+E4M3 += [(8 + f) * 2.0 ** (e - 10) for e in range(1, 16) for f in range(8)][:-1]
+
+
+def nearest_e4m3(x):
+    bits = min(range(127), key=lambda i: (abs(E4M3[i] - abs(x)), i % 2))
+    return math.copysign(E4M3[bits], x)
+
+
+def codes(values, largest, nearest):
+    """Symmetric codes of some float32 numbers, and their common scale."""
+    a = max([np.float32(2.0**-100), *(abs(np.float32(x)) for x in values)])
+    factor = np.float32(largest) / a
+    found = [nearest(float(np.float32(x) * factor)) for x in values]
+    return found, float(a / np.float32(largest))
+
+
+def int8(values):
+    return codes(values, 127, round)
+
+
+def int4(values):
+    return codes(values, 7, round)
+
+
+def fp8(values):
+    return codes(values, 448, nearest_e4m3)
+
+
+# Scopes of tokens: those of which this is equal have one scale.
+
+
+def token(t):
+    return t
+
+
+def block(size):
+    return lambda t: t // size
+
+
+def whole(_):
+    return 0
+
+
+def thread_of_row(t):
+    """SageAttention2, arXiv 2411.10958, section 3.2: of 32 rows of Q those that are 8 apart."""
+    return t // 32, t % 8
+
+
+def thread_of_key(t):
+    """Of 64 keys the pairs that are 8 apart."""
+    return t // 64, t // 2 % 4
+
+
+def by_token(x, scope, code_of):
+    """Codes of tokens, and the scale of each."""
+    members = {}
+    for t in range(len(x)):
+        members.setdefault(scope(t), []).append(t)
+    rows, scales = [None] * len(x), [None] * len(x)
+    for tokens in members.values():
+        flat, scale = code_of(x[tokens].ravel())
+        for i, t in enumerate(tokens):
+            rows[t], scales[t] = flat[i * HEAD_DIM : (i + 1) * HEAD_DIM], scale
+    return rows, scales
+
+
+def by_channel(x, code_of):
+    """Codes of tokens, and the scale of each channel."""
+    columns = [code_of(column) for column in x.T]
+    return list(zip(*(found for found, _ in columns), strict=True)), [scale for _, scale in columns]
+
+
+def mean(x):
+    return np.array([np.float32(math.fsum(map(float, x[:, d])) / len(x)) for d in range(HEAD_DIM)])
+
+
+def sample_mean(x):
+    """Mean of at most 512 tokens, evenly spaced."""
+    count = min(512, len(x))
+    return mean(x[[i * len(x) // count for i in range(count)]])
+
+
+def signs(channels=HEAD_DIM):
+    """Signs of the channels: the top bits of Marsaglia's xorshift32."""
+    state, found = 0x9E3779B9, []
+    for _ in range(channels):
+        state ^= (state << 13) % 2**32
+        state ^= state >> 17
+        state ^= (state << 5) % 2**32
+        found.append(-1 if state >= 2**31 else 1)
+    return found
+
+
+def hadamard(i, j):
+    """Element of Sylvester's matrix: 1, or -1 if i and j have an odd number of bits in common."""
+    return -1 if (i & j).bit_count() % 2 else 1
+
+
+def pairwise_sum(terms):
+    """Sum of neighbours, then of neighbouring sums: the order in float32 of butterflies."""
+    while len(terms) > 1:
+        terms = [terms[i] + terms[i + 1] for i in range(0, len(terms), 2)]
+    return terms[0]
+
+
+def rotated(x):
+    """Rows times signs and Hadamard's matrix, in float32."""
+    turned = [
+        [
+            pairwise_sum([np.float32(hadamard(i, j) * s) * row[i] for i, s in enumerate(signs())])
+            for j in range(HEAD_DIM)
+        ]
+        for row in x
+    ]
+    return np.array(turned, np.float32) * np.float32(HEAD_DIM**-0.5)
+
+
+def rotated_back(o):
+    return [
+        s * math.fsum(hadamard(i, j) * o[j] for j in range(HEAD_DIM)) * HEAD_DIM**-0.5
+        for i, s in enumerate(signs())
+    ]
