@@ -18,9 +18,9 @@ import numpy as np
 import cuattn
 from cuattn.device import gpu_status
 from cuattn.plan import runnable
+from cuattn.presets import PRESETS
 from cuattn.reference import exact
 from cuattn.reference.metrics import metrics
-from cuattn.scheme import PRESETS
 
 TEXT = Path(__file__).with_name("paragraphs.txt")
 
