@@ -15,7 +15,6 @@ from .dlpack import CPU, View, view
 from .errors import ArgumentError
 from .form import Form
 from .host import to_host
-from .natural import block_of
 from .operand import DTYPES, Array, operand_of
 from .overlap import overlap
 from .plan import half_type
@@ -23,9 +22,17 @@ from .problem import Options, Problem
 from .quantized import QuantizedTensor
 from .reference.arrays import as_float32
 from .reference.emulate import emulate
-from .reference.quantize import Operand, Operands, Quantized, quantize, scope_of, smoothing_vector
+from .reference.quantize import (
+    Operand,
+    Operands,
+    Quantized,
+    block_of,
+    quantize,
+    scope_of,
+    smoothing_vector,
+)
 from .reference.rounding import HalfType, round_bfloat16, round_half
-from .reference.smoothing import Q_BLOCK, block_means, lse_shift, products_with_means
+from .reference.smoothing import block_means, less_means, lse_shift, products_with_means
 from .scheme import Scheme
 from .spec import Type
 from .stored import stored
@@ -104,8 +111,7 @@ def _quantized(
     means = None
     if name == "q" and scheme.smooth_q == "block":
         means = block_means(x)
-        with np.errstate(invalid="ignore"):
-            x = as_float32(x) - np.repeat(means, Q_BLOCK, axis=2)[:, :, : x.shape[2]]
+        x = less_means(x, means)
     quantized = quantize(
         x,
         scope=scope_of(name, getattr(scheme, f"{name}_scope")),

@@ -11,10 +11,9 @@ from .coding import Name, stored_scope
 from .form import Form
 from .quantize_spec import TOKEN_PAD
 from .reference.layout import in_tokens, unpack_pairs
-from .reference.quantize import scope_of
+from .reference.quantize import block_of, scope_of
 from .reference.quantized import THREADS, scope_of_tokens
 from .reference.rounding import e4m3_values
-from .reference.smoothing import Q_BLOCK
 from .scheme import Scheme
 from .sizes import ceil_div
 from .spec import Scope, Type
@@ -98,11 +97,3 @@ def scale_of_scopes(
     of_scope = np.full((*scale.shape[:2], count), empty)
     of_scope[..., scopes] = scale
     return of_scope
-
-
-def block_of(scheme: Scheme, name: Name) -> int:
-    """Return the tokens of a block of an operand, or the channels of a group."""
-    scope = getattr(scheme, f"{name}_scope")
-    if scope == "group":
-        return scheme.qk_group
-    return Q_BLOCK if scope == "block" and name == "q" else scheme.p_block

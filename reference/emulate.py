@@ -16,7 +16,7 @@ from cuattn.scheme import Scheme
 from .arrays import FloatArray, Progress, check_scale, spans
 from .heads import Head, scores
 from .masking import Mask
-from .quantize import Operand, Operands, Quantized, operands, scope_of
+from .quantize import Operand, Operands, Quantized, block_of, operands, scope_of
 from .rotation import unrotate
 from .rounding import HalfType
 from .smoothing import Q_BLOCK
@@ -185,6 +185,6 @@ def _check(ops: Operands, scheme: Scheme) -> None:
             dtype = "float32" if product == "fp8" else "int8"
             if x.codes.dtype != dtype:
                 raise ArgumentError(f"ops.{name}.codes", x.codes, f"of {dtype} as {product} codes")
-        block = {"block": Q_BLOCK if name == "q" else scheme.p_block, "group": scheme.qk_group}
-        if isinstance(x, Quantized) and x.block != block.get(x.scope, x.block):
-            raise ArgumentError(f"ops.{name}.block", x.block, f"{block[x.scope]} of the scheme")
+        block = block_of(scheme, name)
+        if isinstance(x, Quantized) and x.scope in ("block", "group") and x.block != block:
+            raise ArgumentError(f"ops.{name}.block", x.block, f"{block} of the scheme")

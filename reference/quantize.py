@@ -18,7 +18,14 @@ from .layout import pad_head_dim, transpose_v, untranspose_v
 from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize
 from .quantized import Scope as QuantizerScope
 from .rounding import HalfType, round_half
-from .smoothing import Q_BLOCK, SAMPLE, block_means, products_with_means, smoothing_vector
+from .smoothing import (
+    Q_BLOCK,
+    SAMPLE,
+    block_means,
+    less_means,
+    products_with_means,
+    smoothing_vector,
+)
 
 __all__ = [
     "AMAX_FLOOR",
@@ -26,6 +33,7 @@ __all__ = [
     "Operand",
     "Operands",
     "Quantized",
+    "block_of",
     "operands",
     "pad_head_dim",
     "quantize",
@@ -73,6 +81,14 @@ def scope_of(name: str, scope: Scope) -> QuantizerScope:
     return scope
 
 
+def block_of(scheme: Scheme, name: str) -> int:
+    """Return the tokens of a block of an operand under a scheme, or the channels of a group."""
+    scope = {"q": scheme.q_scope, "k": scheme.k_scope, "v": scheme.v_scope}[name]
+    if scope == "group":
+        return scheme.qk_group
+    return Q_BLOCK if scope == "block" and name == "q" else scheme.p_block
+
+
 def operands(
     q: ArrayLike,
     k: ArrayLike,
@@ -116,11 +132,10 @@ def operands(
     def coded(
         name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
     ) -> Quantized:
-        block = {"group": scheme.qk_group, "block": Q_BLOCK if name == "q" else scheme.p_block}
         return quantize(
             x,
             scope=scope_of(name, scope),
-            block=block.get(scope, scheme.p_block),
+            block=block_of(scheme, name),
             vector=smoothing_vector(x, smooth),
             rotated=scheme.rotate,
             rounded=name not in exact,
@@ -137,9 +152,7 @@ def operands(
         if scheme.smooth_q == "block":
             mean = block_means(q)
             delta = products_with_means(mean, k, ks.vector)
-            # The quantizer rounds this to the float32 difference; unrounded codes need all of it.
-            wide = as_float32(q).astype(np.float64)
-            q = wide - np.repeat(mean, Q_BLOCK, axis=2)[:, :, : q.shape[2]]
+            q = less_means(q, mean)
         qs = coded("q", q, scheme.q_scope, "none", scheme.qk)
     if scheme.pv == "fp16":
         vs: Operand = rounded("v", v)

@@ -13,6 +13,7 @@ __all__ = [
     "Q_BLOCK",
     "SAMPLE",
     "block_means",
+    "less_means",
     "lse_shift",
     "products_with_means",
     "smoothing_vector",
@@ -110,6 +111,17 @@ def block_means(q: ArrayLike) -> Float32Array:
         counts = np.minimum(n - starts, Q_BLOCK)
         mean = as_float32(sums / counts[:, None])
     return np.where(np.isfinite(mean), mean, np.float32(0))
+
+
+def less_means(q: ArrayLike, mean: Float32Array) -> FloatArray:
+    """Return Q less what `block_means` returns, in float64.
+
+    The quantizer rounds this to the float32 difference; codes that stay unrounded need all of it.
+    """
+    wide = as_float32(floating("q", q)).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        less: FloatArray = wide - np.repeat(mean, Q_BLOCK, axis=2)[:, :, : wide.shape[2]]
+    return less
 
 
 def products_with_means(

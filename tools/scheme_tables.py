@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from benchmarks.peak import value_products
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
 from cuattn.scheme import Scheme
@@ -132,7 +133,7 @@ def _bits_of_p(x: Scheme) -> int:
 
 def _products(x: Scheme) -> int:
     """Matrix products of 8 or 16 bits of a block of keys: Q Kᵀ and the terms of P V."""
-    return 3 if x.p_terms == 2 or x.p_range == "twin" else 2
+    return 1 + value_products(x)
 
 
 def _before(x: Scheme) -> str:
