@@ -8,6 +8,10 @@ quantize
     The quantizers, bit for bit those of the GPU, and the layout that the kernels store V in.
 emulate
     The algorithm of the kernels, block by block, on quantized operands.
+kv_cache
+    Codes, scales and zero points of a quantized KV cache.
+decode
+    Attention of a few queries to such a cache.
 metrics
     Measures of the distance between two outputs.
 attribute
@@ -19,6 +23,15 @@ Nothing here needs a GPU, or anything beyond NumPy. The formulas and their deriv
 ``docs/numerics.md``.
 """
 
-from . import attribute, distributions, emulate, exact, metrics, quantize
+from . import attribute, decode, distributions, emulate, exact, kv_cache, metrics, quantize
 
-__all__ = ["attribute", "distributions", "emulate", "exact", "metrics", "quantize"]
+__all__ = [
+    "attribute",
+    "decode",
+    "distributions",
+    "emulate",
+    "exact",
+    "kv_cache",
+    "metrics",
+    "quantize",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,8 @@ __all__ = [
     "check_scale",
     "floating",
     "spans",
+    "whole_counts",
+    "whole_numbers",
 ]
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -107,3 +109,37 @@ def spans(n: int, block: int) -> Iterator[range]:
     """Cut ``range(n)`` into ranges of `block`, the last one possibly shorter."""
     for start in range(0, n, block):
         yield range(start, min(start + block, n))
+
+
+def whole_counts(name: str, counts: ArrayLike | None, batch: int, most: int) -> NDArray[np.int64]:
+    """Return how many tokens each sequence has, which is `most` if `counts` is None.
+
+    Raises
+    ------
+    ArgumentError
+        If `counts` is not [batch] whole numbers from 0 to `most`.
+    """
+    if counts is None:
+        return np.full(batch, most, np.int64)
+    given = whole_numbers(name, counts, (batch,))
+    if given.size and not 0 <= given.min() <= given.max() <= most:
+        raise ArgumentError(name, counts, f"whole numbers from 0 to {most}")
+    return given.astype(np.int64)
+
+
+def whole_numbers(name: str, x: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return an array of some integer type.
+
+    Raises
+    ------
+    ArgumentError
+        If `x` is anything else, or has another shape.
+    """
+    expected = f"whole numbers of shape {shape}"
+    try:
+        given = np.asarray(x)
+    except (TypeError, ValueError):  # an array of a GPU, or rows of several lengths
+        raise ArgumentError(name, x, expected) from None
+    if given.shape != shape or (given.dtype.kind not in "iu" and given.size):
+        raise ArgumentError(name, x, expected)
+    return given

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
+from cuattn.presets import PRESETS
 from cuattn.reference import exact
 from cuattn.reference.emulate import emulate
 from cuattn.reference.quantize import operands
@@ -83,3 +84,10 @@ def test_more_of_everything_is_more_accurate(inputs):
     # All rows of Q and all keys have a mean in common.
     assert relative_l1(inputs, replace(base, smooth_q="block")) < relative_l1(inputs, base)
     assert relative_l1(inputs, base) < relative_l1(inputs, replace(base, smooth_k="none"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "matrices"), [("int8", 1), ("int8-two-term", 2), ("twin", 2), ("fp16", 1)]
+)
+def test_p_is_split_into_matrices(scheme, matrices):
+    assert PRESETS[scheme].p_matrices == matrices

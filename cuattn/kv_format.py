@@ -1,0 +1,107 @@
+"""What the numbers of a quantized KV cache mean, and the bytes that they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ArgumentError
+from .sizes import is_whole_number, round_up
+
+__all__ = ["KV_BITS", "KV_HEAD_DIMS", "UNIT_TOKENS", "KVFormat"]
+
+# Head dimensions that the kernels of the cache are built for.
+KV_HEAD_DIMS = (64, 96, 128, 256)
+
+# Bits of a code, and channels that may share a scale where there are 4; 0 are all.
+KV_BITS = (8, 4)
+_GROUPS = (0, 32, 64)
+
+# Tokens of a unit, the smallest piece of memory of a cache: those of one head that lie together.
+UNIT_TOKENS = 16
+
+# Units are whole sectors of memory.
+_SECTOR = 32
+
+_SCALE_BYTES = 4 * UNIT_TOKENS
+
+
+@dataclass(frozen=True)
+class KVFormat:
+    """How tokens of K and V are quantized.
+
+    K is ``scale · code + offset``, V is ``scale · code + zero``. There is a scale for each token
+    and head or, of operands with 4 bits, for each group of its channels.
+
+    Parameters
+    ----------
+    head_dim : int
+        One of 64, 96, 128, 256.
+    k_bits, v_bits : int
+        8 or 4.
+    group : int
+        Channels that share a scale where codes have 4 bits: 32, 64, or 0 for all of them.
+    v_zero : bool
+        Whether V of 4 bits has zero points: codes span the range of the token's elements instead of
+        twice the largest magnitude.
+
+    Raises
+    ------
+    ArgumentError
+        For anything else.
+    """
+
+    head_dim: int
+    k_bits: int = 8
+    v_bits: int = 8
+    group: int = 0
+    v_zero: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = {"head_dim": KV_HEAD_DIMS, "k_bits": KV_BITS, "v_bits": KV_BITS, "group": _GROUPS}
+        for name, choices in allowed.items():
+            value = getattr(self, name)
+            if not is_whole_number(value) or value not in choices:
+                raise ArgumentError(name, value, f"one of {choices}")
+        if self.group and self.head_dim % self.group:
+            expected = f"a divisor of the head_dim {self.head_dim}"
+            raise ArgumentError("group", self.group, expected)
+        if self.group and 4 not in (self.k_bits, self.v_bits):
+            raise ArgumentError("group", self.group, "0, unless K or V has 4 bits")
+        if not isinstance(self.v_zero, bool) or (self.v_zero and self.v_bits != 4):
+            raise ArgumentError("v_zero", self.v_zero, "False, unless V has 4 bits")
+
+    @property
+    def k_groups(self) -> int:
+        """Scales of a token of K."""
+        return self.head_dim // self.group if self.group and self.k_bits == 4 else 1
+
+    @property
+    def v_groups(self) -> int:
+        """Scales of a token of V."""
+        return self.head_dim // self.group if self.group and self.v_bits == 4 else 1
+
+    @property
+    def v_at(self) -> int:
+        """Where V's codes begin in a unit, in bytes; K's begin it."""
+        return UNIT_TOKENS * self.head_dim * self.k_bits // 8
+
+    @property
+    def k_scale_at(self) -> int:
+        """Where K's scales begin."""
+        return self.v_at + UNIT_TOKENS * self.head_dim * self.v_bits // 8
+
+    @property
+    def v_scale_at(self) -> int:
+        """Where V's scales begin."""
+        return self.k_scale_at + self.k_groups * _SCALE_BYTES
+
+    @property
+    def v_zero_at(self) -> int:
+        """Where V's zero points begin, if there are any."""
+        return self.v_scale_at + self.v_groups * _SCALE_BYTES
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of a unit: `Unit` in kernels_cu/kv/unit.cuh."""
+        end = self.v_zero_at + (self.v_groups * _SCALE_BYTES if self.v_zero else 0)
+        return round_up(end, _SECTOR)
