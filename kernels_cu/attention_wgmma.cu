@@ -13,7 +13,7 @@
 #include "hopper/producer.cuh"
 #include "hopper/products.cuh"
 #include "hopper/tile_storage.cuh"
-#include "hopper/turns.cuh"
+#include "tile/turns.cuh"
 #include "ptx/opaque.cuh"
 #include "ptx/registers.cuh"
 

@@ -102,7 +102,7 @@ struct KeyTerms {
 #pragma unroll
     for (int tile = 0; tile < H::kTiles; ++tile) {
       const int at = slot + column / 2 * (2 * H::kTiles) + 2 * tile + column % 2;
-      const int key = token_of(at / 4, at % 4);
+      const int key = token_in_slot(at);
       const bool exists = key < p.seqlen;
       const char* row = row_address<S.input>(p, head, key);
 #pragma unroll

@@ -19,3 +19,8 @@ constexpr float kLog2Bias = 64.0f;
 __host__ __device__ constexpr int slot_of(int token) {
   return (token & ~15) | (token & 6) << 1 | (token & 8) >> 2 | (token & 1);
 }
+
+// The other way.
+__host__ __device__ constexpr int token_in_slot(int slot) {
+  return (slot & ~15) | (slot & 12) >> 1 | (slot & 2) << 2 | (slot & 1);
+}

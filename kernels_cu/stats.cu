@@ -7,9 +7,7 @@
 #include "quant/moments.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
-
-// Tokens that a sample is taken of.
-constexpr int kSample = 512;
+#include "quant/sample.cuh"
 
 // Sum, low and high, or the sum only.
 constexpr int kinds_of(bool range) { return range ? 3 : 1; }
@@ -20,11 +18,6 @@ __device__ __forceinline__ void store_result(const StatsOperand& operand, int he
   if (channel >= head_dim) return;
   f32* to = kind == 0 ? operand.mean : kind == 1 ? operand.low : operand.high;
   to[static_cast<i64>(head) * head_dim + channel] = kind == 0 ? mean_of(x, tokens) : x;
-}
-
-// The i-th token of the sample.
-__device__ __forceinline__ i64 sample_token(int i, int seqlen) {
-  return seqlen > kSample ? static_cast<i64>(i) * seqlen / kSample : i;
 }
 
 template <StatsSpec S, bool Sample, int Kinds>

@@ -1,7 +1,7 @@
 // The threads that have the constants of an item in shared memory before it begins.
 #pragma once
 #include "hopper/tile_storage.cuh"
-#include "hopper/turns.cuh"
+#include "tile/turns.cuh"
 #include "ptx/ldmatrix.cuh"
 
 // By `Threads` threads, of which this is number `thread`.

@@ -2,7 +2,7 @@
 #pragma once
 #include "hopper/group_work.cuh"
 #include "hopper/tile_storage.cuh"
-#include "hopper/turns.cuh"
+#include "tile/turns.cuh"
 #include "layout.cuh"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/ldmatrix.cuh"

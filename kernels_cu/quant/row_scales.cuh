@@ -3,24 +3,19 @@
 #include "quant/channel_scale.cuh"
 #include "quant/per_row.cuh"
 #include "quant/rows.cuh"
+#include "quant/sections.cuh"
 #include "quant/shared_amax.cuh"
 
-// The parts of a row that have scales of their own, of which a lane has one for each factor.
+// Of a row of Q or K.
 template <QuantizeSpec S, class T>
-struct Sections {
-  static constexpr bool kGroups = T::kScope == Scope::group;
-  static constexpr int kCount = kGroups ? T::Lanes::kChunks : 1;
-  static constexpr int kChunks = T::Lanes::kChunks / kCount;  // of one in one lane
-  static constexpr int kLanes = kGroups ? S.qk_group / T::Lanes::kElements : T::Lanes::kLanes;
-  static_assert(T::Lanes::kLanes % kLanes == 0, "no group is that of two chunks");
-};
+using RowSections = Sections<typename T::Lanes, T::kScope == Scope::group ? S.qk_group : 0>;
 
 // Makes codes of the lane's elements.
 template <QuantizeSpec S, class T>
 struct Factors {
-  float at[Sections<S, T>::kCount][T::kRows];
+  float at[RowSections<S, T>::kCount][T::kRows];
   __device__ __forceinline__ float of(int r, int c) const {
-    return at[c / Sections<S, T>::kChunks][r];
+    return at[c / RowSections<S, T>::kChunks][r];
   }
 };
 
@@ -44,7 +39,7 @@ struct RowScales {
 
   // Of a row of the tile, in a group of channels or in all.
   __device__ __forceinline__ void store(int row, int group, float amax) const {
-    constexpr int kGroups = Sections<S, T>::kGroups ? S.head_dim / S.qk_group : 1;
+    constexpr int kGroups = RowSections<S, T>::kGroups ? S.head_dim / S.qk_group : 1;
     const int token = first + row;
     if (token >= pitch) return;
     if constexpr (T::kKeys && S.k_stored == Scope::thread) {
@@ -101,7 +96,7 @@ template <QuantizeSpec S, class T, class Values>
 __device__ __forceinline__ Factors<S, T> scale_rows(const T& rows, const Values& values,
                                                     const QuantizeOperand& x, int head_dim,
                                                     QuantizeStorage<S>& storage) {
-  using Section = Sections<S, T>;
+  using Section = RowSections<S, T>;
   const RowScales<S, T> scales(rows, x);
   Factors<S, T> factors;
   if constexpr (T::kScope == Scope::tensor || T::kScope == Scope::block) {
@@ -121,7 +116,7 @@ __device__ __forceinline__ Factors<S, T> scale_rows(const T& rows, const Values&
     }
     PerRow<Section::kLanes, T::kRows> largest(amax, ptx::max_nan);
     if constexpr (T::kScope == Scope::thread) join_threads(largest, rows, storage);
-    const int group = T::Lanes::channel(s) / S.qk_group;
+    const int group = Section::group(s);
     largest.for_each([&](int r, float a) { scales.store(rows.row(r), group, a); });
     largest.share(factors.at[s], T::Scale::factor);
   }

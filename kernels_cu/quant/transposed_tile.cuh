@@ -3,12 +3,6 @@
 #include "quant/quantize_spec.cuh"
 #include "quant/row_tile.cuh"
 
-// The token in byte `slot` of word `word` of a channel's row. Tokens are permuted inside every 16
-// so that attention's accumulators of S, packed to bytes, are an operand of P V as they stand.
-__device__ constexpr int token_of(int word, int slot) {
-  return word / 4 * 16 + slot / 2 * 8 + word % 4 * 2 + slot % 2;
-}
-
 template <QuantizeSpec S>
 struct TransposedTile {
   static constexpr bool kUsed = is_code(S.v);

@@ -28,8 +28,8 @@ struct Values {
   // Every four rows of a lane are the four tokens of one word.
   struct Order {
     int first_word;
-    int first = token_of(first_word, 0);
-    static __device__ constexpr int offset(int r) { return token_of(r / 4, r % 4); }
+    int first = token_in_slot(4 * first_word);
+    static __device__ constexpr int offset(int r) { return token_in_slot(r); }
   };
 };
 

@@ -9,8 +9,10 @@ import numpy as np
 from cuattn import launch, params, tensor_map
 from cuattn.dlpack import CUDA
 
+from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
+from .decoding import decode_attention
 from .device import GPU
 from .memory import garbage, view_of
 from .quantizers import quantize_operands, stats, stats_finish
@@ -24,9 +26,16 @@ KERNELS = {
     "deltas": deltas,
     "rotate_values": rotate_values,
     "unpack": unpack,
+    "fix_offsets": fix_offsets,
+    "append_tokens": append_tokens,
+    "decode_attention": decode_attention,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
 }
+
+
+# Those that look at arrays, or make them.
+MODULES = ("attention", "quantize", "views", "quantized", "kv_calls", "kv_device", "kv_sequences")
 
 
 def memset(address, value, nbytes, stream):
@@ -48,18 +57,28 @@ class SimulatedGPU:
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
         monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
         monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
-        for name in ("pipeline", "quantize"):
+        for name in ("pipeline", "quantize", "kv_append", "kv_attend", "kv_device"):
             monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
+        self.is_capturing = False
+        kv_device = sys.modules["cuattn.kv_device"]
+        monkeypatch.setattr(kv_device, "is_capturing", lambda stream: self.is_capturing)
         fake = SimpleNamespace(
             ndarray=garbage,
             empty_like=lambda x, order: garbage(x.shape, x.dtype),
             ascontiguousarray=lambda x: np.array(x, order="C"),
             isfinite=np.isfinite,
+            zeros=np.zeros,
+            asarray=np.array,
+            asnumpy=np.copy,
+            maximum=np.maximum,
+            minimum=np.minimum,
             cuda=SimpleNamespace(
-                runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda ordinal: Nothing()
+                runtime=SimpleNamespace(getDevice=lambda: 0),
+                Device=lambda ordinal=0: Nothing(),
+                get_current_stream=Nothing,
             ),
         )
-        for name in ("attention", "quantize", "views", "quantized"):
+        for name in MODULES:
             module = sys.modules[f"cuattn.{name}"]
             for attribute, substitute in (
                 ("Caller", SimulatedCaller),
@@ -98,6 +117,13 @@ class SimulatedGPU:
 
 
 class Nothing:
+    """A device, or a stream, with nothing to wait for."""
+
+    ptr = 0
+
+    def synchronize(self):
+        return None
+
     def __enter__(self):
         return self
 

@@ -1,0 +1,103 @@
+// Quantizes new tokens of K and V into the units of a KV cache. A CTA has some units of one head of
+// one sequence, of each of which one warp has K and another V.
+#include "kv/room.cuh"
+#include "kv/unit_image.cuh"
+
+// Units that tokens may lie in, wherever the first of them is.
+__device__ __forceinline__ int most_units(int tokens) {
+  return (tokens + 2 * kUnitTokens - 2) / kUnitTokens;
+}
+
+// Where the rows of a head are in one of the caller's arrays.
+struct HeadRows {
+  const char* first;
+  i64 stride;  // bytes
+};
+
+template <Type In>
+__device__ __forceinline__ HeadRows rows_of(const AppendParams& p, bool values, int sequence,
+                                            int kv_head) {
+  const i64 batch = values ? p.v_stride_batch : p.k_stride_batch;
+  const i64 head = values ? p.v_stride_head : p.k_stride_head;
+  const i64 token = values ? p.v_stride_token : p.k_stride_token;
+  const char* first = static_cast<const char*>(values ? p.v : p.k);
+  return {first + (sequence * batch + kv_head * head) * bytes_of(In), token * bytes_of(In)};
+}
+
+template <AppendSpec S, class Rows>
+__device__ __forceinline__ void append_keys(u8* unit, Rows& rows, const NewTokens& fresh,
+                                            const typename Rows::Vector& vector,
+                                            UnitImage<S.head_dim>& image) {
+  using At = Unit<S>;
+  constexpr int kGroup = At::kKGroups > 1 ? S.group : 0;
+  const SlotNumbers<Rows> scales{reinterpret_cast<f32*>(unit + At::kKScale), rows, fresh};
+  const SymmetricCodes<Rows, S.k_bits, kGroup, true> codes(rows, vector, scales);
+  rows.disguise();
+  put_keys(image, rows, codes);
+  __syncwarp();
+  store_keys<S.k_bits>(unit + At::kK, image, fresh);
+}
+
+template <AppendSpec S, class Rows>
+__device__ __forceinline__ void append_values(u8* unit, Rows& rows, const NewTokens& fresh,
+                                              UnitImage<S.head_dim>& image) {
+  using At = Unit<S>;
+  constexpr int kGroup = At::kVGroups > 1 ? S.group : 0;
+  const SlotNumbers<Rows> scales{reinterpret_cast<f32*>(unit + At::kVScale), rows, fresh};
+  if constexpr (S.v_zero) {
+    const SlotNumbers<Rows> zeros{reinterpret_cast<f32*>(unit + At::kVZero), rows, fresh};
+    const RangeCodes<Rows, kGroup> codes(rows, scales, zeros);
+    rows.disguise();
+    put_values(image, rows, codes);
+  } else {
+    const typename Rows::Vector none;
+    const SymmetricCodes<Rows, S.v_bits, kGroup, false> codes(rows, none, scales);
+    rows.disguise();
+    put_values(image, rows, codes);
+  }
+  __syncwarp();
+  store_slots<S.v_bits>(unit + At::kV, image, fresh);
+}
+
+template <AppendSpec S>
+__device__ __forceinline__ void append_tokens(const AppendParams& p) {
+  using Rows = UnitRows<S.input, S.head_dim>;
+  using Image = UnitImage<S.head_dim>;
+  constexpr int kWarps = S.num_threads / kWarpSize;
+  constexpr int kUnits = kWarps / 2;
+  static_assert(kWarps * sizeof(Image) == S.smem_bytes, "cuattn/kv_spec.py disagrees");
+  extern __shared__ __align__(16) u8 smem[];
+
+  const int warp = threadIdx.x / kWarpSize;
+  const bool of_values = warp % 2;
+  const int pieces = ceil_div(most_units(p.seqlen), kUnits);
+  const int head = blockIdx.x / pieces;
+  const int sequence = head / p.store.num_kv_heads;
+  const int kv_head = head % p.store.num_kv_heads;
+  const int length = p.store.lengths[sequence];
+  const int unit = length / kUnitTokens + blockIdx.x % pieces * kUnits + warp / 2;
+  // Counts may be wrong, which only the whole CTA finds; no other rows are read for all that.
+  const int count = min_of(count_of(p, sequence), p.seqlen);
+  const NewTokens fresh{unit * kUnitTokens - length, count};
+  AppendEnd append_end(p);
+  const bool refused = __syncthreads_or(lacks_room<S>(p));
+  const bool ends = warp == kWarps - 1;
+  if (ends) append_end.arrive(p);
+
+  if (!refused && fresh.any()) {
+    Rows rows;
+    const HeadRows from = rows_of<S.input>(p, of_values, sequence, kv_head);
+    rows.template load<S.aligned>(from.first, from.stride, fresh);
+    const int page = page_of(p.store, sequence, unit);
+    u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
+    Image& image = reinterpret_cast<Image*>(smem)[warp];
+    if (of_values) {
+      append_values<S>(to, rows, fresh, image);
+    } else {
+      typename Rows::Vector vector;
+      if (p.store.k_offset) vector.load(p.store.k_offset, head, S.head_dim);
+      append_keys<S>(to, rows, fresh, vector, image);
+    }
+  }
+  if (ends) append_end.finish(p, refused);
+}

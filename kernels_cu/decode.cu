@@ -1,0 +1,86 @@
+// Few queries against a long quantized KV cache, at the speed at which memory delivers it.
+//
+// Every CTA has an equal share of the blocks of all heads (partition.cuh). One warp copies them
+// (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
+//   unit_scores      S = Q K^T, a quarter of the tokens a warp
+//   softmax.step     S -> P against the maximum of the block
+//   add_unit_values  O += P V, a quarter of the channels a warp
+// At the end of a head, or of the share, O is stored, whole or as a part (partials.cuh). The last
+// CTA to arrive at a head makes the whole of its parts (arrivals.cuh, merge.cuh).
+#include "kv/arrivals.cuh"
+#include "kv/queries.cuh"
+#include "kv/unit_copies.cuh"
+#include "kv/unit_scores.cuh"
+#include "kv/unit_values.cuh"
+
+template <DecodeSpec S>
+__device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
+                                             const Partition& partition, const UnitRing& units,
+                                             const QueryRing& queries) {
+  const int lane = threadIdx.x % kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
+  // Of a matrix of K: lanes 16 to 31 have the second unit's. Of V: every eight have a unit's.
+  const u32 k_lane = (warp * kWarpUnits + lane / 16) * Unit<S>::kBytes + lane % 16 * 16;
+  const u32 v_lane = lane / 8 * Unit<S>::kBytes + Unit<S>::kV + lane % 8 * 16;
+  Turn<S.stages> turn;
+  Turn<kQueryBuffers> query_turn;
+  Arrivals arrivals;
+  for_heads(partition, [&](const HeadShare& head) {
+    const Queries<S>& q = storage.queries[query_turn.buffer];
+    BlockSoftmax<S> softmax;
+    softmax.start(p, head.at, lane);
+    typename DecodeShape<S>::Output o = {};
+    query_turn.wait_full(queries.full);
+#pragma unroll 1
+    for (int block = head.at.block; block < head.last; ++block) {
+      const u32 stage = units.units + turn.buffer * kBlockUnits * Unit<S>::kBytes;
+      const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits], lane};
+      const int first = block * kKvBlock + warp * kWarpUnits * kUnitTokens;
+      typename DecodeShape<S>::Scores s;
+      turn.wait_full(units.full);
+      unit_scores<S>(s, q, tokens, stage + k_lane, lane);
+      softmax.step(s, storage, tokens, first, warp, lane);
+      add_unit_values<S>(o, storage, softmax, stage + v_lane, warp, lane);
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
+      turn.next();
+    }
+    store_rows<S>(p, storage, q, softmax, o, head, warp, lane);
+    meet();  // also before what `storage` holds of this head is overwritten
+    arrivals.arrive(p, partition, head);
+    if (lane == 0) ptx::mbarrier_arrive(queries.empty + 8 * query_turn.buffer);
+    query_turn.next();
+  });
+  arrivals.merge<S>(p, storage, partition);
+}
+
+template <DecodeSpec S>
+__device__ __forceinline__ void decode_attention(const DecodeParams& p) {
+  using Storage = DecodeStorage<S>;
+  static_assert(sizeof(Storage) == S.smem_bytes, "cuattn/kv_spec.py and DecodeStorage disagree");
+  static_assert(S.num_threads == kComputingThreads + 2 * kWarpSize);
+  extern __shared__ __align__(128) u8 smem[];
+  Storage& storage = *reinterpret_cast<Storage*>(smem);
+  const UnitRing units{ptx::smem_address(storage.units), ptx::smem_address(storage.full),
+                       ptx::smem_address(storage.empty)};
+  const QueryRing queries{ptx::smem_address(storage.queries_full),
+                          ptx::smem_address(storage.queries_empty)};
+  if (threadIdx.x == 0) {
+    init_unit_ring<S>(units);
+    init_query_ring(queries);
+    if constexpr (kBulkCopies) ptx::mbarrier_fence_init();
+  }
+  __syncthreads();
+  const Partition partition(p);
+  const int warp = threadIdx.x / kWarpSize;
+  const int cta = blockIdx.x;
+  const bool has_share = partition.begin(cta) < partition.begin(cta + 1);
+  if (warp == kComputingWarps) {
+    if (has_share) copy_units<S>(p, partition, units);
+  } else if (warp > kComputingWarps) {
+    if (has_share) prepare_queries<S>(p, storage, partition, queries);
+    store_empty<S>(p);
+  } else {
+    if (has_share) attend_share<S>(p, storage, partition, units, queries);
+  }
+}

@@ -1,0 +1,133 @@
+// The online softmax of the decoding kernel: P against the maximum of a block, as p_range "block"
+// has it (docs/numerics.md). The four computing warps have a quarter of the block's tokens each and
+// meet twice, when the maxima and when P are known.
+#pragma once
+#include "attn/p_range.cuh"
+#include "kv/block_maxima.cuh"
+#include "kv/partition.cuh"
+#include "kv/row_place.cuh"
+#include "kv/value_scales.cuh"
+#include "ptx/convert.cuh"
+
+// log2 of the steps that P = 1 is cut into.
+constexpr float kSteps255Log2 = 7.99435343686f;
+
+// What a lane knows of its rows, g and g + 8 of every tile.
+template <DecodeSpec S>
+struct BlockSoftmax {
+  using H = DecodeShape<S>;
+  static constexpr int kGroups = Unit<S>::kVGroups;
+  static constexpr int kZeros = S.v_zero ? kGroups : 1;
+  int sees[H::kTiles][H::kHalves];                // tokens
+  float reference[H::kTiles][H::kHalves];         // exponent that O and the sums are relative to
+  float row_sum[H::kTiles][H::kHalves];           // of the lane's tokens
+  float zero_sum[kZeros][H::kTiles][H::kHalves];  // of P times zero points, likewise
+  float shrink[H::kTiles][H::kHalves];            // what O is multiplied by before the block,
+  float weight[kGroups][H::kTiles][H::kHalves];   // and the block's P V
+
+  __device__ __forceinline__ void start(const DecodeParams& p, const BlockCursor& at, int lane) {
+    H::for_rows([&](int tile, int half) {
+      const int row = 16 * tile + 8 * half + lane / 4;
+      sees[tile][half] = RowPlace::of<S>(p, at.head, row).sees(p, at.length);
+      reference[tile][half] = kNoKeySeen;
+      row_sum[tile][half] = 0.0f;
+#pragma unroll
+      for (int group = 0; group < kZeros; ++group) zero_sum[group][tile][half] = 0.0f;
+    });
+  }
+
+  // Scores become probabilities, in `storage`. `first` is the number of the warp's first token.
+  __device__ __forceinline__ void step(typename H::Scores& s, DecodeStorage<S>& storage,
+                                       const LaneTokens<S>& tokens, int first, int warp, int lane) {
+    H::for_rows([&](int tile, int half) {
+#pragma unroll
+      for (int i = 0; i < kLaneTokens; ++i) {
+        float& x = score_of<S>(s[tile], i / 4, i % 4, half);
+        x = sees_token(tile, half, first, i, lane) ? x : -kInf;
+      }
+    });
+    ValueScales<S> scales;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      scales.load(tokens, group);
+      share_maxima(storage, s, scales.log2, group, warp, lane);
+    }
+    meet();
+    move_reference(storage, lane);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      if constexpr (kGroups > 1) scales.load(tokens, group);
+      exponentiate(s, storage, scales, group, first, warp, lane);
+    }
+    meet();
+  }
+
+ private:
+  __device__ __forceinline__ bool sees_token(int tile, int half, int first, int i,
+                                             int lane) const {
+    return first + i / 4 * kUnitTokens + token_of(i % 4, lane) < sees[tile][half];
+  }
+
+  __device__ __forceinline__ void move_reference(const DecodeStorage<S>& storage, int lane) {
+    H::for_rows([&](int tile, int half) {
+      float top[kGroups];
+      float next = reference[tile][half];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        top[group] = block_max<S>(storage, group, tile, half, lane);
+        next = fmaxf(next, top[group]);
+      }
+      shrink[tile][half] = ptx::ex2(reference[tile][half] - next);
+      reference[tile][half] = next;
+      row_sum[tile][half] *= shrink[tile][half];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        weight[group][tile][half] = ptx::ex2(top[group] - next);
+      }
+      if constexpr (S.v_zero) {
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          zero_sum[group][tile][half] *= shrink[tile][half];
+        }
+      }
+    });
+  }
+
+  __device__ __forceinline__ void exponentiate(typename H::Scores& s, DecodeStorage<S>& storage,
+                                               const ValueScales<S>& scales, int group, int first,
+                                               int warp, int lane) {
+#pragma unroll
+    for (int tile = 0; tile < H::kTiles; ++tile) {
+      u32 word[4] = {};
+#pragma unroll
+      for (int half = 0; half < H::kHalves; ++half) {
+        const float top = block_max<S>(storage, group, tile, half, lane);
+        const float start = kSteps255Log2 - (top == -kInf ? 0.0f : top);
+        float sum = 0.0f;
+        float of_zeros = 0.0f;
+#pragma unroll
+        for (int unit = 0; unit < kWarpUnits; ++unit) {
+          float y[4];
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int i = 4 * unit + e;
+            const bool seen = sees_token(tile, half, first, i, lane);
+            y[e] = ptx::ex2(score_of<S>(s[tile], unit, e, half) + (scales.log2[i] + start));
+            y[e] = seen ? y[e] : 0.0f;
+            if (group == 0) sum += seen ? y[e] * scales.inverse[i] : 0.0f;
+            if constexpr (S.v_zero) of_zeros += seen ? y[e] * scales.zero[i] : 0.0f;
+          }
+          word[2 * unit + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
+        }
+        if (group == 0) {
+          row_sum[tile][half] = __fmaf_rn(sum, weight[0][tile][half], row_sum[tile][half]);
+        }
+        if constexpr (S.v_zero) {
+          float& all = zero_sum[group][tile][half];
+          all = __fmaf_rn(of_zeros, weight[group][tile][half], all);
+        }
+      }
+      storage.p[group][tile][warp][lane] = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+};

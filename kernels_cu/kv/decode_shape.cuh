@@ -1,0 +1,71 @@
+// Sizes that follow from a DecodeSpec, and what a CTA has in shared memory.
+#pragma once
+#include "kv/unit.cuh"
+
+// Tokens of a step: P is quantized against the maximum of so many.
+constexpr int kKvBlock = 128;
+constexpr int kBlockUnits = kKvBlock / kUnitTokens;
+
+// Of each block every computing warp has a quarter of the tokens for its scores, and a quarter of
+// the channels for P V. One more warp copies, and another one prepares queries.
+constexpr int kComputingWarps = 4;
+constexpr int kComputingThreads = kComputingWarps * kWarpSize;
+constexpr int kQueryBuffers = 2;
+constexpr int kWarpUnits = kBlockUnits / kComputingWarps;
+
+template <DecodeSpec S>
+struct DecodeShape {
+  // Rows are those of products of 16; the lower 8 of a single one may be missing.
+  static constexpr int kTiles = ceil_div(static_cast<i32>(S.rows), 16);
+  static constexpr int kHalves = S.rows == 8 ? 1 : 2;
+  static constexpr int kSteps = S.head_dim / 32;                  // of k of Q K^T
+  static constexpr int kKeyTiles = kKvBlock / kComputingWarps / 8;  // MMA columns of S
+  static constexpr int kDimTiles = S.head_dim / kComputingWarps / 8;  // MMA columns of O
+  static constexpr int kValueSteps = kKvBlock / 32;               // of k of P V
+
+  // Codes of 4 bits are multiplied as the upper halves of bytes.
+  static constexpr float kKUnit = S.k_bits == 4 ? 1.0f / 16 : 1.0f;
+  static constexpr float kVUnit = S.v_bits == 4 ? 1.0f / 16 : 1.0f;
+
+  // The group of an MMA column of the whole head.
+  static __device__ __forceinline__ int group_of(int dim_tile) {
+    return Unit<S>::kVGroups == 1 ? 0 : dim_tile * 8 / S.group;
+  }
+
+  // Calls f(tile, half) for each of the rows that a lane sees: g and g + 8 of every tile.
+  template <class F>
+  static __device__ __forceinline__ void for_rows(F f) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) f(tile, half);
+    }
+  }
+
+  using Scores = float[kTiles][kKeyTiles][4];
+  using Output = float[kTiles][kDimTiles][4];
+};
+
+// The rows of one head.
+template <DecodeSpec S>
+struct alignas(16) Queries {
+  uint4 q[DecodeShape<S>::kTiles][DecodeShape<S>::kSteps][kWarpSize];  // A operands, by lane
+  f32 scale[S.rows];      // softmax_scale * log2 e * scale of Q
+  f32 lse_shift[S.rows];  // what smoothing K has taken from lse
+};
+
+template <DecodeSpec S>
+struct alignas(128) DecodeStorage {
+  using H = DecodeShape<S>;
+  static constexpr int kGroups = Unit<S>::kVGroups;
+  u8 units[S.stages][kBlockUnits][Unit<S>::kBytes];
+  Queries<S> queries[kQueryBuffers];
+  uint4 p[kGroups][H::kTiles][H::kValueSteps][kWarpSize];  // A operands, by lane
+  float4 maxima[kGroups][S.rows];                          // of each warp's tokens
+  float4 sums[S.rows];                                     // likewise
+  u64 full[S.stages];
+  u64 empty[S.stages];
+  u64 queries_full[kQueryBuffers];
+  u64 queries_empty[kQueryBuffers];
+  u32 arrived[2];  // parts that were there before the CTA's first and its last
+};

@@ -1,0 +1,66 @@
+// Run-time arguments of the kernels of the KV cache; cuattn/params.py reads these declarations.
+#pragma once
+#include "numeric.cuh"
+
+// Where the units of a cache are (unit.cuh): [page, kv head, unit of the page].
+struct KvStore {
+  u8* units;
+  const i32* pages;        // [batch, pages_per_sequence]; null: sequence b is page b
+  i32* lengths;            // [batch], tokens of each sequence
+  f32* k_offset;           // [batch, num_kv_heads, head_dim], taken from keys; null: nothing is
+  i64 page_stride;         // bytes
+  i64 head_stride;         // bytes
+  i32 page_units;          // units of one head in a page; a power of two if there are pages
+  i32 pages_per_sequence;
+  i32 batch;
+  i32 num_kv_heads;
+};
+
+struct DecodeParams {
+  KvStore store;
+  const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
+  void* o;                 // alike
+  f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
+  f32* partials;           // workspace, two of each CTA: see partials.cuh
+  u32* arrivals;           // [batch, num_kv_heads, row_tiles], zero before and after
+  i64 q_stride_batch;      // strides in elements
+  i64 q_stride_head;
+  i64 q_stride_row;
+  i64 o_stride_batch;
+  i64 o_stride_head;
+  i64 o_stride_row;
+  i32 heads_per_kv;        // query heads that share one head of K and V
+  i32 seqlen_q;
+  i32 row_tiles;           // ceil(heads_per_kv * seqlen_q / S.rows)
+  i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens
+  i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
+  f32 softmax_scale;
+};
+
+struct AppendParams {
+  KvStore store;
+  const void* k;           // [batch, num_kv_heads, seqlen, head_dim]
+  const void* v;           // alike
+  const i32* counts;       // [batch], tokens of each sequence that are appended; null: seqlen
+  const i32* limits;       // [batch], tokens that each sequence has room for
+  u32* arrivals;           // one counter, zero before and after
+  i32* refused;            // set to 1 if a sequence lacked room: then nothing was appended at all
+  i64 k_stride_batch;      // strides in elements
+  i64 k_stride_head;
+  i64 k_stride_token;
+  i64 v_stride_batch;
+  i64 v_stride_head;
+  i64 v_stride_token;
+  i32 seqlen;
+};
+
+// Sets store.k_offset of sequences that are empty and about to be appended to.
+struct OffsetParams {
+  KvStore store;
+  const void* k;           // as in AppendParams
+  const i32* counts;
+  i64 k_stride_batch;
+  i64 k_stride_head;
+  i64 k_stride_token;
+  i32 seqlen;
+};

@@ -1,0 +1,40 @@
+// What the kernels of the KV cache fix at compile time; cuattn/kv_spec.py mirrors it. The fields
+// from head_dim to v_zero are those of cuattn/kv_format.py, of which unit.cuh makes the layout.
+#pragma once
+#include "spec.cuh"
+
+struct DecodeSpec {
+  Type input;       // elements of Q and O
+  int head_dim;
+  int k_bits;
+  int v_bits;
+  int group;        // channels that share a scale of 4-bit codes, or 0
+  bool v_zero;
+  int rows;         // of one CTA: queries times heads that share a head of K and V; 8, or 16 n
+  int stages;       // blocks of 128 tokens in shared memory
+  int num_threads;
+  int min_ctas;
+  int smem_bytes;
+};
+
+struct AppendSpec {
+  Type input;       // elements of K and V
+  int head_dim;
+  int k_bits;
+  int v_bits;
+  int group;
+  bool v_zero;
+  bool aligned;     // bases and strides of K and V are multiples of 16 bytes
+  int num_threads;
+  int min_ctas;
+  int smem_bytes;
+};
+
+struct OffsetSpec {
+  Type input;       // elements of K
+  int head_dim;
+  bool aligned;
+  int num_threads;
+  int min_ctas;
+  int smem_bytes;
+};

@@ -1,0 +1,103 @@
+// What becomes of a head's O at the end of a CTA's share of it: the result, or a part of it in the
+// workspace, to be merged with others (merge.cuh).
+#pragma once
+#include "attn/elements.cuh"
+#include "kv/row_sums.cuh"
+
+// O of a head, as a CTA leaves it: relative to 2^reference and not yet divided by the row sum.
+template <DecodeSpec S>
+struct Partial {
+  f32 o[S.rows][S.head_dim];
+  f32 reference[S.rows];
+  f32 row_sum[S.rows];
+  f32 lse_shift[S.rows];
+};
+
+// A share cuts two heads at most, its first and its last.
+template <DecodeSpec S>
+__device__ __forceinline__ Partial<S>& partial_of(const DecodeParams& p, int cta, bool is_first) {
+  return reinterpret_cast<Partial<S>*>(p.partials)[2 * cta + (is_first ? 0 : 1)];
+}
+
+template <DecodeSpec S>
+__device__ __forceinline__ void store_lse(const DecodeParams& p, int sequence,
+                                          const RowPlace& place, float lse) {
+  if (p.lse == nullptr) return;
+  const int num_q_heads = p.store.num_kv_heads * p.heads_per_kv;
+  p.lse[(static_cast<i64>(sequence) * num_q_heads + place.head) * p.seqlen_q + place.query] = lse;
+}
+
+template <DecodeSpec S>
+__device__ __forceinline__ auto* o_address(const DecodeParams& p, int sequence,
+                                           const RowPlace& place) {
+  using Element = typename ElementOf<S.input>::type;
+  return static_cast<Element*>(p.o) + sequence * p.o_stride_batch + place.head * p.o_stride_head +
+         place.query * p.o_stride_row;
+}
+
+// The log-sum-exp of a row that sees tokens.
+__device__ __forceinline__ float row_lse(float reference, float row_sum, float shift) {
+  return (reference + log2f(row_sum) - kSteps255Log2) * kLn2 + shift;
+}
+
+// The rows of sequences without tokens: 0, and -inf. By one warp of every CTA.
+template <DecodeSpec S>
+__device__ __forceinline__ void store_empty(const DecodeParams& p) {
+  const int heads = p.store.num_kv_heads * p.heads_per_kv;
+  const int pairs = heads * p.seqlen_q * (S.head_dim / 2);
+  for (int b = blockIdx.x; b < p.store.batch; b += gridDim.x) {
+    if (p.store.lengths[b] > 0) continue;
+    for (int i = threadIdx.x % kWarpSize; i < pairs; i += kWarpSize) {
+      const int row = i / (S.head_dim / 2);
+      const RowPlace place{row % p.seqlen_q, row / p.seqlen_q, true};
+      const int channel = i % (S.head_dim / 2) * 2;
+      store_pair<S.input>(o_address<S>(p, b, place) + channel, {0.0f, 0.0f});
+      if (channel == 0) store_lse<S>(p, b, place, -kInf);
+    }
+  }
+}
+
+// Brings O to memory: a lane's rows, the warp's channels.
+template <DecodeSpec S>
+__device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<S>& storage,
+                                           const Queries<S>& queries,
+                                           const BlockSoftmax<S>& softmax,
+                                           const typename DecodeShape<S>::Output& o,
+                                           const HeadShare& head, int warp, int lane) {
+  using H = DecodeShape<S>;
+  const BlockCursor& at = head.at;
+  share_sums(storage, softmax, warp, lane);
+  H::for_rows([&](int tile, int half) {
+    const int row = 16 * tile + 8 * half + lane / 4;
+    const RowPlace place = RowPlace::of<S>(p, at.head, row);
+    if (!place.exists) return;
+    const float row_sum = row_sum_of(storage, row);
+    const float reference = softmax.reference[tile][half];
+    const bool sees_none = softmax.sees[tile][half] == 0;
+    const float factor = !head.is_whole ? 1.0f : sees_none ? 0.0f : 1.0f / row_sum;
+    Partial<S>& partial = partial_of<S>(p, blockIdx.x, head.is_first);
+    auto* to = o_address<S>(p, at.sequence, place);
+#pragma unroll
+    for (int i = 0; i < H::kDimTiles; ++i) {
+      const int column = warp * H::kDimTiles + i;
+      const float zero = zero_sum_of(storage, H::group_of(column), row);
+      const float2 x = {(o[tile][i][2 * half] + zero) * factor,
+                        (o[tile][i][2 * half + 1] + zero) * factor};
+      const int channel = 8 * column + lane % 4 * 2;
+      if (head.is_whole) {
+        store_pair<S.input>(to + channel, x);
+      } else {
+        *reinterpret_cast<float2*>(partial.o[row] + channel) = x;
+      }
+    }
+    if (warp > 0 || lane % 4 > 0) return;
+    if (head.is_whole) {
+      const float lse = row_lse(reference, row_sum, queries.lse_shift[row]);
+      store_lse<S>(p, at.sequence, place, sees_none ? -kInf : lse);
+    } else {
+      partial.reference[row] = reference;
+      partial.row_sum[row] = row_sum;
+      partial.lse_shift[row] = queries.lse_shift[row];
+    }
+  });
+}

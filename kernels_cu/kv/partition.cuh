@@ -1,0 +1,133 @@
+// LeanAttention's partition (arXiv 2405.10480, section 4): the blocks of all heads in one list, of
+// which every CTA has an equal share, whatever the batch and the lengths. It is worked out from the
+// lengths on the device, so that a captured graph follows them.
+#pragma once
+#include "kv/decode_shape.cuh"
+
+// A block in the list, which is ordered by sequence, head and block. A head is that of K and V with
+// one tile of its rows of Q.
+struct BlockCursor {
+  int sequence;
+  int head;    // kv_head * row_tiles + row tile
+  int block;
+  int blocks;  // of a head
+  int length;  // tokens of the sequence
+};
+
+struct Partition {
+  const i32* lengths;
+  int batch;
+  int heads;    // of a sequence
+  int total;    // blocks
+  int share;    // of a CTA; the last one may have fewer
+  int scanned;  // blocks of a head of the sequences up to the lane's number
+
+  // By whole warps.
+  __device__ __forceinline__ explicit Partition(const DecodeParams& p)
+      : lengths(p.store.lengths), batch(p.store.batch), heads(p.store.num_kv_heads * p.row_tiles) {
+    const int lane = threadIdx.x % kWarpSize;
+    scanned = up_to_lane(blocks_of(lane));
+    int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
+    for (int b = kWarpSize; b < batch; b += kWarpSize) {
+      sum += __shfl_sync(0xffffffffu, up_to_lane(blocks_of(b + lane)), kWarpSize - 1);
+    }
+    total = sum * heads;
+    share = ceil_div(total, static_cast<int>(gridDim.x));
+    // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
+    // powers of two: a head that is cut has to be merged.
+    if (share >= kWholes) {
+      const int granule = 1 << (31 - __clz(share / kWholes));
+      share = ceil_div(share, granule) * granule;
+    }
+  }
+
+  __device__ __forceinline__ int begin(int cta) const { return min_of(cta * share, total); }
+
+  // The CTA that has a block.
+  __device__ __forceinline__ int owner(int index) const { return index / share; }
+
+  // The block at a place in the list, below `total`. By whole warps.
+  __device__ __forceinline__ BlockCursor at(int index) const {
+    const int lane = threadIdx.x % kWarpSize;
+    int before = 0;  // blocks of the sequences before
+    for (int sequence = 0;; sequence += kWarpSize) {
+      const int end =
+          before + heads * (sequence == 0 ? scanned : up_to_lane(blocks_of(sequence + lane)));
+      const u32 beyond = __ballot_sync(0xffffffffu, end > index);
+      if (beyond) {
+        const int found = __ffs(beyond) - 1;
+        BlockCursor at;
+        at.sequence = sequence + found;
+        enter(at);
+        const int inside = index - __shfl_sync(0xffffffffu, end, found) + heads * at.blocks;
+        at.head = inside / at.blocks;
+        at.block = inside % at.blocks;
+        return at;
+      }
+      before = __shfl_sync(0xffffffffu, end, kWarpSize - 1);
+    }
+  }
+
+  // To the first block of the next head; there has to be one.
+  __device__ __forceinline__ void next_head(BlockCursor& at) const {
+    at.block = 0;
+    if (++at.head < heads) return;
+    at.head = 0;
+    do {
+      ++at.sequence;
+      enter(at);
+    } while (at.blocks == 0);
+  }
+
+ private:
+  static constexpr int kWholes = 16;
+
+  // 0 beyond the batch.
+  __device__ __forceinline__ int blocks_of(int sequence) const {
+    return sequence < batch ? ceil_div(__ldg(lengths + sequence), kKvBlock) : 0;
+  }
+  // Sum over this lane and those below.
+  static __device__ __forceinline__ int up_to_lane(int x) {
+#pragma unroll
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, x, step);
+      if (static_cast<int>(threadIdx.x) % kWarpSize >= step) x += other;
+    }
+    return x;
+  }
+  __device__ __forceinline__ void enter(BlockCursor& at) const {
+    at.length = __ldg(lengths + at.sequence);
+    at.blocks = ceil_div(at.length, kKvBlock);
+  }
+};
+
+// Blocks of one head that a CTA has, at `at` and after.
+struct HeadShare {
+  BlockCursor at;
+  int begin;      // place of the head's first block in the list
+  int last;       // end of the blocks
+  bool is_first;  // of the CTA's
+  bool is_whole;  // no other CTA has any of the head
+
+  // At a place `n` of the list, in a share that ends at `end`.
+  __device__ __forceinline__ HeadShare(const BlockCursor& cursor, int n, int end, bool first)
+      : at(cursor), begin(n - cursor.block), is_first(first) {
+    last = min_of(at.blocks, end - begin);
+    is_whole = at.block == 0 && last == at.blocks;
+  }
+};
+
+// Calls f for each head that a CTA has a share of. By whole warps.
+template <class F>
+__device__ __forceinline__ void for_heads(const Partition& partition, F f) {
+  const int begin = partition.begin(blockIdx.x);
+  const int end = partition.begin(blockIdx.x + 1);
+  BlockCursor at = partition.at(begin);
+#pragma unroll 1
+  for (int n = begin; n < end;) {
+    const HeadShare head(at, n, end, n == begin);
+    f(head);
+    n = head.begin + head.last;
+    if (n < end) partition.next_head(at);
+  }
+}

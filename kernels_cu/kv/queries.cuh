@@ -1,0 +1,135 @@
+// The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
+// per token, as left operands of Q K^T.
+#pragma once
+#include "kv/partition.cuh"
+#include "kv/row_place.cuh"
+#include "ptx/reduce.cuh"
+#include "quant/chunk.cuh"
+#include "quant/codes.cuh"
+#include "quant/scale.cuh"
+#include "tile/turns.cuh"
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// Where the barriers of the two buffers of queries are.
+struct QueryRing {
+  u32 full;
+  u32 empty;
+};
+
+__device__ __forceinline__ void init_query_ring(const QueryRing& ring) {
+  for (int buffer = 0; buffer < kQueryBuffers; ++buffer) {
+    ptx::mbarrier_init(ring.full + 8 * buffer, kWarpSize);
+    ptx::mbarrier_init(ring.empty + 8 * buffer, kComputingWarps);
+  }
+}
+
+// One row in the registers of the lanes that share it.
+template <DecodeSpec S>
+struct QueryRow {
+  static constexpr int kLanes = 4;
+  static constexpr int kElements = 8;  // that a lane has side by side
+  static constexpr int kPieces = S.head_dim / kElements / kLanes;
+  static constexpr int kChunks = kElements / Chunk<S.input>::kElements;
+  static constexpr int kPerWord = Chunk<S.input>::kPerWord;
+  Chunk<S.input> chunk[kPieces][kChunks];
+
+  static __device__ __forceinline__ int channel(int piece) {
+    return (static_cast<int>(threadIdx.x) % kLanes + kLanes * piece) * kElements;
+  }
+
+  template <bool Aligned>
+  __device__ __forceinline__ void load(const char* from, bool valid) {
+#pragma unroll
+    for (int i = 0; i < kPieces * kChunks; ++i) {
+      const char* address = from + channel(i / kChunks) * bytes_of(S.input) + 16 * (i % kChunks);
+      chunk[i / kChunks][i % kChunks].template load<Aligned, false>(address, valid);
+    }
+  }
+
+  // The eight elements of a piece.
+  __device__ __forceinline__ void widen(float (&x)[kElements], int piece) const {
+#pragma unroll
+    for (int i = 0; i < kElements / kPerWord; ++i) {
+      float some[kPerWord];
+      chunk[piece][i / 4].widen(some, i % 4);
+#pragma unroll
+      for (int k = 0; k < kPerWord; ++k) x[i * kPerWord + k] = some[k];
+    }
+  }
+};
+
+// Quantizes a row to its place among the operands.
+template <DecodeSpec S>
+__device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to,
+                                            const QueryRow<S>& x, const f32* k_offset, int row) {
+  using Row = QueryRow<S>;
+  using Code = Scaling<Type::int8, 8>;
+  float amax = 0.0f;
+  float dot = 0.0f;  // with what smoothing takes from K
+#pragma unroll
+  for (int i = 0; i < Row::kPieces; ++i) {
+    float eight[Row::kElements];
+    float offset[Row::kElements] = {};
+    x.widen(eight, i);
+    if (k_offset) load_floats(offset, k_offset + Row::channel(i));
+#pragma unroll
+    for (int e = 0; e < Row::kElements; ++e) {
+      amax = ptx::max_nan(amax, fabsf(eight[e]));
+      dot = fmaf(eight[e], offset[e], dot);
+    }
+  }
+  amax = ptx::max_across<Row::kLanes>(amax);
+  dot = ptx::sum_across<Row::kLanes>(dot);
+  if (threadIdx.x % Row::kLanes == 0) {
+    to.scale[row] = Code::scale(amax) * (p.softmax_scale * kLog2E);
+    to.lse_shift[row] = p.softmax_scale * dot;
+  }
+  const float factor = Code::factor(amax);
+#pragma unroll
+  for (int i = 0; i < Row::kPieces; ++i) {
+    float eight[Row::kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (int e = 0; e < Row::kElements; e += 4) {
+      const int channel = Row::channel(i) + e;
+      const int lane = row % 8 * 4 + channel / 4 % 4;
+      const int word = channel / 16 % 2 * 2 + row / 8 % 2;
+      u32* operand = reinterpret_cast<u32*>(&to.q[row / 16][channel / 32][lane]);
+      operand[word] = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
+                                             eight[e + 2] * factor, eight[e + 3] * factor);
+    }
+  }
+}
+
+template <DecodeSpec S>
+__device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeStorage<S>& storage,
+                                                const Partition& partition,
+                                                const QueryRing& ring) {
+  using Row = QueryRow<S>;
+  const int lane = threadIdx.x % kWarpSize;
+  Turn<kQueryBuffers> turn;
+  for_heads(partition, [&](const HeadShare& head) {
+    const BlockCursor& at = head.at;
+    const i64 kv_head =
+        static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
+    const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
+    turn.wait_empty(ring.empty);
+#pragma unroll 1
+    for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {
+      const RowPlace place = RowPlace::of<S>(p, at.head, row);
+      const i64 element = at.sequence * p.q_stride_batch + place.head * p.q_stride_head +
+                          place.query * p.q_stride_row;
+      const char* from = static_cast<const char*>(p.q) + element * bytes_of(S.input);
+      QueryRow<S> x;
+      if (p.q_aligned) {
+        x.template load<true>(from, place.exists);
+      } else {
+        x.template load<false>(from, place.exists);
+      }
+      store_query(p, storage.queries[turn.buffer], x, k_offset, row);
+    }
+    ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
+    turn.next();
+  });
+}

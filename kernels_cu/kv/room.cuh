@@ -1,0 +1,52 @@
+// How an append begins and ends for all sequences together: either all of them have room, or none
+// is written to; lengths grow when nobody reads them any more.
+#pragma once
+#include "kv/kv_params.cuh"
+#include "kv/kv_spec.cuh"
+#include "ptx/atomic.cuh"
+
+// Tokens that are appended to a sequence.
+__device__ __forceinline__ int count_of(const AppendParams& p, int sequence) {
+  return p.counts ? p.counts[sequence] : p.seqlen;
+}
+
+// Whether a sequence, of those that the thread looks at, cannot take its tokens.
+template <AppendSpec S>
+__device__ __forceinline__ bool lacks_room(const AppendParams& p) {
+  bool lacks = false;
+  for (int b = threadIdx.x; b < p.store.batch; b += S.num_threads) {
+    const int count = count_of(p, b);
+    lacks |= count < 0 || count > p.seqlen || p.store.lengths[b] > p.limits[b] - count;
+  }
+  return lacks;
+}
+
+// Counts the CTAs that have read the lengths; the last one lets them grow. By one warp of each CTA.
+struct AppendEnd {
+  u32 before = 0;  // CTAs that were there before; of lane 0
+  i32 grown = 0;   // length of the lane's sequence, of the first 32, at hand when it is wanted
+
+  __device__ __forceinline__ explicit AppendEnd(const AppendParams& p) {
+    const int lane = threadIdx.x % kWarpSize;
+    if (lane < p.store.batch) grown = p.store.lengths[lane] + count_of(p, lane);
+  }
+
+  // After all threads of the CTA have read the lengths. Nothing waits for the answer yet.
+  __device__ __forceinline__ void arrive(const AppendParams& p) {
+    if (threadIdx.x % kWarpSize == 0) before = ptx::count_arrival(p.arrivals);
+  }
+
+  __device__ __forceinline__ void finish(const AppendParams& p, bool refused) const {
+    const int lane = threadIdx.x % kWarpSize;
+    if (__shfl_sync(0xffffffffu, before, 0) != gridDim.x - 1) return;
+    if (lane == 0) {
+      *p.arrivals = 0;
+      if (refused) *p.refused = 1;
+    }
+    if (refused) return;
+    if (lane < p.store.batch) p.store.lengths[lane] = grown;
+    for (int b = lane + kWarpSize; b < p.store.batch; b += kWarpSize) {
+      p.store.lengths[b] += count_of(p, b);
+    }
+  }
+};

@@ -1,0 +1,75 @@
+// The warp that copies: it brings the units of one block after the other into shared memory.
+#pragma once
+#include "kv/partition.cuh"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/cp_async.cuh"
+#include "tile/turns.cuh"
+
+// Where the stages are, and their barriers.
+struct UnitRing {
+  u32 units;
+  u32 full;
+  u32 empty;
+};
+
+// From sm_90 on a unit is one instruction of one lane; before, all lanes copy 16 bytes at a time.
+#if __CUDA_ARCH__ >= 900
+constexpr bool kBulkCopies = true;
+#else
+constexpr bool kBulkCopies = false;
+#endif
+
+template <DecodeSpec S>
+__device__ __forceinline__ void init_unit_ring(const UnitRing& ring) {
+  for (int stage = 0; stage < S.stages; ++stage) {
+    ptx::mbarrier_init(ring.full + 8 * stage, kBulkCopies ? 1 : kWarpSize);
+    ptx::mbarrier_init(ring.empty + 8 * stage, kComputingWarps);
+  }
+}
+
+// The computing warps wait for every block, so no copy outlives the CTA.
+template <DecodeSpec S>
+__device__ __forceinline__ void copy_units(const DecodeParams& p, const Partition& partition,
+                                           const UnitRing& ring) {
+  constexpr int kBytes = Unit<S>::kBytes;
+  const int lane = threadIdx.x % kWarpSize;
+  Turn<S.stages> turn;
+  for_heads(partition, [&](const HeadShare& head) {
+    const int kv_head = head.at.head / p.row_tiles;
+    const int all_units = ceil_div(head.at.length, kUnitTokens);
+    // Pages are looked up a block ahead.
+    const auto page_in = [&](int block) {
+      const int unit = min_of(block * kBlockUnits + lane, all_units - 1);
+      return page_of(p.store, head.at.sequence, unit);
+    };
+    int page = page_in(head.at.block);
+#pragma unroll 1
+    for (int block = head.at.block; block < head.last; ++block) {
+      // Units that hold nothing are not copied; what is in their place is not looked at.
+      const int units = min_of(all_units - block * kBlockUnits, kBlockUnits);
+      const u8* from =
+          unit_address(p.store, page, kv_head, block * kBlockUnits + lane, kBytes);
+      page = page_in(block + 1);
+      const u32 to = ring.units + turn.buffer * kBlockUnits * kBytes;
+      const u32 full = ring.full + 8 * turn.buffer;
+      turn.wait_empty(ring.empty);
+      if constexpr (kBulkCopies) {
+        if (lane == 0) ptx::mbarrier_expect(full, units * kBytes);
+        __syncwarp();
+        if (lane < units) ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+      } else {
+        for (int unit = 0; unit < units; ++unit) {
+          const u64 address = __shfl_sync(0xffffffffu, reinterpret_cast<u64>(from), unit);
+          const u8* of_unit = reinterpret_cast<const u8*>(address);
+#pragma unroll
+          for (int byte = 0; byte < kBytes; byte += 16 * kWarpSize) {
+            const int mine = byte + 16 * lane;
+            if (mine < kBytes) ptx::cp_async_16(to + unit * kBytes + mine, of_unit + mine);
+          }
+        }
+        ptx::mbarrier_arrive_on_copies(full);
+      }
+      turn.next();
+    }
+  });
+}

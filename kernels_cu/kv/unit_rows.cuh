@@ -1,0 +1,62 @@
+// Tokens of a unit as they come from the caller's array: those of K or of V in one warp.
+#pragma once
+#include "kv/unit.cuh"
+#include "ptx/opaque.cuh"
+#include "quant/row_tile.cuh"
+
+// Which tokens of a unit are appended, and which rows of the caller's array they are.
+struct NewTokens {
+  int first;  // row of the unit's token 0; negative if that is an older token
+  int count;  // rows of the sequence
+
+  __device__ __forceinline__ bool has(int token) const {
+    return first + token >= 0 && first + token < count;
+  }
+  __device__ __forceinline__ bool any() const { return max_of(first, 0) < count; }
+  __device__ __forceinline__ bool all() const { return has(0) && has(kUnitTokens - 1); }
+};
+
+// A lane has rows in adjacent slots, which is how it has adjacent bytes of V's channels.
+template <Type In, int HeadDim>
+struct UnitRows {
+  using Lanes = RowLanes<In, HeadDim>;
+  static constexpr Type kType = In;
+  static constexpr int kRows = kUnitTokens / Lanes::kWarpRows;
+  using Tile = RowTile<In, HeadDim, kRows>;
+  using Vector = typename Tile::Vector;
+
+  int first_slot = Lanes::group() % Lanes::kWarpRows * kRows;
+  int first_token = token_in_slot(first_slot);
+  Tile tile;
+
+  __device__ __forceinline__ int slot(int r) const { return first_slot + r; }
+  __device__ __forceinline__ int token(int r) const { return first_token + token_in_slot(r); }
+
+  // Row 0 of the array begins at `rows`, others every `stride` bytes. Tokens that are not new are
+  // zeros.
+  template <bool Aligned>
+  __device__ __forceinline__ void load(const char* rows, i64 stride, const NewTokens& fresh) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const char* row = rows + (fresh.first + token(r)) * stride;
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        tile.chunk[r][c].template load<Aligned, true>(row + Lanes::channel(c) * bytes_of(In),
+                                                      fresh.has(token(r)));
+      }
+    }
+  }
+
+  // Between taking maxima and making codes. The compiler would else keep what it has made of the
+  // tile, which takes twice the registers, rather than make it again.
+  __device__ __forceinline__ void disguise() {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+#pragma unroll
+        for (u32& word : tile.chunk[r][c].word) word = ptx::opaque(word);
+      }
+    }
+  }
+};

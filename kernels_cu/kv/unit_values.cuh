@@ -1,0 +1,77 @@
+// O += P V of one block: all rows, the warp's channels.
+#pragma once
+#include "kv/block_softmax.cuh"
+
+// `v` is the lane's address of V's first matrix in the first unit of the block.
+template <DecodeSpec S>
+__device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output& o,
+                                                const DecodeStorage<S>& storage,
+                                                const BlockSoftmax<S>& softmax, u32 v, int warp,
+                                                int lane) {
+  using H = DecodeShape<S>;
+  // Of several groups each has its own P, which is then read for every MMA column.
+  constexpr bool kHold = Unit<S>::kVGroups == 1 && H::kTiles <= 2;
+  u32 held[kHold ? H::kTiles : 1][H::kValueSteps][4];
+  const auto read = [&](u32(&a)[4], int group, int tile, int step) {
+    const uint4 p = storage.p[group][tile][step][lane];
+    a[0] = p.x;
+    a[1] = p.y;
+    a[2] = p.z;
+    a[3] = p.w;
+  };
+  if constexpr (kHold) {
+#pragma unroll
+    for (int i = 0; i < H::kTiles * H::kValueSteps; ++i) {
+      read(held[i / H::kValueSteps][i % H::kValueSteps], 0, i / H::kValueSteps,
+           i % H::kValueSteps);
+    }
+  }
+  // A matrix of codes of 4 bits is two columns, mostly the warp's both.
+  constexpr bool kPairs = S.v_bits == 4 && H::kDimTiles % 2 == 0;
+  u32 matrix[H::kValueSteps / 2][4];  // of two steps of k: the words of both products
+#pragma unroll
+  for (int i = 0; i < H::kDimTiles; ++i) {
+    const int column = warp * H::kDimTiles + i;
+    const int group = H::group_of(column);
+    const bool is_upper = kPairs ? i % 2 : column % 2;
+    u32 b[H::kValueSteps / 2][4];
+#pragma unroll
+    for (int pair = 0; pair < H::kValueSteps / 2; ++pair) {
+      if (!kPairs || i % 2 == 0) {
+        const int place = S.v_bits == 4 ? column / 2 : column;
+        ptx::ldmatrix_x4(matrix[pair], v + pair * 4 * Unit<S>::kBytes + place * kMatrixBytes);
+      }
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const u32 word = matrix[pair][w];
+        b[pair][w] = S.v_bits == 8 ? word : is_upper ? upper_codes(word) : lower_codes(word);
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < H::kTiles; ++tile) {
+      float sum[4] = {};  // the bits of integers
+#pragma unroll
+      for (int step = 0; step < H::kValueSteps; ++step) {
+        u32 a[4];
+        if constexpr (kHold) {
+#pragma unroll
+          for (int w = 0; w < 4; ++w) a[w] = held[tile][step][w];
+        } else {
+          read(a, group, tile, step);
+        }
+        ptx::mma_u8_s8(sum, a, b[step / 2][step % 2 * 2], b[step / 2][step % 2 * 2 + 1], sum);
+      }
+#pragma unroll
+      for (int e = 0; e < 2 * H::kHalves; ++e) {
+        float weight = softmax.weight[0][tile][e / 2];
+#pragma unroll
+        for (int g = 1; g < Unit<S>::kVGroups; ++g) {
+          weight = group == g ? softmax.weight[g][tile][e / 2] : weight;
+        }
+        float& x = o[tile][i][e];
+        x = __fmaf_rn(static_cast<float>(__float_as_int(sum[e])), weight * H::kVUnit,
+                      x * softmax.shrink[tile][e / 2]);
+      }
+    }
+  }
+}

@@ -1,0 +1,31 @@
+// The offsets of keys: of each head of a sequence that is still empty, the mean of a sample of the
+// tokens that are about to be appended. A CTA for each head.
+#include "kv/kv_params.cuh"
+#include "kv/kv_spec.cuh"
+#include "quant/moments.cuh"
+#include "quant/sample.cuh"
+
+template <OffsetSpec S>
+__device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
+  using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, 1>;
+  using Groups = typename Joined::Groups;
+  static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/kv_spec.py disagrees");
+  extern __shared__ __align__(16) u8 smem[];
+  const int head = blockIdx.x;
+  const int sequence = head / p.store.num_kv_heads;
+  const int kv_head = head % p.store.num_kv_heads;
+  const int tokens = p.counts ? p.counts[sequence] : p.seqlen;
+  // Tokens that there are not, append.cu refuses.
+  if (p.store.lengths[sequence] > 0 || tokens <= 0 || tokens > p.seqlen) return;
+
+  const i64 element = sequence * p.k_stride_batch + kv_head * p.k_stride_head;
+  const char* first = static_cast<const char*>(p.k) + element * bytes_of(S.input);
+  const int count = min_of(tokens, kSample);
+  Moments<S.input, 1> moments;
+  Groups::template add_rows<S.aligned, Groups::kBatch>(
+      moments, first, p.k_stride_token * bytes_of(S.input), count, Groups::inside(S.head_dim),
+      [&](int i) { return sample_token(i, tokens); });
+  f32* offset = p.store.k_offset + static_cast<i64>(head) * S.head_dim;
+  reinterpret_cast<Joined*>(smem)->join(
+      moments, [&](int, int channel, float sum) { offset[channel] = mean_of(sum, count); });
+}

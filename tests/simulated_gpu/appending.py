@@ -1,0 +1,99 @@
+"""The kernels that append to a KV cache, as the simulated GPU runs them."""
+
+import numpy as np
+
+from cuattn.kv_format import UNIT_TOKENS
+from cuattn.kv_units import pack_units, unpack_units
+from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+
+from .memory import compact, floats
+from .quantizers import source
+
+
+def fix_offsets(values, spec, grid):
+    k = tokens(values, spec, "k")
+    assert grid == (k.shape[0] * k.shape[1],)
+    vectors = k_offset(values, k.shape)
+    counts = counts_of(values)
+    begins = np.flatnonzero((lengths_of(values) == 0) & (counts > 0) & (counts <= k.shape[2]))
+    for b in begins:
+        vectors[b] = offsets(k[b : b + 1, :, : counts[b]])[0]
+
+
+def append_tokens(values, spec, grid):
+    k, v = tokens(values, spec, "k"), tokens(values, spec, "v")
+    batch, heads, seqlen, _ = k.shape
+    assert grid == (batch * heads * spec.pieces(seqlen),)
+    assert not compact(values["arrivals"], (1,), "<u4")[0]
+    lengths, counts = lengths_of(values), counts_of(values)
+    ends = lengths + counts
+    if ((counts < 0) | (counts > seqlen) | (ends > integers(values["limits"], batch))).any():
+        integers(values["refused"], 1)[0] = 1
+        return
+    vectors = k_offset(values, k.shape) if values["store"]["k_offset"] else None
+    for b in np.flatnonzero(counts):
+        vector = None if vectors is None else vectors[b : b + 1]
+        new = (
+            quantize_keys(k[b : b + 1, :, : counts[b]], spec.kv_format, vector),
+            quantize_values(v[b : b + 1, :, : counts[b]], spec.kv_format),
+        )
+        put_tokens(values["store"], spec.kv_format, b, slice(lengths[b], ends[b]), new)
+    lengths += counts
+
+
+def put_tokens(store, kv_format, b, where, new):
+    """Change the units that the tokens lie in, and nothing of other tokens."""
+    first = where.start // UNIT_TOKENS
+    units = [unit_of(store, kv_format, b, u) for u in range(first, -(-where.stop // UNIT_TOKENS))]
+    inside = slice(where.start - first * UNIT_TOKENS, where.stop - first * UNIT_TOKENS)
+    both = unpack_units(np.stack(units, axis=1)[None], kv_format)
+    for old, x in zip(both, new, strict=True):
+        old.codes[:, :, inside], old.scale[:, :, inside] = x.codes, x.scale
+        if x.zero is not None:
+            old.zero[:, :, inside] = x.zero
+    for unit, changed in zip(units, pack_units(*both, kv_format)[0].swapaxes(0, 1), strict=True):
+        unit[...] = changed
+
+
+def unit_of(store, kv_format, b, unit):
+    """Return the bytes of all heads of a unit of a sequence, [head, byte]."""
+    page, in_page = b, unit
+    if store["pages"]:
+        shape = (int(store["batch"]), int(store["pages_per_sequence"]))
+        table = compact(store["pages"], shape, "<i4")
+        page, in_page = table[b, unit // store["page_units"]], unit % int(store["page_units"])
+    assert 0 <= in_page < store["page_units"]
+    head_stride = int(store["head_stride"])
+    address = int(store["units"]) + int(page) * int(store["page_stride"])
+    heads = compact(address, (int(store["num_kv_heads"]), head_stride), "|u1")
+    return heads[:, in_page * kv_format.unit_bytes :][:, : kv_format.unit_bytes]
+
+
+def tokens(values, spec, name):
+    store = values["store"]
+    operand = {f"stride_{axis}": values[f"{name}_stride_{axis}"] for axis in AXES}
+    operand |= {"x": values[name], "seqlen": values["seqlen"], "num_heads": store["num_kv_heads"]}
+    operand["heads"] = store["batch"] * store["num_kv_heads"]
+    return source(operand, spec, spec.head_dim)
+
+
+AXES = ("batch", "head", "token")
+
+
+def k_offset(values, shape):
+    return floats(values["store"]["k_offset"], (*shape[:2], shape[3]))
+
+
+def lengths_of(values):
+    return integers(values["store"]["lengths"], int(values["store"]["batch"]))
+
+
+def counts_of(values):
+    batch = int(values["store"]["batch"])
+    if not values["counts"]:
+        return np.full(batch, values["seqlen"])
+    return integers(values["counts"], batch)
+
+
+def integers(address, n):
+    return compact(address, (n,), "<i4")
