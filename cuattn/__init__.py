@@ -1,9 +1,9 @@
 """INT8 attention for NVIDIA GPUs, and exactly how wrong it is.
 
 `attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` makes an operand once for
-many calls; `measure_error` compares a scheme with float64, and `choose_scheme` and `plan_schemes`
-find the fastest whose error is within a bound. The definitions, in NumPy, are in
-`cuattn.reference`.
+many calls, and a `KVCache` holds keys and values of sequences that grow; `measure_error` compares a
+scheme with float64, and `choose_scheme` and `plan_schemes` find the fastest whose error is within a
+bound. The definitions, in NumPy, are in `cuattn.reference`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __path__ = [
 from .attention import attention
 from .choose import Choice, choose_scheme
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
+from .kv_cache import KVCache
 from .measure import ErrorReport, measure_error
 from .presets import PRESETS
 from .quantize import quantize
@@ -34,6 +35,7 @@ __all__ = [
     "CompileError",
     "CuattnError",
     "ErrorReport",
+    "KVCache",
     "NoGPUError",
     "QuantizedTensor",
     "Scheme",

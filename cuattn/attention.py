@@ -14,7 +14,7 @@ from .emulated import attention_on_host
 from .errors import ArgumentError
 from .launch import enqueue
 from .operand import DTYPES
-from .overlap import overlap
+from .overlap import check_output
 from .prepared import AttentionCall, prepare
 from .problem import Options, Problem
 from .quantize import quantize_view
@@ -152,7 +152,8 @@ def _on_gpu(
     call = _prepared(seen, target, options)
     problem = call.problem
     if target is not None:
-        _check_output(call, seen, target, out)
+        arrays = {name: x for name, x in seen.items() if isinstance(x, View)}
+        check_output(out, target, arrays, call.extents, problem.q.dtype.nbytes)
     with caller:
         if check_finite:
             _check_finite(seen, given)
@@ -178,19 +179,6 @@ def _prepared(seen: Seen, target: View | None, options: Options) -> AttentionCal
     except TypeError:
         Problem.of(q, k, v, options)  # says which option cannot be a key of the cache
         raise
-
-
-def _check_output(call: AttentionCall, seen: Seen, target: View, out: Any) -> None:
-    if target.readonly:
-        raise ArgumentError("out", out, "writable")
-    low, high = call.extents["out"]
-    for name, x in seen.items():
-        if isinstance(x, QuantizedTensor):
-            continue
-        x_low, x_high = call.extents[name]
-        apart = x.ptr + x_high <= target.ptr + low or target.ptr + high <= x.ptr + x_low
-        if not apart and overlap(target, x, call.problem.q.dtype.nbytes):
-            raise ArgumentError("out", out, f"in memory apart from that of {name}")
 
 
 def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:

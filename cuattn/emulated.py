@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 
 from .caller import numpy_dtype
 from .coding import Name, coding
-from .dlpack import CPU, View, view
+from .dlpack import View
 from .errors import ArgumentError
 from .form import Form
 from .host import to_host
+from .host_views import look_on_host, write_on_host
 from .operand import DTYPES, Array, operand_of
 from .overlap import overlap
 from .plan import half_type
@@ -31,13 +31,13 @@ from .reference.quantize import (
     scope_of,
     smoothing_vector,
 )
-from .reference.rounding import HalfType, round_bfloat16, round_half
+from .reference.rounding import HalfType, round_half
 from .reference.smoothing import block_means, less_means, lse_shift, products_with_means
 from .scheme import Scheme
 from .spec import Type
 from .stored import stored
 
-__all__ = ["attention_on_host", "quantize_on_host"]
+__all__ = ["attention_on_host", "delivered", "output_on_host", "quantize_on_host"]
 
 
 def attention_on_host(
@@ -59,7 +59,7 @@ def attention_on_host(
     """
     q, k, v = (_signature(x, name) for name, x in given.items())
     problem = Problem.of(q, k, v, options)
-    target = None if out is None else _output(out, problem, given)
+    target = None if out is None else output_on_host(out, problem, given)
     values = {name: _values(x, name, problem.layout) for name, x in given.items()}
     if check_finite:
         _check_finite(values, given)
@@ -80,15 +80,7 @@ def attention_on_host(
         lse_shift=shift,
     )
 
-    if problem.layout == "NHD":
-        o = o.swapaxes(1, 2)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if target is not None:
-            _store(target, o)
-        else:
-            dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
-            out = np.ascontiguousarray(o.astype(numpy_dtype(dtype)))
-        return out, lse.astype(np.float32)
+    return delivered(o, problem, out, target), lse.astype(np.float32)
 
 
 def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
@@ -148,19 +140,10 @@ def _lse_shift(operands: Mapping[Name, Operand], given_q: Any, scale: float) -> 
     return lse_shift(exact, k.vector, scale)
 
 
-def _look(x: Any, name: str) -> View:
-    if not isinstance(x, np.ndarray):
-        return view(x, name=name)
-    # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
-    strides = tuple(step // x.itemsize for step in x.strides)
-    readonly = not x.flags.writeable
-    return View(x.ctypes.data, x.shape, strides, x.dtype.name, (CPU, 0), readonly, x)
-
-
 def _signature(x: Any, name: str) -> Any:
     if isinstance(x, QuantizedTensor):
         return x.signature
-    seen = _look(x, name)
+    seen = look_on_host(x, name)
     return Array(seen.shape, seen.strides, seen.dtype, seen.device)
 
 
@@ -178,31 +161,32 @@ def _check_finite(values: Mapping[Name, Any], given: Mapping[Name, Any]) -> None
             raise ArgumentError(name, given[name], "without NaN and infinity")
 
 
-def _output(out: Any, problem: Problem, given: Mapping[Name, Any]) -> View:
-    target = _look(out, "out")
+def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View:
+    """Look at a caller's output, and check it against the problem and the inputs by their names.
+
+    Raises
+    ------
+    ArgumentError
+        If it does not fit, cannot be written, or overlaps an input.
+    """
+    target = look_on_host(out, "out")
     problem.output(_signature(out, "out"))
     if target.readonly:
         raise ArgumentError("out", out, "writable")
     itemsize = problem.q.dtype.nbytes
     for name, x in given.items():
-        if not isinstance(x, QuantizedTensor) and overlap(target, _look(x, name), itemsize):
+        if not isinstance(x, QuantizedTensor) and overlap(target, look_on_host(x, name), itemsize):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
     return target
 
 
-def _store(target: View, o: NDArray[np.float64]) -> None:
-    if isinstance(target.owner, np.ndarray):
-        target.owner[...] = o
-    elif target.dtype == "bfloat16":
-        bits = round_bfloat16(o).astype(np.float32).view(np.uint32) >> np.uint32(16)
-        _memory(target, np.dtype(np.uint16))[...] = bits
-    else:
-        _memory(target, np.dtype(target.dtype))[...] = o
-
-
-def _memory(target: View, dtype: np.dtype[Any]) -> NDArray[Any]:
-    steps = zip(target.shape, target.strides, strict=True)
-    elements = sum((n - 1) * step for n, step in steps) + 1 if all(target.shape) else 0
-    memory: Any = (ctypes.c_char * (elements * dtype.itemsize)).from_address(target.ptr)
-    strides = tuple(step * dtype.itemsize for step in target.strides)
-    return np.ndarray(target.shape, dtype, memory, strides=strides)
+def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
+    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one."""
+    if problem.layout == "NHD":
+        o = o.swapaxes(1, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if target is not None:
+            write_on_host(target, o)
+            return out
+        dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
+        return np.ascontiguousarray(o.astype(numpy_dtype(dtype)))

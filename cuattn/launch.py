@@ -6,15 +6,15 @@ import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from struct import Struct
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .caller import cupy_module
 from .device import Device
-from .jit import load
+from .jit import Spec, load
 from .params import TENSOR_MAP, record
-from .plan import AnySpec
 from .sizes import round_up
 from .tensor_map import TensorMap
 
@@ -28,6 +28,18 @@ _ALIGNMENT = 256
 
 # The number of the null pointer.
 NULL = 0
+
+
+class LaunchSpec(Spec, Protocol):
+    """A kernel that can be launched."""
+
+    @property
+    def params_file(self) -> str:
+        """File under kernels_cu/ that declares the struct that the kernel takes."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of a CTA."""
 
 
 class Buffers:
@@ -66,7 +78,7 @@ class Launch:
     """
 
     def __init__(
-        self, spec: AnySpec, device: Device, grid: tuple[int, ...], values: Mapping[str, Any]
+        self, spec: LaunchSpec, device: Device, grid: tuple[int, ...], values: Mapping[str, Any]
     ) -> None:
         """Bind a kernel; compiles or loads it if that has not been done.
 
@@ -134,10 +146,8 @@ class Clear:
 
 def enqueue(launches: Sequence[Launch | Clear], buffers: Buffers, given: tuple[int, ...]) -> None:
     """Launch kernels one after the other, with the given addresses and a workspace of their own."""
-    from cupy.cuda import alloc
-
     # From CuPy's pool; once freed, it goes to later work of the same stream.
-    workspace = alloc(buffers.nbytes) if buffers.nbytes else None
+    workspace = cupy_module().cuda.alloc(buffers.nbytes) if buffers.nbytes else None
     addresses = buffers.addresses(given, 0 if workspace is None else workspace.ptr)
     for launch in launches:
         launch(addresses)

@@ -18,7 +18,7 @@ from .scheme import Scheme
 from .sizes import ceil_div
 from .spec import Scope, Type
 
-__all__ = ["block_of", "factors", "natural_codes", "natural_scale", "scale_of_scopes"]
+__all__ = ["factors", "natural_codes", "natural_scale", "scale_of_scopes"]
 
 Shape = tuple[int, ...]
 

@@ -17,8 +17,10 @@ __all__ = [
     "Operand",
     "array_operand",
     "compact",
+    "compact_strides",
     "in_order",
     "operand_of",
+    "takes_pairs",
 ]
 
 
@@ -148,8 +150,22 @@ def array_operand(x: Array, layout: str) -> Operand:
 
 def compact(shape: tuple[int, ...], dtype: Type) -> Operand:
     """Describe a contiguous array [batch, head, token, head_dim] of our own."""
-    _, heads, tokens, head_dim = shape
-    return Operand(shape, (heads * tokens * head_dim, tokens * head_dim, head_dim, 1), dtype, True)
+    return Operand(shape, compact_strides(shape), dtype, True)
+
+
+def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous array in elements."""
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.append(strides[-1] * n)
+    return tuple(reversed(strides))
+
+
+def takes_pairs(out: Operand, misalignment: int) -> bool:
+    """Whether kernels, which store two channels at a time, can write to an array."""
+    steps = [step for step, n in zip(out.strides[:3], out.shape[:3], strict=True) if n > 1]
+    in_pairs = not any(step % 2 for step in steps) and not misalignment % (2 * out.dtype.nbytes)
+    return out.strides[3] == 1 and in_pairs
 
 
 def in_order(axes: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .dlpack import View
+from .errors import ArgumentError
 
-__all__ = ["extent", "overlap"]
+__all__ = ["check_output", "extent", "overlap"]
 
 # Steps that NumPy may spend on the question, which is NP-hard in general; here a few suffice.
 _MAX_WORK = 10_000
@@ -36,6 +38,42 @@ def overlap(a: View, b: View, itemsize: int) -> bool:
         return bool(ask(_stand_in(a, itemsize), _stand_in(b, itemsize), _MAX_WORK))
     except np.exceptions.TooHardError:
         return True
+
+
+def check_output(
+    out: Any,
+    target: View,
+    inputs: Mapping[Any, View],
+    extents: Mapping[Any, tuple[int, int]],
+    itemsize: int,
+) -> None:
+    """Check that an output can be written, and shares no memory with what is read.
+
+    Parameters
+    ----------
+    out : array
+        The caller's.
+    target : View
+        Of it.
+    inputs : mapping of str to View
+    extents : mapping of str to tuple of int
+        `extent` of the inputs and of "out".
+    itemsize : int
+        Of all of them.
+
+    Raises
+    ------
+    ArgumentError
+        If it is anything else.
+    """
+    if target.readonly:
+        raise ArgumentError("out", out, "writable")
+    low, high = extents["out"]
+    for name, x in inputs.items():
+        x_low, x_high = extents[name]
+        apart = x.ptr + x_high <= target.ptr + low or target.ptr + high <= x.ptr + x_low
+        if not apart and overlap(target, x, itemsize):
+            raise ArgumentError("out", out, f"in memory apart from that of {name}")
 
 
 class _Interface:

@@ -86,8 +86,8 @@ def pipeline(
     ]
     if counted and not items:
         launches.append(Clear(next_item, 4))
-    for where in places.values():
-        launches += unpacking(where, device)
+    for name, where in places.items():
+        launches += unpacking(name, where, problem, device)
     delta = NULL
     if scheme.smooth_q != "none":
         means, k_vector = places["q"].vector, places["k"].vector

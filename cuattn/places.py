@@ -35,8 +35,6 @@ class Place(NamedTuple):
         What they are made of.
     packed : int
         Number of the codes of 4 bits that `data` is made of, or null.
-    nbytes : int
-        Of `data`.
     """
 
     data: int
@@ -45,7 +43,6 @@ class Place(NamedTuple):
     vector: int = NULL
     made_by: Item | None = None
     packed: int = NULL
-    nbytes: int = 0
 
 
 def place(name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packed: bool) -> Place:
@@ -66,7 +63,7 @@ def place(name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packe
         if given.code is form.code:
             return Place(x, form.byte_strides, scale, vector)
         data = buffers.take(form.nbytes)
-        return Place(data, form.byte_strides, scale, vector, packed=x, nbytes=form.nbytes)
+        return Place(data, form.byte_strides, scale, vector, packed=x)
     as_it_is = form.code is None and operand.dtype is half_type(problem.scheme, operand.dtype)
     if as_it_is and operand.direct and (can_read(operand) or not mapped):
         strides = tuple(step * operand.dtype.nbytes for step in operand.strides)
@@ -81,10 +78,11 @@ def place(name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packe
     return Place(item.data, form.byte_strides, item.scale, item.vector, item)
 
 
-def unpacking(where: Place, device: Device) -> list[Launch]:
+def unpacking(name: Name, where: Place, problem: Problem, device: Device) -> list[Launch]:
     """Return the launch that unpacks an operand's codes, if they have to be."""
     if where.packed == NULL:
         return []
     spec = UnpackSpec()
-    values = {"packed": where.packed, "codes": where.data, "pieces": where.nbytes // PIECE}
-    return [Launch(spec, device, (spec.ctas(where.nbytes),), values)]
+    codes = Form.of(problem.scheme, name, getattr(problem, name).shape).nbytes
+    values = {"packed": where.packed, "codes": where.data, "pieces": codes // PIECE}
+    return [Launch(spec, device, (spec.ctas(codes),), values)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .launch import Buffers, Clear, Launch
-from .operand import Array, Coded, Operand, in_order
+from .operand import Array, Coded, in_order
 from .overlap import extent
 from .pipeline import GIVEN, pipeline
 from .problem import Options, Problem
@@ -76,10 +76,8 @@ def prepare(
     problem = Problem.of(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
     arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
-    o_strides, writes_out = _compact(problem.output_shape), True
+    o_strides, writes_out = problem.output_strides(out)
     if out is not None:
-        writes_out = _takes_pairs(problem.output(out), out.misalignment)
-        o_strides = out.strides if writes_out else o_strides
         arrays["out"] = out
     itemsize = problem.q.dtype.nbytes
     buffers = Buffers(*GIVEN)
@@ -96,17 +94,3 @@ def prepare(
         launches=launches,
         buffers=buffers,
     )
-
-
-def _takes_pairs(out: Operand, misalignment: int) -> bool:
-    """Whether the kernel, which stores two channels at a time, can write to an array."""
-    steps = [step for step, n in zip(out.strides[:3], out.shape[:3], strict=True) if n > 1]
-    in_pairs = not any(step % 2 for step in steps) and not misalignment % (2 * out.dtype.nbytes)
-    return out.strides[3] == 1 and in_pairs
-
-
-def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = [1]
-    for n in reversed(shape[1:]):
-        strides.append(strides[-1] * n)
-    return tuple(reversed(strides))

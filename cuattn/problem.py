@@ -11,7 +11,17 @@ import numpy as np
 
 from .coding import Name
 from .errors import ArgumentError
-from .operand import DTYPES, Array, Coded, Operand, array_operand, in_order, operand_of
+from .operand import (
+    DTYPES,
+    Array,
+    Coded,
+    Operand,
+    array_operand,
+    compact_strides,
+    in_order,
+    operand_of,
+    takes_pairs,
+)
 from .presets import resolve
 from .scheme import Scheme
 
@@ -108,6 +118,20 @@ class Problem:
                 raise ArgumentError("out.strides", out.strides, "those of distinct elements")
             extent = stride * (n - 1) + extent if n > 1 else extent
         return array_operand(out, self.layout)
+
+    def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:
+        """Return the strides of the output as a kernel writes it, and if that is the caller's.
+
+        Without one, or where kernels cannot write to it, the output is contiguous.
+
+        Raises
+        ------
+        ArgumentError
+            As `output`.
+        """
+        if out is not None and not takes_pairs(self.output(out), out.misalignment):
+            return compact_strides(self.output_shape), False
+        return compact_strides(self.output_shape) if out is None else out.strides, True
 
 
 def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name, Operand]) -> None:

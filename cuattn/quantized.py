@@ -14,9 +14,9 @@ from .coding import Name, coding
 from .dlpack import CPU, CUDA
 from .errors import ArgumentError
 from .form import Form
-from .natural import block_of, factors, natural_codes, natural_scale, scale_of_scopes
+from .natural import factors, natural_codes, natural_scale, scale_of_scopes
 from .operand import DTYPES, Coded
-from .reference.quantize import Quantized, scope_of
+from .reference.quantize import Quantized, block_of, scope_of
 from .reference.rotation import butterflies, hadamard_block, signs
 from .reference.smoothing import Q_BLOCK
 from .scheme import Scheme

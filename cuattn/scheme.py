@@ -102,6 +102,11 @@ class Scheme:
         self._check_scores()
         self._check_values()
 
+    @property
+    def p_matrices(self) -> int:
+        """Matrices that P is split into, each of which is multiplied by V."""
+        return 2 if self.p_range == "twin" else self.p_terms
+
     def _check_scores(self) -> None:
         if self.qk == "fp8":
             self._require("q_scope", ("tensor",), "with qk='fp8'")

@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import ArgumentError
 
-__all__ = ["current_stream_of", "hand_over"]
+__all__ = ["current_stream_of", "hand_over", "is_capturing"]
 
 
 def current_stream_of(x: Any, explicit: Any = None) -> int:
@@ -44,9 +44,16 @@ def hand_over(stream: int) -> int:
     """
     if stream in (0, 1):
         return 1
+    return -1 if is_capturing(stream) else stream
+
+
+def is_capturing(stream: int) -> bool:
+    """Whether a stream is being captured into a graph, which the legacy default one cannot be."""
+    if stream in (0, 1):
+        return False
     import cupy
 
-    return -1 if cupy.cuda.runtime.streamIsCapturing(stream) else stream
+    return bool(cupy.cuda.runtime.streamIsCapturing(stream))
 
 
 def _address(stream: Any) -> int:

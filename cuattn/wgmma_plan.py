@@ -68,7 +68,7 @@ def wgmma_spec(
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
     if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
         tile = replace(tile, value_slice=64)
-    if scheme.p_terms == 2 or p_range is PRange.twin:
+    if scheme.p_matrices == 2:
         tile = _roomy(tile, head_dim)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
     free = pv.nbytes == 2 and not (qk.coded and k_scope is Scope.block)
@@ -118,6 +118,6 @@ def _tile(
 
 
 def _roomy(tile: GroupTile, head_dim: int) -> GroupTile:
-    """Return the tile with two warpgroups, so that a thread has registers for two terms of P."""
+    """Return the tile with two warpgroups, so that a thread has registers for two matrices of P."""
     value_slice = min(tile.value_slice, 32 if head_dim > 64 else 64)
     return GroupTile(2, 224, value_slice, Order.in_turn)
