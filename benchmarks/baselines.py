@@ -79,10 +79,13 @@ def _sdpa(backend: str) -> Callable[[Any, Any, Any, Case], Run]:
         from torch.nn.functional import scaled_dot_product_attention
 
         only = SDPBackend.__members__[backend]
+        options: dict[str, Any] = {"is_causal": case.is_causal}
+        if case.num_kv_heads != case.num_q_heads:
+            options["enable_gqa"] = True
 
         def attend() -> Any:
             with sdpa_kernel(only):
-                return scaled_dot_product_attention(q, k, v, is_causal=case.is_causal)
+                return scaled_dot_product_attention(q, k, v, **options)
 
         return Run(kernel=attend, end_to_end=attend)
 
@@ -119,3 +122,24 @@ BASELINES = (
     Baseline("sageattention-1", "int8-fp16", "sageattention", True, _sageattention),
     Baseline("comfy-kitchen", "int8", "comfy_kitchen", False, _comfy_kitchen),
 )
+
+
+def present() -> list[Baseline]:
+    """Return the baselines that can be run here, and say why the others cannot."""
+    missing = {baseline.name: baseline.unavailable() for baseline in BASELINES}
+    for name, reason in missing.items():
+        if reason is not None:
+            print(f"baseline {name} left out: {reason}", flush=True)
+    return [baseline for baseline in BASELINES if missing[baseline.name] is None]
+
+
+def bound(baseline: Baseline, q: Any, k: Any, v: Any, case: Case) -> Run | None:
+    """Prepare a baseline's run; None if it has no such form or fails, which is said."""
+    if case.is_causal and not baseline.causal:
+        return None
+    try:
+        return baseline.bind(q, k, v, case)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        print(f"baseline {baseline.name}, {case}: {reason}", flush=True)
+        return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from cuattn.reference import exact
+from cuattn.record import Accuracy
+from cuattn.reference import exact, metrics
+
+from .cases import Case
 
 BLOCK = 2048
 
@@ -31,6 +35,32 @@ def attention(q: Any, k: Any, v: Any, *, is_causal: bool) -> Any:
             p = cupy.exp(s - s.max(axis=1, keepdims=True))
             o[b, h, first : first + BLOCK] = p @ values / p.sum(axis=1, keepdims=True)
     return o
+
+
+def errors(o: Any, wanted: Any, case: Case, name: str, scheme: str, family: str) -> Accuracy:
+    """Return the row of an output's errors.
+
+    Parameters
+    ----------
+    o : array
+        Of any library, on the GPU.
+    wanted : ndarray of float64
+        What `attention` returned, in host memory.
+    case : Case
+    name : str
+        Of the distribution.
+    scheme, family : str
+    """
+    import cupy
+
+    got = cupy.from_dlpack(o).astype(cupy.float64).get()
+    return Accuracy(
+        **asdict(case),
+        scheme=scheme,
+        family=family,
+        distribution=name,
+        metrics=dict(metrics.metrics(got, wanted)),
+    )
 
 
 def check() -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 import cuattn
 from cuattn.presets import resolve
 from cuattn.record import Accuracy, Timing
-from cuattn.reference import distributions, metrics
+from cuattn.reference import distributions
 from cuattn.scheme import Scheme
 
-from . import baselines, exact, ours, papers
-from .baselines import BASELINES, Baseline
+from . import append, baselines, decode, decode_errors, exact, ours, papers
+from .baselines import Baseline
 from .cases import (
     ACCURACY,
     CORE,
@@ -30,6 +26,8 @@ from .cases import (
     SCHEMES,
     Case,
 )
+from .gpu_memory import give_back, room_for
+from .inputs import inputs, noise
 from .timing import Median, time_gpu, time_host
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
@@ -49,10 +47,10 @@ QUANTIZERS = (
 def accuracy() -> Iterator[Accuracy]:
     """Yield the errors of every scheme and baseline on every distribution and case.
 
-    The papers' schemes, and their cases beyond these, follow.
+    The papers' schemes, and their cases beyond these, follow, and those of the KV cache.
     """
     exact.check()
-    present = _present()
+    present = baselines.present()
     points = accuracy_points()
     supported = ours.supported_schemes(dict.fromkeys(x for some in points.values() for x in some))
     for (case, name), schemes in points.items():
@@ -61,13 +59,14 @@ def accuracy() -> Iterator[Accuracy]:
         for scheme in schemes:
             if scheme in supported:
                 o = ours.prepare(q, k, v, case, scheme).end_to_end()
-                yield _accuracy(o, wanted, case, name, scheme.name, ours.family(scheme, case))
+                yield exact.errors(o, wanted, case, name, scheme.name, ours.family(scheme, case))
         for baseline in present if case in ACCURACY else ():
-            run = _bind(baseline, q, k, v, case)
+            run = baselines.bound(baseline, q, k, v, case)
             if run is not None:
                 o = run.end_to_end()
-                yield _accuracy(o, wanted, case, name, baseline.name, baselines.FAMILY)
-        _free()
+                yield exact.errors(o, wanted, case, name, baseline.name, baselines.FAMILY)
+        give_back()
+    yield from decode_errors.accuracy()
 
 
 def accuracy_points() -> dict[papers.Point, list[Scheme]]:
@@ -84,35 +83,17 @@ def accuracy_points() -> dict[papers.Point, list[Scheme]]:
 
 
 def timings() -> Iterator[Timing]:
-    """Yield the times of attention, of the quantizers and of the host."""
-    schemes, present = list(ours.supported_schemes(SCHEMES)), _present()
+    """Yield the times of attention, of the quantizers, of the host and of the KV cache."""
+    schemes, present = list(ours.supported_schemes(SCHEMES)), baselines.present()
     yield from _host(schemes)
     yield from _quantizers()
     for case in PREFILL:
-        with _room_for(case, 14 * case.input_bytes) as fits:
+        with room_for(case, 14 * case.input_bytes) as fits:
             if fits:
                 timed = schemes if case in EVERY_SCHEME else [x for x in schemes if x in CORE]
                 yield from _prefill(case, timed, present)
-
-
-def noise(case: Case, seed: int) -> Any:
-    """Return float16 normal noise [B, H, N, D] for one operand; the batch repeats one element."""
-    import cupy
-
-    sizes = (1, case.num_q_heads, case.seqlen_q, case.head_dim)
-    drawn = np.random.default_rng(seed).standard_normal(sizes, dtype=np.float32)
-    return cupy.tile(cupy.asarray(drawn).astype(cupy.float16), (case.batch, 1, 1, 1))
-
-
-def inputs(case: Case, distribution: str = "normal") -> tuple[Any, Any, Any]:
-    """Return float16 CuPy arrays q, k, v of a named distribution."""
-    import cupy
-
-    sizes = asdict(case)
-    del sizes["is_causal"]
-    drawn = distributions.make(distribution, **sizes)
-    q, k, v = (cupy.asarray(x.astype(np.float16)) for x in drawn)
-    return q, k, v
+    yield from decode.timings(present)
+    yield from append.timings()
 
 
 def _prefill(case: Case, schemes: list[str], present: list[Baseline]) -> Iterator[Timing]:
@@ -122,7 +103,7 @@ def _prefill(case: Case, schemes: list[str], present: list[Baseline]) -> Iterato
         for scheme in schemes
     }
     for baseline in present:
-        run = _bind(baseline, q, k, v, case)
+        run = baselines.bound(baseline, q, k, v, case)
         if run is not None:
             runs[baseline.name, baseline.scheme, baselines.FAMILY] = run
     functions = {}
@@ -150,7 +131,7 @@ def _prefill(case: Case, schemes: list[str], present: list[Baseline]) -> Iterato
 def _quantizers() -> Iterator[Timing]:
     import cupy
 
-    with _room_for(QUANTIZE, 2 * QUANTIZE.input_bytes) as fits:
+    with room_for(QUANTIZE, 2 * QUANTIZE.input_bytes) as fits:
         if not fits:
             return
         x = noise(QUANTIZE, 0)
@@ -199,56 +180,3 @@ def _host(schemes: list[str]) -> Iterator[Timing]:
             family=ours.family(scheme, HOST),
             end_to_end_ms=time.ms,
         )
-
-
-def _accuracy(o: Any, wanted: Any, case: Case, name: str, scheme: str, family: str) -> Accuracy:
-    import cupy
-
-    got = cupy.from_dlpack(o).astype(cupy.float64).get()
-    return Accuracy(
-        **asdict(case),
-        scheme=scheme,
-        family=family,
-        distribution=name,
-        metrics=dict(metrics.metrics(got, wanted)),
-    )
-
-
-def _present() -> list[Baseline]:
-    missing = {baseline.name: baseline.unavailable() for baseline in BASELINES}
-    for name, reason in missing.items():
-        if reason is not None:
-            print(f"baseline {name} left out: {reason}", flush=True)
-    return [baseline for baseline in BASELINES if missing[baseline.name] is None]
-
-
-def _bind(baseline: Baseline, q: Any, k: Any, v: Any, case: Case) -> ours.Run | None:
-    if case.is_causal and not baseline.causal:
-        return None
-    try:
-        return baseline.bind(q, k, v, case)
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        print(f"baseline {baseline.name}, {case}: {reason}", flush=True)
-        return None
-
-
-@contextmanager
-def _room_for(case: Case, needed: int) -> Iterator[bool]:
-    """Say whether the GPU has the memory for a case, and give back afterwards what it took."""
-    import cupy
-
-    free, _ = cupy.cuda.runtime.memGetInfo()
-    if free < needed:
-        print(f"{case} left out: {needed >> 30} GiB needed, {free >> 30} free", flush=True)
-    yield free >= needed
-    _free()
-
-
-def _free() -> None:
-    """Hand back what the allocators of CuPy and PyTorch hold without using it."""
-    import cupy
-
-    cupy.get_default_memory_pool().free_all_blocks()
-    if "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()

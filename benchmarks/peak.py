@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from cuattn.device import current_device, target
 from cuattn.presets import resolve
-from cuattn.scheme import Scheme
 
 # Dense INT8 operations per clock and SM, from NVIDIA's architecture white papers. FP16 with float32
 # sums has half of it (on GeForce cards a quarter, whose share then reads low). FP8, where there is
 # any, has all of it.
 INT8_RATE = {"80": 4096, "86": 2048, "89": 2048, "90": 8192, "100": 16384, "120": 2048}
-
-
-def value_products(scheme: Scheme) -> int:
-    """Return the matrix products of P V: one for each term of P."""
-    return 2 if scheme.p_terms == 2 or scheme.p_range == "twin" else 1
 
 
 def peak_tops(scheme: str) -> float | None:
@@ -32,6 +26,6 @@ def peak_tops(scheme: str) -> float | None:
     qk, pv = of_type[how.qk], of_type[how.pv]
     if how.qk == "int4" and target(device.arch).native_s4:
         qk *= 2  # elsewhere, and in P V, 4-bit codes are INT8
-    pv /= value_products(how)
+    pv /= how.p_matrices
     # Each product is half of the operations.
     return 2 / (1 / qk + 1 / pv)

@@ -13,6 +13,7 @@ import cuattn
 from cuattn.presets import PRESETS, resolve
 from cuattn.scheme import Scheme
 
+from . import sanitizer_caches
 from .cases import Case
 from .ours import supported_schemes
 
@@ -84,8 +85,10 @@ def main() -> None:
     calls = [(scheme, shape) for scheme in supported_schemes(PRESETS) for shape in SHAPES] + EDGES
     for count, (scheme, shape) in enumerate(calls):
         run(scheme, shape, ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2])
+    for small in sanitizer_caches.CACHES:
+        sanitizer_caches.run(small)
     cupy.cuda.runtime.deviceSynchronize()
-    print(f"{len(calls)} calls done")
+    print(f"{len(calls) + len(sanitizer_caches.CACHES)} calls done")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import fields
 from cuattn.record import Record, Shape, Timing
 
 from .cases import PREFILL, Case
+from .decode_rows import DecodeRows
 from .peak import peak_tops
 from .real_model import EMBEDDING
 
@@ -21,7 +22,7 @@ def show(record: Record) -> str:
         parts.append(f"tests: {record.tests}")
     parts.append(f"sanitizer: {record.sanitizer}")
     parts += [_accuracy(record), _model(record)]
-    parts += [_host_and_memory(record), _speed(record), _ratios(record)]
+    parts += [_host_and_memory(record), _speed(record), _ratios(record), _decode(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -52,7 +53,7 @@ def _host_and_memory(record: Record) -> str:
         if t.case == "host" and t.end_to_end_ms is not None:
             lines.append(f"host, {t.scheme}: {1e3 * t.end_to_end_ms:.1f} us a call")
     for t in record.timings:
-        if t.gbps is not None:
+        if t.gbps is not None and (t.case == "copy" or t.case.startswith("quantize")):
             lines.append(f"{t.case} {t.scheme}: {t.kernel_ms:.3f} ms, {t.gbps:.0f} GB/s")
     return "\n".join(lines)
 
@@ -88,6 +89,27 @@ def _ratios(record: Record) -> str:
             }
     title = "times as fast, kernel only / end to end"
     return _table(title, [str(case) for case in PREFILL], rows)
+
+
+def _decode(record: Record) -> str:
+    found = DecodeRows(record.timings)
+    rows = {}
+    for t in record.timings:
+        if t.case.startswith(("decode", "append", "copy-decode")):
+            case = Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
+            name = t.scheme if t.implementation == "cuattn" else t.implementation
+            of_copy, faster = found.share(name, case), found.faster(name, case)
+            decodes = t.case == "decode"
+            shape = f"{t.batch}x{t.num_kv_heads}x{t.seqlen_kv}x{t.head_dim}"
+            rows[f"{t.case} {shape} {name}"] = {
+                "GPU us": f"{1e3 * t.kernel_ms:.1f}" if t.kernel_ms else "-",
+                "host us": f"{1e3 * t.end_to_end_ms:.1f}" if t.end_to_end_ms else "-",
+                "GB/s": f"{t.gbps:.0f}" if t.gbps else "-",
+                "% of copy": f"{100 * of_copy:.0f}" if of_copy and decodes else "-",
+                "x fp16": f"{faster:.2f}" if faster and decodes else "-",
+            }
+    columns = ["GPU us", "host us", "GB/s", "% of copy", "x fp16"]
+    return _table("the KV cache: batch x heads of K x tokens x D", columns, rows)
 
 
 def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import measurements, ours, real_model
+from benchmarks import baselines, ours, real_model
 from benchmarks.baselines import Baseline
 from benchmarks.cases import HOST, PREFILL, SCHEMES, Case
 from cuattn.device import TARGETS
@@ -31,7 +31,7 @@ def test_a_baseline_that_raises_anything_is_left_out(torch, capsys):
     def prepare(q, k, v, case):
         raise NotSupportedError("no engine\nand more")
 
-    assert measurements._bind(baseline(prepare), 0, 0, 0, HOST) is None
+    assert baselines.bound(baseline(prepare), 0, 0, 0, HOST) is None
     assert capsys.readouterr().out == f"baseline other, {HOST}: NotSupportedError: no engine\n"
 
 
@@ -40,13 +40,13 @@ def test_a_baseline_that_fails_in_its_first_call_is_left_out(torch, capsys):
         raise RuntimeError("out of memory")
 
     run = ours.Run(kernel=None, end_to_end=attend)
-    assert measurements._bind(baseline(lambda *_: run), 0, 0, 0, HOST) is None
+    assert baselines.bound(baseline(lambda *_: run), 0, 0, 0, HOST) is None
     assert "out of memory" in capsys.readouterr().out
 
 
 def test_a_baseline_without_a_causal_mask_is_not_asked_for_it(torch):
     causal = Case.square(1, 1, 64, 64, True)
-    assert measurements._bind(baseline(), 0, 0, 0, causal) is None
+    assert baselines.bound(baseline(), 0, 0, 0, causal) is None
 
 
 def test_a_baseline_that_does_not_import_says_why(torch, monkeypatch):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.record_figures import NONE, Figures, show, table
+from tools.goal_rows import at_least, at_most
+from tools.record_figures import Figures, table
 
 FLASH = "pytorch-flash"
 PEER = "comfy-kitchen"
@@ -77,11 +76,11 @@ def _published(f: Figures) -> Iterator[list[str]]:
     for name, limit in PUBLISHED:
         errors = [f.error(name, "normal", d, n) for d in (64, 128) for n in (1024, 4096)]
         worst = max((x for x in errors if x is not None), default=None)
-        yield _at_most(f"`{name}`, error in %, normal, the paper's", limit, worst, ".2f", 100)
+        yield at_most(f"`{name}`, error in %, normal, the paper's", limit, worst, ".2f", 100)
     for name in ("int4", "sage2-4"):
         error = f.error(name, "common-mean")
         what = f"`{name}`, error in %, common-mean, SageAttention2's"
-        yield _at_most(what, COMMON_MEAN, error, ".2f", 100)
+        yield at_most(what, COMMON_MEAN, error, ".2f", 100)
 
 
 def _int4_calls(f: Figures) -> Iterator[list[str]]:
@@ -89,61 +88,61 @@ def _int4_calls(f: Figures) -> Iterator[list[str]]:
         int4, int8 = (f.tops(name, d, n, causal)[1] for name in ("int4", "int8"))
         slower = int8 / int4 if int4 and int8 else None
         where = f"D {d}, N {n}{', causal' if causal else ''}"
-        yield _at_most(f"time of a call with `int4` over `int8`, {where}", 1.1, slower)
+        yield at_most(f"time of a call with `int4` over `int8`, {where}", 1.1, slower)
 
 
 def _errors(f: Figures) -> Iterator[list[str]]:
     for name, limit in ERRORS.items():
-        yield _at_most(f"`int8`, error in %, {name}", limit, f.error("int8", name), ".2f", 100)
+        yield at_most(f"`int8`, error in %, {name}", limit, f.error("int8", name), ".2f", 100)
     short, long = (f.error("int8", "normal", seqlen=n) for n in (1024, 16384))
     growth = long / short if short and long else None
-    yield _at_most("`int8`, error at 16384 keys over that at 1024", 1.15, growth)
+    yield at_most("`int8`, error at 16384 keys over that at 1024", 1.15, growth)
     beside = [(f.error("int8", name), f.error(PEER, name)) for name in DISTRIBUTIONS]
     worst = max((mine / theirs for mine, theirs in beside if mine and theirs), default=None)
-    yield _at_most("`int8`, error over comfy-kitchen's, worst of all inputs", 1.0, worst)
+    yield at_most("`int8`, error over comfy-kitchen's, worst of all inputs", 1.0, worst)
     embedding = f.embedding("int8")
-    yield _at_most("`int8`, 1 − cosine of MiniLM's embedding, 10⁻⁵", 5e-5, embedding, ".1f", 1e5)
+    yield at_most("`int8`, 1 − cosine of MiniLM's embedding, 10⁻⁵", 5e-5, embedding, ".1f", 1e5)
 
 
 def _speeds(f: Figures) -> Iterator[list[str]]:
     block, int8 = "`int8-block` over FlashAttention-2", "`int8` over FlashAttention-2"
     for d, wanted in ((128, 1.72), (64, 1.6)):
-        yield _at_least(f"{block}, D {d}, kernel", wanted, f.faster("int8-block", FLASH, d)[0])
+        yield at_least(f"{block}, D {d}, kernel", wanted, f.faster("int8-block", FLASH, d)[0])
     for d in (128, 64):
-        yield _at_least(f"{block}, D {d}, end to end", 1.5, f.faster("int8-block", FLASH, d)[1])
-    yield _at_least(f"{int8}, D 128, kernel", 1.4, f.faster("int8", FLASH, 128)[0])
+        yield at_least(f"{block}, D {d}, end to end", 1.5, f.faster("int8-block", FLASH, d)[1])
+    yield at_least(f"{int8}, D 128, kernel", 1.4, f.faster("int8", FLASH, 128)[0])
     for name, wanted in (("int8-block", 1.2), ("int8", 1.0)):
         ratios = [f.faster(name, PEER, *length) for length in LENGTHS]
         for i, part in enumerate(("kernel", "end to end")):
             measured = [x for x in (ratio[i] for ratio in ratios) if x is not None]
             slowest = min(measured, default=None)
             what = f"`{name}` over comfy-kitchen, {part}, slowest of D 64, 128, N 4096, 16384"
-            yield _at_least(what, wanted, slowest)
+            yield at_least(what, wanted, slowest)
     for d in (128, 64):
-        yield _at_least(f"`fp16` over FlashAttention-2, D {d}", 0.9, f.faster("fp16", FLASH, d)[0])
+        yield at_least(f"`fp16` over FlashAttention-2, D {d}", 0.9, f.faster("fp16", FLASH, d)[0])
 
 
 def _costs(f: Figures) -> Iterator[list[str]]:
     for t in f.record.timings:
         if t.case.startswith("quantize-"):
             what = f"quantizer of {t.case[-1].upper()}, `{t.scheme}`, % of a copy's bandwidth"
-            yield _at_least(what, 0.8, f.share_of_copy(t), ".0f", 100)
+            yield at_least(what, 0.8, f.share_of_copy(t), ".0f", 100)
     calls = [t.end_to_end_ms for t in f.record.timings if t.case == "host" and t.end_to_end_ms]
     slowest = max(calls, default=None)
-    yield _at_most("µs that a call keeps the host, slowest scheme", 0.04, slowest, ".0f", 1e3)
+    yield at_most("µs that a call keeps the host, slowest scheme", 0.04, slowest, ".0f", 1e3)
 
 
 def _hopper_speeds(f: Figures) -> Iterator[list[str]]:
     for name, d, n, causal, wanted in HOPPER_KERNELS:
         where = f"{'causal, ' if causal else ''}{'' if d == 128 else f'D {d}, '}N {n}"
         measured = f.tops(name, d, n, causal)[0]
-        yield _at_least(f"`{name}`, TOPS, kernel, {where}", wanted, measured, ".0f")
+        yield at_least(f"`{name}`, TOPS, kernel, {where}", wanted, measured, ".0f")
     for name, n, wanted in HOPPER_CALLS:
         measured = f.tops(name, 128, n)[1]
-        yield _at_least(f"`{name}`, TOPS, end to end, N {n}", wanted, measured, ".0f")
+        yield at_least(f"`{name}`, TOPS, end to end, N {n}", wanted, measured, ".0f")
     short = [x for x in (f.tops(name, 128, 1024)[0] for name in FULL_INT8) if x is not None]
     what = "the fastest full INT8, TOPS, kernel, N 1024"
-    yield _at_least(what, HOPPER_SHORT, max(short, default=None), ".0f")
+    yield at_least(what, HOPPER_SHORT, max(short, default=None), ".0f")
 
 
 def _hopper_errors(f: Figures) -> Iterator[list[str]]:
@@ -151,24 +150,7 @@ def _hopper_errors(f: Figures) -> Iterator[list[str]]:
         errors = [f.error(name, distribution, seqlen=n) for n in lengths]
         worst = max((x for x in errors if x is not None), default=None)
         where = " to ".join(str(n) for n in dict.fromkeys((lengths[0], lengths[-1])))
-        yield _at_most(f"`{name}`, error in %, {distribution}, N {where}", limit, worst, ".2f", 100)
+        yield at_most(f"`{name}`, error in %, {distribution}, N {where}", limit, worst, ".2f", 100)
     for name, limit in HOPPER_EMBEDDINGS:
         what = f"`{name}`, 1 − cosine of MiniLM's embedding, 10⁻⁵"
-        yield _at_most(what, limit, f.embedding(name), ".1f", 1e5)
-
-
-def _goal(
-    sign: str,
-    reaches: Callable[[float, float], bool],
-    what: str,
-    wanted: float,
-    got: float | None,
-    form: str = ".2f",
-    factor: float = 1.0,
-) -> list[str]:
-    reached = NONE if got is None else "yes" if reaches(got, wanted) else "**no**"
-    return [what, f"{sign} {show(wanted, form, factor)}", show(got, form, factor), reached]
-
-
-_at_least = partial(_goal, "≥", operator.ge)
-_at_most = partial(_goal, "≤", operator.le)
+        yield at_most(what, limit, f.embedding(name), ".1f", 1e5)

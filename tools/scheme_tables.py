@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from benchmarks.peak import value_products
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
 from cuattn.scheme import Scheme
@@ -133,7 +132,7 @@ def _bits_of_p(x: Scheme) -> int:
 
 def _products(x: Scheme) -> int:
     """Matrix products of 8 or 16 bits of a block of keys: Q Kᵀ and the terms of P V."""
-    return 1 + value_products(x)
+    return 1 + x.p_matrices
 
 
 def _before(x: Scheme) -> str:

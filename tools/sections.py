@@ -8,7 +8,7 @@ from functools import partial
 
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools import paper_tables, scheme_tables
+from tools import decode_tables, paper_tables, scheme_tables
 from tools.goals import FLASH, LENGTHS, goals, goals_hopper, goals_schemes
 from tools.record_figures import Figures, pair, percent, show, table
 
@@ -201,7 +201,7 @@ def minilm(f: Figures) -> str:
 
 def quantizers(f: Figures) -> str:
     """Return the bandwidth of the quantizers beside that of a copy."""
-    moved = [t for t in f.record.timings if t.gbps is not None]
+    moved = [t for t in f.record.timings if t.case == "copy" or t.case.startswith("quantize")]
     rows = []
     for t in moved:
         operand = t.case.partition("-")[2].upper() or "all three"
@@ -234,6 +234,9 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "goals": goals,
     "goals-hopper": goals_hopper,
     "goals-schemes": goals_schemes,
+    "goals-decode": decode_tables.goals,
+    "decode": decode_tables.decode,
+    "decode-errors": decode_tables.errors,
     "schemes": scheme_tables.schemes,
     "scheme-costs": scheme_tables.costs,
     "scheme-errors": scheme_tables.errors,

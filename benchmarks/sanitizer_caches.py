@@ -1,0 +1,71 @@
+"""A few small KV caches, with every format and every edge of lengths, for compute-sanitizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import cuattn
+
+
+@dataclass(frozen=True)
+class Small:
+    """A cache, the tokens of each append by sequence, and the queries."""
+
+    head_dim: int
+    heads: tuple[int, int]
+    counts: tuple[tuple[int, ...], ...]
+    queries: int = 1
+    dtype: str = "float16"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# Blocks of 128 tokens and units of 16, whole and not; an empty sequence; heads that share K.
+CACHES = [
+    Small(128, (4, 1), ((256,), (1,))),
+    Small(128, (8, 1), ((129, 0, 17), (1, 0, 1)), options={"bits": 4}),
+    Small(64, (2, 2), ((16, 300), (1, 1)), options={"bits": 4, "group": 32, "v_zero": True}),
+    Small(256, (4, 1), ((130,),), queries=5, options={"k_bits": 8, "v_bits": 4, "v_zero": True}),
+    Small(96, (6, 2), ((40, 257),), queries=2, dtype="float32", options={"smooth_k": False}),
+    Small(128, (16, 2), ((31, 140), (1, 0), (1, 1)), options={"page_size": 16}),
+    Small(
+        128,
+        (8, 2),
+        ((200, 60),),
+        queries=17,
+        options={"page_size": 64, "bits": 4, "group": 64},
+    ),
+    Small(64, (4, 1), ((7,), (9,)), queries=9, options={"k_bits": 4, "v_bits": 8}),
+]
+
+
+def run(small: Small) -> None:
+    """Append in pieces, attend after each, and look at the output.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not finite.
+    """
+    import cupy
+
+    rng = np.random.default_rng(0)
+    q_heads, kv_heads = small.heads
+    batch = len(small.counts[0])
+    # No room to spare: an overrun of a sequence is one of the memory, or of another's.
+    capacity = int(np.sum(small.counts, axis=0).max())
+    cache = cuattn.KVCache(batch, kv_heads, small.head_dim, capacity, **small.options)
+
+    def drawn(heads: int, tokens: int) -> Any:
+        values = rng.standard_normal((batch, heads, tokens, small.head_dim))
+        return cupy.asarray(values.astype(small.dtype))
+
+    q = drawn(q_heads, small.queries)
+    for counts in small.counts:
+        k, v = (drawn(kv_heads, max(counts)) for _ in range(2))
+        cache.append(k, v, counts=np.array(counts))
+        o, _ = cache.attend(q, return_lse=True)
+        if not bool(cupy.isfinite(o).all()):
+            raise RuntimeError(f"{small}: the output is not finite")
