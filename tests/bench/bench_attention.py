@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.baselines import BASELINES
 from benchmarks.cases import PREFILL, SCHEMES
-from benchmarks.measurements import noise
+from benchmarks.inputs import noise
 from benchmarks.ours import family, prepare
 from benchmarks.peak import peak_tops
 from benchmarks.timing import Stamp
