@@ -111,6 +111,13 @@ def test_every_row_of_a_record_is_shown():
     assert about >= {"pages of 16 tokens", "random lengths", "alone", "one token appended"}
 
 
+def test_summary_has_a_row_for_each_shape():
+    found = cells(decode_tables.summary(Figures(RECORD)))
+    assert found["1 × 8 × 131072"] == ["3400 (85 %)", "2.00", "2600 (65 %)", "2.50"]
+    assert len(found) == len(CASES)
+    assert found["64 × 8 × 4096"] == ["– (– %)", "–", "– (– %)", "–"]
+
+
 def test_errors_are_found_by_format():
     found = cells(decode_tables.errors(Figures(RECORD)))
     assert found["`kv-int4-g32-zero`"] == ["–", "5.12", "–", "–"]

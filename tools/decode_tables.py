@@ -59,6 +59,23 @@ def decode(f: Figures) -> str:
     return table(header, cells, left=2)
 
 
+def summary(f: Figures) -> str:
+    """Return what decoding comes to: GB/s, its share of a copy's, and times as fast as float16."""
+    rows = DecodeRows(f.record.timings)
+    cells = []
+    for case in CASES:
+        of_caches = []
+        for name in SCHEMES:
+            gbps = show(rows.gbps("decode", name, case))
+            share = show(rows.share(name, case), ".0f", 100)
+            of_caches += [f"{gbps} ({share} %)", show(rows.faster(name, case), ".2f")]
+        cells.append([_shape(case), *of_caches])
+    header = ["batch × heads of K × tokens"]
+    for bits in (8, 4):
+        header += [f"{bits} bits: GB/s (of a copy)", "times as fast"]
+    return table(header, cells)
+
+
 def errors(f: Figures) -> str:
     """Return the errors of one query's output."""
     rows = [

@@ -236,6 +236,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "goals-schemes": goals_schemes,
     "goals-decode": decode_tables.goals,
     "decode": decode_tables.decode,
+    "decode-summary": decode_tables.summary,
     "decode-errors": decode_tables.errors,
     "schemes": scheme_tables.schemes,
     "scheme-costs": scheme_tables.costs,
