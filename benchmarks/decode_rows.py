@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cuattn.record import Timing
 
+from . import ours
 from .cases import Case
 
 
@@ -14,7 +15,7 @@ class DecodeRows:
     """
 
     def __init__(self, timings: list[Timing]) -> None:
-        self._rows = {(t.case, _name(t), *_sizes(t)): t for t in timings}
+        self._rows = {(t.case, name_of(t), *_sizes(t)): t for t in timings}
 
     def row(self, kind: str, name: str, case: Case) -> Timing | None:
         """Return the row of a kind of measurement, as `Timing.case` has it, and of a shape."""
@@ -51,8 +52,9 @@ class DecodeRows:
         return _ratio(self.gbps(kind, name, case), self.gbps(other, name, case))
 
 
-def _name(t: Timing) -> str:
-    return t.scheme if t.implementation == "cuattn" else t.implementation
+def name_of(t: Timing) -> str:
+    """Return what a row is called: by its scheme if it is ours, else by its implementation."""
+    return t.scheme if t.implementation == ours.NAME else t.implementation
 
 
 def _sizes(t: Timing | Case) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cuattn.reference import distributions
+from cuattn.sizes import ceil_div
 
 from .cases import Case
 
@@ -28,7 +29,7 @@ def token_noise(case: Case, tokens: int, seed: int) -> Any:
     import cupy
 
     sizes = (1, case.num_kv_heads, min(tokens, PERIOD), case.head_dim)
-    times = -(-tokens // PERIOD)
+    times = ceil_div(tokens, PERIOD)
     return cupy.tile(_drawn(sizes, seed), (case.batch, 1, times, 1))[:, :, :tokens]
 
 

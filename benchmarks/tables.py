@@ -7,7 +7,7 @@ from dataclasses import fields
 from cuattn.record import Record, Shape, Timing
 
 from .cases import PREFILL, Case
-from .decode_rows import DecodeRows
+from .decode_rows import DecodeRows, name_of
 from .peak import peak_tops
 from .real_model import EMBEDDING
 
@@ -96,8 +96,7 @@ def _decode(record: Record) -> str:
     rows = {}
     for t in record.timings:
         if t.case.startswith(("decode", "append", "copy-decode")):
-            case = Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
-            name = t.scheme if t.implementation == "cuattn" else t.implementation
+            case, name = _case(t), name_of(t)
             of_copy, faster = found.share(name, case), found.faster(name, case)
             decodes = t.case == "decode"
             shape = f"{t.batch}x{t.num_kv_heads}x{t.seqlen_kv}x{t.head_dim}"
@@ -116,9 +115,12 @@ def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:
     found: dict[tuple[str, str], dict[Case, Timing]] = {}
     for t in record.timings:
         if t.case == "prefill":
-            case = Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
-            found.setdefault((t.implementation, t.scheme), {})[case] = t
+            found.setdefault((t.implementation, t.scheme), {})[_case(t)] = t
     return found
+
+
+def _case(t: Timing) -> Case:
+    return Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
 
 
 def _ratio(mine: float | None, theirs: float | None) -> str:

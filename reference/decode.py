@@ -121,25 +121,27 @@ def decode(
     codes, shift = quantize(q, scope="token"), lse_shift(q, k.vector, scale)
     shares = partition(counts, shape.num_kv_heads, workers)
     pieces = [piece for share in shares for piece in share]
+    masks = [
+        Mask(Shape(1, 1, 1, shape.seqlen_q, length, shape.head_dim), is_causal)
+        for length in counts.tolist()
+    ]
     partials: dict[tuple[int, int], list[Partial]] = {}
     with np.errstate(all="ignore"):
         for done, piece in enumerate(pieces, 1):
-            b, length = piece.sequence, int(counts[piece.sequence])
-            mask = Mask(Shape(1, 1, 1, shape.seqlen_q, length, shape.head_dim), is_causal)
-            cached = _CachedHead.of(k, v, b, piece.head, length)
+            b = piece.sequence
+            cached = _CachedHead.of(k, v, b, piece.head, int(counts[b]))
             for h in range(piece.head * shape.group, (piece.head + 1) * shape.group):
                 rows = Head.of(codes, b, h, "token").scaled(scale * np.log2(np.e))
-                partials.setdefault((b, h), []).append(cached.partial(rows, piece.blocks, mask))
+                partials.setdefault((b, h), []).append(cached.partial(rows, piece.blocks, masks[b]))
             if progress is not None:
                 progress(done, len(pieces))
         for (b, h), of_rows in partials.items():
             whole = reduce(merge, of_rows)
-            mask = Mask(Shape(1, 1, 1, shape.seqlen_q, int(counts[b]), shape.head_dim), is_causal)
             o[b, h] = whole.o / whole.row_sum[:, None]
             lse[b, h] = np.log(2.0) * (whole.row_max + np.log2(whole.row_sum))
             if shift is not None:
                 lse[b, h] += shift[b, h]
-            hidden = mask.num_visible(range(shape.seqlen_q)) == 0
+            hidden = masks[b].num_visible(range(shape.seqlen_q)) == 0
             o[b, h][hidden], lse[b, h][hidden] = 0.0, -np.inf
     return o, lse
 
