@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from .device import Device
 from .errors import CuattnError, UnsupportedError
 from .sources import sources_digest
 
-__all__ = ["Cubin", "Spec", "compile_cubin", "load", "precompile", "sources_digest"]
+__all__ = ["Cubin", "Spec", "begin", "compile_cubin", "load", "precompile", "sources_digest"]
 
 # Above this a kernel has to ask for its dynamic shared memory; the number is CUDA's.
 _SMEM_WITHOUT_ASKING = 48 * 1024
@@ -51,6 +51,24 @@ class Spec(Protocol):
 
 _loaded: dict[tuple[Spec, int], Any] = {}
 _loading = threading.Lock()
+
+# Cubins that are being compiled, or read from disk, for a target.
+_images: dict[tuple[Spec, str], Future[bytes]] = {}
+_beginning = threading.Lock()
+_compiling = ThreadPoolExecutor(os.cpu_count(), "cuattn")
+
+
+def begin(spec: Spec, device: Device) -> None:
+    """Begin to get ready, beside others, what `load` will be asked for; reports no failure.
+
+    Parameters
+    ----------
+    spec : Spec
+    device : Device
+        From `cuattn.device.current_device`.
+    """
+    if (spec, device.ordinal) not in _loaded:
+        _image(spec, device.arch)
 
 
 def load(spec: Spec, device: Device) -> Any:
@@ -139,12 +157,25 @@ def _load(spec: Spec, device: Device) -> Any:
     with _loading:
         kernel = _loaded.get((spec, device.ordinal))
         if kernel is None:
-            text = _unit(spec.source, spec)
-            image = cache.fetch(
-                _file(text, device.arch), lambda: compile_source(text, device.arch).image
-            )
+            try:
+                image = _image(spec, device.arch).result()
+            finally:
+                # Loaded it is not needed any more, and what failed is to be tried again.
+                _images.pop((spec, device.arch), None)
             kernel = _loaded[spec, device.ordinal] = _ready(image, spec, device)
         return kernel
+
+
+def _image(spec: Spec, arch: str) -> Future[bytes]:
+    with _beginning:
+        if (spec, arch) not in _images:
+            _images[spec, arch] = _compiling.submit(_fetch, spec, arch)
+        return _images[spec, arch]
+
+
+def _fetch(spec: Spec, arch: str) -> bytes:
+    text = _unit(spec.source, spec)
+    return cache.fetch(_file(text, arch), lambda: compile_source(text, arch).image)
 
 
 def _ready(image: bytes, spec: Spec, device: Device) -> Any:

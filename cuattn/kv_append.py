@@ -9,7 +9,7 @@ from .kv_attend import store_values
 from .kv_geometry import KVGeometry
 from .kv_operands import token_operands
 from .kv_spec import AppendSpec, OffsetSpec
-from .launch import Buffers, Launch
+from .launch import Buffers, Launch, loaded
 from .operand import Array, Operand
 
 __all__ = ["GIVEN", "AppendCall", "prepare_append"]
@@ -92,7 +92,7 @@ def prepare_append(
     append = AppendSpec.of(geometry.kv_format, of_k.dtype, aligned=aligned)
     grid = (of_k.heads * append.pieces(tokens),)
     launches.append(Launch(append, device, grid, values))
-    return AppendCall(tokens, launches, buffers)
+    return AppendCall(tokens, loaded(launches), buffers)
 
 
 def _strides(name: str, x: Operand) -> dict[str, int]:

@@ -11,7 +11,7 @@ from .kv_geometry import KVGeometry
 from .kv_operands import QueryOptions, query_problem
 from .kv_plan import decode_spec
 from .kv_spec import KV_BLOCK
-from .launch import Buffers, Launch
+from .launch import Buffers, Launch, loaded
 from .operand import Array, in_order
 from .overlap import extent
 from .problem import Problem
@@ -119,7 +119,7 @@ def prepare_attend(
             name: extent(x.shape, x.strides, operand.dtype.nbytes) for name, x in arrays.items()
         },
         arrivals=arrivals,
-        launches=launches,
+        launches=loaded(launches),
         buffers=buffers,
     )
 

@@ -19,7 +19,6 @@ _RESERVED_SMEM = 1024
 _ROWS = (8, 16, 32)
 _MANY_CHANNELS = 256
 
-
 # Blocks in the shared memory of a multiprocessor, in bytes, that keep memory busy. More is no
 # faster: what else a CTA reads and writes would wait behind them (docs/performance.md).
 _UNDER_WAY = 136_000

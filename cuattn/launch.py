@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .caller import cupy_module
 from .device import Device
-from .jit import Spec, load
+from .jit import Spec, begin, load
 from .params import TENSOR_MAP, record
 from .sizes import round_up
 from .tensor_map import TensorMap
 
-__all__ = ["NULL", "Buffers", "Clear", "Launch", "enqueue"]
+__all__ = ["NULL", "Buffers", "Clear", "Launch", "enqueue", "loaded"]
 
 # How `record` spells a pointer; integers of its own kind do not occur.
 _POINTER = np.dtype("<u8")
@@ -28,6 +28,9 @@ _ALIGNMENT = 256
 
 # The number of the null pointer.
 NULL = 0
+
+
+AnyLaunch = TypeVar("AnyLaunch", bound="Launch | Clear")
 
 
 class LaunchSpec(Spec, Protocol):
@@ -80,7 +83,7 @@ class Launch:
     def __init__(
         self, spec: LaunchSpec, device: Device, grid: tuple[int, ...], values: Mapping[str, Any]
     ) -> None:
-        """Bind a kernel; compiles or loads it if that has not been done.
+        """Bind a kernel, and begin to compile it if that has not been done; then `load` it.
 
         Parameters
         ----------
@@ -105,11 +108,22 @@ class Launch:
         ]
         self._template = template.tobytes()
         self._new_record = (ctypes.c_char * template.nbytes).from_buffer_copy
-        self._kernel = load(spec, device)
+        begin(spec, device)
+        self._of = spec, device
         self._by_address = CPointer
         self._grid = grid
         self._block = (spec.num_threads,)
         self._smem = spec.smem_bytes
+
+    def load(self) -> None:
+        """Wait until the kernel is compiled, and load it.
+
+        Raises
+        ------
+        CompileError, UnsupportedError
+            As `cuattn.jit.load`.
+        """
+        self._kernel = load(*self._of)
 
     def __call__(self, addresses: tuple[int, ...]) -> None:
         """Enqueue the kernel on CuPy's current stream, with what `Buffers.addresses` returned."""
@@ -142,6 +156,15 @@ class Clear:
 
         stream = get_current_stream().ptr
         runtime.memsetAsync(addresses[self._number], 0, self._nbytes, stream)
+
+
+def loaded(launches: Iterable[AnyLaunch]) -> list[AnyLaunch]:
+    """Load the kernels of launches, all of which are being compiled side by side."""
+    given = list(launches)
+    for launch in given:
+        if isinstance(launch, Launch):
+            launch.load()
+    return given
 
 
 def enqueue(launches: Sequence[Launch | Clear], buffers: Buffers, given: tuple[int, ...]) -> None:

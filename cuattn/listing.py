@@ -10,6 +10,7 @@ from .operand import DTYPES
 from .plan import AnySpec, attention_spec, half_type, needs_stats, rotates_values
 from .presets import resolve
 from .quantize_spec import QuantizeSpec
+from .rate_spec import MemoryRateSpec, ProductRateSpec, RateSpec
 from .reference.layout import pad_head_dim
 from .rotate_spec import RotateSpec
 from .scheme import Scheme
@@ -18,7 +19,7 @@ from .spec import Type
 from .stats_spec import StatsSpec
 from .unpack_spec import UnpackSpec
 
-__all__ = ["attention_specs", "quantizer_specs"]
+__all__ = ["attention_specs", "quantizer_specs", "rate_specs"]
 
 
 def attention_specs(
@@ -86,3 +87,13 @@ def quantizer_specs(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnyS
             yield stats.finish
     if "int4" in (scheme.qk, scheme.pv):
         yield UnpackSpec()
+
+
+def rate_specs(target: Target) -> list[RateSpec]:
+    """List the kernels that measure what GPUs of a target can do at most."""
+    types = [x for x in (Type.int8, Type.e4m3, Type.fp16) if x is not Type.e4m3 or target.has_e4m3]
+    kinds = (True, False) if target.arch == "90a" else (False,)
+    return [
+        *(MemoryRateSpec(writes) for writes in (True, False)),
+        *(ProductRateSpec(x, warpgroups) for x in types for warpgroups in kinds),
+    ]

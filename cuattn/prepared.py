@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .launch import Buffers, Clear, Launch
+from .launch import Buffers, Clear, Launch, loaded
 from .operand import Array, Coded, in_order
 from .overlap import extent
 from .pipeline import GIVEN, pipeline
@@ -83,7 +83,7 @@ def prepare(
     buffers = Buffers(*GIVEN)
     launches: list[Launch | Clear] = []
     if math.prod(problem.q.shape) and problem.k.tokens and not copied:
-        launches = pipeline(problem, in_order(o_strides, layout), buffers)
+        launches = loaded(pipeline(problem, in_order(o_strides, layout), buffers))
     return AttentionCall(
         problem=problem,
         copied=copied,

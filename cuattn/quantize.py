@@ -18,7 +18,7 @@ from .emulated import quantize_on_host
 from .errors import ArgumentError
 from .form import Form
 from .item import Item
-from .launch import NULL, Buffers, Launch, enqueue
+from .launch import NULL, Buffers, Launch, enqueue, loaded
 from .operand import Array, operand_of
 from .plan import check_supported
 from .presets import resolve
@@ -137,4 +137,4 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
         launches = conversion(
             {name: item}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
         )
-    return _Call(operand.shape, form, copied, launches, buffers)
+    return _Call(operand.shape, form, copied, loaded(launches), buffers)

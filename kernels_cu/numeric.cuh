@@ -1,4 +1,4 @@
-// The few names that NVRTC lacks.
+// The few names that NVRTC lacks, and others that all share.
 #pragma once
 
 using i8 = signed char;
@@ -60,3 +60,7 @@ template <class A, class B>
 struct Choice<false, A, B> {
   using type = B;
 };
+
+// What tensor cores add up products of integers in, and those of floats.
+template <bool Integer>
+using Accumulator = typename Choice<Integer, int, float>::type;

@@ -6,7 +6,7 @@ import numpy as np
 from test_quantize_kernels import MEMORY, as_float32, storage
 
 from cuattn.device import Device
-from cuattn.launch import NULL, Buffers, Launch, enqueue
+from cuattn.launch import NULL, Buffers, Launch, enqueue, loaded
 from cuattn.operand import DTYPES, Array, array_operand
 from cuattn.reference.layout import in_tokens, pad_head_dim
 from cuattn.reference.rotation import rotate
@@ -35,7 +35,7 @@ class Place(NamedTuple):
         buffers = Buffers(*arrays)
         numbers = {name: NULL if x is None else buffers[name] for name, x in arrays.items()}
         given = tuple(0 if x is None else address(x) for x in arrays.values())
-        enqueue([Launch(spec, self.device, (ctas,), values | numbers)], buffers, given)
+        enqueue(loaded([Launch(spec, self.device, (ctas,), values | numbers)]), buffers, given)
 
 
 def address(x):

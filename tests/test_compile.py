@@ -5,13 +5,11 @@ speed; of the others Hopper gets a half and every other target a sixth, and of t
 kernels each target gets an eighth. Input types take turns. All of everything runs with --slow.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain, product
+from itertools import product
 
 import pytest
-from compile_check import problems
+from compile_check import complaints
 
 from cuattn.device import TARGETS, target
 from cuattn.listing import attention_specs, quantizer_specs
@@ -24,8 +22,6 @@ from cuattn.spec import AttentionSpec, Scope, Type
 from cuattn.wgmma_spec import WgmmaSpec
 
 pytest.importorskip("cupy")
-from cuattn.compiler import checked_arch
-from cuattn.jit import compile_cubin
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
 
@@ -170,28 +166,19 @@ def other_kernels(arch):
     return list(found)[turn::8]
 
 
-def complaints(specs, arch):
-    """Compile and check kernels, some at a time; say in lines what is wrong with which."""
-
-    def check(spec):
-        found = problems(
-            compile_cubin(spec.source, spec, arch),
-            require=required(spec, target(arch).native_e4m3_mma),
-            forbid=forbidden(spec),
-            max_spill=allowed_spill(spec),
-        )
-        return [f"{spec}: {problem}" for problem in found]
-
-    # Loads the compiler, which several threads must not do at the same time.
-    checked_arch(arch)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        lines = chain.from_iterable(pool.map(check, dict.fromkeys(specs)))
-    return "\n".join(lines)
+def bounds(arch):
+    """Return what to require of the kernel of a spec, and what to allow it."""
+    native_fp8 = target(arch).native_e4m3_mma
+    return lambda spec: {
+        "require": required(spec, native_fp8),
+        "forbid": forbidden(spec),
+        "max_spill": allowed_spill(spec),
+    }
 
 
 @pytest.mark.parametrize("arch", TARGETS)
 def test_attention_kernels(arch):
-    assert complaints(attention_kernels(arch), arch) == ""
+    assert complaints(attention_kernels(arch), arch, bounds(arch)) == ""
 
 
 def test_kernels_for_very_many_keys():
@@ -199,21 +186,19 @@ def test_kernels_for_very_many_keys():
     kernels = list(long_kernels(arch))
     # Of int8-fast with and without a mask, and half of the same, rotated.
     assert len(kernels) == 3 * len(HEAD_DIMS)
-    assert complaints(kernels, arch) == ""
+    assert complaints(kernels, arch, bounds(arch)) == ""
 
 
 @pytest.mark.parametrize("arch", TARGETS)
 def test_quantizing_kernels(arch):
-    assert complaints(other_kernels(arch), arch) == ""
+    assert complaints(other_kernels(arch), arch, bounds(arch)) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TARGETS)
 def test_all_kernels(arch):
-    assert (
-        complaints(attention_specs(supported(target(arch)), HEAD_DIMS, DTYPES, target(arch)), arch)
-        == ""
-    )
+    specs = attention_specs(supported(target(arch)), HEAD_DIMS, DTYPES, target(arch))
+    assert complaints(specs, arch, bounds(arch)) == ""
 
 
 def test_every_combination_meets_every_type():

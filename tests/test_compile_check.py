@@ -90,6 +90,16 @@ def test_predicated_instructions_are_counted():
 
 
 @disassembles
+@pytest.mark.parametrize("arch", ["80", "90a", "120a"])
+def test_instructions_of_several_kernels_are_kept_apart(arch):
+    images = [compile_source(text, arch).image for text in (MMA, SPILL, "", MMA)]
+    counts = compile_check.all_mnemonics(images, arch)
+    assert counts == [compile_check.mnemonics(image) for image in images]
+    assert counts[0]["IMMA.16832.S8.S8"] == 1
+    assert not counts[2]
+
+
+@disassembles
 def test_wrong_instructions_are_named():
     cubin = compile_source(MMA, "80")
     found = compile_check.problems(cubin, require=["IMMA.16832.U8", "HMMA"], forbid=["IMMA"])

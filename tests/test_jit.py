@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from threading import Barrier
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -173,6 +174,36 @@ def test_threads_share_one_compilation(compiled):
         kernels = set(map(id, pool.map(lambda _: jit.load(TinySpec(), H100), range(32))))
     assert len(kernels) == 1
     assert len(compiled) == 1
+
+
+def test_kernels_that_were_begun_compile_side_by_side(compiled, monkeypatch):
+    both = Barrier(2, timeout=60)
+
+    def meeting(text, arch):
+        both.wait()  # breaks if one waits for the other to end
+        return compiler.compile_source(text, arch)
+
+    monkeypatch.setattr(jit, "compile_source", meeting)
+    monkeypatch.setattr(jit, "_compiling", ThreadPoolExecutor(2))
+    specs = TinySpec(), TinySpec(step=3)
+    for spec in specs:
+        jit.begin(spec, H100)
+    assert len({jit.load(spec, H100).image for spec in specs}) == 2
+
+
+def test_what_failed_in_the_background_is_raised_when_asked_for_and_tried_again(compiled):
+    broken = TinySpec(step="nothing")
+    jit.begin(broken, H100)
+    for _ in range(2):
+        with pytest.raises(CompileError):
+            jit.load(broken, H100)
+    assert len(compiled) == 2
+
+
+def test_what_is_loaded_is_not_begun_again(compiled):
+    jit.load(TinySpec(), H100)
+    jit.begin(TinySpec(), H100)
+    assert jit._images == {}
 
 
 def new_process(monkeypatch):

@@ -4,7 +4,6 @@ What they compute is simulated, so the tests of arguments hold the simulation to
 """
 
 import re
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -29,10 +28,9 @@ from around_quantizer_cases import (
     check_rotation,
     check_unpacked,
 )
-from compile_check import problems
+from compile_check import complaints
 from simulated_gpu import GPU, SimulatedGPU
-
-from cuattn.jit import compile_cubin
+from spec_structs import begins_with_its_fields
 
 INPUTS = (Type.fp16, Type.bf16, Type.fp32)
 ROWS = (BlockMeansSpec, DeltaSpec, RotateSpec)
@@ -49,11 +47,7 @@ def place(monkeypatch):
 
 @every_spec
 def test_literal_names_every_member_in_order(spec):
-    name = type(spec).__name__
-    body = re.search(rf"struct {name} \{{(.*?)\}};", sources()[spec.params_file], re.DOTALL)[1]
-    members = re.findall(r"^\s*\w+ (\w+);", body, re.MULTILINE)
-    assert re.findall(r"\.(\w+) = ", spec.cxx()) == members
-    assert [f.name for f in fields(spec)] == members[: len(fields(spec))]
+    begins_with_its_fields(spec, spec.params_file)
 
 
 @every_spec
@@ -94,16 +88,20 @@ def test_ctas_cover_all_codes():
 @pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("arch", TARGETS)
 def test_kernels_spill_nothing(arch):
-    found = problems(compile_cubin(UnpackSpec.source, UnpackSpec(), arch))
     turn = list(TARGETS).index(arch)
-    for i, (kind, head_dim) in enumerate((kind, d) for kind in ROWS for d in HEAD_DIMS):
-        # Types of inputs, and whether they are aligned, come in turn.
-        spec = kind(INPUTS[(i + turn) % 3], head_dim, aligned=(i + i // 6 + turn // 3) % 2 == 0)
-        half = "HMMA.16816.F32" if spec.input is Type.fp16 else "HMMA.16816.F32.BF16"
-        required = [half] if kind is DeltaSpec else []
-        cubin = compile_cubin(spec.source, spec, arch)
-        found += [f"{spec}: {problem}" for problem in problems(cubin, require=required)]
-    assert found == []
+    # Types of inputs, and whether they are aligned, come in turn.
+    rows = [
+        kind(INPUTS[(i + turn) % 3], head_dim, aligned=(i + i // 6 + turn // 3) % 2 == 0)
+        for i, (kind, head_dim) in enumerate((kind, d) for kind in ROWS for d in HEAD_DIMS)
+    ]
+    assert complaints([UnpackSpec(), *rows], arch, products) == ""
+
+
+def products(spec):
+    """Return what to require of a kernel: the instruction of its product, if it has one."""
+    if not isinstance(spec, DeltaSpec):
+        return {}
+    return {"require": ["HMMA.16816.F32" if spec.input is Type.fp16 else "HMMA.16816.F32.BF16"]}
 
 
 def test_schemes_say_which_of_them_are_needed():

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from spec_structs import members, named
 
 from cuattn.device import TARGETS
 from cuattn.listing import attention_specs
@@ -17,19 +18,13 @@ HEADERS = {
 }
 
 
-def members(struct, header):
-    """Return the names of a struct's members in the order of their declaration."""
-    body = re.search(rf"struct {struct} {{(.*?)}};", sources()[header], re.DOTALL)[1]
-    return re.findall(r"^\s*\w+ (\w+);", body, re.MULTILINE)
-
-
 @pytest.mark.parametrize(("struct", "arch"), HEADERS, ids=lambda x: x)
 def test_literal_has_the_members_of_the_struct_in_order(struct, arch):
     spec = attention_specs(["int8"], [64], ["float16"], TARGETS[arch])[0]
     assert type(spec).__name__ == struct
     name, values = re.fullmatch(r"(\w+)\{(.*)\}", spec.cxx()).groups()
     assert name == struct
-    assert re.findall(r"\.(\w+) = ", values) == members(struct, HEADERS[struct, arch])
+    assert named(values) == members(struct, HEADERS[struct, arch])
 
 
 @pytest.mark.parametrize("enum", [Type, Scope, PRange])

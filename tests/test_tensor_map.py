@@ -214,12 +214,13 @@ def mapped_launch(driver, monkeypatch):
     def kernel(grid, block, arguments, smem):
         seen.append(np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0])
 
+    monkeypatch.setattr(launch, "begin", lambda spec, device: None)
     monkeypatch.setattr(launch, "load", lambda spec, device: kernel)
     monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
     spec = SimpleNamespace(
         params="MappedParams", params_file="mapped.cuh", num_threads=32, smem_bytes=0
     )
-    yield lambda values: Launch(spec, GPU, (1,), values), seen
+    yield lambda values: launch.loaded([Launch(spec, GPU, (1,), values)])[0], seen
     params.record.cache_clear()
 
 

@@ -10,7 +10,7 @@ import pytest
 from cuattn import launch, params
 from cuattn.device import current_device
 from cuattn.errors import UnsupportedError
-from cuattn.launch import Buffers, Launch
+from cuattn.launch import Buffers, Launch, loaded
 from cuattn.tensor_map import TensorMap
 
 pytest.importorskip("cupy")
@@ -83,6 +83,7 @@ def copy(cupy, monkeypatch):
         return module.get_function("copy")
 
     monkeypatch.setattr(params, "sources", lambda: {"copy.cuh": KERNEL})
+    monkeypatch.setattr(launch, "begin", lambda spec, device: None)
     monkeypatch.setattr(launch, "load", load)
     params.record.cache_clear()
 
@@ -98,7 +99,7 @@ def copy(cupy, monkeypatch):
         tensor_map = TensorMap(**parts, number=buffers["x"])
         values = {"out": buffers["out"], "map": tensor_map, "row": row, "head": head}
         out = cupy.full((64, 128), 0xDD, cupy.uint8)
-        call = Launch(spec, device, (1,), values)
+        (call,) = loaded([Launch(spec, device, (1,), values)])
         call(buffers.addresses((x.data.ptr, out.data.ptr), 0))
         return out.get()
 

@@ -3,14 +3,16 @@
 #include "params.cuh"
 #include "spec.cuh"
 
-// Steps that P = 1 is cut into, and their logarithm, which is added in the exponent.
+constexpr float kLog2Of255 = 7.99435343686f;
+
+// Of the steps that P = 1 is cut into the logarithm, which is added in the exponent.
 template <auto S>
 __device__ constexpr float kStepsLog2 =
     S.pv == Type::e4m3                                              ? 8.80735492206f
     : S.pv != Type::int8                                            ? 0.0f
     : S.p_range == PRange::static127 || S.p_range == PRange::twin ? 6.98868468677f
     : S.p_terms == 2                                                ? 15.9999779861f
-                                                                    : 7.99435343686f;
+                                                                    : kLog2Of255;
 
 // Matrices of bytes that P is multiplied as: the upper and the lower byte of 65535 steps, or, of
 // p_range = twin, what is above 2^-p_split and what is below.

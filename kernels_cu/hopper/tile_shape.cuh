@@ -62,14 +62,3 @@ struct TileShape {
   static constexpr int kSlice = S.value_slice / 2;
   static constexpr int kOutput = S.head_dim / 2;
 };
-
-template <bool Integer>
-struct AccumulatorOf {
-  using type = float;
-};
-template <>
-struct AccumulatorOf<true> {
-  using type = int;
-};
-template <bool Integer>
-using Accumulator = typename AccumulatorOf<Integer>::type;

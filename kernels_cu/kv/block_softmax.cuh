@@ -9,9 +9,6 @@
 #include "kv/value_scales.cuh"
 #include "ptx/convert.cuh"
 
-// log2 of the steps that P = 1 is cut into.
-constexpr float kSteps255Log2 = 7.99435343686f;
-
 // What a lane knows of its rows, g and g + 8 of every tile.
 template <DecodeSpec S>
 struct BlockSoftmax {
@@ -102,7 +99,7 @@ struct BlockSoftmax {
 #pragma unroll
       for (int half = 0; half < H::kHalves; ++half) {
         const float top = block_max<S>(storage, group, tile, half, lane);
-        const float start = kSteps255Log2 - (top == -kInf ? 0.0f : top);
+        const float start = kLog2Of255 - (top == -kInf ? 0.0f : top);
         float sum = 0.0f;
         float of_zeros = 0.0f;
 #pragma unroll

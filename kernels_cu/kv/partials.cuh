@@ -37,7 +37,7 @@ __device__ __forceinline__ auto* o_address(const DecodeParams& p, int sequence,
 
 // The log-sum-exp of a row that sees tokens.
 __device__ __forceinline__ float row_lse(float reference, float row_sum, float shift) {
-  return (reference + log2f(row_sum) - kSteps255Log2) * kLn2 + shift;
+  return (reference + log2f(row_sum) - kLog2Of255) * kLn2 + shift;
 }
 
 // The rows of sequences without tokens: 0, and -inf. By one warp of every CTA.

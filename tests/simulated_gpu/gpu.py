@@ -16,6 +16,7 @@ from .decoding import decode_attention
 from .device import GPU
 from .memory import garbage, view_of
 from .quantizers import quantize_operands, stats, stats_finish
+from .rates import memory_rate, product_rate
 from .tensor_maps import SimulatedDriver
 
 KERNELS = {
@@ -26,6 +27,9 @@ KERNELS = {
     "deltas": deltas,
     "rotate_values": rotate_values,
     "unpack": unpack,
+    "memory_rate": memory_rate,
+    "mma_rate": product_rate,
+    "wgmma_rate": product_rate,
     "fix_offsets": fix_offsets,
     "append_tokens": append_tokens,
     "decode_attention": decode_attention,
@@ -52,6 +56,7 @@ class SimulatedGPU:
         self.launched = []
         self.specs = []
         self.device = device
+        monkeypatch.setattr(launch, "begin", lambda spec, device: None)
         monkeypatch.setattr(launch, "load", self._load)
         monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
