@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .reference.arrays import Shape
+from .reference.by_row import RowErrors
 from .scheme import Scheme
 
 __all__ = ["Backend", "ErrorReport"]
@@ -34,6 +35,8 @@ class ErrorReport:
     tops : float or None
         10¹² operations a second in that time: 4 head_dim for each pair of a query and a key that it
         sees.
+    by_row : RowErrors or None
+        The error of each row and of each head.
     """
 
     scheme: Scheme
@@ -44,6 +47,7 @@ class ErrorReport:
     by_source: dict[str, dict[str, float]] | None = None
     seconds: float | None = None
     tops: float | None = None
+    by_row: RowErrors | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         s = self.shape

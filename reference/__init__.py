@@ -1,5 +1,8 @@
 """Attention and every quantized form of it in NumPy float64, and how far apart they are.
 
+Nothing here needs a GPU, or anything beyond NumPy. The formulas and their derivations are in
+``docs/numerics.md``.
+
 Modules
 -------
 exact
@@ -18,9 +21,6 @@ attribute
     The share of Q, K, P and V in the error of a scheme.
 distributions
     Named random inputs, and inputs read from a file.
-
-Nothing here needs a GPU, or anything beyond NumPy. The formulas and their derivations are in
-``docs/numerics.md``.
 """
 
 from . import attribute, decode, distributions, emulate, exact, kv_cache, metrics, quantize

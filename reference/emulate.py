@@ -6,6 +6,10 @@ both.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,9 +25,12 @@ from .rotation import unrotate
 from .rounding import HalfType
 from .smoothing import Q_BLOCK
 from .smoothing import lse_shift as shift_of
-from .softmax import OnlineSoftmax
+from .softmax import OnlineSoftmax, PBlock
 
-__all__ = ["attention", "emulate"]
+__all__ = ["Observer", "attention", "emulate"]
+
+# Called with batch, query head, rows and keys of a block of P, and P.
+Observer: TypeAlias = Callable[[int, int, range, range, PBlock], None]
 
 # Rows worked on at a time. The working set, ROWS by p_block float64 numbers, fits a cache.
 ROWS = 512
@@ -89,6 +96,8 @@ def emulate(
     is_causal: bool = False,
     lse_shift: FloatArray | None = None,
     round_p: bool = True,
+    row_blocks: Sequence[range] | None = None,
+    observe: Observer | None = None,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Attend with operands that are quantized already.
@@ -111,6 +120,11 @@ def emulate(
         Added to lse; see `smoothing.lse_shift`.
     round_p : bool
         With False, P stays as it is: for finding out what its rounding costs.
+    row_blocks : sequence of range, optional
+        Only these rows of each head, in as many steps; the others have ``o = 0`` and
+        ``lse = -inf``. By default all of them.
+    observe : callable, optional
+        Shown each block of P; see `Observer`.
 
     Returns
     -------
@@ -129,7 +143,8 @@ def emulate(
     mask = Mask(shape, is_causal)
     o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
     lse = np.full(o.shape[:3], -np.inf)
-    row_blocks = list(spans(shape.seqlen_q, ROWS))
+    if row_blocks is None:
+        row_blocks = list(spans(shape.seqlen_q, ROWS))
     done, total = 0, shape.batch * shape.num_q_heads * len(row_blocks)
     for b in range(shape.batch):
         for h in range(shape.num_q_heads):
@@ -148,7 +163,8 @@ def emulate(
                             s += to_log2 * ops.delta[b, h][_blocks_of(rows), keys.start : keys.stop]
                         if visible is not None:
                             s[~visible] = -np.inf  # after the sum, which may be NaN
-                        softmax.step(s, v_block.matrix, v_block.token, visible)
+                        see = None if observe is None else partial(observe, b, h, rows, keys)
+                        softmax.step(s, v_block.matrix, v_block.token, visible, see)
                     o_rows, lse[b, h, at] = softmax.finish()
                     o_rows = o_rows * v.channel
                     if isinstance(ops.v, Quantized) and ops.v.rotated:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,34 @@ from .arrays import FloatArray
 from .masking import weighted_sum
 from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half
 
-__all__ = ["OnlineSoftmax"]
+__all__ = ["OnlineSoftmax", "PBlock"]
 
 # Of ``p_range="row_pow2"``: by how much, in units of log 2, M stands above the maximum of the first
 # block that a row sees. It makes later moves of M rarer, for an error that is 1 to 6 % larger.
 # Such a number that P at the maximum is a whole number of steps: a row of equal logits is exact.
 FIRST_HEADROOM = np.log2(255 / 152)
+
+
+@dataclass(frozen=True, eq=False)
+class PBlock:
+    """P of one block of keys, for those who look on.
+
+    Attributes
+    ----------
+    exact : ndarray of float64 [row, key]
+        Before rounding, in 0 … 1; 0 where the key is hidden.
+    codes : ndarray [row, key]
+        As the kernel multiplies it.
+    weight : ndarray of float64 [row]
+        What 1 of `exact` counts in units of 2^M, with M the maximum of the rows so far.
+    shrink : ndarray of float64 [row]
+        By what M of this block divides what was added up before.
+    """
+
+    exact: FloatArray
+    codes: NDArray[Any]
+    weight: FloatArray
+    shrink: FloatArray
 
 
 class OnlineSoftmax:
@@ -54,6 +78,7 @@ class OnlineSoftmax:
         v: NDArray[Any],
         v_scale: FloatArray,
         visible: NDArray[np.bool_] | None,
+        observe: Callable[[PBlock], None] | None = None,
     ) -> None:
         """Take in one block of keys.
 
@@ -67,6 +92,8 @@ class OnlineSoftmax:
             V's scale of each token, 1 where a scheme has none.
         visible : ndarray of bool [row, key], or None
             None if every row sees every key.
+        observe : callable, optional
+            Shown P.
         """
         block_max = s.max(axis=1)
         new_max = np.maximum(self.row_max, block_max)
@@ -92,7 +119,10 @@ class OnlineSoftmax:
             p_max = p.max(axis=1)
             weight = weight * p_max
             p /= np.where(p_max == 0.0, 1.0, p_max)[:, None]
+        exact = None if observe is None else p.copy()
         p, unit = self._represent(p)
+        if observe is not None and exact is not None:
+            observe(PBlock(exact, p, weight, shrink))
         self.o = self.o * shrink[:, None] + _product(p, v, visible) * (weight * unit)[:, None]
         self.row_max = new_max
 

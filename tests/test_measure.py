@@ -1,6 +1,7 @@
 """`measure_error` against the reference that it is made of, and on the GPU against itself."""
 
 import dataclasses
+import time
 
 import ml_dtypes
 import numpy as np
@@ -182,3 +183,18 @@ def test_gpu_is_measured_and_timed(qkv, layout):
         error = metrics(emulated, reference)["relative_l1"]
         assert report.metrics["relative_l1"] == pytest.approx(error, rel=0.05)
     assert reports[0].metrics == reports[1].metrics
+
+
+@pytest.mark.gpu
+def test_what_the_host_takes_is_not_in_the_time(monkeypatch):
+    import cupy
+
+    q = cupy.zeros((1, 1, 8, 16), np.float16)
+
+    def call(stream):
+        time.sleep(2e-4)
+        return q.copy()
+
+    monkeypatch.setattr(measure, "FILLS", 100)  # the host may have other things to do
+    _, seconds = measure._run(call, q, on_gpu=True)
+    assert 0 < seconds < 1e-4

@@ -10,7 +10,7 @@ from cuattn.error_report import ErrorReport
 from cuattn.reference.attribute import SOURCES
 
 from .inputs import Input
-from .table import Group, render
+from .table import Group, Table
 
 __all__ = ["Measured", "tables"]
 
@@ -57,7 +57,7 @@ class Measured:
         ]
 
 
-def tables(measured: list[Measured]) -> list[str]:
+def tables(measured: list[Measured]) -> list[Table]:
     """Lay out errors, errors by source and times; the latter two where they were measured.
 
     Several inputs come with a table of one error of each scheme on each input, too.
@@ -73,13 +73,13 @@ def tables(measured: list[Measured]) -> list[str]:
     return found
 
 
-def _overview(measured: list[Measured]) -> str:
+def _overview(measured: list[Measured]) -> Table:
     """Lay out schemes by inputs; all inputs have the same schemes."""
     rows = [
         (reports[0].scheme.name, [ERRORS["L1 %"](report) for report in reports])
         for reports in zip(*(m.reports for m in measured), strict=True)
     ]
-    return render([m.input.name for m in measured], [Group("relative L1 error, %", rows)])
+    return Table([m.input.name for m in measured], [Group("relative L1 error, %", rows)])
 
 
 def _sources() -> dict[str, Column]:
@@ -89,7 +89,7 @@ def _sources() -> dict[str, Column]:
     return {f"{source.upper()} %": of(source) for source in SOURCES}
 
 
-def _table(title: str, measured: list[Measured], columns: Mapping[str, Column]) -> str:
+def _table(title: str, measured: list[Measured], columns: Mapping[str, Column]) -> Table:
     groups = [
         Group(
             m.input.title,
@@ -97,4 +97,4 @@ def _table(title: str, measured: list[Measured], columns: Mapping[str, Column]) 
         )
         for m in measured
     ]
-    return f"{title}\n{render(list(columns), groups)}"
+    return Table(list(columns), groups, title)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Group", "number", "render"]
+__all__ = ["Group", "Table", "number", "render"]
 
 GAP = "  "
 INDENT = "  "
@@ -26,6 +26,26 @@ class Group:
 
     title: str
     rows: Sequence[tuple[str, Sequence[float | None]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Groups of rows under common column titles; `str` lays it out.
+
+    Attributes
+    ----------
+    columns : sequence of str
+    groups : sequence of Group
+    title : str
+        Empty if the groups say enough.
+    """
+
+    columns: Sequence[str]
+    groups: Sequence[Group]
+    title: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title}\n" * bool(self.title) + render(self.columns, self.groups)
 
 
 def number(x: float | None) -> str:
