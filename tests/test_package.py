@@ -12,10 +12,28 @@ from cuattn.sources import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Of https://keepachangelog.com, in their order.
+KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
-def test_version_is_that_of_the_project():
+
+def test_version_is_in_one_place():
     project = (ROOT / "pyproject.toml").read_text()
-    assert re.search(r'^version = "(.*)"$', project, re.MULTILINE)[1] == cuattn.__version__
+    assert 'dynamic = ["version"]' in project
+    assert 'version = { attr = "cuattn.__version__" }' in project
+    assert re.fullmatch(r"\d+\.\d+\.\d+", cuattn.__version__)
+
+
+def test_changelog_keeps_its_form():
+    """Versions from the newest to the oldest, each with headings of Keep a Changelog, each once."""
+    releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1:]
+    titles = [release.splitlines()[0] for release in releases]
+    assert titles[0] == "[Unreleased]"
+    assert titles[1].startswith(f"[{cuattn.__version__}] - ")
+    for release in releases:
+        kinds = re.findall(r"^### (.*)$", release, re.MULTILINE)
+        assert kinds == [kind for kind in KINDS if kind in kinds]
+        # One list under each heading: a blank line would make two.
+        assert "\n\n- " not in re.sub(r"(### .*)\n\n- ", r"\1\n- ", release)
 
 
 @pytest.mark.parametrize("name", cuattn.__all__)

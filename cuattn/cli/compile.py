@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from cuattn import cache
 from cuattn.compiler import checked_arch
-from cuattn.device import current_device, gpu_status, target
+from cuattn.device import Target, current_device, gpu_status, target
 from cuattn.errors import ArgumentError
-from cuattn.jit import precompile
-from cuattn.listing import attention_specs
+from cuattn.jit import Spec, precompile
+from cuattn.kv_format import KV_BITS
+from cuattn.kv_listing import kv_specs
+from cuattn.listing import attention_specs, rate_specs
 from cuattn.operand import DTYPES
 from cuattn.plan import supported
 from cuattn.reference.layout import HEAD_DIMS
 
 from .options import at_least, items, one_of, schemes
-from .progress import Bar
+from .progress import Bar, duration
 
 __all__ = ["add_to"]
+
+S = TypeVar("S", bound=Spec)
+
+MIB = 2**20
+
+# What `--all` decides.
+CHOICES = ("schemes", "head_dims", "dtypes", "kv")
 
 
 def add_to(commands: Any) -> None:
@@ -26,8 +39,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "compile",
         help="compile kernels into the cache; needs no GPU",
-        description="Compile the kernels of some schemes for some architectures into the cache, "
-        "so that the first call of a program need not. Needs the compiler but no GPU.",
+        description="Compile kernels for some architectures into the cache, so that the first call "
+        "of a program need not. Needs the compiler but no GPU. Without further options: those of "
+        "attention, of all schemes.",
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
@@ -37,22 +51,29 @@ def add_to(commands: Any) -> None:
         help="comma-separated targets, such as sm_80,sm_90a (this computer's GPU)",
     )
     parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every kernel that there is: all schemes, head dims, types, KV caches and ceilings",
+    )
+    parser.add_argument(
         "--schemes",
         type=schemes,
-        default="all",
         help="comma-separated names, or all that have kernels for the target (all)",
     )
     parser.add_argument(
         "--head-dims",
         type=items(at_least(1)),
-        default=list(HEAD_DIMS),
         help="comma-separated channels of a head (all that have kernels)",
     )
     parser.add_argument(
         "--dtypes",
         type=items(one_of(DTYPES)),
-        default=list(DTYPES),
         help=f"comma-separated types of q, k and v ({','.join(DTYPES)})",
+    )
+    parser.add_argument(
+        "--kv",
+        type=items(_bits),
+        help="comma-separated bits of codes, 8,4: KVCache, too, with K and V of so many (none)",
     )
     parser.add_argument(
         "--jobs", type=at_least(1), help="kernels to compile at a time (as many as cores)"
@@ -61,14 +82,51 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compile what the options name and say what was done."""
+    for name in CHOICES if args.all else ():
+        if getattr(args, name) is not None:
+            raise ArgumentError("--all", True, f"left out with --{name.replace('_', '-')}")
     if args.arch is None and gpu_status()[0] != "ok":
         raise ArgumentError("--arch", args.arch, "given on a computer without a GPU")
     archs = [checked_arch(arch) for arch in args.arch or [current_device().arch]]
+    jobs = args.jobs or os.cpu_count() or 1
     for arch in archs:
-        facts = target(arch)
-        chosen = args.schemes or supported(facts)
-        specs = attention_specs(chosen, args.head_dims, args.dtypes, facts)
+        specs = _specs(args, target(arch))
+        # Ahead, for logs that have no bar: all kernels of a target take a core 20 minutes.
+        print(f"sm_{arch}: {len(specs)} kernels, {jobs} at a time", flush=True)
+        begun = time.monotonic()
         with Bar() as bar:
-            new = precompile(specs, [arch], args.jobs, bar.task(f"sm_{arch}"))
-        print(f"sm_{arch}: {new} kernels compiled, {len(specs) - new} were there")
-    print(f"cache: {cache.directory()}")
+            new = precompile(specs, [arch], jobs, bar.task(f"sm_{arch}"))
+        took = duration(time.monotonic() - begun)
+        print(f"sm_{arch}: {new} kernels compiled in {took}, {len(specs) - new} were there")
+    kernels, size = cache.usage()
+    print(f"cache: {cache.directory()}: {kernels} kernels, {size / MIB:.1f} MiB")
+
+
+def _bits(text: str) -> int:
+    return int(one_of([str(bits) for bits in KV_BITS])(text))
+
+
+def _specs(args: argparse.Namespace, facts: Target) -> list[Spec]:
+    chosen = args.schemes or supported(facts)
+    head_dims = args.head_dims or HEAD_DIMS
+    dtypes = args.dtypes or DTYPES
+    bits = KV_BITS if args.all else args.kv or ()
+    return _mixed(
+        [
+            *attention_specs(chosen, head_dims, dtypes, facts),
+            *kv_specs(head_dims, dtypes, bits, facts),
+            *(rate_specs(facts) if args.all else ()),
+        ]
+    )
+
+
+def _mixed(specs: Iterable[S]) -> list[S]:
+    """Spread the kernels of each file evenly, so that some of all tell how long the others take."""
+    specs = list(specs)
+    of_file = Counter(spec.source for spec in specs)
+    seen: Counter[str] = Counter()
+    place = {}
+    for spec in specs:
+        place[spec] = (seen[spec.source] + 0.5) / of_file[spec.source]
+        seen[spec.source] += 1
+    return sorted(specs, key=place.__getitem__)
