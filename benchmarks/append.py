@@ -8,30 +8,27 @@ from functools import partial
 from typing import Any
 
 import cuattn
+from cuattn.bench import baselines, caches, ours
+from cuattn.bench.cases import Case, decoding
+from cuattn.bench.gpu_memory import room_for
+from cuattn.bench.graphs import Graph
+from cuattn.bench.inputs import token_noise
+from cuattn.bench.left_out import LeftOut
+from cuattn.bench.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
 from cuattn.record import Timing
-
-from . import baselines, caches, ours
-from .cases import Case
-from .decode import decoding
-from .gpu_memory import room_for
-from .graphs import Graph
-from .inputs import token_noise
-from .timing import CleanL2, Median, time_gpu
 
 TOKEN = decoding(16, 8, 8192, num_q_heads=8)
 PROMPT = replace(decoding(4, 8, 8192, num_q_heads=8), seqlen_q=8192)
-
-ROUNDS, WARMUP = 30, 5
 # A graph of so many tokens: of the time of a single one, events are a good part.
 IN_GRAPH, GRAPH_ROUNDS, GRAPH_WARMUP = 64, 10, 2
 # What the time of an append is to be seen beside: a kernel that does nothing.
 EMPTY = "empty-kernel"
 
 
-def timings() -> Iterator[Timing]:
+def timings(left_out: LeftOut) -> Iterator[Timing]:
     """Yield the times of a token, and that of a prompt with the bytes read and written."""
     for case, timed in ((TOKEN, _token), (TOKEN, _graph), (PROMPT, _prompt)):
-        with room_for(case, 4 * case.input_bytes) as fits:
+        with room_for(case, 4 * case.input_bytes, left_out) as fits:
             if fits:
                 yield from timed()
 

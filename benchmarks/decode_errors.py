@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import cuattn
+from cuattn.bench import errors
+from cuattn.bench.caches import SCHEMES
+from cuattn.bench.cases import decoding
 from cuattn.record import Accuracy
-
-from . import exact
-from .caches import FAMILY, SCHEMES
-from .decode import decoding
-from .gpu_memory import give_back
-from .inputs import inputs
 
 # Heads enough to average over; a query of each is one row.
 SHORT, LONG = (decoding(1, 4, tokens, num_q_heads=16) for tokens in (8192, 131072))
@@ -27,14 +23,5 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def accuracy() -> Iterator[Accuracy]:
     """Yield the errors of every format on every input."""
-    for case, name in POINTS:
-        q, k, v = inputs(case, name)
-        wanted = exact.attention(q, k, v, is_causal=case.is_causal).get()
-        for scheme, options in OPTIONS.items():
-            cache = cuattn.KVCache(
-                case.batch, case.num_kv_heads, case.head_dim, case.seqlen_kv, **options
-            )
-            cache.append(k, v)
-            o = cache.attend(q, is_causal=case.is_causal)
-            yield exact.errors(o, wanted, case, name, scheme, FAMILY)
-        give_back()
+    for point in POINTS:
+        yield from errors.of_caches(point, OPTIONS)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from cuattn.bench import ours
+from cuattn.bench.cases import Case
 from cuattn.record import Timing
-
-from . import ours
-from .cases import Case
 
 
 class DecodeRows:

@@ -7,14 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import cuattn
-from cuattn.presets import resolve
-from cuattn.record import Accuracy, Timing
-from cuattn.reference import distributions
-from cuattn.scheme import Scheme
-
-from . import append, baselines, decode, decode_errors, exact, ours, papers
-from .baselines import Baseline
-from .cases import (
+from cuattn.bench import baselines, errors, exact, ours, prefill
+from cuattn.bench.cases import (
     ACCURACY,
     CORE,
     EVERY_SCHEME,
@@ -24,11 +18,17 @@ from .cases import (
     PREFILL,
     QUANTIZE,
     SCHEMES,
-    Case,
 )
-from .gpu_memory import give_back, room_for
-from .inputs import inputs, noise
-from .timing import Median, time_gpu, time_host
+from cuattn.bench.errors import Point
+from cuattn.bench.gpu_memory import room_for
+from cuattn.bench.inputs import noise
+from cuattn.bench.timing import Median, time_gpu, time_host
+from cuattn.presets import resolve
+from cuattn.record import Accuracy, Timing
+from cuattn.reference import distributions
+from cuattn.scheme import Scheme
+
+from . import append, decode, decode_errors, papers
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
 QUANTIZERS = (
@@ -50,26 +50,24 @@ def accuracy() -> Iterator[Accuracy]:
     The papers' schemes, and their cases beyond these, follow, and those of the KV cache.
     """
     exact.check()
-    present = baselines.present()
+    present = baselines.present(left_out)
     points = accuracy_points()
-    supported = ours.supported_schemes(dict.fromkeys(x for some in points.values() for x in some))
-    for (case, name), schemes in points.items():
-        q, k, v = inputs(case, name)
-        wanted = exact.attention(q, k, v, is_causal=case.is_causal).get()
-        for scheme in schemes:
-            if scheme in supported:
-                o = ours.prepare(q, k, v, case, scheme).end_to_end()
-                yield exact.errors(o, wanted, case, name, scheme.name, ours.family(scheme, case))
-        for baseline in present if case in ACCURACY else ():
-            run = baselines.bound(baseline, q, k, v, case)
-            if run is not None:
-                o = run.end_to_end()
-                yield exact.errors(o, wanted, case, name, baseline.name, baselines.FAMILY)
-        give_back()
+    every = dict.fromkeys(x for some in points.values() for x in some)
+    supported = ours.supported_schemes(every, left_out)
+    for point, schemes in points.items():
+        compared = present if point[0] in ACCURACY else []
+        yield from errors.of_schemes(
+            point, [x for x in schemes if x in supported], compared, left_out
+        )
     yield from decode_errors.accuracy()
 
 
-def accuracy_points() -> dict[papers.Point, list[Scheme]]:
+def left_out(what: str, reason: str) -> None:
+    """Say what is not measured."""
+    print(f"{what} left out: {reason}", flush=True)
+
+
+def accuracy_points() -> dict[Point, list[Scheme]]:
     """Return the schemes to measure on each input: presets on most, the papers' on theirs."""
     presets = [resolve(name) for name in SCHEMES]
     points = {
@@ -84,54 +82,23 @@ def accuracy_points() -> dict[papers.Point, list[Scheme]]:
 
 def timings() -> Iterator[Timing]:
     """Yield the times of attention, of the quantizers, of the host and of the KV cache."""
-    schemes, present = list(ours.supported_schemes(SCHEMES)), baselines.present()
+    schemes, present = ours.supported_schemes(SCHEMES, left_out), baselines.present(left_out)
     yield from _host(schemes)
     yield from _quantizers()
     for case in PREFILL:
-        with room_for(case, 14 * case.input_bytes) as fits:
+        timed = schemes if case in EVERY_SCHEME else [x for x in schemes if x in CORE]
+        needed = prefill.bytes_needed(case, len(timed) + len(present))
+        with room_for(case, needed, left_out) as fits:
             if fits:
-                timed = schemes if case in EVERY_SCHEME else [x for x in schemes if x in CORE]
-                yield from _prefill(case, timed, present)
-    yield from decode.timings(present)
-    yield from append.timings()
-
-
-def _prefill(case: Case, schemes: list[str], present: list[Baseline]) -> Iterator[Timing]:
-    q, k, v = (noise(case, seed) for seed in range(3))
-    runs = {
-        (ours.NAME, scheme, ours.family(scheme, case)): ours.prepare(q, k, v, case, scheme)
-        for scheme in schemes
-    }
-    for baseline in present:
-        run = baselines.bound(baseline, q, k, v, case)
-        if run is not None:
-            runs[baseline.name, baseline.scheme, baselines.FAMILY] = run
-    functions = {}
-    for who, run in runs.items():
-        functions[who, "end_to_end"] = run.end_to_end
-        if run.kernel is not None and run.kernel is not run.end_to_end:
-            functions[who, "kernel"] = run.kernel
-    times = time_gpu(functions)
-    for who, run in runs.items():
-        end_to_end = times[who, "end_to_end"]
-        kernel = times.get((who, "kernel"), end_to_end if run.kernel else None)
-        implementation, scheme, family = who
-        yield Timing(
-            **asdict(case),
-            case="prefill",
-            implementation=implementation,
-            scheme=scheme,
-            family=family,
-            kernel_ms=kernel.ms if kernel else None,
-            end_to_end_ms=end_to_end.ms,
-            tops=case.operations / kernel.ms * 1e-9 if kernel else None,
-        )
+                yield from prefill.timings(case, timed, present, left_out)
+    yield from decode.timings(present, left_out)
+    yield from append.timings(left_out)
 
 
 def _quantizers() -> Iterator[Timing]:
     import cupy
 
-    with room_for(QUANTIZE, 2 * QUANTIZE.input_bytes) as fits:
+    with room_for(QUANTIZE, 2 * QUANTIZE.input_bytes, left_out) as fits:
         if not fits:
             return
         x = noise(QUANTIZE, 0)
@@ -160,6 +127,7 @@ def _moved(case: str, scheme: str, time: Median, moved: int) -> Timing:
         scheme=scheme,
         family="quantize" if scheme else "baseline",
         kernel_ms=time.ms,
+        kernel_iqr_ms=time.iqr_ms,
         gbps=moved / time.ms * 1e-6,
     )
 
@@ -179,4 +147,5 @@ def _host(schemes: list[str]) -> Iterator[Timing]:
             scheme=scheme,
             family=ours.family(scheme, HOST),
             end_to_end_ms=time.ms,
+            end_to_end_iqr_ms=time.iqr_ms,
         )

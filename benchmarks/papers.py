@@ -6,14 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cuattn.bench.cases import Case
+from cuattn.bench.errors import Point
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
 from cuattn.scheme import Scheme
-
-from .cases import Case
-
-# A case and the name of a distribution: what is drawn once, for all schemes.
-Point = tuple[Case, str]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -14,7 +13,7 @@ from .errors import ArgumentError
 from .reference.arrays import Progress
 from .scheme import Scheme
 from .stages import Stages
-from .typed_json import typed
+from .typed_json import read, write
 
 __all__ = ["Key", "SchemePlan", "plan_schemes"]
 
@@ -87,11 +86,7 @@ class SchemePlan:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all, with all fields of every scheme."""
         entries = [_Entry(*_parts(key), scheme) for key, scheme in self.schemes.items()]
-        text = json.dumps(asdict(_Document("cuattn scheme plan 1", entries)), indent=1)
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write(asdict(_Document("cuattn scheme plan 1", entries)), Path(path))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SchemePlan:
@@ -105,11 +100,7 @@ class SchemePlan:
         path = Path(path)
         if not path.is_file():
             raise ArgumentError("path", str(path), "an existing file")
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ArgumentError(path.name, str(error), "a JSON file") from None
-        document: _Document = typed(data, _Document, path.name)
+        document: _Document = read(path, _Document)
         schemes: dict[Key, Scheme] = {}
         for i, entry in enumerate(document.entries):
             if entry.key in schemes:

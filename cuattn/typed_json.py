@@ -1,15 +1,49 @@
-"""JSON data as dataclasses, with every field's presence and type checked."""
+"""JSON data as dataclasses, with every field's presence and type checked, and files of it."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ArgumentError
 
-__all__ = ["finite", "typed"]
+__all__ = ["finite", "read", "typed", "write"]
+
+
+def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
+    """Return what a file has as an instance of `kind`.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type
+        As for `typed`.
+    file : str
+        What it has to be, for the error.
+
+    Raises
+    ------
+    ArgumentError
+        If the file cannot be read or is not JSON, or a field is missing, unknown or of another
+        type; names the field.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # the latter of what is not UTF-8, too
+        raise ArgumentError(path.name, str(error), file) from None
+    return typed(data, kind, path.name)
+
+
+def write(data: Any, path: Path) -> None:
+    """Write JSON's own types, whole or not at all; a figure that is not finite becomes null."""
+    text = json.dumps(finite(data), indent=1, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:

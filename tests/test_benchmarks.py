@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import baselines, ours, real_model
-from benchmarks.baselines import Baseline
-from benchmarks.cases import HOST, PREFILL, SCHEMES, Case
+from benchmarks import real_model
+from cuattn.bench import baselines, ours
+from cuattn.bench.baselines import Baseline
+from cuattn.bench.cases import HOST, PREFILL, SCHEMES, Case
 from cuattn.device import TARGETS
 from cuattn.errors import UnsupportedError
 from cuattn.plan import supported
@@ -24,29 +25,37 @@ def baseline(prepare=None, module="json"):
     return Baseline("other", "fp8", module, False, prepare)
 
 
-def test_a_baseline_that_raises_anything_is_left_out(torch, capsys):
+@pytest.fixture
+def told():
+    """Collect what is left out."""
+    return {}
+
+
+def test_a_baseline_that_raises_anything_is_left_out(torch, told):
     class NotSupportedError(Exception):
         pass
 
     def prepare(q, k, v, case):
         raise NotSupportedError("no engine\nand more")
 
-    assert baselines.bound(baseline(prepare), 0, 0, 0, HOST) is None
-    assert capsys.readouterr().out == f"baseline other, {HOST}: NotSupportedError: no engine\n"
+    assert baselines.bound(baseline(prepare), 0, 0, 0, HOST, told.__setitem__) is None
+    assert told == {f"other, {HOST}": "NotSupportedError: no engine"}
 
 
-def test_a_baseline_that_fails_in_its_first_call_is_left_out(torch, capsys):
-    def attend():
+@pytest.mark.parametrize(("kernel", "call"), [(True, False), (False, True)])
+def test_a_baseline_that_fails_in_its_first_call_is_left_out(torch, told, kernel, call):
+    def fail():
         raise RuntimeError("out of memory")
 
-    run = ours.Run(kernel=None, end_to_end=attend)
-    assert baselines.bound(baseline(lambda *_: run), 0, 0, 0, HOST) is None
-    assert "out of memory" in capsys.readouterr().out
+    run = ours.Run(*(fail if fails else int for fails in (kernel, call)))
+    assert baselines.bound(baseline(lambda *_: run), 0, 0, 0, HOST, told.__setitem__) is None
+    assert told == {f"other, {HOST}": "out of memory"}
 
 
-def test_a_baseline_without_a_causal_mask_is_not_asked_for_it(torch):
+def test_a_baseline_without_a_causal_mask_is_not_asked_for_it(torch, told):
     causal = Case.square(1, 1, 64, 64, True)
-    assert baselines.bound(baseline(), 0, 0, 0, causal) is None
+    assert baselines.bound(baseline(), 0, 0, 0, causal, told.__setitem__) is None
+    assert told == {"other, causal": "has no causal mask"}
 
 
 def test_a_baseline_that_does_not_import_says_why(torch, monkeypatch):
@@ -56,24 +65,25 @@ def test_a_baseline_that_does_not_import_says_why(torch, monkeypatch):
     assert "json does not import" in baseline().unavailable()
 
 
-def test_schemes_that_the_gpu_does_not_support_are_left_out(monkeypatch, capsys):
+def test_schemes_that_the_gpu_does_not_support_are_left_out(monkeypatch, told):
     def family(scheme, case):
         if scheme == "fp8":
             raise UnsupportedError("needs sm_89")
 
     monkeypatch.setattr(ours, "family", family)
-    assert ours.supported_schemes(SCHEMES) == [scheme for scheme in SCHEMES if scheme != "fp8"]
-    assert capsys.readouterr().out == "scheme fp8 left out: needs sm_89\n"
+    able = ours.supported_schemes(SCHEMES, told.__setitem__)
+    assert able == [scheme for scheme in SCHEMES if scheme != "fp8"]
+    assert told == {"fp8": "needs sm_89"}
 
 
 @pytest.mark.parametrize("arch", TARGETS)
-def test_schemes_that_a_gpu_has_kernels_of_are_measured(arch, monkeypatch, capsys):
+def test_schemes_that_a_gpu_has_kernels_of_are_measured(arch, monkeypatch, told):
     monkeypatch.setattr(ours, "current_device", lambda: SimpleNamespace(arch=arch))
     able = {scheme.name for scheme in supported(TARGETS[arch])}
-    assert ours.supported_schemes(SCHEMES) == [scheme for scheme in SCHEMES if scheme in able]
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in told] == [name for name in SCHEMES if name not in able]
-    assert all(f"sm_{arch}" in line for line in told)
+    found = ours.supported_schemes(SCHEMES, told.__setitem__)
+    assert found == [scheme for scheme in SCHEMES if scheme in able]
+    assert [*told] == [name for name in SCHEMES if name not in able]
+    assert all(f"sm_{arch}" in reason for reason in told.values())
 
 
 @pytest.mark.parametrize("case", [*PREFILL, Case.square(1, real_model.HEADS, 510, 32, False)])

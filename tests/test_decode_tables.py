@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 
 from benchmarks import tables
 from benchmarks.append import EMPTY, TOKEN
-from benchmarks.decode import CASES, NARROW, PAGED, RAGGED, RAGGED_LENGTHS, SHORT
+from benchmarks.decode import NARROW, PAGED, RAGGED, RAGGED_LENGTHS, SHORT
 from benchmarks.decode_errors import SHORT as ERRORS_SHORT
 from benchmarks.decode_rows import DecodeRows
+from cuattn.bench.cases import DECODE
 from cuattn.record import Accuracy, Record, Timing
 from tools import decode_tables
 from tools.record_figures import Figures
@@ -27,11 +28,11 @@ def row(kind, case, name, ms=None, host_ms=None, gbps=None):
 
 
 TIMINGS = [
-    row("decode", CASES[0], "kv-int8", 0.1, gbps=3400.0),
-    row("decode", CASES[0], "kv-int4", 0.08, gbps=2600.0),
-    row("decode", CASES[0], "pytorch-flash", 0.3, gbps=1200.0),
-    row("decode", CASES[0], "pytorch-cudnn", 0.2, gbps=1800.0),
-    row("copy-decode", CASES[0], "cudaMemcpyAsync", 0.5, gbps=4000.0),
+    row("decode", DECODE[0], "kv-int8", 0.1, gbps=3400.0),
+    row("decode", DECODE[0], "kv-int4", 0.08, gbps=2600.0),
+    row("decode", DECODE[0], "pytorch-flash", 0.3, gbps=1200.0),
+    row("decode", DECODE[0], "pytorch-cudnn", 0.2, gbps=1800.0),
+    row("copy-decode", DECODE[0], "cudaMemcpyAsync", 0.5, gbps=4000.0),
     row("decode", PAGED, "kv-int8", 0.1, gbps=3000.0),
     row("decode-paged", PAGED, "kv-int8", 0.11, gbps=2700.0),
     row("decode-ragged", RAGGED, "kv-int8", 1.0, gbps=3300.0),
@@ -67,14 +68,14 @@ def cells(text):
 
 def test_rows_are_compared_with_those_that_took_turns():
     rows = DecodeRows(TIMINGS)
-    assert rows.share("kv-int8", CASES[0]) == 0.85
-    assert rows.faster("kv-int8", CASES[0]) == 2.0
-    assert rows.faster("kv-int4", CASES[0]) == 0.2 / 0.08
+    assert rows.share("kv-int8", DECODE[0]) == 0.85
+    assert rows.faster("kv-int8", DECODE[0]) == 2.0
+    assert rows.faster("kv-int4", DECODE[0]) == 0.2 / 0.08
     assert rows.share("kv-int8", PAGED) is None  # the copy was that of half the channels
     assert rows.share("kv-int8", NARROW) == 0.725
     assert rows.faster("kv-int8", PAGED) is None
     assert rows.beside("decode-paged", "decode", "kv-int8", PAGED) == 0.9
-    assert rows.names(CASES[0]) == ["kv-int8", "kv-int4", "pytorch-flash", "pytorch-cudnn"]
+    assert rows.names(DECODE[0]) == ["kv-int8", "kv-int4", "pytorch-flash", "pytorch-cudnn"]
 
 
 def test_goals_say_what_was_missed():
@@ -114,7 +115,7 @@ def test_every_row_of_a_record_is_shown():
 def test_summary_has_a_row_for_each_shape():
     found = cells(decode_tables.summary(Figures(RECORD)))
     assert found["1 × 8 × 131072"] == ["3400 (85 %)", "2.00", "2600 (65 %)", "2.50"]
-    assert len(found) == len(CASES)
+    assert len(found) == len(DECODE)
     assert found["64 × 8 × 4096"] == ["– (– %)", "–", "– (– %)", "–"]
 
 
@@ -123,8 +124,7 @@ def test_errors_are_found_by_format():
     assert found["`kv-int4-g32-zero`"] == ["–", "5.12", "–", "–"]
 
 
-def test_decoding_is_apart_from_the_quantizers(monkeypatch):
-    monkeypatch.setattr(tables, "peak_tops", lambda scheme: None)
+def test_decoding_is_apart_from_the_quantizers():
     copy = replace(TIMINGS[4], case="copy", gbps=4200.0)
     shown = tables.show(replace(RECORD, timings=[*TIMINGS, copy]))
     about, _, table = shown.partition("the KV cache: ")

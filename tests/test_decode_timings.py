@@ -7,12 +7,18 @@ import pytest
 
 from benchmarks import append, decode
 from benchmarks.append import EMPTY, IN_GRAPH
-from benchmarks.caches import SCHEMES
-from benchmarks.decode import CASES, NARROW
-from benchmarks.timing import CleanL2, Median
+from benchmarks.decode import NARROW
+from cuattn.bench import decode as bench_decode
+from cuattn.bench.caches import SCHEMES
+from cuattn.bench.cases import DECODE
+from cuattn.bench.timing import CleanL2, Median
 
 MS = 0.5
 KV_BYTES = 1000
+
+
+def nobody(what, reason):
+    pytest.fail(f"{what} is left out: {reason}")
 
 
 class FakeCache:
@@ -58,24 +64,27 @@ def filled(monkeypatch):
 
     nothing = SimpleNamespace(nbytes=KV_BYTES)
     for module in (append, decode):
-        monkeypatch.setattr(module, "room_for", lambda case, needed: nullcontext(True))
+        monkeypatch.setattr(module, "room_for", lambda case, needed, left_out: nullcontext(True))
+        monkeypatch.setattr(module, "Graph", FakeGraph)
+    for module in (append, bench_decode):
         monkeypatch.setattr(module, "token_noise", lambda case, tokens, seed: nothing)
         monkeypatch.setattr(module, "time_gpu", time)
-        monkeypatch.setattr(module, "Graph", FakeGraph)
+    for module in (decode, bench_decode):
+        monkeypatch.setattr(module, "noise", lambda case, seed: nothing)
     monkeypatch.setattr(append.caches, "filled", make)
     monkeypatch.setattr(append.caches, "bytes_read", lambda case, cache, lengths: KV_BYTES)
-    monkeypatch.setattr(decode, "noise", lambda case, seed: nothing)
     monkeypatch.setattr(decode, "time_host", lambda function: Median(MS, 0.0))
     monkeypatch.setattr("cupy.empty_like", lambda x: x)
     monkeypatch.setattr("cupy.RawKernel", lambda code, name: lambda grid, block, args: None)
     monkeypatch.setattr("cupy.cuda.Stream", lambda non_blocking: nullcontext())
     copy = decode.Call("copy-decode", "cudaMemcpyAsync", "", lambda: None, KV_BYTES)
-    monkeypatch.setattr(decode, "_copy", lambda: copy)
+    for module in (decode, bench_decode):
+        monkeypatch.setattr(module, "copy", lambda: copy)
     return caches
 
 
 def test_one_token_is_timed_by_itself_and_in_a_graph_beside_nothing(filled):
-    rows = {(t.case, t.scheme or t.implementation): t for t in append.timings()}
+    rows = {(t.case, t.scheme or t.implementation): t for t in append.timings(nobody)}
     for name in (*SCHEMES, EMPTY):
         assert rows["append", name].kernel_ms == MS
         assert rows["append-graph", name].kernel_ms == MS / IN_GRAPH
@@ -85,7 +94,7 @@ def test_one_token_is_timed_by_itself_and_in_a_graph_beside_nothing(filled):
 
 
 def test_caches_have_room_for_all_that_is_appended_and_no_more(filled):
-    rows = append.timings()
+    rows = append.timings(nobody)
     next(rows)
     assert [cache.room for cache in filled] == [0, 0]
     assert any(t.case == "append-graph" for t in rows)
@@ -93,10 +102,10 @@ def test_caches_have_room_for_all_that_is_appended_and_no_more(filled):
 
 
 def test_half_the_channels_are_timed_with_what_the_others_are(filled):
-    rows = [t for t in decode.timings([]) if t.case in ("decode", "copy-decode")]
+    rows = [t for t in decode.timings([], nobody) if t.case in ("decode", "copy-decode")]
     names = {}
     for t in rows:
         sizes = t.batch, t.num_kv_heads, t.seqlen_kv, t.head_dim
         names.setdefault(sizes, []).append(t.scheme or t.implementation)
     assert names[16, 8, 8192, 64] == names[16, 8, 8192, 128] == [*SCHEMES, "cudaMemcpyAsync"]
-    assert len(names) == len({*CASES, NARROW})
+    assert len(names) == len({*DECODE, NARROW})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measurements, papers
-from benchmarks.cases import ACCURACY
+from cuattn.bench.cases import ACCURACY
 from cuattn.presets import PRESETS
 from cuattn.record import Accuracy, Record
 from cuattn.reference import distributions, exact

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import timing
-from benchmarks.graphs import Graph
-from benchmarks.timing import CleanL2, time_gpu
+from cuattn.bench import timing
+from cuattn.bench.graphs import Graph
+from cuattn.bench.timing import CleanL2, time_gpu
 
 MEMORY = 1 << 24
 
@@ -51,10 +51,18 @@ def test_each_is_timed_behind_a_flush_whose_time_is_not_its_own(clock, turns):
         return run
 
     functions = {name: function(name, name) for name in range(1, turns + 1)}
-    times = time_gpu(functions, rounds=4, warmup=2, flush=Flush)
+    shown = []
+    times = time_gpu(
+        functions, rounds=4, warmup=2, flush=Flush, progress=lambda *at: shown.append(at)
+    )
     assert {name: time.ms for name, time in times.items()} == {x: 1e3 * x for x in functions}
     assert events[::2] == ["flush"] * (6 * turns)
     assert sorted(events[1::2]) == sorted(6 * list(functions))
+    assert shown == [(done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_nothing_takes_no_time():
+    assert time_gpu({}) == {}
 
 
 def test_a_clean_cache_is_one_of_lines_that_were_only_read(monkeypatch):

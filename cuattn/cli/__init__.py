@@ -11,7 +11,7 @@ from typing import NoReturn
 from cuattn import __version__
 from cuattn.errors import CuattnError
 
-from . import choose, info, report
+from . import bench, choose, info, report
 from . import compile as compile_command
 
 __all__ = ["main"]
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, choose, info, compile_command):
+    for command in (report, bench, choose, info, compile_command):
         command.add_to(commands)
     return parser

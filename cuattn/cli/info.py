@@ -22,7 +22,7 @@ from cuattn.scheme import Scheme
 
 __all__ = ["add_to"]
 
-NAME_WIDTH = 15
+NAME_WIDTH = max(map(len, PRESETS))
 KIB = 1024
 MIB = 1024 * KIB
 

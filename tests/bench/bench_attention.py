@@ -4,24 +4,27 @@ import functools
 
 import pytest
 
-from benchmarks.baselines import BASELINES
-from benchmarks.cases import PREFILL, SCHEMES
-from benchmarks.inputs import noise
-from benchmarks.ours import family, prepare
-from benchmarks.peak import peak_tops
-from benchmarks.timing import Stamp
+from cuattn.bench.baselines import BASELINES
+from cuattn.bench.ceilings import tops_of
+from cuattn.bench.grid import make
+from cuattn.bench.inputs import noise
+from cuattn.bench.ours import family, prepare
+from cuattn.bench.timing import Stamp
 from cuattn.errors import UnsupportedError
 from cuattn.presets import resolve
 from cuattn.reference import exact, metrics
 
 pytestmark = pytest.mark.gpu
 
+# That of `cuattn bench`.
+GRID = make()
+
 # The last queries of one head: under a bottom-right mask they make a call of their own.
 CHECKED_ROWS = 64
 # Relative L1 on normal noise: twice the worst that any published scheme has at 16k tokens.
-CEILING = 0.1
+MOST = 0.1
 # The same of those with 4 bits.
-CEILING_INT4 = 0.5
+MOST_INT4 = 0.5
 
 
 @functools.lru_cache(maxsize=1)
@@ -35,7 +38,7 @@ def expected(case):
     return exact.attention(q[:, :, -CHECKED_ROWS:], k, v, is_causal=case.is_causal)[0]
 
 
-def measure(benchmark, cold_l2, case, run, part, scheme):
+def measure(benchmark, cold_l2, ceilings, case, run, part, scheme):
     import cupy
 
     call = getattr(run, part)
@@ -46,39 +49,39 @@ def measure(benchmark, cold_l2, case, run, part, scheme):
         o = run.end_to_end()
     rows = cupy.from_dlpack(o)[:1, :1, -CHECKED_ROWS:].get().astype("float64")
     how = resolve(scheme)
-    ceiling = CEILING_INT4 if "int4" in (how.qk, how.pv) else CEILING
-    assert metrics.metrics(rows, expected(case))["relative_l1"] < ceiling
+    most = MOST_INT4 if "int4" in (how.qk, how.pv) else MOST
+    assert metrics.metrics(rows, expected(case))["relative_l1"] < most
     benchmark.group = f"{case} {part}"
     benchmark.pedantic(call, setup=cold_l2, rounds=30, warmup_rounds=5)
     if benchmark.enabled:
         tops = case.operations / benchmark.stats.stats.median * 1e-12
-        peak = peak_tops(scheme)
+        ceiling = tops_of(ceilings, scheme)
         benchmark.extra_info["tops"] = round(tops, 1)
-        benchmark.extra_info["percent_of_peak"] = round(100 * tops / peak, 1) if peak else None
+        benchmark.extra_info["percent_of_ceiling"] = ceiling and round(100 * tops / ceiling, 1)
 
 
 @pytest.mark.benchmark(timer=Stamp)
 @pytest.mark.parametrize("part", ["kernel", "end_to_end"])
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("case", PREFILL, ids=str)
-def bench_attention(benchmark, cold_l2, case, scheme, part):
+@pytest.mark.parametrize("scheme", GRID.schemes)
+@pytest.mark.parametrize("case", GRID.prefill, ids=str)
+def bench_attention(benchmark, cold_l2, ceilings, case, scheme, part):
     try:
         family(scheme, case)
     except UnsupportedError as error:
         pytest.skip(str(error))
     run = prepare(*operands(case), case, scheme)
-    measure(benchmark, cold_l2, case, run, part, scheme)
+    measure(benchmark, cold_l2, ceilings, case, run, part, scheme)
 
 
 @pytest.mark.benchmark(timer=Stamp)
 @pytest.mark.parametrize("part", ["kernel", "end_to_end"])
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.name)
-@pytest.mark.parametrize("case", PREFILL, ids=str)
-def bench_baseline(benchmark, cold_l2, case, baseline, part):
+@pytest.mark.parametrize("case", GRID.prefill, ids=str)
+def bench_baseline(benchmark, cold_l2, ceilings, case, baseline, part):
     reason = baseline.unavailable()
     if reason is None and case.is_causal and not baseline.causal:
         reason = "has no causal mask"
     if reason is not None:
         pytest.skip(reason)
     run = baseline.bind(*operands(case), case)
-    measure(benchmark, cold_l2, case, run, part, baseline.scheme)
+    measure(benchmark, cold_l2, ceilings, case, run, part, baseline.scheme)

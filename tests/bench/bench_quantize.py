@@ -5,10 +5,10 @@ import functools
 import pytest
 
 import cuattn
-from benchmarks.cases import QUANTIZE
-from benchmarks.inputs import noise
 from benchmarks.measurements import QUANTIZERS
-from benchmarks.timing import Stamp
+from cuattn.bench.cases import QUANTIZE
+from cuattn.bench.inputs import noise
+from cuattn.bench.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

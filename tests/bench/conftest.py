@@ -8,9 +8,25 @@ from cuattn.device import current_device, gpu_status
 @pytest.fixture(scope="session")
 def cold_l2():
     """Empty the L2 cache of anything useful, without waiting for it."""
-    from benchmarks.timing import ColdL2
+    from cuattn.bench.timing import ColdL2
 
     return ColdL2()
+
+
+@pytest.fixture(scope="session")
+def clean_l2():
+    """Do so with lines that were read, as weights are between two decoding steps."""
+    from cuattn.bench.timing import CleanL2
+
+    return CleanL2()
+
+
+@pytest.fixture(scope="session")
+def ceilings():
+    """Return what this GPU can do at most, measured once."""
+    from cuattn.bench import ceilings
+
+    return ceilings.measure()
 
 
 @pytest.hookimpl

@@ -6,14 +6,12 @@ import math
 from functools import cache
 from typing import Any
 
+from . import e4m3
 from .cases import Case
 from .ours import Run
 
-E4M3_MAX = 448.0
 # P lies in [0, 1]; times this, E4M3 has normal numbers down to 2^-14. FlashAttention-3 does so too.
 P_SCALE = 256.0
-# The inverse of a smaller range would overflow float16.
-SMALLEST_RANGE = 2.0**-7
 
 OPERANDS = ("q", "k", "v")
 SCALES = ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o")
@@ -35,7 +33,9 @@ def prepare(q: Any, k: Any, v: Any, case: Case) -> Run:
     def scalar(value: float) -> Any:
         return torch.full((1, 1, 1, 1), value, dtype=torch.float32, device=q.device)
 
-    buffers = {x: torch.empty_like(q, dtype=torch.float8_e4m3fn) for x in (*OPERANDS, "o")}
+    operands = {"q": q, "k": k, "v": v}
+    sized = operands | {"o": q}
+    buffers = {x: torch.empty_like(like, dtype=torch.float8_e4m3fn) for x, like in sized.items()}
     buffers |= {name: scalar(1.0) for name in (*SCALES, *AMAXES)}
     buffers["scale_s"].fill_(P_SCALE)
     buffers["descale_s"].fill_(1 / P_SCALE)
@@ -44,13 +44,10 @@ def prepare(q: Any, k: Any, v: Any, case: Case) -> Run:
     out = torch.empty_like(q)
 
     def quantize() -> None:
-        for name, x in zip(OPERANDS, (q, k, v), strict=True):
-            largest = torch.linalg.vector_norm(x, math.inf).clamp(min=SMALLEST_RANGE)
-            scale = (E4M3_MAX / largest.float()).half()
-            buffers[name].copy_(x * scale)
-            buffers[f"descale_{name}"].copy_(scale.float().reciprocal())
+        for name, x in operands.items():
+            buffers[f"descale_{name}"].copy_(e4m3.quantize(x, buffers[name]))
         # The output averages rows of V, so it stays within V's range.
-        buffers["scale_o"].copy_(scale)
+        torch.reciprocal(buffers["descale_v"], out=buffers["scale_o"])
 
     def kernel() -> None:
         graph.execute(pack, workspace, handle=handle)

@@ -51,9 +51,31 @@ class Case(Shape):
         kv_rows = self.num_kv_heads * self.seqlen_kv
         return 2 * self.batch * self.head_dim * (q_rows + 2 * kv_rows)
 
+    @property
+    def decodes(self) -> bool:
+        """Whether each sequence has one query."""
+        return self.seqlen_q == 1
+
     def __str__(self) -> str:
+        # Lengths alone do not tell cases of decoding apart.
+        decodes = f"B{self.batch} Hkv{self.num_kv_heads} " if self.decodes else ""
         causal = " causal" if self.is_causal else ""
-        return f"N{self.seqlen_kv} D{self.head_dim}{causal}"
+        return f"{decodes}N{self.seqlen_kv} D{self.head_dim}{causal}"
+
+
+def decoding(
+    batch: int, num_kv_heads: int, tokens: int, num_q_heads: int = 32, head_dim: int = 128
+) -> Case:
+    """Return the case of one query of each sequence."""
+    return Case(
+        batch=batch,
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        seqlen_q=1,
+        seqlen_kv=tokens,
+        head_dim=head_dim,
+        is_causal=False,
+    )
 
 
 # The papers' shape. 4096 fits the caches' reach of one head, 16384 does not; 1024 is over before
@@ -67,6 +89,14 @@ PREFILL = [
         for is_causal in (False, True)
     ),
 ]
+
+# Few long sequences, many short ones, and heads that share nothing.
+DECODE = (
+    decoding(1, 8, 131072),
+    decoding(16, 8, 8192),
+    decoding(64, 8, 4096),
+    decoding(1, 32, 32768),
+)
 
 EVERY_SCHEME = [Case.square(4, 32, seqlen, 128, False) for seqlen in (4096, 16384)]
 

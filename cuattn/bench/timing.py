@@ -9,10 +9,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from cuattn.reference.arrays import Progress
+
 # The flush also keeps the GPU busy while the host submits what is timed: 1 GiB is 0.2 to 1 ms.
 FLUSH_BYTES = 1 << 30
 # Sums over the lines read, a thread block each: CuPy makes a single sum in one block.
 SUMS = 4096
+
+ROUNDS, WARMUP = 30, 5
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -30,7 +34,7 @@ class Stamp:
         import cupy
 
         self.event.synchronize()
-        return cupy.cuda.get_elapsed_time(earlier.event, self.event) * 1e-3
+        return float(cupy.cuda.get_elapsed_time(earlier.event, self.event)) * 1e-3
 
 
 class ColdL2:
@@ -42,6 +46,7 @@ class ColdL2:
         self._junk = cupy.empty(_junk_bytes(), dtype=cupy.uint8)
 
     def __call__(self) -> None:
+        """Enqueue the filling."""
         import cupy
 
         self._junk.data.memset_async(0, self._junk.nbytes, cupy.cuda.get_current_stream())
@@ -63,6 +68,7 @@ class CleanL2:
         self._read = cupy.ReductionKernel("T x", "T y", "x", "a ^ b", "y = a", "0", "read_junk")
 
     def __call__(self) -> None:
+        """Enqueue the reading."""
         self._read(self._junk, out=self._sums, axis=1)
 
 
@@ -90,18 +96,22 @@ class Median:
 def time_gpu(
     functions: Mapping[Name, Callable[[], object]],
     *,
-    rounds: int = 30,
-    warmup: int = 5,
+    rounds: int = ROUNDS,
+    warmup: int = WARMUP,
     flush: type[ColdL2 | CleanL2] = ColdL2,
+    progress: Progress | None = None,
 ) -> dict[Name, Median]:
     """Time functions that enqueue work on the current stream, each from a cold L2 cache.
 
     A round runs every function once, and each round starts with the next one, so that clocks that
     drift and heat that builds up meet all of them alike. Before each, `flush` fills the cache.
+    `progress` is called between rounds.
     """
-    fill_l2 = flush()
-    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     names = list(functions)
+    if not names:
+        return {}
+    fill_l2 = flush()
+    seconds: dict[Name, list[float]] = {name: [] for name in names}
     for count in range(-warmup, rounds):
         first = count % len(names)
         stamps = []
@@ -113,6 +123,8 @@ def time_gpu(
         if count >= 0:
             for name, start, end in stamps:
                 seconds[name].append(end - start)
+            if progress is not None:
+                progress(count + 1, rounds)
     return {name: Median.of(values) for name, values in seconds.items()}
 
 

@@ -16,6 +16,7 @@ from cuattn.reference.layout import pad_head_dim
 from cuattn.scheme import Scheme
 
 from .cases import HOST, Case
+from .left_out import LeftOut, in_a_line
 
 NAME = "cuattn"
 S = TypeVar("S", str, Scheme)
@@ -52,14 +53,14 @@ def family(scheme: str | Scheme, case: Case, dtype: str = "float16") -> str:
     return spec.source.removesuffix(".cu")
 
 
-def supported_schemes(schemes: Iterable[S]) -> list[S]:
-    """Return the schemes that the current GPU has kernels of, and say what it lacks for others."""
+def supported_schemes(schemes: Iterable[S], left_out: LeftOut) -> list[S]:
+    """Return the schemes that the current GPU has kernels of, and tell what it lacks for others."""
     found = []
     for scheme in schemes:
         try:
             family(scheme, HOST)
         except UnsupportedError as error:
-            print(f"scheme {resolve(scheme).name} left out: {error}", flush=True)
+            left_out(resolve(scheme).name, in_a_line(error))
         else:
             found.append(scheme)
     return found

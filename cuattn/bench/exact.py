@@ -9,6 +9,7 @@ import numpy as np
 
 from cuattn.record import Accuracy
 from cuattn.reference import exact, metrics
+from cuattn.typed_json import finite
 
 from .cases import Case
 
@@ -59,7 +60,7 @@ def errors(o: Any, wanted: Any, case: Case, name: str, scheme: str, family: str)
         scheme=scheme,
         family=family,
         distribution=name,
-        metrics=dict(metrics.metrics(got, wanted)),
+        metrics=finite(dict(metrics.metrics(got, wanted))),
     )
 
 

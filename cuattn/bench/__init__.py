@@ -1,0 +1,1 @@
+"""What `cuattn bench` measures on this computer's GPU, and how."""

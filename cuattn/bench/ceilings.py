@@ -1,0 +1,63 @@
+"""What this GPU can do at most: small kernels that only copy, read or multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from cuattn.device import current_device
+from cuattn.presets import resolve
+from cuattn.record import Ceiling, Timing
+
+from .rate_kernels import rate_calls
+from .timing import ROUNDS, CleanL2, time_gpu
+
+__all__ = ["best", "measure", "share", "tops_of"]
+
+
+def measure(rounds: int = ROUNDS) -> list[Ceiling]:
+    """Return what this GPU can do at most, measured by kernels that do nothing else.
+
+    Products are those that this project's kernels are made of: ``wgmma`` on Hopper, ``mma.sync``
+    everywhere. Data-center GPUs newer than Hopper have faster ones.
+
+    Parameters
+    ----------
+    rounds : int
+        How often each kernel is run.
+    """
+    calls = list(rate_calls(current_device()))
+    # Behind lines that were written, reading is slower.
+    functions = {i: call.run for i, call in enumerate(calls)}
+    times = time_gpu(functions, rounds=rounds, flush=CleanL2)
+    found = []
+    for i, call in enumerate(calls):
+        scale = 1e-9 if call.is_product else 1e-6  # work a millisecond to TOPS, or to GB/s
+        rate = call.work / times[i].ms * scale
+        iqr = rate * times[i].iqr_ms / times[i].ms
+        found.append(Ceiling(what=call.what, instruction=call.instruction, rate=rate, iqr=iqr))
+    return found
+
+
+def best(ceilings: Iterable[Ceiling], what: str) -> float | None:
+    """Return the highest rate that was reached, whatever the instruction; None if not measured."""
+    return max((ceiling.rate for ceiling in ceilings if ceiling.what == what), default=None)
+
+
+def tops_of(ceilings: Sequence[Ceiling], scheme: str) -> float | None:
+    """Return the ceiling of a scheme's two products, half of the operations each, in TOPS.
+
+    Codes of 4 bits count as INT8, which P V has on every GPU and Q Kᵀ on those newer than sm_89.
+    """
+    how = resolve(scheme)
+    qk, pv = (best(ceilings, "int8" if x == "int4" else x) for x in (how.qk, how.pv))
+    return 2 / (1 / qk + how.p_matrices / pv) if qk and pv else None
+
+
+def share(ceilings: Sequence[Ceiling], timing: Timing) -> float | None:
+    """Return a row's speed, on quantized operands, as a share of what the GPU can do at most.
+
+    Decoding, which reads, is held against a copy, the fastest that memory is known to go.
+    """
+    rate = timing.tops if timing.gbps is None else timing.gbps
+    most = tops_of(ceilings, timing.scheme) if timing.gbps is None else best(ceilings, "copy")
+    return rate / most if most and rate else None

@@ -1,0 +1,59 @@
+"""One implementation with one scheme: what has a line in a picture and a row in a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from cuattn.record import Shape, Timing
+
+from . import ours
+from .cases import Case
+
+__all__ = ["Series", "end_to_end_tops", "operations", "shape_of"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Whose figures they are.
+
+    Attributes
+    ----------
+    implementation : str
+        "cuattn" or a baseline.
+    scheme : str
+    """
+
+    implementation: str
+    scheme: str
+
+    @classmethod
+    def of(cls, timing: Timing) -> Series:
+        """Return the series that a time belongs to."""
+        return cls(timing.implementation, timing.scheme)
+
+    @property
+    def is_ours(self) -> bool:
+        """Return whether it is one of this package's."""
+        return self.implementation == ours.NAME
+
+    @property
+    def name(self) -> str:
+        """Return what rows of errors call it: our scheme, or the baseline."""
+        return self.scheme if self.is_ours else self.implementation
+
+
+def shape_of(row: Shape) -> Shape:
+    """Return the sizes of a row alone, which can be compared with those of another."""
+    return Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
+
+
+def operations(shape: Shape) -> int:
+    """Return the multiplications and additions of a shape."""
+    return Case(**asdict(shape_of(shape))).operations
+
+
+def end_to_end_tops(timing: Timing) -> float | None:
+    """Return the speed from float16 inputs, in 10¹² operations a second."""
+    if not timing.end_to_end_ms:
+        return None
+    return operations(timing) / timing.end_to_end_ms * 1e-9
