@@ -3,7 +3,7 @@
 Trains a language model of bytes (`tiny_lm.py`) on the project's license, lets it continue a line
 of it with each kind of cache (`decoding.py`), and shows the text, where it differs, tokens a second
 and the bytes of the caches. On a GPU a token is one launch of a CUDA graph, and training needs
-cuBLAS (`pip install .[check13]`); otherwise all is NumPy, and the speed means nothing.
+cuBLAS (`pip install '.[check13]'`); otherwise all is NumPy, and the speed means nothing.
 
     python examples/generate.py
 """

@@ -46,13 +46,13 @@ def main(argv=None):
     on_gpu = gpu_status()[0] == "ok"
     print(f"{len(ids)} tokens, {'on the GPU' if on_gpu else 'emulated in NumPy: no GPU here'}")
     print("relative L1 error of each layer in %, and 1 - cosine similarity of the embedding")
-    print(f"{'':15}" + "".join(f"{f'layer {i}':>9}" for i in range(len(layers))) + "  embedding")
+    print(f"{'':17}" + "".join(f"{f'layer {i}':>9}" for i in range(len(layers))) + "  embedding")
     results = []
     for scheme in args.schemes or [scheme.name for scheme in runnable()]:
         result = measure(scheme, encoder, ids, layers, embedding)
         results.append(result)
         errors = "".join(f"{100 * layer['relative_l1']:9.3f}" for layer in result["layers"])
-        print(f"{scheme:15}{errors}  {1 - result['embedding']['cosine']:9.1e}")
+        print(f"{scheme:17}{errors}  {1 - result['embedding']['cosine']:9.1e}")
     print(f"\ncuattn report --input {args.out}/layer_*.npz  shows more of each layer")
     if args.json is not None:
         document = {"tokens": len(ids), "on_gpu": on_gpu, "schemes": results}

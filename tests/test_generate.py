@@ -1,28 +1,22 @@
 """The example that generates text: its gradients, its training, and decoding with each cache."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from example_modules import examples
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMPT = list(b"the license")
 
 
 @pytest.fixture(scope="module")
 def generate():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        import generate
-
-        yield generate
+    with examples("generate") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
-def tiny_lm(generate):
-    import tiny_lm
-
-    return tiny_lm
+def tiny_lm():
+    with examples("tiny_lm") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

