@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from importlib.util import find_spec
 
 import hypothesis
 import numpy as np
@@ -30,17 +31,28 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     answer, detail = gpu_status()
-    out = {}
-    if answer != "ok":
-        out[f"no GPU here ({answer}: {_first_line(detail)})"] = "gpu"
-    if not config.getoption("--slow"):
-        out["slow, run with --slow"] = "slow"
-    for reason, marker in out.items():
-        dropped = [item for item in items if item.get_closest_marker(marker)]
-        if dropped:
-            items[:] = [item for item in items if not item.get_closest_marker(marker)]
-            config.hook.pytest_deselected(items=dropped)
-            config.stash[NOT_RUN][f"{marker} tests not run: {reason}"] = len(dropped)
+    gone = {}
+    for item in items:
+        if answer != "ok" and item.get_closest_marker("gpu"):
+            reason = f"gpu tests not run: no GPU here ({answer}: {_first_line(detail)})"
+        elif not config.getoption("--slow") and item.get_closest_marker("slow"):
+            reason = "slow tests not run: slow, run with --slow"
+        elif missing := _missing(item):
+            reason = f"tests of frameworks not run: no {missing} here, see make test FRAMEWORKS=1"
+        else:
+            continue
+        gone.setdefault(reason, []).append(item)
+    for reason, dropped in gone.items():
+        config.hook.pytest_deselected(items=dropped)
+        config.stash[NOT_RUN][reason] = len(dropped)
+    not_run = {item for dropped in gone.values() for item in dropped}
+    items[:] = [item for item in items if item not in not_run]
+
+
+def _missing(item):
+    """Return the first module that a test needs and that is not installed."""
+    names = (name for marker in item.iter_markers("needs") for name in marker.args)
+    return next((name for name in names if find_spec(name) is None), None)
 
 
 def pytest_terminal_summary(terminalreporter, config):
