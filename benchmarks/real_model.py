@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cuattn.bench.cases import Case
 from cuattn.errors import CuattnError
 from cuattn.record import Accuracy
-
-from .cases import Case
 
 # Distributions of these rows: each layer's own, and that of the sentence's embedding.
 PREFIX = "minilm-"

@@ -1,14 +1,17 @@
-"""A record as a few narrow tables."""
+"""A record as a few narrow tables, on any computer: python -m benchmarks.tables [FILE]."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import fields
+from pathlib import Path
 
-from cuattn.record import Record, Shape, Timing
+from cuattn.bench.cases import PREFILL, Case
+from cuattn.bench.ceilings import share
+from cuattn.errors import CuattnError
+from cuattn.record import Record, Shape, Timing, load, records
 
-from .cases import PREFILL, Case
 from .decode_rows import DecodeRows, name_of
-from .peak import peak_tops
 from .real_model import EMBEDDING
 
 # Length and head dim whose errors the table of accuracy shows; the record has all.
@@ -22,7 +25,8 @@ def show(record: Record) -> str:
         parts.append(f"tests: {record.tests}")
     parts.append(f"sanitizer: {record.sanitizer}")
     parts += [_accuracy(record), _model(record)]
-    parts += [_host_and_memory(record), _speed(record), _ratios(record), _decode(record)]
+    parts += [_ceilings(record), _host_and_memory(record), _first_calls(record)]
+    parts += [_speed(record), _ratios(record), _decode(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -47,6 +51,30 @@ def _model(record: Record) -> str:
     return "\n".join(lines)
 
 
+def _ceilings(record: Record) -> str:
+    rows = {
+        f"{ceiling.what}, {ceiling.instruction}": {
+            ceiling.unit: f"{ceiling.rate:.0f}",
+            "iqr": f"{ceiling.iqr:.1f}",
+        }
+        for ceiling in record.ceilings
+    }
+    return _table("the most that the GPU can do", ["TOPS", "GB/s", "iqr"], rows)
+
+
+def _first_calls(record: Record) -> str:
+    rows = {
+        f"{first.call}, D {first.head_dim}": {
+            "kernels": str(first.kernels),
+            "empty cache": f"{first.cold_s:.2f}",
+            "full cache": f"{first.warm_s:.2f}",
+        }
+        for first in record.first_calls
+    }
+    columns = ["kernels", "empty cache", "full cache"]
+    return _table("seconds to the first result", columns, rows)
+
+
 def _host_and_memory(record: Record) -> str:
     lines = []
     for t in record.timings:
@@ -64,14 +92,14 @@ def _speed(record: Record) -> str:
         row = rows.setdefault(" ".join(who), {})
         for case, t in times.items():
             end_to_end = case.operations / t.end_to_end_ms * 1e-9 if t.end_to_end_ms else 0
-            row[str(case)] = f"{t.tops or 0:.0f}/{end_to_end:.0f}{_share(t)}"
-    title = "TOPS, kernel only / end to end, and the former's percent of the peak; B=4 H=32"
+            row[str(case)] = f"{t.tops or 0:.0f}/{end_to_end:.0f}{_share(record, t)}"
+    title = "TOPS, kernel only / end to end, and the former's percent of the ceiling; B=4 H=32"
     return _table(title, [str(case) for case in PREFILL], rows)
 
 
-def _share(t: Timing) -> str:
-    peak = peak_tops(t.scheme)
-    return f" {100 * t.tops / peak:.0f}%" if peak and t.tops else ""
+def _share(record: Record, t: Timing) -> str:
+    of_ceiling = share(record.ceilings, t)
+    return f" {100 * of_ceiling:.0f}%" if of_ceiling else ""
 
 
 def _ratios(record: Record) -> str:
@@ -137,3 +165,19 @@ def _table(title: str, columns: list[str], rows: dict[str, dict[str, str]]) -> s
         cells = "".join(f"  {row.get(c, '-'):>{widths[c]}}" for c in columns)
         lines.append(f"{name:<{first}}{cells}")
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Print a record, or all that are committed."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("file", type=Path, nargs="?", help="a record (the committed ones)")
+    file = parser.parse_args().file
+    for path in [file] if file else records():
+        print(show(load(path)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CuattnError as error:
+        raise SystemExit(f"tables: {error}") from None

@@ -7,20 +7,21 @@ the kernels and every module that takes part in a launch, so that a record of ot
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import ArgumentError
+from .record_rows import Accuracy, Ceiling, FirstCall, Shape, Timing
 from .reference import layout
 from .sources import sources
-from .typed_json import finite, typed
+from .typed_json import read, write
 
 __all__ = [
     "LAUNCH_MODULES",
     "Accuracy",
+    "Ceiling",
     "Counts",
+    "FirstCall",
     "Record",
     "Sanitizer",
     "Shape",
@@ -76,6 +77,7 @@ LAUNCH_MODULES = (
     "quantize",
     "quantize_spec",
     "quantized",
+    "rate_spec",
     "rotate_spec",
     "scheme",
     "sizes",
@@ -92,43 +94,6 @@ LAUNCH_MODULES = (
 )
 
 State = Literal["current", "stale", "outdated"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of one attention call."""
-
-    batch: int
-    num_q_heads: int
-    num_kv_heads: int
-    seqlen_q: int
-    seqlen_kv: int
-    head_dim: int
-    is_causal: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy(Shape):
-    """Error of one scheme on one input against float64; a baseline's name stands as its scheme."""
-
-    scheme: str
-    family: str
-    distribution: str
-    metrics: dict[str, float | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing(Shape):
-    """Median times of one case; null where a figure does not apply."""
-
-    case: str
-    implementation: str
-    scheme: str
-    family: str
-    kernel_ms: float | None = None
-    end_to_end_ms: float | None = None
-    tops: float | None = None
-    gbps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +129,7 @@ class Record:
         Why no run of the present code could be had, if the record is of older code.
     failures : str, optional
         Which tests failed and why, if it was not for want of something in the code.
-    tests, sanitizer, accuracy, timings
+    tests, sanitizer, accuracy, timings, ceilings, first_calls
         What each phase of the check found; None or empty until it has run.
     """
 
@@ -177,6 +142,8 @@ class Record:
     sanitizer: Sanitizer = field(default_factory=Sanitizer)
     accuracy: list[Accuracy] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list)
+    first_calls: list[FirstCall] = field(default_factory=list)
 
     def state(self, now: str) -> State:
         """Return how the record relates to code of digest `now`.
@@ -237,22 +204,16 @@ def load(path: Path) -> Record:
     Raises
     ------
     ArgumentError
-        If the file is not JSON, or a field is missing, unknown or of another type; names the field.
+        If the file cannot be read or is not JSON, or a field is missing, unknown or of another
+        type; names the field.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ArgumentError(path.name, str(error), "a JSON file") from None
-    record: Record = typed(data, Record, path.name)
+    record: Record = read(path, Record)
     return record
 
 
 def save(record: Record, path: Path) -> None:
     """Write a record, whole or not at all; a figure that is not finite becomes null."""
-    text = json.dumps(finite(asdict(record)), indent=1, allow_nan=False)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write(asdict(record), path)
 
 
 def status() -> list[Status]:
@@ -277,7 +238,8 @@ def problems(record: Record) -> list[str]:
     for tool, count in asdict(record.sanitizer).items():
         if count != 0:
             found.append(f"compute-sanitizer {tool}: {_findings(count)}")
-    found += [f"no {name}" for name in ("accuracy", "timings") if not getattr(record, name)]
+    rows = ("accuracy", "timings", "ceilings", "first_calls")
+    found += [f"no {name.replace('_', ' ')}" for name in rows if not getattr(record, name)]
     return found
 
 

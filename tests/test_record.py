@@ -22,6 +22,7 @@ OTHER_MODULES = {
     "kv_contents",
     "kv_files",
     "kv_host",
+    "kv_listing",
     "kv_read",
     "kv_stores",
     "kv_units",
@@ -30,6 +31,7 @@ OTHER_MODULES = {
     "natural",
     "ptxas",
     "record",
+    "record_rows",
     "scheme_plan",
     "sources",
     "speed_order",
@@ -55,6 +57,8 @@ def sound():
     about = {**SHAPE, "scheme": "int8", "family": "attention_mma"}
     timing = record.Timing(**about, case="prefill", implementation="cuattn", kernel_ms=1.5)
     accuracy = record.Accuracy(**about, distribution="normal", metrics={"relative_l1": 0.013})
+    ceiling = record.Ceiling(what="int8", instruction="mma", rate=1500.0, iqr=2.0)
+    first_call = record.FirstCall(call="int8", head_dim=128, kernels=4, cold_s=2.0, warm_s=0.25)
     return record.Record(
         digest=record.digest(),
         gpu="NVIDIA Test",
@@ -63,6 +67,8 @@ def sound():
         sanitizer=record.Sanitizer(memcheck=0, racecheck=0),
         accuracy=[accuracy],
         timings=[timing],
+        ceilings=[ceiling],
+        first_calls=[first_call],
     )
 
 
@@ -116,6 +122,8 @@ def test_saved_record_has_the_published_keys(tmp_path):
         "sanitizer",
         "accuracy",
         "timings",
+        "ceilings",
+        "first_calls",
     }
     assert set(data["tests"]) == {"passed", "failed", "skipped"}
     assert set(data["sanitizer"]) == {"memcheck", "racecheck"}
@@ -123,8 +131,10 @@ def test_saved_record_has_the_published_keys(tmp_path):
     assert set(data["timings"][0]) == {
         *SHAPE,
         *("case", "implementation", "scheme", "family"),
-        *("kernel_ms", "end_to_end_ms", "tops", "gbps"),
+        *("kernel_ms", "kernel_iqr_ms", "end_to_end_ms", "end_to_end_iqr_ms", "tops", "gbps"),
     }
+    assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}
+    assert set(data["first_calls"][0]) == {"call", "head_dim", "kernels", "cold_s", "warm_s"}
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path):
@@ -148,8 +158,9 @@ def test_figures_that_are_not_finite_become_null(tmp_path):
         (lambda data: data["timings"][0].update(kernel_ms="1"), "gpu.json.timings[0].kernel_ms"),
         (lambda data: data["accuracy"][0].update(batch=1.5), "gpu.json.accuracy[0].batch"),
         (lambda data: data.update(accuracy={}), "gpu.json.accuracy"),
+        (lambda data: data["ceilings"][0].update(what="int7"), "gpu.json.ceilings[0].what"),
     ],
-    ids=["missing", "unknown", "null", "bool", "number", "text", "fraction", "object"],
+    ids=["missing", "unknown", "null", "bool", "number", "text", "fraction", "object", "other"],
 )
 def test_load_names_the_field_that_is_wrong(tmp_path, change, named):
     path = tmp_path / "gpu.json"
@@ -167,6 +178,11 @@ def test_load_refuses_what_is_not_json(tmp_path):
     path.write_text('{"digest":')
     with pytest.raises(ArgumentError, match=r"gpu\.json must be a JSON file"):
         record.load(path)
+
+
+def test_load_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(ArgumentError, match=r"gpu\.json"):
+        record.load(tmp_path / "gpu.json")
 
 
 def test_a_sound_record_has_no_problems():
@@ -191,6 +207,8 @@ def test_a_record_of_other_code_is_a_problem_unless_it_says_why():
         ({"sanitizer": record.Sanitizer(None, 0)}, "memcheck: not run"),
         ({"accuracy": []}, "no accuracy"),
         ({"timings": []}, "no timings"),
+        ({"ceilings": []}, "no ceilings"),
+        ({"first_calls": []}, "no first calls"),
     ],
 )
 def test_an_incomplete_or_failed_run_is_a_problem(change, said):

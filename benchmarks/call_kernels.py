@@ -1,0 +1,73 @@
+"""Which kernels a first call loads, in its order: planned in earnest, with nothing compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+from cuattn import kv_append, kv_attend, launch, pipeline
+from cuattn.device import Device, target
+from cuattn.jit import Spec
+from cuattn.kv_format import KVFormat
+from cuattn.kv_geometry import KVGeometry
+from cuattn.operand import Array
+from cuattn.prepared import prepare
+
+__all__ = ["CACHES", "attention_kernels", "cache_kernels", "kernels_of"]
+
+# Caches that stand for all others: of one scale for each token, and with all that 4 bits may have.
+CACHES: dict[str, Callable[[int], KVFormat]] = {
+    "KVCache, 8 bits": KVFormat,
+    "KVCache, 4 bits": lambda head_dim: KVFormat(head_dim, 4, 4, group=32, v_zero=True),
+}
+
+# float16 on the GPU, as DLPack numbers devices.
+_DTYPE, _DEVICE = "float16", (2, 0)
+_BATCH, _HEADS, _KV_HEADS, _TOKENS = 1, 32, 8, 1024
+
+
+def kernels_of(call: str, head_dim: int, arch: str) -> list[Spec]:
+    """Return what the first call of a scheme, or of one of `CACHES`, loads."""
+    kernels = cache_kernels if call in CACHES else attention_kernels
+    return kernels(call, head_dim, arch)
+
+
+def attention_kernels(scheme: str, head_dim: int, arch: str) -> list[Spec]:
+    """Return what `attention` loads for contiguous float16 arrays."""
+    q, k = _array(_HEADS, _TOKENS, head_dim), _array(_KV_HEADS, _TOKENS, head_dim)
+    with _loaded(arch) as specs:
+        prepare.__wrapped__(q, k, k, None, scheme, None, False, False, "HND")
+    return specs
+
+
+def cache_kernels(cache: str, head_dim: int, arch: str) -> list[Spec]:
+    """Return what the first `append` to one of `CACHES` and the first `attend` load."""
+    kv_format = CACHES[cache](head_dim)
+    geometry = KVGeometry(kv_format, _BATCH, _KV_HEADS, 2 * _TOKENS, page_size=0, num_pages=_BATCH)
+    q, k = _array(_HEADS, 1, head_dim), _array(_KV_HEADS, _TOKENS, head_dim)
+    with _loaded(arch) as specs:
+        kv_append.prepare_append(geometry, k, k, "HND", True)
+        kv_attend.prepare_attend(geometry, q, None, None, True, False, "HND")
+    return specs
+
+
+@contextmanager
+def _loaded(arch: str) -> Iterator[list[Spec]]:
+    """List the specs that are loaded, on a GPU of an architecture that need not be here."""
+    facts = target(arch)
+    smem = facts.max_smem_per_cta, facts.max_smem_per_sm
+    # As many multiprocessors as an H200; no kernel depends on their number.
+    device = Device(0, "a GPU", facts.arch.rstrip("a"), facts.arch, 132, *smem)
+    specs: list[Spec] = []
+    with ExitStack() as patches:
+        for module in (pipeline, kv_append, kv_attend):
+            patches.enter_context(patch.object(module, "current_device", lambda: device))
+        patches.enter_context(patch.object(launch, "begin", lambda spec, _: specs.append(spec)))
+        patches.enter_context(patch.object(launch, "load", lambda *_: None))
+        yield specs
+
+
+def _array(heads: int, tokens: int, head_dim: int) -> Array:
+    strides = (heads * tokens * head_dim, tokens * head_dim, head_dim, 1)
+    return Array((_BATCH, heads, tokens, head_dim), strides, _DTYPE, _DEVICE)
