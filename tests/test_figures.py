@@ -8,8 +8,19 @@ import pytest
 
 from benchmarks import real_model
 from cuattn.errors import ArgumentError, CuattnError
-from cuattn.record import Accuracy, Counts, Record, Sanitizer, Shape, Timing, load
+from cuattn.record import (
+    Accuracy,
+    Ceiling,
+    Counts,
+    FirstCall,
+    Record,
+    Sanitizer,
+    Shape,
+    Timing,
+    load,
+)
 from tools import figures
+from tools.names import ABOUT
 from tools.record_figures import Figures, pair, percent, show, table
 from tools.sections import SECTIONS
 
@@ -56,6 +67,16 @@ RECORD = Record(
         error("int8", "minilm-embedding", cosine=0.99998),
     ],
     timings=[prefill("cuattn", "int8", 2.0, 2.5), prefill("pytorch-flash", "fp16", 4.0, 4.0)],
+    ceilings=[
+        Ceiling(what="copy", instruction="cudaMemcpyAsync", rate=4000.4, iqr=12.25),
+        Ceiling(what="int8", instruction="mma", rate=700.0, iqr=1.0),
+        Ceiling(what="int8", instruction="wgmma", rate=1000.0, iqr=1.0),
+        Ceiling(what="fp16", instruction="wgmma", rate=500.0, iqr=1.0),
+    ],
+    first_calls=[
+        FirstCall(call="int8", head_dim=128, kernels=3, cold_s=1.5, warm_s=0.31),
+        FirstCall(call="KVCache, 4 bits", head_dim=128, kernels=3, cold_s=1.0, warm_s=1.25),
+    ],
 )
 
 
@@ -212,6 +233,59 @@ def test_speeds_have_the_short_case_where_it_is_measured():
     assert cells(ratio)[column] == "0.50 / 1.60"
 
 
+def test_kernels_are_held_against_the_best_rate_of_their_types():
+    header, _, *rows = map(cells, SECTIONS["shares"](Figures(RECORD)).splitlines())
+    column = header.index("D 128, N 4096")
+    # int8 has 500 of 1000 TOPS, FlashAttention-2 250 of 500.
+    assert {row[0]: (row[1], row[column]) for row in rows} == {
+        "`int8`": ("1000", "50"),
+        FLASH: ("500", "50"),
+    }
+    without = Figures(Record("0", "NVIDIA Test", {}, timings=RECORD.timings))
+    assert len(SECTIONS["shares"](without).splitlines()) == 2
+
+
+def test_ceilings_have_their_units():
+    rows = SECTIONS["ceilings"](Figures(RECORD)).splitlines()[2:]
+    assert cells(rows[0]) == ["copying memory", "cudaMemcpyAsync", "4000 GB/s", "12.2"]
+    assert cells(rows[2]) == ["INT8 products", "wgmma", "1000 TOPS", "1.0"]
+
+
+def test_first_calls_are_as_slow_as_the_slowest():
+    found = Figures(RECORD)
+    rows = [cells(row) for row in SECTIONS["first-calls"](found).splitlines()[2:]]
+    assert rows == [["`int8`", "3", "1.50", "0.31"], ["KVCache, 4 bits", "3", "1.00", "1.25"]]
+    goals = [cells(row) for row in SECTIONS["goals-first-calls"](found).splitlines()[2:]]
+    assert [row[1:] for row in goals] == [["≤ 5.00", "1.50", "yes"], ["≤ 1.00", "1.25", "**no**"]]
+    sentence = SECTIONS["first-call"](found).replace("\n ", "")
+    assert "takes up to 1.50 s" in sentence
+    assert sentence.endswith("take up to 1.25 s.")
+
+
+def test_readme_says_from_which_length_on_quantizing_is_worth_its_time():
+    timings = [
+        prefill("cuattn", name, ms, ms, **shape)
+        for name, *times in (("int8", 3.0, 2.0), ("int8-block", 1.0, 1.0), ("fp16", 2.0, 2.5))
+        for shape, ms in zip(({}, LONG), times, strict=True)
+    ]
+    narrow = {"head_dim": 64}
+    timings += [prefill("cuattn", name, 2.0, 2.0, **narrow) for name in ("int8", "fp16")]
+    said = SECTIONS["worth"](Figures(Record("0", "NVIDIA Test", {}, timings=timings)))
+    wide, narrow = said.replace("\n ", "").splitlines()[-2:]
+    assert wide == (
+        "- D = 128: `int8` from 16384 tokens on (500 against 400), not at 4096 (333 against 500); "
+        "`int8-block` from 4096 tokens on (1000 against 500)."
+    )
+    assert narrow == "- D = 64: `int8` not even at 4096 (500 against 500)."
+
+
+def test_presets_stand_above_the_baselines_that_were_there():
+    rows = [cells(row) for row in SECTIONS["presets"](Figures(RECORD)).splitlines()[2:]]
+    assert [row[0] for row in rows] == [*(f"`{name}`" for name in ABOUT), "PyTorch"]
+    assert rows[0][2:] == ["1.31", "–", "–", "500 / 400"]
+    assert rows[-1] == ["PyTorch", "FlashAttention-2, float16", "–", "–", "–", "250"]
+
+
 def test_cells():
     assert (show(None), show(0.25, ".1f", 100)) == ("–", "25.0")
     assert [percent(x) for x in (0.0131, 0.00034, None)] == ["1.31", "0.034", "–"]
@@ -235,7 +309,7 @@ def run_example(command, **changes):
 
 
 def family(scheme, case, dtype):
-    """Stand in for `benchmarks.ours.family`."""
+    """Stand in for `cuattn.bench.ours.family`."""
     return f"{scheme} {case.head_dim} {dtype}"
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.append import EMPTY, IN_GRAPH, PROMPT, TOKEN
-from benchmarks.caches import SCHEMES
-from benchmarks.cases import Case
-from benchmarks.decode import CASES, NARROW, PAGED, RAGGED, SHORT
+from benchmarks.decode import NARROW, PAGED, RAGGED, SHORT
 from benchmarks.decode_errors import OPTIONS, POINTS
 from benchmarks.decode_rows import DecodeRows
+from cuattn.bench.caches import SCHEMES
+from cuattn.bench.cases import DECODE, Case
 from tools.goal_rows import at_least, at_most
 from tools.record_figures import NONE, Figures, pair, percent, show, table
 
-# For each of `CASES`, of 8 and of 4 bits: shares of the copy's bandwidth, times as fast as float16.
+# For each of `DECODE`, of 8 and of 4 bits: shares of the copy's speed, times as fast as float16.
 SHARES = ((0.80, 0.70), (0.85, 0.75), (0.85, 0.75), (0.80, 0.70))
 FASTER = ((1.9, 3.2), (1.9, 3.4), (1.8, 3.2), (1.9, 3.2))
 # What different lengths, and pages of 16 tokens, may cost of the bandwidth.
@@ -38,7 +38,7 @@ def decode(f: Figures) -> str:
     """Return times, bandwidths and speed-ups of decoding and of appending."""
     rows = DecodeRows(f.record.timings)
     cells = []
-    for case in (*CASES, NARROW):
+    for case in (*DECODE, NARROW):
         for name in rows.names(case):
             share, faster = rows.share(name, case), rows.faster(name, case)
             last = [show(share, ".0f", 100), show(faster, ".2f")]
@@ -63,7 +63,7 @@ def summary(f: Figures) -> str:
     """Return what decoding comes to: GB/s, its share of a copy's, and times as fast as float16."""
     rows = DecodeRows(f.record.timings)
     cells = []
-    for case in CASES:
+    for case in DECODE:
         of_caches = []
         for name in SCHEMES:
             gbps = show(rows.gbps("decode", name, case))
@@ -100,7 +100,7 @@ def goals(f: Figures) -> str:
 
 
 def _large(rows: DecodeRows) -> Iterator[list[str]]:
-    for case, shares, faster in zip(CASES, SHARES, FASTER, strict=True):
+    for case, shares, faster in zip(DECODE, SHARES, FASTER, strict=True):
         for i, name in enumerate(SCHEMES):
             what = f"`{name}`, % of a copy's bandwidth, {_shape(case)}"
             yield at_least(what, shares[i], rows.share(name, case), ".0f", 100)
@@ -151,5 +151,5 @@ def _measured(rows: DecodeRows, kind: str, name: str, case: Case) -> list[str]:
 
 
 def _shape(case: Case) -> str:
-    narrow = "" if case.head_dim == CASES[0].head_dim else f", D {case.head_dim}"
+    narrow = "" if case.head_dim == DECODE[0].head_dim else f", D {case.head_dim}"
     return f"{case.batch} × {case.num_kv_heads} × {case.seqlen_kv}{narrow}"

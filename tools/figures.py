@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/numerics.md",
     "docs/papers.md",
     "docs/performance.md",
+    "docs/results.md",
     "docs/schemes.md",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from benchmarks.first_results import GOAL_COLD, GOAL_WARM
 from cuattn.reference.distributions import DISTRIBUTIONS
 from tools.goal_rows import at_least, at_most
 from tools.record_figures import Figures, table
@@ -70,6 +71,17 @@ def goals_schemes(f: Figures) -> str:
     """Return the table of the schemes that papers describe."""
     header = ["goal of the papers' schemes", "wanted", "measured", "reached"]
     return table(header, [*_published(f), *_int4_calls(f)])
+
+
+def goals_first_calls(f: Figures) -> str:
+    """Return the table of first calls."""
+    header = ["goal of first calls, the slowest kind", "wanted", "measured", "reached"]
+    cold, warm = f.first_call()
+    rows = [
+        at_most("s to the first result, nothing compiled", GOAL_COLD, cold),
+        at_most("s to the first result, kernels on disk", GOAL_WARM, warm),
+    ]
+    return table(header, rows)
 
 
 def _published(f: Figures) -> Iterator[list[str]]:

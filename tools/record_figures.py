@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from benchmarks.cases import Case
+from cuattn.bench import ceilings
+from cuattn.bench.cases import Case
 from cuattn.record import Accuracy, Record, Timing
 
 NONE = "–"
@@ -80,6 +81,22 @@ class Figures:
         copy = next((t.gbps for t in self.record.timings if t.case == "copy"), None)
         return timing.gbps / copy if timing.gbps and copy else None
 
+    def ceiling(self, scheme: str) -> float | None:
+        """Return the most that the GPU can do of a scheme's products, in TOPS."""
+        return ceilings.tops_of(self.record.ceilings, scheme)
+
+    def share_of_ceiling(self, timing: Timing) -> float | None:
+        """Return the speed of a kernel over that."""
+        return ceilings.share(self.record.ceilings, timing)
+
+    def first_call(self) -> tuple[float | None, float | None]:
+        """Return the most seconds of a first call, from an empty cache on disk and a full one."""
+        calls = self.record.first_calls
+        return (
+            max((call.cold_s for call in calls), default=None),
+            max((call.warm_s for call in calls), default=None),
+        )
+
 
 def show(x: float | None, form: str = ".0f", factor: float = 1.0) -> str:
     """Format one figure."""
@@ -95,6 +112,11 @@ def pair(figures: tuple[float | None, float | None], form: str = ".0f", factor: 
     """Format two figures as one cell, or one figure if they are the same."""
     first, second = (show(x, form, factor) for x in figures)
     return first if first == second else f"{first} / {second}"
+
+
+def shape_titles(lengths: list[tuple[int, int]]) -> list[str]:
+    """Return the titles of columns for these pairs of head_dim and length."""
+    return [f"D {head_dim}, N {seqlen}" for head_dim, seqlen in lengths]
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:

@@ -1,0 +1,64 @@
+"""Tables of speed: attention, alone, beside others and the ceiling; quantizers; the host."""
+
+from __future__ import annotations
+
+from tools.goals import LENGTHS
+from tools.names import BASELINES, FLOAT16, NAMES
+from tools.record_figures import Figures, pair, shape_titles, show, table
+
+# The short one is measured without a causal mask only.
+WITH_SHORT = sorted([*LENGTHS, (128, 1024)])
+
+
+def speed(f: Figures, *, causal: bool) -> str:
+    """Return the speed of README.md's presets and of baselines, kernel only and end to end."""
+    lengths = LENGTHS if causal else WITH_SHORT
+    rows = []
+    for name, title in NAMES.items():
+        speeds = [f.tops(name, *length, causal) for length in lengths]
+        if any(kernel for kernel, _ in speeds):
+            rows.append([title, *map(pair, speeds)])
+    return table(["TOPS", *shape_titles(lengths)], rows)
+
+
+def ratios(f: Figures) -> str:
+    """Return how presets and baselines compare, kernel only and end to end."""
+    rows = []
+    for name in ("int8-fast", "int8-block", "int8", "fp16"):
+        for other, title in BASELINES.items():
+            faster = [f.faster(name, other, *length) for length in WITH_SHORT]
+            alike = name != "fp16" or other in FLOAT16
+            if alike and any(kernel for kernel, _ in faster):
+                rows.append([f"`{name}` over {title}", *(pair(x, ".2f") for x in faster)])
+    return table(["times as fast", *shape_titles(WITH_SHORT)], rows)
+
+
+def shares(f: Figures) -> str:
+    """Return the speed of kernels as a share of the ceiling of each one's products."""
+    rows = []
+    for name, title in NAMES.items():
+        times = [f.time(name, *length) for length in WITH_SHORT]
+        found = [f.share_of_ceiling(t) if t else None for t in times]
+        if any(found):
+            ceiling = next(f.ceiling(t.scheme) for t in times if t)
+            rows.append([title, show(ceiling), *(show(x, ".0f", 100) for x in found)])
+    return table(["% of the ceiling", "ceiling, TOPS", *shape_titles(WITH_SHORT)], rows)
+
+
+def quantizers(f: Figures) -> str:
+    """Return the bandwidth of the quantizers beside that of a copy."""
+    moved = [t for t in f.record.timings if t.case == "copy" or t.case.startswith("quantize")]
+    rows = []
+    for t in moved:
+        operand = t.case.partition("-")[2].upper() or "all three"
+        what = "device-to-device copy" if t.case == "copy" else f"{operand} for `{t.scheme}`"
+        share = show(f.share_of_copy(t), ".0f", 100)
+        rows.append([what, show(t.kernel_ms, ".3f"), show(t.gbps), share])
+    return table(["1 GiB each", "ms", "GB/s", "% of the copy"], rows)
+
+
+def host(f: Figures) -> str:
+    """Return how long a call keeps the host."""
+    calls = [t for t in f.record.timings if t.case == "host"]
+    rows = [[f"`{t.scheme}`", show(t.end_to_end_ms, ".1f", 1e3)] for t in calls]
+    return table(["scheme", "µs of the host"], rows)
