@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cuattn import record
+from cuattn import code_digest, record
 from cuattn.errors import ArgumentError
 
 # What a launch does not pass through: storing and describing, never computing.
@@ -14,6 +14,7 @@ OTHER_MODULES = {
     "cache",
     "calibration",
     "choose",
+    "code_digest",
     "emulated",
     "error_report",
     "errors",
@@ -80,23 +81,23 @@ def test_committed_records_are_there_and_of_this_code():
 
 def test_every_module_is_known_to_launch_or_not():
     modules = {path.stem for path in Path(record.__file__).parent.glob("*.py")}
-    launching = set(record.LAUNCH_MODULES)
+    launching = set(code_digest.LAUNCH_MODULES)
     assert not launching & OTHER_MODULES
     assert modules == launching | OTHER_MODULES
 
 
 def test_digest_sees_contents_and_names(monkeypatch):
     seen = {record.digest()}
-    kernels = dict(record.sources())
+    kernels = dict(code_digest.sources())
     name = sorted(kernels)[0]
     edited = {**kernels, name: kernels[name] + " "}
     renamed = {**kernels, "renamed.cuh": kernels[name]}
     del renamed[name]
     for variant in (edited, renamed):
-        monkeypatch.setattr(record, "sources", lambda variant=variant: variant)
+        monkeypatch.setattr(code_digest, "sources", lambda variant=variant: variant)
         seen.add(record.digest())
     monkeypatch.undo()
-    monkeypatch.setattr(record, "LAUNCH_MODULES", record.LAUNCH_MODULES[1:])
+    monkeypatch.setattr(code_digest, "LAUNCH_MODULES", code_digest.LAUNCH_MODULES[1:])
     seen.add(record.digest())
     assert len(seen) == 4
 
