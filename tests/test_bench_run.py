@@ -68,7 +68,7 @@ def parts(monkeypatch):
         prefill=lambda case, schemes, found, left_out, rounds, show: (
             timing(case, "prefill", name) for name in (*schemes, *(x.name for x in found))
         ),
-        decode=lambda case, found, left_out, rounds: iter([timing(case, "decode", "cuattn")]),
+        decode=lambda case, found, left_out, rounds, show: iter([timing(case, "decode", "cuattn")]),
         of_schemes=lambda point, schemes, found, left_out: (accuracy(point, x) for x in schemes),
         of_caches=lambda point: iter([accuracy(point, "kv-int8")]),
     )

@@ -55,7 +55,7 @@ def filled(monkeypatch):
         caches.append(FakeCache(room))
         return caches[-1]
 
-    def time(functions, *, rounds=1, warmup=0, flush):
+    def time(functions, *, rounds=1, warmup=0, flush, progress=None):
         assert flush is CleanL2
         for _ in range(rounds + warmup):
             for function in functions.values():

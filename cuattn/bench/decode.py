@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cuattn.record import Timing
+from cuattn.reference.arrays import Progress
 
 from . import baselines, caches, ours
 from .baselines import Baseline
@@ -38,17 +39,27 @@ def bytes_needed(case: Case) -> int:
 
 
 def timings(
-    case: Case, present: Iterable[Baseline], left_out: LeftOut, rounds: int = ROUNDS
+    case: Case,
+    present: Iterable[Baseline],
+    left_out: LeftOut,
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
 ) -> Iterator[Timing]:
     """Yield the times of caches of 8 and 4 bits, of baselines that read float16, and of a copy."""
-    yield from timed(case, [*cached(case), *float16(case, present, left_out), copy()], rounds)
+    calls = [*cached(case), *float16(case, present, left_out), copy()]
+    yield from timed(case, calls, rounds, progress)
 
 
-def timed(case: Case, calls: Iterable[Call], rounds: int = ROUNDS) -> Iterator[Timing]:
-    """Time calls that take turns."""
+def timed(
+    case: Case,
+    calls: Iterable[Call],
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
+) -> Iterator[Timing]:
+    """Time calls that take turns; `progress` is called between rounds."""
     given = list(calls)
     functions = {i: call.run for i, call in enumerate(given)}
-    times = time_gpu(functions, rounds=rounds, flush=CleanL2)
+    times = time_gpu(functions, rounds=rounds, flush=CleanL2, progress=progress)
     for i, call in enumerate(given):
         yield Timing(
             **asdict(case),

@@ -107,11 +107,11 @@ def measure(
                 found.timings += prefill.timings(
                     case, schemes, present, left_out, found.rounds, show
                 )
-    for case, _ in _in_turn(grid.decode, _tokens, task("decode")):
+    for case, show in _in_turn(grid.decode, _tokens, task("decode")):
         needed = decode.bytes_needed(case)
         with _told(str(case), left_out), room_for(case, needed, left_out) as fits:
             if fits:
-                found.timings += decode.timings(case, present, left_out, found.rounds)
+                found.timings += decode.timings(case, present, left_out, found.rounds, show)
     if grid.errors:
         with _told("errors", left_out):
             exact.check()
