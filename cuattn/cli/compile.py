@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     jobs = args.jobs or os.cpu_count() or 1
     for arch in archs:
         specs = _specs(args, target(arch))
-        # Ahead, for logs that have no bar: all kernels of a target take a core 20 minutes.
+        # Ahead, for logs that have no bar: all kernels of a target take a core 20 to 30 minutes.
         print(f"sm_{arch}: {len(specs)} kernels, {jobs} at a time", flush=True)
         begun = time.monotonic()
         with Bar() as bar:
