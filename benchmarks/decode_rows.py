@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cuattn.bench import ours
 from cuattn.bench.cases import Case
+from cuattn.bench.decode import COPY, COPY_KIND, FP16, KIND
+from cuattn.bench.series import Series
 from cuattn.record import Timing
 
 
@@ -14,7 +15,7 @@ class DecodeRows:
     """
 
     def __init__(self, timings: list[Timing]) -> None:
-        self._rows = {(t.case, name_of(t), *_sizes(t)): t for t in timings}
+        self._rows = {(t.case, Series.of(t).name, *_sizes(t)): t for t in timings}
 
     def row(self, kind: str, name: str, case: Case) -> Timing | None:
         """Return the row of a kind of measurement, as `Timing.case` has it, and of a shape."""
@@ -27,33 +28,26 @@ class DecodeRows:
 
     def names(self, case: Case) -> list[str]:
         """Return who was timed on a shape, in the order of the record."""
-        return [key[1] for key in self._rows if key[0] == "decode" and key[2:] == _sizes(case)]
+        return [key[1] for key in self._rows if key[0] == KIND and key[2:] == _sizes(case)]
 
     def share(self, name: str, case: Case) -> float | None:
         """Return a bandwidth over that of the copy that took turns with it."""
-        return _ratio(
-            self.gbps("decode", name, case), self.gbps("copy-decode", "cudaMemcpyAsync", case)
-        )
+        return _ratio(self.gbps(KIND, name, case), self.gbps(COPY_KIND, COPY, case))
 
     def faster(self, name: str, case: Case) -> float | None:
         """Return how many times as fast as the fastest with float16 K and V."""
         float16 = [
             t.kernel_ms
             for (kind, _, *sizes), t in self._rows.items()
-            if kind == "decode" and t.scheme == "fp16" and tuple(sizes) == _sizes(case)
+            if kind == KIND and t.scheme == FP16 and tuple(sizes) == _sizes(case)
         ]
-        mine = self.row("decode", name, case)
+        mine = self.row(KIND, name, case)
         best = min((ms for ms in float16 if ms), default=None)
         return _ratio(best, mine.kernel_ms if mine else None)
 
     def beside(self, kind: str, other: str, name: str, case: Case) -> float | None:
         """Return the bandwidth in a kind of measurement over that in another, of one name."""
         return _ratio(self.gbps(kind, name, case), self.gbps(other, name, case))
-
-
-def name_of(t: Timing) -> str:
-    """Return what a row is called: by its scheme if it is ours, else by its implementation."""
-    return t.scheme if t.implementation == ours.NAME else t.implementation
 
 
 def _sizes(t: Timing | Case) -> tuple[int, int, int, int]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from cuattn.bench.cases import PREFILL, Case
 from cuattn.bench.ceilings import share
+from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.errors import CuattnError
 from cuattn.record import Record, Shape, Timing, load, records
 
-from .decode_rows import DecodeRows, name_of
+from .decode_rows import DecodeRows
 from .real_model import EMBEDDING
 
 # Length and head dim whose errors the table of accuracy shows; the record has all.
@@ -91,8 +92,7 @@ def _speed(record: Record) -> str:
     for who, times in _prefill(record).items():
         row = rows.setdefault(" ".join(who), {})
         for case, t in times.items():
-            end_to_end = case.operations / t.end_to_end_ms * 1e-9 if t.end_to_end_ms else 0
-            row[str(case)] = f"{t.tops or 0:.0f}/{end_to_end:.0f}{_share(record, t)}"
+            row[str(case)] = f"{t.tops or 0:.0f}/{end_to_end_tops(t) or 0:.0f}{_share(record, t)}"
     title = "TOPS, kernel only / end to end, and the former's percent of the ceiling; B=4 H=32"
     return _table(title, [str(case) for case in PREFILL], rows)
 
@@ -124,7 +124,7 @@ def _decode(record: Record) -> str:
     rows = {}
     for t in record.timings:
         if t.case.startswith(("decode", "append", "copy-decode")):
-            case, name = _case(t), name_of(t)
+            case, name = _case(t), Series.of(t).name
             of_copy, faster = found.share(name, case), found.faster(name, case)
             decodes = t.case == "decode"
             shape = f"{t.batch}x{t.num_kv_heads}x{t.seqlen_kv}x{t.head_dim}"

@@ -19,7 +19,7 @@ from .presets import resolve
 from .reference import attribute, exact
 from .reference.arrays import Progress, Shape
 from .reference.by_row import RowErrors
-from .reference.masking import Mask
+from .reference.masking import operations
 from .reference.metrics import metrics
 from .reference.rounding import HalfType
 from .scheme import Scheme
@@ -160,8 +160,3 @@ def _run(
         stream.synchronize()
         times = [cupy.cuda.get_elapsed_time(*pair) for pair in events[WARMUP_CALLS:]]
     return o, median(times) * 1e-3
-
-
-def operations(shape: Shape, is_causal: bool) -> float:
-    pairs = Mask(shape, is_causal).num_visible(range(shape.seqlen_q)).sum()
-    return 4.0 * shape.batch * shape.num_q_heads * shape.head_dim * float(pairs)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .reference import arrays
+from .reference.masking import operations
+
 __all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "Timing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Sizes of one attention call."""
+class Shape(arrays.Shape):
+    """Sizes of one attention call, and its mask."""
 
-    batch: int
-    num_q_heads: int
-    num_kv_heads: int
-    seqlen_q: int
-    seqlen_kv: int
-    head_dim: int
     is_causal: bool
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of Q Kᵀ and P V over the pairs that the mask leaves."""
+        return operations(self, self.is_causal)
 
 
 @dataclass(frozen=True, kw_only=True)

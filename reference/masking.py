@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .arrays import FloatArray, Shape
 
-__all__ = ["Mask", "weighted_sum"]
+__all__ = ["Mask", "operations", "weighted_sum"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Mask:
             return None
         visible: NDArray[np.bool_] = np.arange(keys.start, keys.stop) < counts[:, None]
         return visible
+
+
+def operations(shape: Shape, is_causal: bool) -> int:
+    """Return the multiplications and additions of Q Kᵀ and P V that the mask leaves."""
+    pairs = int(Mask(shape, is_causal).num_visible(range(shape.seqlen_q)).sum())
+    return 4 * shape.batch * shape.num_q_heads * shape.head_dim * pairs
 
 
 def weighted_sum(p: FloatArray, v: FloatArray, visible: NDArray[np.bool_] | None) -> FloatArray:

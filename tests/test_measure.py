@@ -10,11 +10,12 @@ import pytest
 from cuattn import measure
 from cuattn.errors import ArgumentError
 from cuattn.host import to_host
-from cuattn.measure import measure_error, operations
+from cuattn.measure import measure_error
 from cuattn.presets import PRESETS
 from cuattn.reference import attribute, emulate, exact
 from cuattn.reference.arrays import Shape
 from cuattn.reference.distributions import make
+from cuattn.reference.masking import operations
 from cuattn.reference.metrics import metrics
 
 SIZES = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from cuattn.bench import ceilings
-from cuattn.bench.cases import Case
+from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.record import Accuracy, Record, Timing
 
 NONE = "–"
@@ -22,9 +20,7 @@ class Figures:
     def __init__(self, record: Record) -> None:
         self.record = record
         self._times = {
-            (t.scheme if t.implementation == "cuattn" else t.implementation, *_sizes(t)): t
-            for t in record.timings
-            if t.case == "prefill"
+            (Series.of(t).name, *_sizes(t)): t for t in record.timings if t.case == "prefill"
         }
         self._errors = {(a.scheme, a.distribution, *_sizes(a)): a for a in record.accuracy}
         self._of_model = {(a.scheme, a.distribution): a for a in record.accuracy}
@@ -65,8 +61,7 @@ class Figures:
             return None, None
         if t.tops and t.kernel_ms:
             return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
-        sizes = {field.name: getattr(t, field.name) for field in fields(Case)}
-        return None, Case(**sizes).operations / t.end_to_end_ms * 1e-9
+        return None, end_to_end_tops(t)
 
     def faster(
         self, name: str, other: str, head_dim: int, seqlen: int = 4096

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cuattn.presets import PRESETS
 from cuattn.record import Shape
-from cuattn.reference import arrays
-from cuattn.reference.masking import Mask
 
 SCHEMES = tuple(PRESETS)
 
@@ -35,14 +33,6 @@ class Case(Shape):
             head_dim=head_dim,
             is_causal=is_causal,
         )
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of Q Kᵀ and P V over the pairs that the mask leaves."""
-        sizes = asdict(self)
-        mask = Mask(is_causal=sizes.pop("is_causal"), shape=arrays.Shape(**sizes))
-        pairs = int(mask.num_visible(range(self.seqlen_q)).sum())
-        return 4 * self.head_dim * self.batch * self.num_q_heads * pairs
 
     @property
     def input_bytes(self) -> int:

@@ -17,6 +17,9 @@ from .left_out import LeftOut
 from .timing import ROUNDS, CleanL2, time_gpu
 
 KIND = "decode"
+COPY_KIND = f"copy-{KIND}"
+# The scheme of implementations whose K and V are float16.
+FP16 = "fp16"
 # Of what is copied to know the memory's speed: far beyond any cache.
 COPY_BYTES = 1 << 30
 COPY = "cudaMemcpyAsync"
@@ -102,7 +105,7 @@ def copy() -> Call:
     def run() -> None:
         target.data.copy_from_device_async(source.data, COPY_BYTES)
 
-    return Call(f"copy-{KIND}", COPY, "", run, 2 * COPY_BYTES)
+    return Call(COPY_KIND, COPY, "", run, 2 * COPY_BYTES)
 
 
 def attend(name: str, scheme: str, case: Case, q: Any, cache: Any, lengths: Sequence[int]) -> Call:

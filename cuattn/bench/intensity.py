@@ -6,7 +6,6 @@ from cuattn.presets import resolve
 from cuattn.record import Timing
 
 from . import prefill
-from .series import operations
 
 __all__ = ["intensity"]
 
@@ -22,11 +21,11 @@ def intensity(timing: Timing) -> float | None:
     if timing.gbps is not None:
         if not timing.kernel_ms:
             return None
-        return operations(timing) / (timing.gbps * timing.kernel_ms * 1e6)
+        return timing.operations / (timing.gbps * timing.kernel_ms * 1e6)
     if timing.case != prefill.KIND:
         return None
     how = resolve(timing.scheme)
     q_rows = timing.batch * timing.num_q_heads * timing.seqlen_q
     kv_rows = timing.batch * timing.num_kv_heads * timing.seqlen_kv
     bits = (q_rows + kv_rows) * BITS[how.qk] + kv_rows * BITS[how.pv] + 16 * q_rows
-    return operations(timing) / (timing.head_dim * bits / 8)
+    return timing.operations / (timing.head_dim * bits / 8)

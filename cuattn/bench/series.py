@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from cuattn.record import Shape, Timing
 
 from . import ours
-from .cases import Case
 
-__all__ = ["Series", "end_to_end_tops", "operations", "shape_of"]
+__all__ = ["Series", "end_to_end_tops", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,8 @@ def shape_of(row: Shape) -> Shape:
     return Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
 
 
-def operations(shape: Shape) -> int:
-    """Return the multiplications and additions of a shape."""
-    return Case(**asdict(shape_of(shape))).operations
-
-
 def end_to_end_tops(timing: Timing) -> float | None:
     """Return the speed from float16 inputs, in 10¹² operations a second."""
     if not timing.end_to_end_ms:
         return None
-    return operations(timing) / timing.end_to_end_ms * 1e-9
+    return timing.operations / timing.end_to_end_ms * 1e-9

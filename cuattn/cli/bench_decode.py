@@ -19,7 +19,6 @@ from .page import Card
 
 __all__ = ["copy_gbps", "draw", "rows", "speedups"]
 
-FP16 = "fp16"
 ROW_HEIGHT = 0.3  # of a shape, in inches
 
 BANDWIDTH = (
@@ -66,14 +65,14 @@ def rows(results: Results) -> dict[Shape, dict[Series, Timing]]:
 
 def copy_gbps(results: Results) -> float | None:
     """Return the speed of a copy: the ceiling, or else the fastest that took turns with calls."""
-    beside = [t.gbps for t in results.timings if t.case == f"copy-{decode.KIND}" and t.gbps]
+    beside = [t.gbps for t in results.timings if t.case == decode.COPY_KIND and t.gbps]
     return best(results.ceilings, "copy") or max(beside, default=None)
 
 
 def speedups(times: dict[Series, Timing]) -> dict[Series, float]:
     """Return how many times as fast as the fastest with float16 our caches are, on one shape."""
     ms = {series: t.kernel_ms for series, t in times.items() if t.kernel_ms}
-    float16 = min((x for s, x in ms.items() if s.scheme == FP16), default=None)
+    float16 = min((x for s, x in ms.items() if s.scheme == decode.FP16), default=None)
     if float16 is None:
         return {}
     return {series: float16 / x for series, x in ms.items() if series.is_ours}

@@ -8,7 +8,7 @@ from cuattn.bench import prefill
 from cuattn.bench.ceilings import share
 from cuattn.bench.pareto import front
 from cuattn.bench.results import Results
-from cuattn.bench.series import Series, end_to_end_tops, operations, shape_of
+from cuattn.bench.series import Series, end_to_end_tops, shape_of
 from cuattn.bench.tradeoff import Tradeoff, tradeoffs
 from cuattn.record import Shape, Timing
 
@@ -35,7 +35,7 @@ def _fastest(results: Results) -> str:
     if not ours:
         return ""
     # Where most can be compared; of these shapes, that of the most work.
-    shape = max(ours, key=lambda x: (len(ours[x]), operations(x)))
+    shape = max(ours, key=lambda x: (len(ours[x]), x.operations))
     speeds = {series: end_to_end_tops(t) or 0.0 for series, t in ours[shape].items()}
     fastest = max((series for series in speeds if series.is_ours), key=lambda x: speeds[x])
     parts = [

@@ -11,7 +11,7 @@ from cuattn.bench import decode, prefill
 from cuattn.bench.ceilings import best
 from cuattn.bench.intensity import intensity
 from cuattn.bench.results import Results
-from cuattn.bench.series import Series, operations
+from cuattn.bench.series import Series
 from cuattn.record import Timing
 
 from .bench_look import COLORS, look
@@ -78,7 +78,7 @@ def _points(timings: Iterable[Timing]) -> dict[Series, Points]:
     for t in timings:
         series, at = Series.of(t), intensity(t)
         if at and t.kernel_ms and (series.scheme in COLORS or not series.is_ours):
-            found.setdefault(series, []).append((at, operations(t) / t.kernel_ms * 1e-9))
+            found.setdefault(series, []).append((at, t.operations / t.kernel_ms * 1e-9))
     return {series: sorted(points) for series, points in found.items()}
 
 
