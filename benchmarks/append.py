@@ -14,8 +14,8 @@ from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import token_noise
 from cuattn.bench.left_out import LeftOut
-from cuattn.bench.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
 from cuattn.record import Timing
+from cuattn.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
 
 TOKEN = decoding(16, 8, 8192, num_q_heads=8)
 PROMPT = replace(decoding(4, 8, 8192, num_q_heads=8), seqlen_q=8192)

@@ -27,8 +27,8 @@ from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import noise
 from cuattn.bench.left_out import LeftOut
-from cuattn.bench.timing import Median, time_host
 from cuattn.record import Timing
+from cuattn.timing import Median, time_host
 
 # Half the codes beside as many scales.
 NARROW = decoding(16, 8, 8192, head_dim=64)

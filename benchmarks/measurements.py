@@ -22,11 +22,11 @@ from cuattn.bench.cases import (
 from cuattn.bench.errors import Point
 from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.inputs import noise
-from cuattn.bench.timing import Median, time_gpu, time_host
 from cuattn.presets import resolve
 from cuattn.record import Accuracy, Timing
 from cuattn.reference import distributions
 from cuattn.scheme import Scheme
+from cuattn.timing import Median, time_gpu, time_host
 
 from . import append, decode, decode_errors, papers
 

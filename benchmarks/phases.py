@@ -45,7 +45,8 @@ def _of_model(found: Record, wanted: bool) -> list[Accuracy]:
 
 
 def _ceilings(found: Record, options: argparse.Namespace) -> None:
-    from cuattn.bench import ceilings, timing
+    from cuattn import timing
+    from cuattn.bench import ceilings
 
     del options
     found.ceilings = ceilings.measure(rounds=timing.ROUNDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from .reference.metrics import metrics
 from .reference.rounding import HalfType
 from .scheme import Scheme
 from .stages import Stages
+from .timing import ColdL2, time_gpu
 
 __all__ = ["ErrorReport", "measure_error"]
 
@@ -147,16 +147,6 @@ def _run(
         stream = cupy.cuda.get_current_stream()
         call = partial(call, stream=stream)
         o = to_host(call(), "o").values
-        junk = cupy.empty(FILL_BYTES, cupy.uint8)
-        events = []
-        for _ in range(WARMUP_CALLS + TIMED_CALLS):
-            for _ in range(FILLS):
-                junk.data.memset_async(0, FILL_BYTES, stream)
-            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-            begin.record()
-            call()
-            end.record()
-            events.append((begin, end))
-        stream.synchronize()
-        times = [cupy.cuda.get_elapsed_time(*pair) for pair in events[WARMUP_CALLS:]]
-    return o, median(times) * 1e-3
+        fill = partial(ColdL2, FILL_BYTES, FILLS)
+        times = time_gpu({"call": call}, rounds=TIMED_CALLS, warmup=WARMUP_CALLS, flush=fill)
+    return o, times["call"].ms * 1e-3

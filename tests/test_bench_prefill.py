@@ -7,7 +7,7 @@ import pytest
 from cuattn.bench import prefill
 from cuattn.bench.cases import Case
 from cuattn.bench.ours import Run
-from cuattn.bench.timing import Median
+from cuattn.timing import Median
 
 CASE = Case.square(1, 2, 64, 32, True)
 

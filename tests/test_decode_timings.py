@@ -11,7 +11,7 @@ from benchmarks.decode import NARROW
 from cuattn.bench import decode as bench_decode
 from cuattn.bench.caches import SCHEMES
 from cuattn.bench.cases import DECODE
-from cuattn.bench.timing import CleanL2, Median
+from cuattn.timing import CleanL2, Median
 
 MS = 0.5
 KV_BYTES = 1000

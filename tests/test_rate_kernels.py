@@ -8,11 +8,11 @@ from spec_structs import members, named
 
 from cuattn.bench import ceilings, rate_kernels
 from cuattn.bench.rate_kernels import RateCall
-from cuattn.bench.timing import Median
 from cuattn.device import TARGETS, target
 from cuattn.listing import rate_specs
 from cuattn.rate_spec import MemoryRateSpec, ProductRateSpec
 from cuattn.spec import Type
+from cuattn.timing import Median
 
 pytest.importorskip("cupy")
 import numpy as np

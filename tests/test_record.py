@@ -38,6 +38,7 @@ OTHER_MODULES = {
     "speed_order",
     "stages",
     "stored",
+    "timing",
     "twin_search",
     "typed_json",
 }

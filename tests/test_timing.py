@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cuattn.bench import timing
+from cuattn import timing
 from cuattn.bench.graphs import Graph
-from cuattn.bench.timing import CleanL2, time_gpu
+from cuattn.timing import CleanL2, time_gpu
 
 MEMORY = 1 << 24
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from cuattn.device import current_device
 from cuattn.presets import resolve
 from cuattn.record import Ceiling, Timing
+from cuattn.timing import ROUNDS, CleanL2, time_gpu
 
 from .rate_kernels import rate_calls
-from .timing import ROUNDS, CleanL2, time_gpu
 
 __all__ = ["best", "measure", "share", "tops_of"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from cuattn.record import Timing
 from cuattn.reference.arrays import Progress
+from cuattn.timing import ROUNDS, CleanL2, time_gpu
 
 from . import baselines, caches, ours
 from .baselines import Baseline
 from .cases import Case
 from .inputs import noise, token_noise
 from .left_out import LeftOut
-from .timing import ROUNDS, CleanL2, time_gpu
 
 KIND = "decode"
 COPY_KIND = f"copy-{KIND}"

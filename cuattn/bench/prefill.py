@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 from cuattn.record import Timing
 from cuattn.reference.arrays import Progress
+from cuattn.timing import ROUNDS, time_gpu
 
 from . import baselines, ours
 from .baselines import Baseline
 from .cases import Case
 from .inputs import noise
 from .left_out import LeftOut
-from .timing import ROUNDS, time_gpu
 
 KIND = "prefill"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from cuattn.bench.cases import CORE, SCHEMES
 from cuattn.bench.grid import PARTS, QUICK, QUICK_ROUNDS, Grid, make
-from cuattn.bench.timing import ROUNDS
 from cuattn.errors import ArgumentError
 from cuattn.presets import resolve
+from cuattn.timing import ROUNDS
 
 from .options import at_least, items, one_of
 

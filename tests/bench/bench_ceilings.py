@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from cuattn.bench.rate_kernels import rate_calls
-from cuattn.bench.timing import Stamp
 from cuattn.device import current_device
+from cuattn.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

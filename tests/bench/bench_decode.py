@@ -10,8 +10,8 @@ from cuattn.bench.ceilings import best
 from cuattn.bench.decode import KIND, attend, copy
 from cuattn.bench.grid import make
 from cuattn.bench.inputs import noise, token_noise
-from cuattn.bench.timing import Stamp
 from cuattn.reference import exact, metrics
+from cuattn.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

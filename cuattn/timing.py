@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cuattn.reference.arrays import Progress
+from .reference.arrays import Progress
 
 # The flush also keeps the GPU busy while the host submits what is timed: 1 GiB is 0.2 to 1 ms.
 FLUSH_BYTES = 1 << 30
@@ -38,18 +38,29 @@ class Stamp:
 
 
 class ColdL2:
-    """Called before a measurement, fills the L2 cache with lines of no use to it."""
+    """Called before a measurement, fills the L2 cache with lines of no use to it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    nbytes : int, optional
+        Of memory that is written; by default as much as keeps the GPU busy if written once.
+    times : int
+        How often it is written.
+    """
+
+    def __init__(self, nbytes: int | None = None, times: int = 1) -> None:
         import cupy
 
-        self._junk = cupy.empty(_junk_bytes(), dtype=cupy.uint8)
+        self._junk = cupy.empty(_junk_bytes() if nbytes is None else nbytes, dtype=cupy.uint8)
+        self._times = times
 
     def __call__(self) -> None:
         """Enqueue the filling."""
         import cupy
 
-        self._junk.data.memset_async(0, self._junk.nbytes, cupy.cuda.get_current_stream())
+        stream = cupy.cuda.get_current_stream()
+        for _ in range(self._times):
+            self._junk.data.memset_async(0, self._junk.nbytes, stream)
 
 
 class CleanL2:
@@ -98,13 +109,14 @@ def time_gpu(
     *,
     rounds: int = ROUNDS,
     warmup: int = WARMUP,
-    flush: type[ColdL2 | CleanL2] = ColdL2,
+    flush: Callable[[], Callable[[], None]] = ColdL2,
     progress: Progress | None = None,
 ) -> dict[Name, Median]:
     """Time functions that enqueue work on the current stream, each from a cold L2 cache.
 
     A round runs every function once, and each round starts with the next one, so that clocks that
-    drift and heat that builds up meet all of them alike. Before each, `flush` fills the cache.
+    drift and heat that builds up meet all of them alike. Before each, what `flush` makes fills the
+    cache.
     `progress` is called between rounds.
     """
     names = list(functions)
