@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from foreign import Foreign
 
 import cuattn
 from cuattn.errors import ArgumentError, NoGPUError
@@ -308,25 +309,12 @@ def test_arrays_elsewhere_are_refused(rng):
         cuattn.quantize(x)
 
 
-class Exported:
-    """An array of a library other than NumPy, in host memory."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
-
-
 def test_other_arrays_in_host_memory_are_taken(rng):
     inputs = qkv(rng)
     expected = cuattn.attention(*inputs)
-    given = [Exported(x) for x in inputs]
+    given = [Foreign(x) for x in inputs]
     np.testing.assert_array_equal(cuattn.attention(*given), expected)
     memory = np.zeros_like(expected)
-    out = Exported(memory)
+    out = Foreign(memory)
     assert cuattn.attention(*given, out=out) is out
     np.testing.assert_array_equal(memory, expected)

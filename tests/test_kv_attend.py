@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from foreign import Foreign
 from kv_cases import FORMATS, HEADS, assert_unchanged, cache_of, everything, tokens, units_of
 
 import cuattn
@@ -68,19 +69,6 @@ def test_output_goes_where_it_is_wanted(rng):
     ):
         with pytest.raises(ArgumentError, match=message):
             cache.attend(q, out=wrong)
-
-
-class Foreign:
-    """An array of a library that has nothing but DLPack."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
 
 
 def test_arrays_of_any_library_are_taken(rng):
