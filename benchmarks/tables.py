@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 from cuattn.bench.cases import PREFILL, Case
 from cuattn.bench.ceilings import share
-from cuattn.bench.series import Series, end_to_end_tops
+from cuattn.bench.series import Series, end_to_end_tops, shape_of
 from cuattn.errors import CuattnError
-from cuattn.record import Record, Shape, Timing, load, records
+from cuattn.record import Record, Timing, load, records
 
 from .decode_rows import DecodeRows
 from .real_model import EMBEDDING
@@ -148,7 +148,7 @@ def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:
 
 
 def _case(t: Timing) -> Case:
-    return Case(**{f.name: getattr(t, f.name) for f in fields(Shape)})
+    return Case(**asdict(shape_of(t)))
 
 
 def _ratio(mine: float | None, theirs: float | None) -> str:

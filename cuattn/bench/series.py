@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from cuattn.record import Shape, Timing
 
 from . import ours
 
-__all__ = ["Series", "end_to_end_tops", "shape_of"]
+__all__ = ["Series", "by_shape", "end_to_end_tops", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Series:
 def shape_of(row: Shape) -> Shape:
     """Return the sizes of a row alone, which can be compared with those of another."""
     return Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
+
+
+def by_shape(timings: Iterable[Timing]) -> dict[Shape, dict[Series, Timing]]:
+    """Return the times of each shape, in the order in which they come."""
+    found: dict[Shape, dict[Series, Timing]] = {}
+    for t in timings:
+        found.setdefault(shape_of(t), {})[Series.of(t)] = t
+    return found
 
 
 def end_to_end_tops(timing: Timing) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cuattn.bench import decode
 from cuattn.bench.ceilings import best
 from cuattn.bench.results import Results
-from cuattn.bench.series import Series, shape_of
+from cuattn.bench.series import Series, by_shape
 from cuattn.record import Shape, Timing
 
 from .bench_look import look
@@ -56,11 +56,7 @@ class _Quantity:
 
 def rows(results: Results) -> dict[Shape, dict[Series, Timing]]:
     """Return the times of decoding by shape."""
-    found: dict[Shape, dict[Series, Timing]] = {}
-    for t in results.timings:
-        if t.case == decode.KIND and t.kernel_ms:
-            found.setdefault(shape_of(t), {})[Series.of(t)] = t
-    return found
+    return by_shape(t for t in results.timings if t.case == decode.KIND and t.kernel_ms)
 
 
 def copy_gbps(results: Results) -> float | None:

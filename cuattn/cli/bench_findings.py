@@ -8,9 +8,8 @@ from cuattn.bench import prefill
 from cuattn.bench.ceilings import share
 from cuattn.bench.pareto import front
 from cuattn.bench.results import Results
-from cuattn.bench.series import Series, end_to_end_tops, shape_of
+from cuattn.bench.series import Series, by_shape, end_to_end_tops
 from cuattn.bench.tradeoff import Tradeoff, tradeoffs
-from cuattn.record import Shape, Timing
 
 from .bench_decode import rows, speedups
 from .bench_names import shape_name
@@ -27,11 +26,8 @@ def findings(results: Results) -> Iterator[str]:
 
 
 def _fastest(results: Results) -> str:
-    by_shape: dict[Shape, dict[Series, Timing]] = {}
-    for t in results.timings:
-        if t.case == prefill.KIND and t.end_to_end_ms:
-            by_shape.setdefault(shape_of(t), {})[Series.of(t)] = t
-    ours = {shape: x for shape, x in by_shape.items() if any(series.is_ours for series in x)}
+    timed = by_shape(t for t in results.timings if t.case == prefill.KIND and t.end_to_end_ms)
+    ours = {shape: x for shape, x in timed.items() if any(series.is_ours for series in x)}
     if not ours:
         return ""
     # Where most can be compared; of these shapes, that of the most work.

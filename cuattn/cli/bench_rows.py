@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cuattn.bench.ceilings import share
 from cuattn.bench.results import Ceiling, Results
-from cuattn.bench.series import Series, end_to_end_tops, shape_of
+from cuattn.bench.series import Series, by_shape, end_to_end_tops, shape_of
 from cuattn.record import Timing
 
 from . import bench_decode, bench_speed
@@ -32,15 +32,15 @@ def ceilings(found: Sequence[Ceiling]) -> Table:
 def speeds(results: Results) -> Iterator[Table]:
     """Yield a table for each head dimension and mask, with a group for each length."""
     for group, timings in bench_speed.groups(results).items():
-        shapes = sorted({shape_of(t) for t in timings}, key=lambda s: (s.seqlen_kv, s.batch))
+        found = by_shape(timings)
         yield Table(
             SPEEDS,
             [
                 Group(
                     shape_name(shape),
-                    [_speed(results, t) for t in timings if shape_of(t) == shape],
+                    [_speed(results, t) for t in found[shape].values()],
                 )
-                for shape in shapes
+                for shape in sorted(found, key=lambda s: (s.seqlen_kv, s.batch))
             ],
             bench_speed.title_of(group),
         )
