@@ -8,14 +8,15 @@ from functools import partial
 from typing import Any
 
 import cuattn
-from cuattn.bench import baselines, caches, ours
+from cuattn.bench import caches, ours
+from cuattn.bench.baselines import all as baselines
 from cuattn.bench.cases import Case, decoding
 from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import token_noise
 from cuattn.bench.left_out import LeftOut
-from cuattn.record import Timing
-from cuattn.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
+from cuattn.choice.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
+from cuattn.records.record import Timing
 
 TOKEN = decoding(16, 8, 8192, num_q_heads=8)
 PROMPT = replace(decoding(4, 8, 8192, num_q_heads=8), seqlen_q=8192)

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from cuattn import kv_append, kv_attend, launch, pipeline
-from cuattn.device import Device, target
-from cuattn.jit import Spec
+from cuattn.arrays.device import Device, target
+from cuattn.compile import launch
+from cuattn.compile.jit import Spec
+from cuattn.kv import append as kv_append
+from cuattn.kv import attend as kv_attend
+from cuattn.kv.geometry import KVGeometry
 from cuattn.kv_format import KVFormat
-from cuattn.kv_geometry import KVGeometry
-from cuattn.operand import Array
-from cuattn.prepared import prepare
+from cuattn.operands.operand import Array
+from cuattn.plan import pipeline
+from cuattn.plan.prepared import prepare
 
 __all__ = ["CACHES", "attention_kernels", "cache_kernels", "kernels_of"]
 

@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from cuattn.errors import CuattnError
-from cuattn.record import Counts, Sanitizer
+from cuattn.records.record import Counts, Sanitizer
 
 __all__ = ["run", "sanitizer", "tests"]
 
@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # About the record itself, which is being written, and what the documents take from it.
 NOT_HERE = (
-    "tests/test_record.py::test_committed_records_are_there_and_of_this_code",
-    "tests/test_figures.py::test_documents_have_the_figures_of_the_record",
+    "tests/records/test_record.py::test_committed_records_are_there_and_of_this_code",
+    "tests/docs/test_figures.py::test_documents_have_the_figures_of_the_record",
 )
 
 

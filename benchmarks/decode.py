@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from cuattn.bench import caches
-from cuattn.bench.baselines import Baseline
+from cuattn.bench.baselines.all import Baseline
 from cuattn.bench.cases import DECODE, decoding
 from cuattn.bench.decode import (
     Call,
@@ -27,8 +27,8 @@ from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import noise
 from cuattn.bench.left_out import LeftOut
-from cuattn.record import Timing
-from cuattn.timing import Median, time_host
+from cuattn.choice.timing import Median, time_host
+from cuattn.records.record import Timing
 
 # Half the codes beside as many scales.
 NARROW = decoding(16, 8, 8192, head_dim=64)

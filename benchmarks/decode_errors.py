@@ -8,7 +8,7 @@ from typing import Any
 from cuattn.bench import errors
 from cuattn.bench.caches import SCHEMES
 from cuattn.bench.cases import decoding
-from cuattn.record import Accuracy
+from cuattn.records.record import Accuracy
 
 # Heads enough to average over; a query of each is one row.
 SHORT, LONG = (decoding(1, 4, tokens, num_q_heads=16) for tokens in (8192, 131072))

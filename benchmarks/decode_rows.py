@@ -5,7 +5,7 @@ from __future__ import annotations
 from cuattn.bench.cases import Case
 from cuattn.bench.decode import COPY, COPY_KIND, FP16, KIND
 from cuattn.bench.series import Series
-from cuattn.record import Timing
+from cuattn.records.record import Timing
 
 
 class DecodeRows:

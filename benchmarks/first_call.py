@@ -26,12 +26,12 @@ from benchmarks.first_results import (
     NO_DRIVER_CACHE,
     cold_and_warm,
 )
+from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.cli.progress import Bar
 from cuattn.cli.table import Group, render
-from cuattn.compiler import checked_arch, nvrtc_version
-from cuattn.device import current_device, gpu_status, target
-from cuattn.jit import Spec, compile_cubin
-from cuattn.plan import supported
+from cuattn.compile.jit import Spec, compile_cubin
+from cuattn.compile.nvrtc import checked_arch, nvrtc_version
+from cuattn.plan.kernels import supported
 
 
 @dataclass(frozen=True)

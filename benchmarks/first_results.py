@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.call_kernels import CACHES, kernels_of
-from cuattn.device import current_device, target
+from cuattn.arrays.device import current_device, target
 from cuattn.errors import CuattnError
-from cuattn.plan import supported
-from cuattn.record import FirstCall
+from cuattn.plan.kernels import supported
+from cuattn.records.record import FirstCall
 
 __all__ = ["CALLS", "GOAL_COLD", "GOAL_WARM", "HEAD_DIM", "cold_and_warm", "first_calls"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.phases import PHASES
-from cuattn import record
+from cuattn.arrays.device import current_device
 from cuattn.bench.versions import PACKAGES, versions
-from cuattn.device import current_device
 from cuattn.errors import CuattnError
+from cuattn.records import record
 
 RECORDS = Path(__file__).resolve().parent / "records"
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import cuattn
-from cuattn.bench import baselines, errors, exact, ours, prefill
+from cuattn.bench import errors, exact, ours, prefill
+from cuattn.bench.baselines import all as baselines
 from cuattn.bench.cases import (
     ACCURACY,
     CORE,
@@ -22,11 +23,11 @@ from cuattn.bench.cases import (
 from cuattn.bench.errors import Point
 from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.inputs import noise
+from cuattn.choice.timing import Median, time_gpu, time_host
 from cuattn.presets import resolve
-from cuattn.record import Accuracy, Timing
+from cuattn.records.record import Accuracy, Timing
 from cuattn.reference import distributions
 from cuattn.scheme import Scheme
-from cuattn.timing import Median, time_gpu, time_host
 
 from . import append, decode, decode_errors, papers
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchmarks import commands, first_results, real_model
 from cuattn.bench import ours
-from cuattn.record import Accuracy, Record
+from cuattn.records.record import Accuracy, Record
 
 __all__ = ["PHASES"]
 
@@ -45,8 +45,8 @@ def _of_model(found: Record, wanted: bool) -> list[Accuracy]:
 
 
 def _ceilings(found: Record, options: argparse.Namespace) -> None:
-    from cuattn import timing
     from cuattn.bench import ceilings
+    from cuattn.choice import timing
 
     del options
     found.ceilings = ceilings.measure(rounds=timing.ROUNDS)

@@ -13,7 +13,7 @@ from typing import Any
 
 from cuattn.bench.cases import Case
 from cuattn.errors import CuattnError
-from cuattn.record import Accuracy
+from cuattn.records.record import Accuracy
 
 # Distributions of these rows: each layer's own, and that of the sentence's embedding.
 PREFIX = "minilm-"

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 import numpy as np
 
 import cuattn
+from cuattn.arrays.device import current_device
 from cuattn.bench.cases import Case
 from cuattn.bench.ours import supported_schemes
 from cuattn.bench.rate_kernels import rate_calls
-from cuattn.device import current_device
 from cuattn.presets import PRESETS, resolve
 from cuattn.scheme import Scheme
 

@@ -10,7 +10,7 @@ from cuattn.bench.cases import PREFILL, Case
 from cuattn.bench.ceilings import share
 from cuattn.bench.series import Series, end_to_end_tops, shape_of
 from cuattn.errors import CuattnError
-from cuattn.record import Record, Timing, load, records
+from cuattn.records.record import Record, Timing, load, records
 
 from .decode_rows import DecodeRows
 from .real_model import EMBEDDING

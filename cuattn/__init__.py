@@ -8,25 +8,17 @@ bound. The definitions, in NumPy, are in `cuattn.reference`.
 
 from __future__ import annotations
 
-from pathlib import Path as _Path
-
-# In a checkout kernels_cu/ and reference/ lie beside this package, not in it.
-__path__ = [
-    *__path__,
-    *(str(_Path(p).parent) for p in __path__ if not (_Path(p) / "kernels_cu").is_dir()),
-]
-
 from .attention import attention
-from .choose import Choice, choose_scheme
+from .choice.choose import Choice, choose_scheme
+from .choice.measure import ErrorReport, measure_error
+from .choice.scheme_plan import SchemePlan, plan_schemes
+from .choice.twin_search import TwinSearch, search_twin
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
-from .kv_cache import KVCache
-from .measure import ErrorReport, measure_error
+from .kv.cache import KVCache
+from .operands.quantized import QuantizedTensor
 from .presets import PRESETS
 from .quantize import quantize
-from .quantized import QuantizedTensor
 from .scheme import Scheme
-from .scheme_plan import SchemePlan, plan_schemes
-from .twin_search import TwinSearch, search_twin
 
 __all__ = [
     "PRESETS",

@@ -7,20 +7,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .caller import Caller, cupy_module, device_of
-from .coding import Name
-from .dlpack import CPU, CUDA, View, as_cupy, view_cupy
-from .emulated import attention_on_host
+from .arrays.caller import Caller, cupy_module, device_of
+from .arrays.dlpack import CPU, CUDA, View, as_cupy, view_cupy
+from .arrays.overlap import check_output
+from .arrays.views import contiguous, is_finite, signature
+from .compile.launch import enqueue
+from .emulation.attention import attention_on_host
 from .errors import ArgumentError
-from .launch import enqueue
-from .operand import DTYPES
-from .overlap import check_output
-from .prepared import AttentionCall, prepare
-from .problem import Options, Problem
+from .operands.operand import DTYPES
+from .operands.problem import Options, Problem
+from .operands.quantized import QuantizedTensor
+from .plan.prepared import AttentionCall, prepare
 from .quantize import quantize_view
-from .quantized import QuantizedTensor
 from .scheme import Scheme
-from .views import contiguous, is_finite, signature
+from .specs.coding import Name
 
 __all__ = ["attention"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .common.sizes import is_whole_number, round_up
 from .errors import ArgumentError
-from .sizes import is_whole_number, round_up
 
 __all__ = ["KV_BITS", "KV_HEAD_DIMS", "UNIT_TOKENS", "KVFormat"]
 

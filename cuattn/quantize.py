@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from .caller import Caller, cupy_module, device_of
-from .coding import Name, coding
-from .conversion import conversion
-from .device import current_device, target
-from .dlpack import CPU, CUDA, View
-from .emulated import quantize_on_host
+from .arrays.caller import Caller, cupy_module, device_of
+from .arrays.device import current_device, target
+from .arrays.dlpack import CPU, CUDA, View
+from .arrays.views import contiguous, signature
+from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
+from .emulation.attention import quantize_on_host
 from .errors import ArgumentError
-from .form import Form
-from .item import Item
-from .launch import NULL, Buffers, Launch, enqueue, loaded
-from .operand import Array, operand_of
-from .plan import check_supported
+from .operands.layout import Form
+from .operands.operand import Array, operand_of
+from .operands.quantized import QuantizedTensor
+from .plan.conversion import conversion
+from .plan.item import Item
+from .plan.kernels import check_supported
 from .presets import resolve
-from .quantized import QuantizedTensor
 from .scheme import Scheme
-from .views import contiguous, signature
+from .specs.coding import Name, coding
 
 __all__ = ["quantize", "quantize_view"]
 

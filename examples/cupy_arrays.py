@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import numpy as np
 
 import cuattn
-from cuattn.device import gpu_status
+from cuattn.arrays.device import gpu_status
 
 __all__ = ["answer"]
 

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 import cuattn
-from cuattn.device import gpu_status
+from cuattn.arrays.device import gpu_status
 
 __all__ = ["Transformer", "attention_ms", "sample"]
 

@@ -17,7 +17,7 @@ from decoding import Decoder, Graph, HalfCache
 from tiny_lm import Sizes, TinyLM, train
 
 import cuattn
-from cuattn.device import gpu_status
+from cuattn.arrays.device import gpu_status
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
 

@@ -16,8 +16,8 @@ import minilm
 import numpy as np
 
 import cuattn
-from cuattn.device import gpu_status
-from cuattn.plan import runnable
+from cuattn.arrays.device import gpu_status
+from cuattn.plan.kernels import runnable
 from cuattn.presets import PRESETS
 from cuattn.reference import exact
 from cuattn.reference.metrics import metrics

@@ -65,7 +65,7 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   using Image = UnitImage<S.head_dim>;
   constexpr int kWarps = S.num_threads / kWarpSize;
   constexpr int kUnits = kWarps / 2;
-  static_assert(kWarps * sizeof(Image) == S.smem_bytes, "cuattn/kv_spec.py disagrees");
+  static_assert(kWarps * sizeof(Image) == S.smem_bytes, "cuattn/kv/spec.py disagrees");
   extern __shared__ __align__(16) u8 smem[];
 
   const int warp = threadIdx.x / kWarpSize;

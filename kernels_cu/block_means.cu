@@ -7,7 +7,7 @@ template <BlockMeansSpec S>
 __device__ __forceinline__ void block_means(const BlockMeansParams& p) {
   using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, 1>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/smoothing_spec.py disagrees");
+  static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/specs/smoothing.py disagrees");
   constexpr int kBatch = min_of(Groups::kBatch, ceil_div(kQBlock, Groups::kGroups));
   extern __shared__ __align__(16) u8 smem[];
   const int head = blockIdx.x / p.blocks;

@@ -57,7 +57,7 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
 template <DecodeSpec S>
 __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   using Storage = DecodeStorage<S>;
-  static_assert(sizeof(Storage) == S.smem_bytes, "cuattn/kv_spec.py and DecodeStorage disagree");
+  static_assert(sizeof(Storage) == S.smem_bytes, "cuattn/kv/spec.py and DecodeStorage disagree");
   static_assert(S.num_threads == kComputingThreads + 2 * kWarpSize);
   extern __shared__ __align__(128) u8 smem[];
   Storage& storage = *reinterpret_cast<Storage*>(smem);

@@ -144,7 +144,7 @@ template <DeltaSpec S>
 __device__ __forceinline__ void deltas(const DeltaParams& p) {
   using H = DeltaShape<S>;
   using T = Terms<S.input>;
-  static_assert(2 * sizeof(MeanTerms<S>) == S.smem_bytes, "cuattn/smoothing_spec.py disagrees");
+  static_assert(2 * sizeof(MeanTerms<S>) == S.smem_bytes, "cuattn/specs/smoothing.py disagrees");
   extern __shared__ __align__(16) u8 smem[];
   MeanTerms<S>* const means = reinterpret_cast<MeanTerms<S>*>(smem);
   const int head = blockIdx.x / p.tiles;

@@ -1,4 +1,4 @@
-// Run-time arguments of the attention kernels; cuattn/params.py reads this declaration.
+// Run-time arguments of the attention kernels; cuattn/compile/params.py reads this declaration.
 #pragma once
 #include "numeric.cuh"
 #include "tensor_map.cuh"

@@ -24,7 +24,7 @@ __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const 
 template <QuantizeSpec S>
 __device__ __forceinline__ void quantize_operands(const QuantizeParams& p) {
   static_assert(sizeof(QuantizeStorage<S>) == S.smem_bytes,
-                "cuattn/quantize_spec.py and QuantizeStorage disagree");
+                "cuattn/specs/quantize.py and QuantizeStorage disagree");
   extern __shared__ __align__(16) u8 smem[];
   QuantizeStorage<S>& storage = *reinterpret_cast<QuantizeStorage<S>*>(smem);
   const int q_end = p.q.heads * p.q.tiles;

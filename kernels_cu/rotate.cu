@@ -9,7 +9,7 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
   using Lanes = RowLanes<S.input, S.head_dim>;
   constexpr int kAtATime = S.num_threads / Lanes::kLanes;
   constexpr int kRows = S.tile / kAtATime;
-  static_assert(kRows * kAtATime == S.tile, "cuattn/rotate_spec.py disagrees");
+  static_assert(kRows * kAtATime == S.tile, "cuattn/specs/rotate.py disagrees");
   struct Order {
     int first = Lanes::group();
     static __device__ constexpr int offset(int r) { return r * kAtATime; }

@@ -1,4 +1,4 @@
-// What a kernel of the attention family fixes at compile time; cuattn/spec.py mirrors it.
+// What an attention kernel of mma.sync fixes at compile time; cuattn/specs/attention.py mirrors it.
 #pragma once
 #include "numeric.cuh"
 

@@ -25,7 +25,7 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
                                             u8* smem) {
   using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, Kinds>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/stats_spec.py disagrees");
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/specs/stats.py disagrees");
   const int head = cta / x.chunks;
   const int first = cta % x.chunks * x.chunk;
   const int count = Sample ? min_of(x.seqlen, kSample) : min_of(x.seqlen - first, x.chunk);
@@ -63,7 +63,7 @@ __device__ __forceinline__ void finish_head(const StatsOperand& x, int head_dim,
                                             u8* smem) {
   using Joined = GroupMoments<Type::fp32, S.head_dim, S.num_threads, Kinds>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/stats_spec.py disagrees");
+  static_assert(sizeof(Joined) <= S.smem_bytes, "cuattn/specs/stats.py disagrees");
   constexpr int kChunkBytes = Kinds * S.head_dim * 4;
   const char* source = reinterpret_cast<const char*>(x.partial) +
                        static_cast<i64>(head) * x.chunks * kChunkBytes + Groups::channel() * 4;

@@ -1,4 +1,5 @@
-// What cp.async.bulk.tensor has to know of an array; cuattn/tensor_map.py has the driver write it.
+// What cp.async.bulk.tensor has to know of an array; the driver writes it for
+// cuattn/compile/tensor_map.py.
 #pragma once
 #include "numeric.cuh"
 

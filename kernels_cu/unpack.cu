@@ -27,7 +27,7 @@ __device__ __forceinline__ uint4 unpack_16(uint2 packed) {
 template <UnpackSpec S>
 __device__ __forceinline__ void unpack(const UnpackParams& p) {
   constexpr int kPieces = S.pieces / S.num_threads;  // of a thread, all loads under way at once
-  static_assert(kPieces * S.num_threads == S.pieces, "cuattn/unpack_spec.py disagrees");
+  static_assert(kPieces * S.num_threads == S.pieces, "cuattn/specs/unpack.py disagrees");
   const i64 first = static_cast<i64>(blockIdx.x) * S.pieces + threadIdx.x;
   const uint2* from = static_cast<const uint2*>(p.packed) + first;
   uint4* to = static_cast<uint4*>(p.codes) + first;

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.errors import ArgumentError
+from ..errors import ArgumentError
 
 __all__ = [
     "Float32Array",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme
-
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..scheme import Scheme
 from . import exact
 from .arrays import Progress
 from .emulate import emulate

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import FloatArray
 
 __all__ = ["RowErrors"]

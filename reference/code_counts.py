@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.scheme import Scheme
-
+from ..scheme import Scheme
 from .arrays import as_float32
 from .quantized import LARGEST_CODE, CodeType, Quantized
 from .rounding import E4M3_MAX, HalfType, e4m3_bits

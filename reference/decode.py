@@ -11,9 +11,8 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme
-
+from ..presets import resolve
+from ..scheme import Scheme
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, whole_counts
 from .heads import Head, scores
 from .kv_cache import CachedOperand

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import Float32Array, Shape
 from .files import load
 

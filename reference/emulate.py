@@ -13,10 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.errors import ArgumentError
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme
-
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..scheme import Scheme
 from .arrays import FloatArray, Progress, check_scale, spans
 from .heads import Head, scores
 from .masking import Mask

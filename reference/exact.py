@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, spans
 from .masking import Mask, weighted_sum
 

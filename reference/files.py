@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import Shape
 
 __all__ = ["load"]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.errors import ArgumentError
-from cuattn.kv_format import KVFormat
-
+from ..errors import ArgumentError
+from ..kv_format import KVFormat
 from .arrays import Float32Array, FloatArray, as_float32, floating, whole_counts
 from .quantized import AMAX_FLOOR, quantize
 from .smoothing import smoothing_vector

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.errors import ArgumentError
+from ..errors import ArgumentError
 
 __all__ = [
     "HEAD_DIMS",

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import FloatArray
 
 __all__ = [

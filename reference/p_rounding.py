@@ -9,9 +9,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme
-
+from ..presets import resolve
+from ..scheme import Scheme
 from .arrays import Float32Array, FloatArray, Progress, Shape
 from .code_counts import largest_p, p_numbers
 from .emulate import emulate

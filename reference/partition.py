@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-from cuattn.sizes import ceil_div
-
+from ..common.sizes import ceil_div
+from ..errors import ArgumentError
 from .arrays import whole_counts
 
 __all__ = ["BLOCK", "Piece", "partition"]

@@ -9,10 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.errors import ArgumentError
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme, Scope
-
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..scheme import Scheme, Scope
 from .arrays import FloatArray, Shape, as_float32, floating
 from .layout import pad_head_dim, transpose_v, untranspose_v
 from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize

@@ -8,8 +8,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 from .rotation import rotate, rotate_exactly, unrotate
 from .rounding import E4M3_MAX, round_e4m3

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray
 
 __all__ = ["butterflies", "hadamard_block", "rotate", "rotate_exactly", "signs", "unrotate"]

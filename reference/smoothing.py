@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuattn.errors import ArgumentError
-
+from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 
 __all__ = [

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.scheme import Scheme
-
+from ..scheme import Scheme
 from .arrays import FloatArray
 from .masking import weighted_sum
 from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half

@@ -37,7 +37,7 @@ FOLDERS = {
     "cuattn": ("cuattn", (".py", ".typed")),
     "kernels_cu": ("cuattn/kernels_cu", (".cu", ".cuh")),
     "reference": ("cuattn/reference", (".py",)),
-    "benchmarks/records": ("cuattn/records", (".json", ".md")),
+    "benchmarks/records": ("cuattn/records/committed", (".json", ".md")),
 }
 
 # What runs in the clean environment, one after the other: options of `cuattn`.

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from cuattn.errors import ArgumentError
-from cuattn.record import Record, load
+from cuattn.records.record import Record, load
 from tools.record_figures import Figures
 from tools.sections import SECTIONS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cuattn.bench import ceilings
 from cuattn.bench.series import Series, end_to_end_tops
-from cuattn.record import Accuracy, Record, Timing
+from cuattn.records.record import Accuracy, Record, Timing
 
 NONE = "–"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cuattn.device import TARGETS, Target
+from cuattn.arrays.device import TARGETS, Target
 from cuattn.errors import UnsupportedError
+from cuattn.kv.decode_kernel import decode_spec
 from cuattn.kv_format import KVFormat
-from cuattn.kv_plan import decode_spec
-from cuattn.plan import attention_spec
+from cuattn.plan.kernels import attention_spec
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme
-from cuattn.spec import AttentionSpec, Type
+from cuattn.specs.attention import AttentionSpec, Type
 from tools.record_figures import NONE, Figures, table
 
 # Targets of the GPUs that there may be records of.
@@ -45,7 +45,7 @@ def _family(scheme: Scheme, target: Target) -> str | None:
         spec = attention_spec(scheme, HEAD_DIM, Type.fp16, False, target)
     except UnsupportedError:
         return None
-    family = spec.source.removeprefix("attention_").removesuffix(".cu")
+    family = spec.function.removeprefix("attention_")
     return f"{family}, s4" if isinstance(spec, AttentionSpec) and spec.qk is Type.int4 else family
 
 

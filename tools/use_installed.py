@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import cuattn
-from cuattn.record import records
+from cuattn.compile.sources import sources
+from cuattn.records.record import records
 from cuattn.reference import exact, metrics
-from cuattn.sources import sources
 
 # 8 bits of Q, K, V and P on normal numbers: about 0.01.
 MAX_RELATIVE_L1 = 0.03
@@ -20,7 +20,7 @@ def main():
     assert package.is_relative_to(sys.prefix), f"{package} is not the installed one"
     assert metadata.version("cuattn") == cuattn.__version__
     assert (package / "py.typed").is_file()
-    assert "attention_mma.cu" in sources()
+    assert "attention_sm80.cu" in sources()
     assert records()
     rng = np.random.default_rng(0)
     q = rng.standard_normal((1, 4, 40, 64), np.float32)

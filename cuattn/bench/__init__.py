@@ -1,1 +1,1 @@
-"""What `cuattn bench` measures on this computer's GPU, and how."""
+"""What `cuattn bench` measures: the GPU, our calls and those of other libraries."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 import cuattn
-from cuattn.kv_format import UNIT_TOKENS
-from cuattn.sizes import ceil_div
 
+from ..common.sizes import ceil_div
+from ..kv_format import UNIT_TOKENS
 from .cases import Case
 from .inputs import PERIOD, token_noise
 

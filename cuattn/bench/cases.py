@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cuattn.presets import PRESETS
-from cuattn.record import Shape
+from ..presets import PRESETS
+from ..records.record import Shape
 
 SCHEMES = tuple(PRESETS)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cuattn.device import current_device
-from cuattn.presets import resolve
-from cuattn.record import Ceiling, Timing
-from cuattn.timing import ROUNDS, CleanL2, time_gpu
-
+from ..arrays.device import current_device
+from ..choice.timing import ROUNDS, CleanL2, time_gpu
+from ..presets import resolve
+from ..records.record import Ceiling, Timing
 from .rate_kernels import rate_calls
 
 __all__ = ["best", "measure", "share", "tops_of"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cuattn.record import Shape
-
+from ..records.record import Shape
 from .drift import Drift
 
 __all__ = ["CEILING", "Bound", "Change", "Comparison", "Measure", "Row"]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cuattn.record import Timing
-from cuattn.reference.arrays import Progress
-from cuattn.timing import ROUNDS, CleanL2, time_gpu
-
-from . import baselines, caches, ours
-from .baselines import Baseline
+from ..choice.timing import ROUNDS, CleanL2, time_gpu
+from ..records.record import Timing
+from ..reference.arrays import Progress
+from . import caches, ours
+from .baselines import all as baselines
+from .baselines.all import Baseline
 from .cases import Case
 from .inputs import noise, token_noise
 from .left_out import LeftOut

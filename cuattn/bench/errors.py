@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import cuattn
-from cuattn.presets import resolve
-from cuattn.record import Accuracy
-from cuattn.scheme import Scheme
 
-from . import baselines, caches, exact, ours
-from .baselines import Baseline
+from ..presets import resolve
+from ..records.record import Accuracy
+from ..scheme import Scheme
+from . import caches, exact, ours
+from .baselines import all as baselines
+from .baselines.all import Baseline
 from .cases import Case
 from .gpu_memory import give_back
 from .inputs import inputs

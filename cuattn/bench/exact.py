@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cuattn.record import Accuracy
-from cuattn.reference import exact, metrics
-from cuattn.typed_json import finite
-
+from ..common.typed_json import finite
+from ..records.record import Accuracy
+from ..reference import exact, metrics
 from .cases import Case
 
 BLOCK = 2048

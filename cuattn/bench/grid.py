@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from cuattn.errors import ArgumentError
-from cuattn.kv_format import KV_HEAD_DIMS
-from cuattn.reference.layout import pad_head_dim
-
+from ..errors import ArgumentError
+from ..kv_format import KV_HEAD_DIMS
+from ..reference.layout import pad_head_dim
 from .cases import CORE, DECODE, Case, decoding
 from .errors import Point
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cuattn.reference import distributions
-from cuattn.sizes import ceil_div
-
+from ..common.sizes import ceil_div
+from ..reference import distributions
 from .cases import Case
 
 # Keys and values repeat after this many tokens, which no cache of a GPU can make use of.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cuattn.presets import resolve
-from cuattn.record import Timing
-
+from ..presets import resolve
+from ..records.record import Timing
 from . import prefill
 
 __all__ = ["intensity"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cuattn.device import Target
-from cuattn.jit import Spec
-from cuattn.kv_format import KVFormat
-from cuattn.kv_plan import decode_spec
-from cuattn.kv_spec import AppendSpec, OffsetSpec
-from cuattn.listing import attention_specs, rate_specs
-from cuattn.spec import Type
-
+from ..arrays.device import Target
+from ..compile.jit import Spec
+from ..kv.decode_kernel import decode_spec
+from ..kv.spec import AppendSpec, OffsetSpec
+from ..kv_format import KVFormat
+from ..plan.listing import attention_specs, rate_specs
+from ..specs.attention import Type
 from .caches import SCHEMES
 from .cases import Case
 from .grid import Grid

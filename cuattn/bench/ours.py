@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cuattn
-from cuattn.device import current_device, target
-from cuattn.errors import UnsupportedError
-from cuattn.operand import DTYPES
-from cuattn.plan import attention_spec
-from cuattn.presets import resolve
-from cuattn.reference.layout import pad_head_dim
-from cuattn.scheme import Scheme
 
+from ..arrays.device import current_device, target
+from ..errors import UnsupportedError
+from ..operands.operand import DTYPES
+from ..plan.kernels import attention_spec
+from ..presets import resolve
+from ..reference.layout import pad_head_dim
+from ..scheme import Scheme
 from .cases import HOST, Case
 from .left_out import LeftOut, in_a_line
 
@@ -50,7 +50,7 @@ def family(scheme: str | Scheme, case: Case, dtype: str = "float16") -> str:
     facts = target(current_device().arch)
     padded = pad_head_dim(case.head_dim)
     spec = attention_spec(resolve(scheme), padded, DTYPES[dtype], case.is_causal, facts)
-    return spec.source.removesuffix(".cu")
+    return spec.function
 
 
 def supported_schemes(schemes: Iterable[S], left_out: LeftOut) -> list[S]:

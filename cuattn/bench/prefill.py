@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from cuattn.record import Timing
-from cuattn.reference.arrays import Progress
-from cuattn.timing import ROUNDS, time_gpu
-
-from . import baselines, ours
-from .baselines import Baseline
+from ..choice.timing import ROUNDS, time_gpu
+from ..records.record import Timing
+from ..reference.arrays import Progress
+from . import ours
+from .baselines import all as baselines
+from .baselines.all import Baseline
 from .cases import Case
 from .inputs import noise
 from .left_out import LeftOut

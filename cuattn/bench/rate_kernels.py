@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.caller import cupy_module
-from cuattn.device import Device, target
-from cuattn.launch import Buffers, Launch, loaded
-from cuattn.listing import rate_specs
-from cuattn.rate_spec import MemoryRateSpec, ProductRateSpec
-from cuattn.reference.rounding import e4m3_bits, round_e4m3
-from cuattn.sizes import ceil_div, round_up
-from cuattn.spec import Type
+from ..arrays.caller import cupy_module
+from ..arrays.device import Device, target
+from ..common.sizes import ceil_div, round_up
+from ..compile.launch import Buffers, Launch, loaded
+from ..plan.listing import rate_specs
+from ..reference.rounding import e4m3_bits, round_e4m3
+from ..specs.attention import Type
+from ..specs.rates import MemoryRateSpec, ProductRateSpec
 
 __all__ = ["RateCall", "product_operands", "rate_calls"]
 
@@ -42,7 +42,7 @@ class RateCall:
     Attributes
     ----------
     what, instruction : str
-        As of `cuattn.record.Ceiling`.
+        As of `cuattn.records.record.Ceiling`.
     run : callable
         Enqueues it on CuPy's current stream.
     work : int

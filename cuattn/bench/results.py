@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cuattn.record import Accuracy, Ceiling, Timing
-from cuattn.typed_json import read, write
+from ..common.typed_json import read, write
+from ..records.record import Accuracy, Ceiling, Timing
 
 __all__ = ["Ceiling", "Results", "load", "save"]
 
@@ -18,7 +18,7 @@ class Results:
     Attributes
     ----------
     digest : str
-        `cuattn.record.digest()` of the code that ran.
+        `cuattn.records.record.digest()` of the code that ran.
     gpu : str
         Name of the GPU, as the driver gives it.
     measured_at : str

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TypeAlias, TypeVar
 
-from cuattn.device import current_device, target
-from cuattn.errors import CuattnError
-from cuattn.jit import precompile
-from cuattn.record import Accuracy, digest
-from cuattn.reference.arrays import Progress
-
-from . import baselines, ceilings, decode, errors, exact, kernels, ours, prefill
-from .baselines import Baseline
+from ..arrays.device import current_device, target
+from ..compile.jit import precompile
+from ..errors import CuattnError
+from ..records.record import Accuracy, digest
+from ..reference.arrays import Progress
+from . import ceilings, decode, errors, exact, kernels, ours, prefill
+from .baselines import all as baselines
+from .baselines.all import Baseline
 from .cases import Case
 from .errors import Point
 from .gpu_memory import room_for

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from cuattn.record import Shape, Timing
-
+from ..records.record import Shape, Timing
 from . import ours
 
 __all__ = ["Series", "by_shape", "end_to_end_tops", "shape_of"]

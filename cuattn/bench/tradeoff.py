@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cuattn.record import Accuracy, Shape, Timing
-
+from ..records.record import Accuracy, Shape, Timing
 from . import prefill
 from .pareto import Point
 from .results import Results

@@ -6,9 +6,9 @@ import platform
 from importlib import metadata
 
 import cuattn
-from cuattn.compiler import nvrtc_version
 
-from . import baselines
+from ..compile.nvrtc import nvrtc_version
+from .baselines import all as baselines
 
 __all__ = ["versions"]
 

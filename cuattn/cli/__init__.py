@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cuattn import __version__
-from cuattn.errors import CuattnError
-
-from . import bench, choose, info, report
+from .. import __version__
+from ..errors import CuattnError
+from . import choose, info
 from . import compile as compile_command
+from .bench import command as bench
+from .report import command as report
 
 __all__ = ["main"]
 

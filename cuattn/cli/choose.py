@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cuattn.scheme_plan import plan_schemes
-
+from ..choice.scheme_plan import plan_schemes
 from . import inputs, setting
 from .options import between, check_folder
 from .progress import Bar

@@ -9,18 +9,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from cuattn import cache
-from cuattn.compiler import checked_arch
-from cuattn.device import Target, current_device, gpu_status, target
-from cuattn.errors import ArgumentError
-from cuattn.jit import Spec, precompile
-from cuattn.kv_format import KV_BITS
-from cuattn.kv_listing import kv_specs
-from cuattn.listing import attention_specs, rate_specs
-from cuattn.operand import DTYPES
-from cuattn.plan import supported
-from cuattn.reference.layout import HEAD_DIMS
-
+from ..arrays.device import Target, current_device, gpu_status, target
+from ..compile import disk_cache as cache
+from ..compile.jit import Spec, precompile
+from ..compile.nvrtc import checked_arch
+from ..errors import ArgumentError
+from ..kv.listing import kv_specs
+from ..kv_format import KV_BITS
+from ..operands.operand import DTYPES
+from ..plan.kernels import supported
+from ..plan.listing import attention_specs, rate_specs
+from ..reference.layout import HEAD_DIMS
 from .options import at_least, items, one_of, schemes
 from .progress import Bar, duration
 

@@ -8,7 +8,7 @@ import re
 from contextlib import AbstractContextManager
 from typing import Any
 
-from cuattn.errors import UnsupportedError
+from ..errors import UnsupportedError
 
 __all__ = [
     "FAINT",

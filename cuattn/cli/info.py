@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from cuattn import __version__, cache, record
-from cuattn.compiler import checked_arch, nvrtc_version
-from cuattn.device import TARGETS, current_device, gpu_status, target
-from cuattn.errors import CuattnError, UnsupportedError
-from cuattn.listing import attention_specs
-from cuattn.operand import DTYPES
-from cuattn.presets import PRESETS
-from cuattn.reference.layout import HEAD_DIMS
-from cuattn.scheme import Scheme
+from .. import __version__
+from ..arrays.device import TARGETS, current_device, gpu_status, target
+from ..compile import disk_cache as cache
+from ..compile.nvrtc import checked_arch, nvrtc_version
+from ..errors import CuattnError, UnsupportedError
+from ..operands.operand import DTYPES
+from ..plan.listing import attention_specs
+from ..presets import PRESETS
+from ..records import record
+from ..reference.layout import HEAD_DIMS
+from ..scheme import Scheme
 
 __all__ = ["add_to"]
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cuattn.errors import ArgumentError
-from cuattn.reference.arrays import Shape
-from cuattn.reference.distributions import DISTRIBUTIONS, load, make
-
+from ..errors import ArgumentError
+from ..reference.arrays import Shape
+from ..reference.distributions import DISTRIBUTIONS, load, make
 from .options import at_least
 
 __all__ = ["Input", "add_options", "inputs"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from cuattn.errors import ArgumentError
-from cuattn.presets import resolve
-from cuattn.scheme import Scheme
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..scheme import Scheme
 
 __all__ = ["at_least", "between", "check_folder", "items", "one_of", "schemes"]
 

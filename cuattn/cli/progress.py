@@ -7,7 +7,7 @@ import sys
 import time
 from types import TracebackType
 
-from cuattn.reference.arrays import Progress
+from ..reference.arrays import Progress
 
 __all__ = ["Bar", "duration"]
 

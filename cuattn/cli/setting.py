@@ -6,9 +6,8 @@ import argparse
 import math
 from typing import Any
 
-from cuattn.device import current_device, gpu_status
-from cuattn.errors import ArgumentError
-
+from ..arrays.device import current_device, gpu_status
+from ..errors import ArgumentError
 from .options import schemes
 
 __all__ = ["add_options", "headline", "keywords", "where"]

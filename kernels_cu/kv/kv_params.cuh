@@ -1,4 +1,4 @@
-// Run-time arguments of the kernels of the KV cache; cuattn/params.py reads these declarations.
+// Run-time arguments of the kernels of the KV cache; cuattn/compile/params.py reads them from here.
 #pragma once
 #include "numeric.cuh"
 

@@ -1,4 +1,4 @@
-// What the kernels of the KV cache fix at compile time; cuattn/kv_spec.py mirrors it. The fields
+// What the kernels of the KV cache fix at compile time; cuattn/kv/spec.py mirrors it. The fields
 // from head_dim to v_zero are those of cuattn/kv_format.py, of which unit.cuh makes the layout.
 #pragma once
 #include "spec.cuh"

@@ -1,5 +1,5 @@
 // A unit of the KV cache: 16 tokens of one head, with their scales. cuattn/kv_format.py has the
-// same sizes, cuattn/kv_units.py the same order.
+// same sizes, cuattn/kv/units.py the same order.
 //
 // All codes lie as matrices of 8 rows of 16 bytes, as ldmatrix takes them: 128 bytes, in which lane
 // 4 g + t of a product's B operand finds its word t of row g. Copies are the unit as it is.

@@ -46,7 +46,7 @@ __device__ __forceinline__ u32 pack_e4m3x4(float x0, float x1, float x2, float x
       : "=r"(packed)
       : "f"(x0), "f"(x1), "f"(x2), "f"(x3));
 #else
-  __trap();  // cuattn/plan.py asks for no such kernel
+  __trap();  // cuattn/plan/kernels.py asks for no such kernel
 #endif
   return packed;
 }

@@ -47,7 +47,7 @@ CUATTN_FLOAT_MMA(mma_e4m3, "m16n8k32", "e4m3")
 #else
 __device__ __forceinline__ void mma_e4m3(float (&)[4], const u32 (&)[4], u32, u32,
                                          const float (&)[4]) {
-  __trap();  // cuattn/plan.py asks for no such kernel
+  __trap();  // cuattn/plan/kernels.py asks for no such kernel
 }
 #endif
 

@@ -1,4 +1,4 @@
-// Run-time arguments of the quantizing kernels; cuattn/params.py reads these declarations.
+// Run-time arguments of the quantizing kernels; cuattn/compile/params.py reads these declarations.
 #pragma once
 #include "layout.cuh"
 #include "numeric.cuh"

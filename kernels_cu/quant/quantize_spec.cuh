@@ -1,5 +1,5 @@
-// What the quantizing kernels fix at compile time; cuattn/quantize_spec.py and stats_spec.py mirror
-// it.
+// What the quantizing kernels fix at compile time; cuattn/specs/quantize.py and
+// cuattn/specs/stats.py mirror it.
 #pragma once
 #include "spec.cuh"
 

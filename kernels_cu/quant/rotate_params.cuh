@@ -1,5 +1,5 @@
 // What the kernel that rotates V fixes at compile time, and its run-time arguments;
-// cuattn/rotate_spec.py mirrors the former, cuattn/params.py reads the latter.
+// cuattn/specs/rotate.py mirrors the former, cuattn/compile/params.py reads the latter.
 #pragma once
 #include "spec.cuh"
 

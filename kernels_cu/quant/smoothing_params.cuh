@@ -1,5 +1,5 @@
 // What the kernels that smooth Q fix at compile time, and their run-time arguments;
-// cuattn/smoothing_spec.py mirrors the former, cuattn/params.py reads the latter.
+// cuattn/specs/smoothing.py mirrors the former, cuattn/compile/params.py reads the latter.
 #pragma once
 #include "layout.cuh"
 #include "spec.cuh"

@@ -1,5 +1,5 @@
 // What the kernel that unpacks codes fixes at compile time, and its run-time arguments;
-// cuattn/unpack_spec.py mirrors the former, cuattn/params.py reads the latter.
+// cuattn/specs/unpack.py mirrors the former, cuattn/compile/params.py reads the latter.
 #pragma once
 #include "numeric.cuh"
 

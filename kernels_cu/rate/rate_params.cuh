@@ -1,5 +1,5 @@
 // What the kernels that measure the GPU's ceilings fix at compile time, and their run-time
-// arguments; cuattn/rate_spec.py mirrors the former, cuattn/params.py reads the latter.
+// arguments; cuattn/specs/rates.py mirrors the former, cuattn/compile/params.py reads the latter.
 #pragma once
 #include "numeric.cuh"
 #include "spec.cuh"

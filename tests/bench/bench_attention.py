@@ -4,15 +4,15 @@ import functools
 
 import pytest
 
-from cuattn.bench.baselines import BASELINES
+from cuattn.bench.baselines.all import BASELINES
 from cuattn.bench.ceilings import tops_of
 from cuattn.bench.grid import make
 from cuattn.bench.inputs import noise
 from cuattn.bench.ours import family, prepare
+from cuattn.choice.timing import Stamp
 from cuattn.errors import UnsupportedError
 from cuattn.presets import resolve
 from cuattn.reference import exact, metrics
-from cuattn.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

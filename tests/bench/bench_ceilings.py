@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 
+from cuattn.arrays.device import current_device
 from cuattn.bench.rate_kernels import rate_calls
-from cuattn.device import current_device
-from cuattn.timing import Stamp
+from cuattn.choice.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

@@ -4,14 +4,14 @@ import functools
 
 import pytest
 
-from cuattn.bench.baselines import BASELINES
+from cuattn.bench.baselines.all import BASELINES
 from cuattn.bench.caches import SCHEMES, filled
 from cuattn.bench.ceilings import best
 from cuattn.bench.decode import KIND, attend, copy
 from cuattn.bench.grid import make
 from cuattn.bench.inputs import noise, token_noise
+from cuattn.choice.timing import Stamp
 from cuattn.reference import exact, metrics
-from cuattn.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

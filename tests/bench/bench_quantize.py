@@ -8,7 +8,7 @@ import cuattn
 from benchmarks.measurements import QUANTIZERS
 from cuattn.bench.cases import QUANTIZE
 from cuattn.bench.inputs import noise
-from cuattn.timing import Stamp
+from cuattn.choice.timing import Stamp
 
 pytestmark = pytest.mark.gpu
 

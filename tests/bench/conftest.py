@@ -2,13 +2,13 @@
 
 import pytest
 
-from cuattn.device import current_device, gpu_status
+from cuattn.arrays.device import current_device, gpu_status
 
 
 @pytest.fixture(scope="session")
 def cold_l2():
     """Empty the L2 cache of anything useful, without waiting for it."""
-    from cuattn.timing import ColdL2
+    from cuattn.choice.timing import ColdL2
 
     return ColdL2()
 
@@ -16,7 +16,7 @@ def cold_l2():
 @pytest.fixture(scope="session")
 def clean_l2():
     """Do so with lines that were read, as weights are between two decoding steps."""
-    from cuattn.timing import CleanL2
+    from cuattn.choice.timing import CleanL2
 
     return CleanL2()
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from cuattn.kv.units import pack_units, unpack_units
 from cuattn.kv_format import UNIT_TOKENS
-from cuattn.kv_units import pack_units, unpack_units
 from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
 
 from .memory import compact, floats

@@ -12,7 +12,7 @@ from cuattn.reference.quantize import Operands, Quantized
 from cuattn.reference.rounding import e4m3_values
 from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.scheme import Scheme
-from cuattn.spec import Scope, Type
+from cuattn.specs.attention import Scope, Type
 
 from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, floats, memory, narrowed, widened

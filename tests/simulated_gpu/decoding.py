@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cuattn.kv_units import unpack_units
+from cuattn.kv.units import unpack_units
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import CachedOperand
 

@@ -1,6 +1,6 @@
 """What the simulated GPU says of itself."""
 
-from cuattn.device import TARGETS, Device
+from cuattn.arrays.device import TARGETS, Device
 
 NUM_SMS = 132
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cuattn import launch, params, tensor_map
-from cuattn.dlpack import CUDA
+from cuattn.arrays.dlpack import CUDA
+from cuattn.compile import launch, params, tensor_map
 
 from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
@@ -39,7 +39,17 @@ KERNELS = {
 
 
 # Those that look at arrays, or make them.
-MODULES = ("attention", "quantize", "views", "quantized", "kv_calls", "kv_device", "kv_sequences")
+MODULES = (
+    "attention",
+    "quantize",
+    "arrays.views",
+    "operands.quantized",
+    "kv.device",
+    "kv.device_memory",
+    "kv.sequences",
+)
+# Those that ask which GPU there is.
+PLANNERS = ("plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device_memory")
 
 
 def memset(address, value, nbytes, stream):
@@ -62,10 +72,10 @@ class SimulatedGPU:
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
         monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
         monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
-        for name in ("pipeline", "quantize", "kv_append", "kv_attend", "kv_device"):
+        for name in PLANNERS:
             monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
         self.is_capturing = False
-        kv_device = sys.modules["cuattn.kv_device"]
+        kv_device = sys.modules["cuattn.kv.device_memory"]
         monkeypatch.setattr(kv_device, "is_capturing", lambda stream: self.is_capturing)
         fake = SimpleNamespace(
             ndarray=garbage,
@@ -94,12 +104,12 @@ class SimulatedGPU:
             ):
                 if hasattr(module, attribute):
                     monkeypatch.setattr(module, attribute, substitute)
-        tensor = sys.modules["cuattn.quantized"].QuantizedTensor
+        tensor = sys.modules["cuattn.operands.quantized"].QuantizedTensor
         monkeypatch.setattr(tensor, "device", (CUDA, 0))
         monkeypatch.setattr(tensor, "addresses", property(addresses_of))
         monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
         tensor_map._encoded.cache_clear()
-        sys.modules["cuattn.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.plan.prepared"].prepare.cache_clear()
         sys.modules["cuattn.quantize"]._prepare.cache_clear()
 
     def _alloc(self, nbytes):

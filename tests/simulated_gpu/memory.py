@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cuattn.dlpack import CUDA, View
+from cuattn.arrays.dlpack import CUDA, View
 from cuattn.reference.rounding import round_bfloat16
-from cuattn.spec import Type
+from cuattn.specs.attention import Type
 
 STORAGE = {Type.int8: "|i1", Type.int4: "|u1", Type.e4m3: "|u1"}
 STORAGE |= {Type.fp16: "<f2", Type.bf16: "<u2", Type.fp32: "<f4"}

@@ -9,7 +9,7 @@ from cuattn.reference.quantize import quantize, scope_of
 from cuattn.reference.quantized import spread
 from cuattn.reference.rounding import e4m3_bits
 from cuattn.reference.smoothing import Q_BLOCK, SAMPLE
-from cuattn.spec import Scope, Type
+from cuattn.specs.attention import Scope, Type
 
 from .memory import BLOCK, STORAGE, compact, floats, memory, narrowed, widened
 

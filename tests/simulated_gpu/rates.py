@@ -3,7 +3,7 @@
 import numpy as np
 
 from cuattn.reference.rounding import e4m3_values
-from cuattn.spec import Type
+from cuattn.specs.attention import Type
 
 from .memory import STORAGE, compact
 

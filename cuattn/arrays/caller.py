@@ -1,0 +1,199 @@
+"""The caller's side of a call on the GPU: device, stream, and arrays of whatever library."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from functools import cache, lru_cache
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, NoGPUError, UnsupportedError
+from .device import gpu_status
+from .dlpack import CUDA, View, hand_over, view, view_cupy
+from .streams import current_stream_of
+
+__all__ = ["Caller", "cupy_module", "device_of", "numpy_dtype"]
+
+# DLPack's type of memory that moves between host and GPU by itself.
+_CUDA_MANAGED = 13
+
+
+class Caller:
+    """The stream of one call, and how it looks at arrays; a context in which work is enqueued.
+
+    Parameters
+    ----------
+    first : object
+        The array that decides whose stream and whose outputs these are; on the current device.
+    stream : object
+        The caller's choice, if there is one; see `current_stream_of`.
+    """
+
+    def __init__(self, first: Any, stream: Any) -> None:
+        self._cupy = cupy_module()
+        self._first = first
+        self._stream = current_stream_of(first, stream)
+        self._is_cupys = self._stream == self._cupy.cuda.get_current_stream().ptr
+        torch: Any = sys.modules.get("torch")
+        self._torch: Any = torch if torch is not None and isinstance(first, torch.Tensor) else None
+        self._is_torchs = self._torch is not None and stream is None
+        self._handed_over: int | None = None
+        self._foreign: list[View] = []
+        self._entered: Any = None
+
+    def look(self, x: Any, name: str) -> View:
+        """Look at an array; pending work of its library on it comes first in the call's stream.
+
+        Raises
+        ------
+        ArgumentError, UnsupportedError
+            As `cuattn.arrays.dlpack.view`.
+        """
+        # An array whose library uses the same stream needs no hand-over, which takes microseconds.
+        if self._is_cupys and isinstance(x, self._cupy.ndarray):
+            return view_cupy(x)
+        if self._is_torchs and isinstance(x, self._torch.Tensor) and _is_plain(x):
+            return View(
+                x.data_ptr(),
+                tuple(x.shape),
+                x.stride(),
+                _name_of(x.dtype),
+                (CUDA, x.device.index),
+                False,
+                x,
+            )
+        if self._handed_over is None:
+            self._handed_over = hand_over(self._stream)
+        seen = view(x, self._handed_over, name)
+        self._foreign.append(seen)
+        return seen
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, View]:
+        """Return a new array, of PyTorch if the first one is, else of CuPy, and a view of it."""
+        if self._torch is None:
+            array = self._cupy.ndarray(shape, numpy_dtype(dtype))
+            return array, view_cupy(array)
+        array = self._torch.empty(
+            shape, dtype=getattr(self._torch, dtype), device=self._first.device
+        )
+        return array, self.look(array, "out")
+
+    def deliver(self, array: Any) -> Any:
+        """Return what `empty` made, if anything, as an array of the first one's library."""
+        jax: Any = sys.modules.get("jax")
+        if array is None or jax is None or not isinstance(self._first, jax.Array):
+            return array
+        from jax.dlpack import from_dlpack
+
+        return from_dlpack(array)
+
+    def __enter__(self) -> Caller:
+        """Make the call's stream CuPy's current one."""
+        if not self._is_cupys:
+            self._entered = _stream_at(self._stream)
+            self._entered.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Go back to the stream of before."""
+        if self._foreign and self._handed_over != -1:
+            _keep_until_done(self._foreign, self._cupy.cuda.Event(disable_timing=True))
+        if self._entered is not None:
+            self._entered.__exit__(kind, error, trace)
+
+
+@cache
+def cupy_module() -> Any:
+    """Return CuPy.
+
+    Raises
+    ------
+    NoGPUError
+        If it does not import.
+    """
+    try:
+        import cupy
+    except (ImportError, OSError):
+        raise NoGPUError(gpu_status()[1]) from None
+    return cupy
+
+
+def device_of(x: Any, name: str) -> tuple[int, int]:
+    """Return where an array is: DLPack's device type and the ordinal.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no array.
+    """
+    try:
+        kind, ordinal = x.__dlpack_device__()
+    except (AttributeError, BufferError, TypeError, ValueError):
+        raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
+    return (CUDA if kind == _CUDA_MANAGED else int(kind)), int(ordinal)
+
+
+@cache
+def numpy_dtype(name: str) -> Any:
+    """Return the dtype of NumPy and CuPy of that name; bfloat16 is one of ml_dtypes.
+
+    Raises
+    ------
+    UnsupportedError
+        If that is not installed.
+    """
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise UnsupportedError(
+            "arrays of bfloat16 need the package ml_dtypes; install it, or pass out="
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+# Arrays that their owner may free while the GPU still uses them, and the event behind that use.
+_in_use: deque[tuple[Any, list[View]]] = deque()
+_in_use_lock = threading.Lock()
+
+
+def _keep_until_done(arrays: list[View], event: Any) -> None:
+    """Keep arrays of libraries that know nothing of our stream until it has passed this point."""
+    event.record()
+    with _in_use_lock:
+        while _in_use and _in_use[0][0].done:
+            _in_use.popleft()
+        _in_use.append((event, arrays))
+
+
+class _Address:
+    def __init__(self, stream: int) -> None:
+        self._stream = stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._stream
+
+
+@lru_cache(64)
+def _stream_at(address: int) -> Any:
+    return cupy_module().cuda.Stream.from_external(_Address(address))
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether a tensor is memory and strides and nothing else; DLPack says what others are."""
+    return bool(tensor.is_cuda and not tensor.requires_grad and not tensor.is_sparse)
+
+
+@cache
+def _name_of(torch_dtype: Any) -> str:
+    return str(torch_dtype).removeprefix("torch.")

@@ -1,0 +1,204 @@
+"""Arrays of other libraries, through DLPack, without a copy.
+
+CuPy's own importer knows neither bfloat16 nor float8 and drops the read-only flag; this one reads
+the structures itself (https://dmlc.github.io/dlpack/latest/c_api.html, versions 0 and 1).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import cache
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError, UnsupportedError
+from .streams import current_stream_of, hand_over
+
+__all__ = ["CPU", "CUDA", "View", "as_cupy", "current_stream_of", "hand_over", "view", "view_cupy"]
+
+# DLDeviceType
+CPU = 1
+CUDA = 2
+
+# DLManagedTensor, and DLManagedTensorVersioned, whose version, manager and flags come before the
+# tensor. Reading all members in one go is several times faster than a ctypes.Structure.
+_TENSOR = "Q i i i B B H Q Q Q"  # data, device, ndim, code, bits, lanes, shape, strides, offset
+_UNVERSIONED = struct.Struct("=" + _TENSOR)
+_VERSIONED = struct.Struct("=I I 16x Q" + _TENSOR)
+_UNVERSIONED_BYTES = ctypes.c_char * _UNVERSIONED.size
+_VERSIONED_BYTES = ctypes.c_char * _VERSIONED.size
+_FLAG_READ_ONLY = 1
+
+_name_of = ctypes.pythonapi.PyCapsule_GetName
+_name_of.restype = ctypes.c_char_p
+_name_of.argtypes = (ctypes.py_object,)
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+# (DLDataTypeCode, bits) -> name, as NumPy or ml_dtypes spell it.
+_DTYPES = {
+    **{(0, bits): f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{(1, bits): f"uint{bits}" for bits in (8, 16, 32, 64)},
+    **{(2, bits): f"float{bits}" for bits in (16, 32, 64)},
+    (4, 16): "bfloat16",
+    (6, 8): "bool",
+    (10, 8): "float8_e4m3fn",
+    (12, 8): "float8_e5m2",
+}
+
+# NumPy has no type for these; their bits travel as integers.
+_STORAGE = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+
+
+class View(NamedTuple):
+    """Where an array lies; the memory lives as long as `owner`.
+
+    Parameters
+    ----------
+    ptr : int
+        Address of element 0; arrays without elements may have 0.
+    shape, strides : tuple of int
+        Strides count elements.
+    dtype : str
+        For example "float16", "bfloat16" or "float8_e4m3fn".
+    device : tuple of int
+        DLPack's device type, such as `CPU` or `CUDA`, and the ordinal.
+    readonly : bool
+        The producer forbids writing.
+    owner : object
+        Keeps the memory alive.
+    """
+
+    ptr: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    readonly: bool
+    owner: object
+
+
+def view(x: Any, stream: int | None = None, name: str = "array") -> View:
+    """Look at any array that has ``__dlpack__``.
+
+    Parameters
+    ----------
+    x : object
+        Array of CuPy, PyTorch, JAX, NumPy, ...
+    stream : int, optional
+        What `hand_over` returned: the producer orders its pending work before that stream. Not used
+        for arrays in host memory.
+    name : str, optional
+        What errors call the array.
+
+    Raises
+    ------
+    ArgumentError
+        If `x` is no such array, its producer does not export it, or its dtype is unknown.
+    UnsupportedError
+        If the producer speaks a later major version of DLPack.
+    """
+    try:
+        device_type, _ = x.__dlpack_device__()
+        if stream == -1 and type(x).__module__.startswith("jax"):
+            stream = None  # how JAX is told not to wait; it takes -1 for the handle of a stream
+        options = {} if device_type == CPU else {"stream": stream}
+        try:
+            capsule = x.__dlpack__(max_version=(1, 0), **options)
+        except TypeError:  # a producer from before DLPack 1
+            capsule = x.__dlpack__(**options)
+    except (AttributeError, BufferError, TypeError) as error:
+        raise ArgumentError(name, x, f"an array that DLPack can share ({error})") from None
+    return _read(capsule, x, name)
+
+
+def view_cupy(array: Any) -> View:
+    """Look at a ``cupy.ndarray`` that is used on CuPy's current stream, so needs no hand-over."""
+    dtype = array.dtype
+    itemsize = dtype.itemsize
+    return View(
+        array.data.ptr,
+        array.shape,
+        tuple([stride // itemsize for stride in array.strides]),
+        _dtype_name(dtype),
+        (CUDA, array.data.device_id),
+        False,
+        array,
+    )
+
+
+def as_cupy(source: View) -> Any:
+    """Return a ``cupy.ndarray`` over the memory of a view on a GPU.
+
+    bfloat16 appears as uint16 and float8 as uint8. CuPy has no read-only arrays: whoever writes
+    checks `View.readonly` first.
+    """
+    import cupy
+
+    dtype = cupy.dtype(_STORAGE.get(source.dtype, source.dtype))
+    steps = zip(source.shape, source.strides, strict=True)
+    elements = sum((n - 1) * step for n, step in steps if step > 0) + 1 if all(source.shape) else 0
+    memory = cupy.cuda.UnownedMemory(
+        source.ptr, elements * dtype.itemsize, source.owner, source.device[1]
+    )
+    return cupy.ndarray(
+        source.shape,
+        dtype,
+        cupy.cuda.MemoryPointer(memory, 0),
+        tuple(step * dtype.itemsize for step in source.strides),
+    )
+
+
+def _read(capsule: Any, x: Any, name: str) -> View:
+    kind = _name_of(capsule)
+    if kind == b"dltensor_versioned":
+        members = _VERSIONED.unpack_from(_VERSIONED_BYTES.from_address(_pointer(capsule, kind)))
+        major, minor, flags = members[:3]
+        if major != 1:
+            raise UnsupportedError(f"{name} comes as DLPack {major}.{minor}, which is not 1.x")
+        members = members[3:]
+    elif kind == b"dltensor":
+        flags = 0
+        members = _UNVERSIONED.unpack_from(_UNVERSIONED_BYTES.from_address(_pointer(capsule, kind)))
+    else:  # somebody consumed the capsule before, which renames it
+        raise ArgumentError(name, x, "an array whose __dlpack__ gives an unused capsule")
+    data, device_type, device_id, ndim, code, bits, lanes, shape_at, strides_at, offset = members
+    dtype = _DTYPES.get((code, bits))
+    if dtype is None or lanes != 1:
+        expected = f"of one of the dtypes {sorted(_DTYPES.values())}"
+        raise ArgumentError(name, x, f"{expected} (DLPack code {code}, {bits} bits, lanes {lanes})")
+    shape = _integers(shape_at, ndim)
+    strides = _integers(strides_at, ndim) if strides_at else _compact(shape)
+    # The capsule is kept as it is, so its own destructor frees the producer's tensor with `owner`.
+    return View(
+        data + offset,
+        shape,
+        strides,
+        dtype,
+        (device_type, device_id),
+        bool(flags & _FLAG_READ_ONLY),
+        capsule,
+    )
+
+
+@cache
+def _layout(ndim: int) -> tuple[struct.Struct, Any]:
+    return struct.Struct(f"={ndim}q"), ctypes.c_char * (8 * ndim)
+
+
+def _integers(address: int, count: int) -> tuple[int, ...]:
+    layout, raw = _layout(count)
+    return layout.unpack_from(raw.from_address(address))
+
+
+def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.append(strides[-1] * n)
+    return tuple(reversed(strides)) if shape else ()
+
+
+@cache
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype.name)

@@ -1,0 +1,1 @@
+"""Other libraries' attention, each behind the same call."""

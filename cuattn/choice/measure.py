@@ -1,0 +1,152 @@
+"""How wrong a scheme is on given inputs, measured on the GPU if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..arrays.device import gpu_status
+from ..arrays.host import HostArray, heads_first, to_host
+from ..attention import attention
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..reference import attribute, exact
+from ..reference.arrays import Progress, Shape
+from ..reference.by_row import RowErrors
+from ..reference.masking import operations
+from ..reference.metrics import metrics
+from ..reference.rounding import HalfType
+from ..scheme import Scheme
+from .error_report import ErrorReport
+from .stages import Stages
+from .timing import ColdL2, time_gpu
+
+__all__ = ["ErrorReport", "measure_error"]
+
+WARMUP_CALLS = 3
+TIMED_CALLS = 20
+# Written before each call that is timed: 0.3 ms on an H200, in which the host submits the call, so
+# that its kernels follow each other; and none of its inputs is left in the L2 cache.
+FILL_BYTES, FILLS = 128 << 20, 8
+
+
+def measure_error(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scheme: str | Scheme = "int8",
+    scale: float | None = None,
+    is_causal: bool = False,
+    layout: str = "HND",
+    by_source: bool = True,
+    progress: Progress | None = None,
+    reference: ArrayLike | None = None,
+) -> ErrorReport:
+    """Compare `cuattn.attention` with attention in float64 on the same inputs.
+
+    Parameters
+    ----------
+    q : array of float [batch, num_q_heads, seqlen_q, head_dim]
+    k, v : array of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        Arrays of CuPy, PyTorch, JAX or NumPy, of a type that `cuattn.attention` takes or float64,
+        which is rounded to float32. Those in host memory are copied to the GPU if there is one;
+        without, and for bfloat16 in host memory, which CuPy cannot hold, the scheme is emulated.
+    scheme, scale, is_causal, layout
+        As for `cuattn.attention`.
+    by_source : bool
+        Also measure what Q, K, P and V cause alone. This takes five runs of the emulation, which is
+        slow for long sequences.
+    progress : callable, optional
+        Called as ``progress(done, total)`` now and then.
+    reference : array_like of float [batch, num_q_heads, seqlen_q, head_dim], optional
+        The exact output (always in this order of axes) from `cuattn.reference.exact.attention`, for
+        measuring several schemes on one input.
+
+    Returns
+    -------
+    ErrorReport
+
+    Raises
+    ------
+    ArgumentError
+        If the arrays do not fit each other or an option makes no sense.
+    UnsupportedError, CompileError
+        If the GPU cannot run the scheme.
+    """
+    scheme = resolve(scheme)
+    host = [to_host(x, name) for name, x in (("q", q), ("k", k), ("v", v))]
+    values = [heads_first(x.values, layout) for x in host]
+    shape = Shape.of(*(x.shape for x in values))
+    options: dict[str, Any] = {"scale": scale, "is_causal": is_causal}
+    compute: HalfType = "bfloat16" if host[0].dtype == "bfloat16" else "float16"
+    on_gpu = gpu_status()[0] == "ok" and all(x.dtype != "bfloat16" or x.on_gpu for x in host)
+
+    if reference is not None and np.shape(reference) != values[0].shape:
+        raise ArgumentError("reference.shape", np.shape(reference), f"{values[0].shape}")
+
+    stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
+    arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
+    call = partial(attention, *arrays, scheme=scheme, layout=layout, **options)
+    # First, because it checks the arguments more strictly than what takes longer.
+    o, seconds = _run(call, arrays[0], on_gpu)
+    stages.skip()
+    if reference is None:
+        reference, _ = exact.attention(*values, **options, progress=stages.next())
+    sources = None
+    if by_source:
+        sources = attribute.attribute(
+            *values,
+            **options,
+            scheme=scheme,
+            compute=compute,
+            reference=reference,
+            progress=stages.next(5),
+        )
+        sources = {name: sources[name] for name in attribute.SOURCES}
+    o = heads_first(o, layout)
+    return ErrorReport(
+        scheme=scheme,
+        shape=shape,
+        is_causal=is_causal,
+        backend="gpu" if on_gpu else "emulation",
+        metrics=metrics(o, reference),
+        by_source=sources,
+        seconds=seconds,
+        tops=operations(shape, is_causal) / seconds / 1e12 if seconds else None,
+        by_row=RowErrors.of(o, reference),
+    )
+
+
+def _usable(x: Any, copy: HostArray, on_gpu: bool) -> Any:
+    """Return an array that `attention` takes, on the GPU if there is one."""
+    if copy.on_gpu:
+        return x
+    if copy.dtype == "float64":
+        x = copy.values.astype(np.float32)
+    if not on_gpu:
+        return x
+    import cupy
+
+    return cupy.asarray(to_host(x, "array").values)
+
+
+def _run(
+    call: Callable[..., Any], q: Any, on_gpu: bool
+) -> tuple[NDArray[np.floating], float | None]:
+    """Return the output and, on a GPU, the median time in seconds that a call takes there."""
+    if not on_gpu:
+        return to_host(call(), "o").values, None
+    import cupy
+
+    with cupy.cuda.Device(q.__dlpack_device__()[1]):
+        stream = cupy.cuda.get_current_stream()
+        call = partial(call, stream=stream)
+        o = to_host(call(), "o").values
+        fill = partial(ColdL2, FILL_BYTES, FILLS)
+        times = time_gpu({"call": call}, rounds=TIMED_CALLS, warmup=WARMUP_CALLS, flush=fill)
+    return o, times["call"].ms * 1e-3

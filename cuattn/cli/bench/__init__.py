@@ -1,0 +1,1 @@
+"""`cuattn bench`: the command, its tables and its page."""

@@ -1,0 +1,1 @@
+"""`cuattn report`: the command, its tables, plots and page."""

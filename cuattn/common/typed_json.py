@@ -1,0 +1,111 @@
+"""JSON data as dataclasses, with every field's presence and type checked, and files of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ..errors import ArgumentError
+
+__all__ = ["finite", "read", "typed", "write"]
+
+
+def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
+    """Return what a file has as an instance of `kind`.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type
+        As for `typed`.
+    file : str
+        What it has to be, for the error.
+
+    Raises
+    ------
+    ArgumentError
+        If the file cannot be read or is not JSON, or a field is missing, unknown or of another
+        type; names the field.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # the latter of what is not UTF-8, too
+        raise ArgumentError(path.name, str(error), file) from None
+    return typed(data, kind, path.name)
+
+
+def write(data: Any, path: Path) -> None:
+    """Write JSON's own types, whole or not at all; a figure that is not finite becomes null."""
+    text = json.dumps(finite(data), indent=1, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """Return what `json.loads` gave as an instance of `kind`.
+
+    Parameters
+    ----------
+    value : object
+        Of JSON's own types.
+    kind : type
+        str, int, float, bool, ``Literal[...]`` of these, ``list[...]``, ``dict[str, ...]``, a
+        dataclass whose fields are such types, or one of these ``| None``.
+    where : str
+        Place of the value, named in the error.
+
+    Raises
+    ------
+    ArgumentError
+        If a field is missing or unknown, a value is of another type, or a dataclass refuses it.
+    """
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not type(None))
+    if is_dataclass(kind):
+        return _fields(value, kind, where)
+    if get_origin(kind) is Literal:
+        options = get_args(kind)
+        if not any(value == option and type(value) is type(option) for option in options):
+            raise ArgumentError(where, value, f"one of {options}")
+        return value
+    if get_origin(kind) is list:
+        items = typed(value, list, where)
+        return [typed(x, get_args(kind)[0], f"{where}[{i}]") for i, x in enumerate(items)]
+    if get_origin(kind) is dict:
+        pairs = typed(value, dict, where)
+        return {key: typed(x, get_args(kind)[1], f"{where}.{key}") for key, x in pairs.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    # Not isinstance: True would pass for an int.
+    if type(value) is not kind:
+        raise ArgumentError(where, value, f"of type {kind.__name__}")
+    return value
+
+
+def finite(value: Any) -> Any:
+    """Return the same data with null for every NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fields(value: Any, kind: Any, where: str) -> Any:
+    given = typed(value, dict, where)
+    wanted = [f.name for f in fields(kind)]
+    if sorted(given) != sorted(wanted):
+        raise ArgumentError(where, sorted(given), f"an object with the keys {sorted(wanted)}")
+    hints = get_type_hints(kind)
+    values = {name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted}
+    try:
+        return kind(**values)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error.argument}", error.value, error.expected) from None

@@ -1,0 +1,1 @@
+"""The same calls on arrays in host memory, by `cuattn.reference`."""

@@ -1,0 +1,179 @@
+"""The memory of a KV cache on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import Caller, cupy_module
+from ..arrays.device import current_device
+from ..arrays.dlpack import CUDA, View, as_cupy, view_cupy
+from ..arrays.streams import is_capturing
+from ..errors import ArgumentError, UnsupportedError
+from .geometry import KVGeometry
+from .store import Store
+
+__all__ = ["DeviceMemory"]
+
+# Counters of a new cache; calls that want more get more.
+_COUNTERS = 4096
+
+
+class DeviceMemory(Store):
+    """The memory as arrays of CuPy, on its current device; see `Store`.
+
+    Attributes
+    ----------
+    device : tuple of int
+        DLPack's type and the ordinal.
+
+    Raises
+    ------
+    NoGPUError, UnsupportedError
+        If there is no GPU that can be used.
+    """
+
+    def __init__(self, geometry: KVGeometry, smooth_k: bool) -> None:
+        self.device = (CUDA, current_device().ordinal)
+        self._cupy = cupy_module()
+        super().__init__(geometry, smooth_k, self._cupy)
+        self._refused = self._cupy.zeros(1, np.int32)
+        # Graphs go on using the counters that they were captured with.
+        self._counters = [self._cupy.zeros(_COUNTERS, np.uint32)]
+        self._counted = _COUNTERS, _address(self._counters[0])
+        units, pages, offset = map(_address, (self.units, self.pages, self.k_offset))
+        lengths, limits = map(_address, (self.lengths, self.limits))
+        self.attend_addresses = (units, pages, lengths, offset)
+        self.append_addresses = (units, pages, lengths, limits, offset)
+        self.refused_address = _address(self._refused)
+        # The first call may be on any stream.
+        self._cupy.cuda.get_current_stream().synchronize()
+
+    def sent(self, x: NDArray[Any]) -> Any:
+        """Return an array of the host as one of the GPU; waits for nothing."""
+        self._refuse_capture("what comes from the host")
+        return self._cupy.asarray(x)
+
+    def to_host(self, x: Any) -> Any:
+        """Return an array of the GPU as one of the host."""
+        return self._cupy.asnumpy(x)
+
+    def call_on(self, stream: Any) -> AbstractContextManager[object]:
+        """Return a context in which a caller's stream is the current one, on the cache's device.
+
+        Raises
+        ------
+        UnsupportedError
+            If it is being captured: what is done in the context takes arrays from the host.
+        """
+        return self._entered(stream)
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """Return a context in which the cache's device is the current one."""
+        ordinal = self.device[1]
+        if self._cupy.cuda.runtime.getDevice() == ordinal:
+            return nullcontext()
+        device: AbstractContextManager[object] = self._cupy.cuda.Device(ordinal)
+        return device
+
+    def is_captured(self) -> bool:
+        """Whether CuPy's current stream is being captured into a graph."""
+        return is_capturing(self._cupy.cuda.get_current_stream().ptr)
+
+    def wait(self) -> None:
+        """Wait for all work of the GPU, whatever its stream."""
+        with self.on_device():
+            self._refuse_capture("what waits for the GPU")
+            self._cupy.cuda.Device().synchronize()
+
+    def fetch(self) -> tuple[NDArray[np.int64], bool]:
+        """Return the lengths, and whether an append has been refused since the last time."""
+        self.wait()
+        with self.on_device():
+            lengths = self.to_host(self.lengths).astype(np.int64)
+            refused = bool(self.to_host(self._refused)[0])
+            if refused:
+                self.forget_refusal()
+                self.wait()
+        return lengths, refused
+
+    def forget_refusal(self) -> None:
+        """Note that a refused append is of no interest any more."""
+        self._refused.fill(0)
+
+    def shorten(self, lengths: Any, stream: Any) -> None:
+        """Shorten sequences to at most the lengths in an array of the GPU; waits for nothing."""
+        with self.on_device():
+            caller = Caller(lengths, stream)
+            seen = self.look_at_integers(caller, lengths, "lengths")
+            with caller:
+                most = self._cupy.maximum(as_cupy(seen), 0)
+                self._cupy.minimum(self.lengths, most.astype(np.int32), out=self.lengths)
+                self.book.forget(replayed=self.is_captured())
+                self.book.lengths = np.zeros_like(self.book.lengths)
+
+    def look(self, caller: Caller, x: Any, name: str) -> View:
+        """Look at an array of the cache's GPU.
+
+        Raises
+        ------
+        ArgumentError
+            If it is anything else.
+        """
+        seen = caller.look(x, name)
+        self.check_device(x, name, seen.device)
+        return seen
+
+    def look_at_integers(self, caller: Caller, x: Any, name: str) -> View:
+        """Look at an array of one integer for each sequence.
+
+        Raises
+        ------
+        ArgumentError
+            If it is anything else.
+        """
+        seen = self.look(caller, x, name)
+        batch = self.geometry.batch
+        if seen.shape != (batch,) or seen.dtype not in ("int32", "int64"):
+            raise ArgumentError(name, x, f"int32 or int64 [{batch}]")
+        return seen
+
+    def check_device(self, x: Any, name: str, device: tuple[int, int]) -> None:
+        """Check where an array is.
+
+        Raises
+        ------
+        ArgumentError
+            If it is not on the cache's GPU.
+        """
+        if device != self.device:
+            raise ArgumentError(name, x, f"on GPU {self.device[1]}, as the cache is")
+
+    def counters(self, count: int) -> int:
+        """Return the address of at least so many counters, all of them 0."""
+        most, address = self._counted
+        if count > most:
+            self._refuse_capture("the first call with so many queries")
+            self._counters.append(self._cupy.zeros(count, np.uint32))
+            address = _address(self._counters[-1])
+            self._counted = count, address
+        return address
+
+    @contextmanager
+    def _entered(self, stream: Any) -> Iterator[None]:
+        with self.on_device(), Caller(self.units, stream):
+            self._refuse_capture("this change of a cache")
+            yield
+
+    def _refuse_capture(self, what: str) -> None:
+        if self.is_captured():
+            raise UnsupportedError(f"{what} cannot be captured into a graph")
+
+
+def _address(x: Any) -> int:
+    """Address of an array of CuPy, 0 for none."""
+    return 0 if x is None else view_cupy(x).ptr

@@ -1,0 +1,157 @@
+"""KV caches in files of the safetensors format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.sizes import ceil_div
+from ..common.typed_json import typed
+from ..errors import ArgumentError, CuattnError
+from ..kv_format import UNIT_TOKENS
+from .geometry import KVGeometry
+from .store import Store
+from .units import pack_units, unpack_units
+
+__all__ = ["Saved", "read", "write"]
+
+# What metadata says of a file that `write` has written, and of the form of its contents.
+_KIND = "cuattn KV cache"
+_VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """The contents of a file.
+
+    Attributes
+    ----------
+    geometry : KVGeometry
+    lengths : ndarray of int64 [batch]
+    k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    units : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
+        Of each sequence those with tokens.
+    """
+
+    geometry: KVGeometry
+    lengths: NDArray[np.int64]
+    k_offset: NDArray[np.float32] | None
+    units: list[NDArray[np.uint8]]
+
+
+def write(path: str | PathLike[str], store: Store, lengths: NDArray[np.int64]) -> None:
+    """Write what a cache holds; what lies beyond the lengths of sequences is written as zeros.
+
+    Raises
+    ------
+    ArgumentError
+        If there can be no such file.
+    CuattnError
+        If the package safetensors is missing.
+    """
+    library = _safetensors()
+    path = _checked_path(path)
+    arrays: dict[str, NDArray[Any]] = {"lengths": lengths.astype(np.int32)}
+    if store.k_offset is not None:
+        arrays["k_offset"] = store.to_host(store.k_offset)
+    for b, length in enumerate(lengths.tolist()):
+        arrays[f"units.{b}"] = _used_units(store, b, length)
+    metadata = {"kind": _KIND, "version": _VERSION, "geometry": json.dumps(asdict(store.geometry))}
+    contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        library.numpy.save_file(contiguous, str(partial), metadata)
+        partial.replace(path)
+    except (OSError, library.SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ArgumentError("path", str(path), f"a file that can be written ({error})") from error
+
+
+def read(path: str | PathLike[str]) -> Saved:
+    """Read a file that `write` has written, and check all of it.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such file, or it is another one or damaged.
+    CuattnError
+        If the package safetensors is missing.
+    """
+    library = _safetensors()
+    path = _checked_path(path)
+    if not path.is_file():
+        raise ArgumentError("path", str(path), "an existing file")
+    try:
+        with library.safe_open(str(path), "numpy") as file:
+            metadata = file.metadata() or {}
+            found = metadata.get("kind"), metadata.get("version")
+            if found != (_KIND, _VERSION):
+                expected = f"a file of a {_KIND}, version {_VERSION} (this is {found})"
+                raise ArgumentError("path", str(path), expected)
+            geometry = typed(json.loads(metadata.get("geometry", "")), KVGeometry, "geometry")
+            return _checked(geometry, {name: file.get_tensor(name) for name in file.offset_keys()})
+    except (OSError, TypeError, ValueError, library.SafetensorError) as error:
+        if isinstance(error, ArgumentError) and error.argument == "path":
+            raise
+        raise ArgumentError("path", str(path), f"the file of a sound cache ({error})") from error
+
+
+def _checked_path(path: object) -> Path:
+    if not isinstance(path, (str, PathLike)) or not Path(fspath(path)).name:
+        raise ArgumentError("path", path, "that of a file, a str or pathlib.Path")
+    return Path(fspath(path))
+
+
+def _used_units(store: Store, sequence: int, length: int) -> NDArray[np.uint8]:
+    """Return the units of a sequence that have tokens, without what lies beyond the last one."""
+    units = store.to_host(store.read(sequence, 0, ceil_div(length, UNIT_TOKENS)))
+    tokens = unpack_units(units, store.geometry.kv_format)
+    for array in (array for operand in tokens for array in operand if array is not None):
+        array[:, :, length:] = 0
+    whole: NDArray[np.uint8] = pack_units(*tokens, store.geometry.kv_format)[0]
+    return whole
+
+
+def _checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
+    batch, heads, kv_format = geometry.batch, geometry.num_kv_heads, geometry.kv_format
+    lengths = _array(arrays, "lengths", (batch,), np.int32)
+    if not 0 <= lengths.min() <= lengths.max() <= geometry.capacity:
+        raise ArgumentError("lengths", lengths.tolist(), f"from 0 to {geometry.capacity}")
+    counts = [ceil_div(length, UNIT_TOKENS) for length in lengths.tolist()]
+    if geometry.page_size and sum(ceil_div(n, geometry.page_units) for n in counts) > (
+        geometry.num_pages
+    ):
+        raise ArgumentError("lengths", lengths.tolist(), f"within {geometry.num_pages} pages")
+    units = [
+        _array(arrays, f"units.{b}", (heads, count, kv_format.unit_bytes), np.uint8)
+        for b, count in enumerate(counts)
+    ]
+    k_offset = None
+    if "k_offset" in arrays:
+        shape = (batch, heads, kv_format.head_dim)
+        k_offset = _array(arrays, "k_offset", shape, np.float32)
+    return Saved(geometry, lengths.astype(np.int64), k_offset, units)
+
+
+def _array(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    if name not in arrays:
+        raise ArgumentError(name, None, f"in a file with the arrays {sorted(arrays)}")
+    x = arrays[name]
+    if x.shape != shape or x.dtype != dtype:
+        raise ArgumentError(name, x, f"{np.dtype(dtype).name} {list(shape)}")
+    return x
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError:
+        raise CuattnError("files of caches need the package safetensors; install it") from None
+    return safetensors

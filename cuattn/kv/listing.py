@@ -1,0 +1,81 @@
+"""Every kernel that KV caches of some kinds can need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import product
+from typing import TypeAlias
+
+from ..arrays.device import Target
+from ..errors import ArgumentError
+from ..kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
+from ..operands.operand import DTYPES
+from .decode_kernel import decode_spec
+from .spec import AppendSpec, DecodeSpec, OffsetSpec
+
+__all__ = ["KVSpec", "kv_formats", "kv_specs"]
+
+KVSpec: TypeAlias = AppendSpec | DecodeSpec | OffsetSpec
+
+_GROUPS = (0, 32, 64)
+
+# Queries times heads of a group up to the most that a kernel takes at once.
+_ROWS = range(1, 33)
+
+
+def kv_formats(head_dims: Iterable[int], bits: Iterable[int]) -> Iterator[KVFormat]:
+    """List the formats of caches whose K and V each have one of some numbers of bits.
+
+    Parameters
+    ----------
+    head_dims : iterable of int
+        Those that no cache can have are left out.
+    bits : iterable of {8, 4}
+
+    Raises
+    ------
+    ArgumentError
+        For another number of bits.
+    """
+    bits = tuple(bits)
+    for number in bits:
+        if number not in KV_BITS:
+            raise ArgumentError("bits", number, f"one of {KV_BITS}")
+    able = [head_dim for head_dim in head_dims if head_dim in KV_HEAD_DIMS]
+    for kind in product(able, bits, bits, _GROUPS, (False, True)):
+        try:
+            yield KVFormat(*kind)
+        except ArgumentError:  # groups or zero points of 8 bits, or half a group
+            continue
+
+
+def kv_specs(
+    head_dims: Iterable[int], dtypes: Iterable[str], bits: Iterable[int], target: Target
+) -> list[KVSpec]:
+    """List every kernel that appending to such caches and attending with them can need, each once.
+
+    Parameters
+    ----------
+    head_dims : iterable of int
+        Those that no cache can have are left out.
+    dtypes : iterable of {"float16", "bfloat16", "float32"}
+        Of the arrays that are appended and of the queries.
+    bits : iterable of {8, 4}
+        Of the codes of K and of V.
+    target : Target
+        From `cuattn.arrays.device.target`.
+
+    Raises
+    ------
+    ArgumentError
+        For another number of bits.
+    """
+    specs: dict[KVSpec, None] = {}
+    elements = [DTYPES[dtype] for dtype in dtypes]
+    for kv_format, element in product(kv_formats(head_dims, bits), elements):
+        for rows in _ROWS:
+            specs[decode_spec(kv_format, element, rows, target)] = None
+        for aligned in (True, False):
+            specs[AppendSpec.of(kv_format, element, aligned=aligned)] = None
+            specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
+    return list(specs)

@@ -1,0 +1,173 @@
+"""What the kernels of the KV cache fix at compile time; mirrors kernels_cu/kv/kv_spec.cuh."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from ..common.sizes import ceil_div, round_up
+from ..kv_format import UNIT_TOKENS, KVFormat
+from ..specs.attention import Type, designated
+
+__all__ = ["KV_BLOCK", "AppendSpec", "DecodeSpec", "OffsetSpec"]
+
+# Tokens that the decoding kernel takes at a time, and that P is quantized against the maximum of.
+KV_BLOCK = 128
+
+# Of the warps of a CTA that decodes, those that multiply; one more copies, another one prepares
+# queries, of which there are two buffers.
+_COMPUTING_WARPS = 4
+_QUERY_BUFFERS = 2
+
+
+@dataclass(frozen=True)
+class _OfFormat:
+    """The fields of `KVFormat`, and the elements of the arrays."""
+
+    input: Type
+    head_dim: int
+    k_bits: int
+    v_bits: int
+    group: int
+    v_zero: bool
+
+    @property
+    def kv_format(self) -> KVFormat:
+        """The format that the kernel was made for."""
+        return KVFormat(self.head_dim, self.k_bits, self.v_bits, self.group, self.v_zero)
+
+
+@dataclass(frozen=True)
+class DecodeSpec(_OfFormat):
+    """Template argument of `decode`: few queries against the cache.
+
+    Parameters
+    ----------
+    rows : int
+        Queries times query heads of a CTA: 8, or a multiple of 16.
+    stages : int
+        Blocks of tokens in shared memory.
+    min_ctas : int
+        CTAs of a multiprocessor.
+    """
+
+    source: ClassVar[str] = "decode.cu"
+    entry: ClassVar[str] = "decode"
+    function: ClassVar[str] = "decode_attention"
+    params: ClassVar[str] = "DecodeParams"
+    params_file: ClassVar[str] = "kv/kv_params.cuh"
+    num_threads: ClassVar[int] = 32 * (_COMPUTING_WARPS + 2)
+
+    rows: int
+    stages: int
+    min_ctas: int
+
+    @classmethod
+    def of(
+        cls, kv_format: KVFormat, element: Type, *, rows: int, stages: int, min_ctas: int
+    ) -> DecodeSpec:
+        """Return the spec of a format, for queries of a type."""
+        fields: dict[str, Any] = asdict(kv_format)
+        return cls(input=element, **fields, rows=rows, stages=stages, min_ctas=min_ctas)
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of one CTA: `DecodeStorage` in kernels_cu/kv/decode_shape.cuh."""
+        units = self.stages * KV_BLOCK // UNIT_TOKENS * self.kv_format.unit_bytes
+        tiles = ceil_div(self.rows, 16)
+        # Codes, and of each row its scale and what smoothing has taken from its lse.
+        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + 8 * self.rows)
+        groups = self.kv_format.v_groups
+        probabilities = groups * tiles * 16 * KV_BLOCK
+        # Of each row and warp: maxima of groups, and a sum.
+        numbers = 4 * self.rows * _COMPUTING_WARPS * (groups + 1)
+        barriers = 16 * (self.stages + _QUERY_BUFFERS) + 8
+        return round_up(units + queries + probabilities + numbers + barriers, 128)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")
+
+
+@dataclass(frozen=True)
+class AppendSpec(_OfFormat):
+    """Template argument of `append`: quantizes tokens of K and V into their units.
+
+    Parameters
+    ----------
+    aligned : bool
+        Whether bases and strides of the arrays are multiples of 16 bytes.
+    """
+
+    source: ClassVar[str] = "append.cu"
+    entry: ClassVar[str] = "append"
+    function: ClassVar[str] = "append_tokens"
+    params: ClassVar[str] = "AppendParams"
+    params_file: ClassVar[str] = "kv/kv_params.cuh"
+    num_threads: ClassVar[int] = 128
+
+    aligned: bool
+
+    @classmethod
+    def of(cls, kv_format: KVFormat, element: Type, *, aligned: bool) -> AppendSpec:
+        """Return the spec of a format, for tokens of a type."""
+        fields: dict[str, Any] = asdict(kv_format)
+        return cls(input=element, **fields, aligned=aligned)
+
+    @property
+    def min_ctas(self) -> int:
+        """CTAs of a multiprocessor: a warp has a unit of K or V in registers."""
+        row_bytes = self.head_dim * self.input.nbytes
+        return 6 if row_bytes <= 256 else 3 if row_bytes <= 512 else 2
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of one CTA: a `UnitImage` in kv/unit_image.cuh for each warp."""
+        return self.num_threads // 32 * (UNIT_TOKENS + 2) * self.head_dim
+
+    @classmethod
+    def pieces(cls, tokens: int) -> int:
+        """Return the CTAs of one head of a sequence, wherever in a unit its first token lies."""
+        units_of_cta = cls.num_threads // 64
+        most_units = (tokens + 2 * UNIT_TOKENS - 2) // UNIT_TOKENS
+        return ceil_div(most_units, units_of_cta)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")
+
+
+@dataclass(frozen=True)
+class OffsetSpec:
+    """Template argument of `fix_offsets`: the vector that K of a sequence is smoothed by.
+
+    Parameters
+    ----------
+    input : Type
+        Elements of K.
+    head_dim : int
+    aligned : bool
+        Whether base and strides of K are multiples of 16 bytes.
+    """
+
+    source: ClassVar[str] = "offsets.cu"
+    entry: ClassVar[str] = "offsets"
+    function: ClassVar[str] = "fix_offsets"
+    params: ClassVar[str] = "OffsetParams"
+    params_file: ClassVar[str] = "kv/kv_params.cuh"
+    num_threads: ClassVar[int] = 256
+    min_ctas: ClassVar[int] = 3
+
+    input: Type
+    head_dim: int
+    aligned: bool
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
+        groups = self.num_threads * 16 // (self.head_dim * self.input.nbytes)
+        return groups * self.head_dim * 4
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")

@@ -1,0 +1,1 @@
+"""What Q, K and V are: the checks of a call, how codes lie in memory, and `QuantizedTensor`."""

@@ -1,0 +1,99 @@
+"""Codes and scales as quantizers store them, brought to the order of tokens and channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..common.sizes import ceil_div
+from ..reference.layout import in_tokens, unpack_pairs
+from ..reference.quantize import block_of, scope_of
+from ..reference.quantized import THREADS, scope_of_tokens
+from ..reference.rounding import e4m3_values
+from ..scheme import Scheme
+from ..specs.attention import Scope, Type
+from ..specs.coding import Name, stored_scope
+from ..specs.quantize import TOKEN_PAD
+from .layout import Form
+
+__all__ = ["factors", "natural_codes", "natural_scale", "scale_of_scopes"]
+
+Shape = tuple[int, ...]
+
+
+def natural_codes(codes: Any, form: Form, name: Name, shape: Shape) -> Any:
+    """Return codes [B, H, N, D] as int8, or as float32 values of e4m3; of any library."""
+    batch, heads, tokens, head_dim = shape
+    if form.code is Type.int4:
+        codes = unpack_pairs(codes)
+    if name == "v":
+        blocks, channels, block = codes.shape[2:]
+        codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
+    codes = codes[:, :, :tokens, :head_dim]
+    return e4m3_values(codes) if form.code is Type.e4m3 else codes
+
+
+def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape) -> Any:
+    """Return scales as they are stored, but without padding; of any library.
+
+    Those of tokens are [B, H, N], of groups [B, H, N, G], of threads [B, H, scopes], of blocks
+    [B, H, blocks] and of channels [B, H, D].
+    """
+    tokens, head_dim = shape[2:]
+    stored = stored_scope(scheme, name)
+    if stored is Scope.block:
+        return scale
+    if stored is Scope.thread:
+        return scale[..., : ceil_div(tokens, THREADS["thread_k"].tile) * THREADS["thread_k"].scopes]
+    if stored is Scope.channel:
+        return scale[..., :head_dim]
+    if name == "v":
+        scale = scale[:, :, :, 0].reshape(*scale.shape[:2], -1)
+    if name != "q":
+        scale = in_tokens(scale)
+    if stored is Scope.group:
+        by_token = scale if name == "q" else scale.swapaxes(2, 3)
+        return by_token[:, :, :tokens, : head_dim // scheme.qk_group]
+    return scale[:, :, :tokens]
+
+
+def factors(scale: Any, scheme: Scheme, name: Name, tokens: int) -> Any:
+    """Bring scales of `natural_scale` to a shape that broadcasts against codes [B, H, N, D]."""
+    stored = stored_scope(scheme, name)
+    if stored is Scope.channel:
+        return scale[:, :, None, :]
+    if stored is Scope.group:
+        return scale.repeat(scheme.qk_group, axis=3)
+    if stored is Scope.thread:
+        # Of 64 keys every fourth pair.
+        fours = scale.reshape(*scale.shape[:2], scale.shape[2] // 4, 1, 4, 1)
+        pairs = fours.repeat(8, axis=3).repeat(2, axis=5)
+        scale = pairs.reshape(*scale.shape[:2], 16 * scale.shape[2])[:, :, :tokens]
+    if stored is Scope.block:
+        block = TOKEN_PAD if name == "v" else scheme.p_block
+        scale = scale.repeat(block, axis=2)[:, :, :tokens]
+    return scale[..., None]
+
+
+def scale_of_scopes(
+    scale: NDArray[np.float32], scheme: Scheme, name: Name, tokens: int, empty: np.float32
+) -> NDArray[np.float32]:
+    """Return one scale for each scope, as `cuattn.reference` has it, of those of `natural_scale`.
+
+    Parameters
+    ----------
+    empty : float32
+        Scale of scopes that no token is in.
+    """
+    scope = scope_of(name, getattr(scheme, f"{name}_scope"))
+    if scope == "tensor":  # all are equal, if there are any
+        whole: NDArray[np.float32] = scale.max(axis=-1, initial=empty)
+        return whole
+    if stored_scope(scheme, name) is not Scope.token or scope == "token":
+        return scale
+    scopes, count = scope_of_tokens(tokens, scope, block_of(scheme, name))
+    of_scope = np.full((*scale.shape[:2], count), empty)
+    of_scope[..., scopes] = scale
+    return of_scope

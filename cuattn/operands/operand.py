@@ -1,0 +1,173 @@
+"""One argument of a call, checked by itself, with its axes in one order whatever the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import ArgumentError
+from ..scheme import Scheme
+from ..specs.attention import Type
+from ..specs.coding import Name, coding
+
+__all__ = [
+    "DTYPES",
+    "Array",
+    "Coded",
+    "Operand",
+    "array_operand",
+    "compact",
+    "compact_strides",
+    "in_order",
+    "operand_of",
+    "takes_pairs",
+]
+
+
+DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
+
+_LAYOUTS = {"HND": "[batch, head, token, head_dim]", "NHD": "[batch, token, head, head_dim]"}
+_MAX_HEAD_DIM = 256
+
+# Kernels count tokens, and rows of all heads, in 32-bit integers and round up to whole tiles.
+_MAX_TOKENS = 2**30
+_MAX_ROWS = 2**31 - 1
+# Heads of K and batches are CTAs along the second and third axis of a grid.
+_MAX_GRID_YZ = 2**16 - 1
+# Of arrays that are attended as they are: inside a tile a thread's first row, at most the 64th, is
+# addressed with 32 bits.
+_MAX_ROW_STRIDE = 2**26
+
+
+class Array(NamedTuple):
+    """What a caller's array is, apart from its address: equal ones are treated alike.
+
+    Axes are in the caller's order, strides count elements, `misalignment` is the address modulo 16
+    and `device` is DLPack's (type, ordinal).
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    misalignment: int = 0
+
+
+class Coded(NamedTuple):
+    """The same of an operand that is quantized already, axes [batch, head, token, head_dim]."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    operand: str
+    scheme: str
+    coding: tuple[object, ...] | None
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Q, K, V or the output.
+
+    Parameters
+    ----------
+    shape, strides : tuple of int
+        Axes [batch, head, token, head_dim] whatever the layout; strides count elements.
+    dtype : Type
+    aligned : bool
+        Whether every row begins at a multiple of 16 bytes.
+    coded : bool
+        Whether it is quantized already; then it has no strides.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: Type
+    aligned: bool
+    coded: bool = False
+
+    @property
+    def direct(self) -> bool:
+        """Whether the attention kernels can read it where it is, if they take its type."""
+        return self.aligned and 0 <= self.strides[2] * self.dtype.nbytes <= _MAX_ROW_STRIDE
+
+    @property
+    def heads(self) -> int:
+        """Heads of all batches."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one head."""
+        return self.shape[2]
+
+
+def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Operand:
+    """Check one operand by itself.
+
+    Raises
+    ------
+    ArgumentError
+        For a shape, type or size that no kernel takes, or an operand quantized in another way.
+    """
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
+        raise ArgumentError("layout", layout, f"one of {list(_LAYOUTS)}")
+    if isinstance(x, Coded):
+        if x.operand != name or x.coding != coding(scheme, name):
+            found = f"{x.operand} quantized for scheme {x.scheme!r}"
+            raise ArgumentError(name, found, f"{name} as scheme {scheme.name!r} has it")
+        return Operand(x.shape, (), DTYPES[x.dtype], aligned=True, coded=True)
+    if len(x.shape) != 4:
+        raise ArgumentError(f"{name}.shape", x.shape, f"{_LAYOUTS[layout]} for layout {layout!r}")
+    if x.dtype not in DTYPES:
+        raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {list(DTYPES)}")
+    operand = array_operand(x, layout)
+    head_dim = operand.shape[3]
+    if head_dim % 8 or not 8 <= head_dim <= _MAX_HEAD_DIM:
+        expected = f"a multiple of 8 from 8 to {_MAX_HEAD_DIM}"
+        raise ArgumentError("head_dim", head_dim, f"{expected} (the last axis of {name} {x.shape})")
+    if name != "v" and scheme.k_scope == "group" and head_dim % scheme.qk_group:
+        raise ArgumentError("head_dim", head_dim, f"whole groups of {scheme.qk_group} channels")
+    if operand.tokens > _MAX_TOKENS:
+        raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
+    if max(operand.shape[0], operand.shape[1] if name != "q" else 0) > _MAX_GRID_YZ:
+        expected = f"of at most {_MAX_GRID_YZ} batches and heads of k and v"
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
+    if operand.heads * max(operand.tokens, _MAX_HEAD_DIM) > _MAX_ROWS:
+        expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
+    return operand
+
+
+def array_operand(x: Array, layout: str) -> Operand:
+    """Describe an array of four axes and a known type, with no further check."""
+    dtype = DTYPES[x.dtype]
+    shape = in_order(x.shape, layout)
+    strides = in_order(x.strides, layout)
+    steps = [step for step, n in zip(strides[:3], shape[:3], strict=True) if n > 1]
+    aligned = not (x.misalignment or any(step * dtype.nbytes % 16 for step in steps))
+    return Operand(shape, strides, dtype, aligned)
+
+
+def compact(shape: tuple[int, ...], dtype: Type) -> Operand:
+    """Describe a contiguous array [batch, head, token, head_dim] of our own."""
+    return Operand(shape, compact_strides(shape), dtype, True)
+
+
+def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous array in elements."""
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.append(strides[-1] * n)
+    return tuple(reversed(strides))
+
+
+def takes_pairs(out: Operand, misalignment: int) -> bool:
+    """Whether kernels, which store two channels at a time, can write to an array."""
+    steps = [step for step, n in zip(out.strides[:3], out.shape[:3], strict=True) if n > 1]
+    in_pairs = not any(step % 2 for step in steps) and not misalignment % (2 * out.dtype.nbytes)
+    return out.strides[3] == 1 and in_pairs
+
+
+def in_order(axes: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Between the caller's order of axes and [batch, head, token, head_dim], either way."""
+    return axes if layout == "HND" else (axes[0], axes[2], axes[1], axes[3])

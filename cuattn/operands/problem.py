@@ -1,0 +1,173 @@
+"""One call, checked: the sizes, types and options that its arguments must agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..presets import resolve
+from ..scheme import Scheme
+from ..specs.coding import Name
+from .operand import (
+    DTYPES,
+    Array,
+    Coded,
+    Operand,
+    array_operand,
+    compact_strides,
+    in_order,
+    operand_of,
+    takes_pairs,
+)
+
+__all__ = ["Options", "Problem"]
+
+# Kernels hold scale * log2 e in float32.
+_MAX_SCALE = float(np.finfo(np.float32).max) / math.log2(math.e)
+
+
+class Options(NamedTuple):
+    """The arguments of `cuattn.attention` that are not arrays, as the caller gave them."""
+
+    scheme: str | Scheme
+    scale: float | None
+    is_causal: bool
+    return_lse: bool
+    layout: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of `cuattn.attention` whose arguments have been checked; see there."""
+
+    q: Operand
+    k: Operand
+    v: Operand
+    scheme: Scheme
+    softmax_scale: float
+    is_causal: bool
+    return_lse: bool
+    layout: str
+    device: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        q: Array | Coded,
+        k: Array | Coded,
+        v: Array | Coded,
+        options: Options,
+    ) -> Problem:
+        """Check everything but the output.
+
+        Raises
+        ------
+        ArgumentError
+            Naming the first argument that is wrong.
+        """
+        scheme = resolve(options.scheme)
+        _check_flag("is_causal", options.is_causal)
+        _check_flag("return_lse", options.return_lse)
+        given: dict[Name, Array | Coded] = {"q": q, "k": k, "v": v}
+        operands = {name: operand_of(name, x, scheme, options.layout) for name, x in given.items()}
+        _check_agreement(given, operands)
+        head_dim = operands["q"].shape[3]
+        return cls(
+            **operands,
+            scheme=scheme,
+            softmax_scale=_checked_scale(options.scale, head_dim),
+            is_causal=bool(options.is_causal),
+            return_lse=bool(options.return_lse),
+            layout=options.layout,
+            device=q.device,
+        )
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one head of K and V."""
+        return self.q.shape[1] // max(self.k.shape[1], 1)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output in the caller's layout."""
+        return in_order(self.q.shape, self.layout)
+
+    def output(self, out: Array) -> Operand:
+        """Check the caller's output and return it as an operand.
+
+        Raises
+        ------
+        ArgumentError
+            If shape, type or device are not those of q, or elements share memory.
+        """
+        if out.shape != self.output_shape:
+            raise ArgumentError("out.shape", out.shape, f"{self.output_shape}, the shape of q")
+        wanted = next(name for name, dtype in DTYPES.items() if dtype is self.q.dtype)
+        if out.dtype != wanted:
+            raise ArgumentError("out.dtype", out.dtype, f"{wanted}, the dtype of q")
+        if out.device != self.device:
+            raise ArgumentError("out.device", out.device, f"{self.device}, the device of q")
+        extent = 1
+        for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
+            if n > 1 and stride < extent and all(out.shape):
+                raise ArgumentError("out.strides", out.strides, "those of distinct elements")
+            extent = stride * (n - 1) + extent if n > 1 else extent
+        return array_operand(out, self.layout)
+
+    def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:
+        """Return the strides of the output as a kernel writes it, and if that is the caller's.
+
+        Without one, or where kernels cannot write to it, the output is contiguous.
+
+        Raises
+        ------
+        ArgumentError
+            As `output`.
+        """
+        if out is not None and not takes_pairs(self.output(out), out.misalignment):
+            return compact_strides(self.output_shape), False
+        return compact_strides(self.output_shape) if out is None else out.strides, True
+
+
+def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name, Operand]) -> None:
+    q, k, v = (operands[name].shape for name in ("q", "k", "v"))
+    if (k[0], k[3]) != (q[0], q[3]):
+        raise ArgumentError("k.shape", given["k"].shape, f"of batch {q[0]} and head_dim {q[3]}")
+    if v != k:
+        raise ArgumentError("v.shape", given["v"].shape, f"{given['k'].shape}, the shape of k")
+    if q[1] % max(k[1], 1) or (q[1] and not k[1]):
+        raise ArgumentError("num_q_heads", q[1], f"a multiple of num_kv_heads, which is {k[1]}")
+    arrays = [name for name in given if not operands[name].coded]
+    for name in given:
+        if given[name].device != given["q"].device:
+            raise ArgumentError(f"{name}.device", given[name].device, _as_of("q", given, "device"))
+        if name in arrays and given[name].dtype != given[arrays[0]].dtype:
+            raise ArgumentError(
+                f"{name}.dtype", given[name].dtype, _as_of(arrays[0], given, "dtype")
+            )
+
+
+def _as_of(name: Name, given: Mapping[Name, Any], attribute: str) -> str:
+    return f"{getattr(given[name], attribute)}, the {attribute} of {name}"
+
+
+def _checked_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return 1.0 / math.sqrt(head_dim)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, np.floating, np.integer)):
+        raise ArgumentError("scale", scale, "a number or None")
+    if scale < 0:
+        raise ArgumentError("scale", scale, "at least 0; for a negative one negate q")
+    if not scale <= _MAX_SCALE:  # NaN fails too
+        raise ArgumentError("scale", scale, "finite, in float32 too")
+    return float(scale)
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(name, value, "True or False")

@@ -1,0 +1,190 @@
+"""An operand that is quantized once and attended many times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import cupy_module
+from ..arrays.dlpack import CPU, CUDA
+from ..errors import ArgumentError
+from ..reference.quantize import Quantized, block_of, scope_of
+from ..reference.rotation import butterflies, hadamard_block, signs
+from ..reference.smoothing import Q_BLOCK
+from ..scheme import Scheme
+from ..specs.coding import Name, coding
+from .layout import Form
+from .natural import factors, natural_codes, natural_scale, scale_of_scopes
+from .operand import DTYPES, Coded
+
+__all__ = ["QuantizedTensor"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantizedTensor:
+    """Codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
+
+    All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. With H
+    and D standing for the heads and the head_dim of this operand, Dp for D rounded up to one of 32,
+    64, 96, 128, 192, 256, and Np for the number of tokens N rounded up to a multiple of 128:
+
+    Attributes
+    ----------
+    codes : ndarray of int8, or of uint8 for the bits of e4m3 and for pairs of 4 bits
+        Q and K: [B, H, N, Dp]. V: [B, H, Np / 128, Dp, 128], tokens permuted inside every 16 as
+        `cuattn.reference.quantize.transpose_v` does. Padding is 0. Of 4 bits the last axis has half
+        the length: two neighbours to a byte, the first in its lower half.
+    scale : ndarray of float32
+        Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
+        scale, 64 plus its logarithm to base 2, and its inverse; tokens of K and V are permuted
+        inside every 16 as in the codes of V. Per group of channels, of which Dp has G, [B, H, N, G]
+        and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Per block of V
+        [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is that of each
+        of them; but those of blocks of keys, or of a whole head of K, are [B, H, blocks] where
+        neither V has scales of tokens nor Q is smoothed nor codes have 4 bits. The one scale of a
+        head of V is that of each channel.
+    vector : ndarray of float32, or None
+        What smoothing has subtracted from every token [B, H, D], of Q from every 128 tokens
+        [B, H, blocks, D]; None if the scheme does not smooth.
+    operand : {"q", "k", "v"}
+    scheme : Scheme
+    shape : tuple of int
+        (B, H, N, D), whatever layout the quantized array had.
+    dtype : {"float16", "bfloat16", "float32"}
+        Of the quantized array.
+
+    Raises
+    ------
+    ArgumentError
+        If the fields do not fit each other.
+    """
+
+    codes: Any
+    scale: Any
+    vector: Any
+    operand: Name
+    scheme: Scheme
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.operand not in ("q", "k", "v") or coding(self.scheme, self.operand) is None:
+            raise ArgumentError(
+                "operand", self.operand, f"quantized in scheme {self.scheme.name!r}"
+            )
+        if self.dtype not in DTYPES:
+            raise ArgumentError("dtype", self.dtype, f"one of {list(DTYPES)}")
+        if len(self.shape) != 4:
+            raise ArgumentError("shape", self.shape, "(batch, heads, tokens, head_dim)")
+        form = self._form
+        if (self.vector is not None) != form.smoothed:
+            raise ArgumentError("vector", self.vector, "an array" if form.smoothed else "None")
+        fields = [("codes", form.data, form.dtype), ("scale", form.scale, "float32")]
+        if form.smoothed:
+            fields.append(("vector", form.vector, "float32"))
+        for name, shape, dtype in fields:
+            array = getattr(self, name)
+            fits = type(array) is type(self.codes) and array.shape == shape and array.dtype == dtype
+            if not (fits and array.flags.c_contiguous):
+                expected = f"a contiguous array of shape {shape} and dtype {dtype}"
+                raise ArgumentError(name, array, expected)
+
+    def __repr__(self) -> str:
+        kind, ordinal = self.device
+        where = f"on GPU {ordinal}" if kind == CUDA else "in host memory"
+        return (
+            f"QuantizedTensor({self.operand} {self.shape} of {self.dtype}, "
+            f"scheme {self.scheme.name!r}, {self.nbytes} bytes {where})"
+        )
+
+    @cached_property
+    def device(self) -> tuple[int, int]:
+        """DLPack's device type and the ordinal."""
+        if isinstance(self.codes, np.ndarray):
+            return CPU, 0
+        return CUDA, int(self.codes.data.device_id)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.codes, self.scale, self.vector)
+        return sum(int(x.nbytes) for x in arrays if x is not None)
+
+    @cached_property
+    def signature(self) -> Coded:
+        """What `cuattn.operands.problem` knows of the tensor."""
+        how = coding(self.scheme, self.operand)
+        return Coded(self.shape, self.dtype, self.device, self.operand, self.scheme.name, how)
+
+    @cached_property
+    def addresses(self) -> tuple[int, int, int]:
+        """Where codes, scale and vector are on the GPU."""
+        vector = 0 if self.vector is None else self.vector.data.ptr
+        return self.codes.data.ptr, self.scale.data.ptr, vector
+
+    def to_reference(self) -> Quantized:
+        """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU.
+
+        What smoothing has subtracted from Q stays out, as in `cuattn.reference.quantize.operands`.
+        """
+        scheme, name = self.scheme, self.operand
+        scale = _to_host(self._natural_scale())
+        smoothed = self.vector is not None and name != "q"
+        return Quantized(
+            np.ascontiguousarray(_to_host(self._natural_codes())),
+            scale_of_scopes(scale, scheme, name, self.shape[2], self._form.empty_scale),
+            scope_of(name, getattr(scheme, f"{name}_scope")),
+            block_of(scheme, name),
+            _to_host(self.vector) if smoothed else None,
+            scheme.rotate,
+        )
+
+    def dequantize(self) -> Any:
+        """Return the represented values, float32 [B, H, N, D], as an array of the same library."""
+        tokens, head_dim = self.shape[2:]
+        scale = factors(self._natural_scale(), self.scheme, self.operand, tokens)
+        x = self._natural_codes().astype("float32") * scale
+        if self.scheme.rotate:
+            size = hadamard_block(head_dim)
+            back = (size**-0.5 * signs(head_dim)).astype(np.float32)
+            x = butterflies(x, size) * _of_library(x, back)
+        if self.vector is None:
+            return x
+        if self.operand == "q":
+            return x + self.vector.repeat(Q_BLOCK, axis=2)[:, :, :tokens]
+        return x + self.vector[:, :, None, :]
+
+    def dot(self, vector: Any) -> Any:
+        """Return the products of Q's tokens with a vector of each head of K, float32 [B, H, N].
+
+        Parameters
+        ----------
+        vector : ndarray of float32 [B, num_kv_heads, D]
+        """
+        batch, heads, tokens, head_dim = self.shape
+        kv_heads = max(vector.shape[1], 1)
+        x = self.dequantize().reshape(batch, kv_heads, heads // kv_heads, tokens, head_dim)
+        products = (x * vector[:, :, None, None, :]).sum(axis=-1)
+        return products.reshape(batch, heads, tokens)
+
+    @cached_property
+    def _form(self) -> Form:
+        return Form.of(self.scheme, self.operand, self.shape, packed=True)
+
+    def _natural_scale(self) -> Any:
+        return natural_scale(self.scale, self.scheme, self.operand, self.shape)
+
+    def _natural_codes(self) -> Any:
+        return natural_codes(self.codes, self._form, self.operand, self.shape)
+
+
+def _to_host(x: Any) -> Any:
+    return x if isinstance(x, np.ndarray) else x.get()
+
+
+def _of_library(like: Any, x: NDArray[np.float32]) -> Any:
+    return x if isinstance(like, np.ndarray) else cupy_module().asarray(x)

@@ -1,0 +1,123 @@
+"""Which kernels of the Hopper family serve a call: the tuning table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from ..arrays.device import Target
+from ..errors import UnsupportedError
+from ..scheme import Scheme
+from ..specs.attention import PRange, Scope, Type
+from ..specs.coding import code_type, stored_scope
+from ..specs.wgmma import Order, WgmmaSpec
+
+__all__ = ["INTEGER_O_KEYS", "wgmma_serves", "wgmma_spec"]
+
+# Keys whose sum of products of P, up to 255, and codes of V, up to 127, int32 is sure to hold. An O
+# of int32 is shifted right where the reference of P moves, which makes no number larger.
+INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
+
+
+@dataclass(frozen=True)
+class GroupTile:
+    """The fields of `WgmmaSpec` that change speed and no number."""
+
+    groups: int
+    group_registers: int
+    value_slice: int
+    order: Order
+
+
+def wgmma_serves(target: Target, scheme: Scheme) -> bool:
+    """Whether a target has these kernels' instructions, and they a scheme's products.
+
+    Scales of groups of channels are not among what they do: a sum over 32 or 64 channels takes its
+    own registers, of which a warpgroup has none to spare.
+    """
+    return target.arch == "90a" and scheme.k_scope != "group"
+
+
+def wgmma_spec(
+    scheme: Scheme,
+    half: Type,
+    head_dim: int,
+    dtype: Type,
+    is_causal: bool,
+    target: Target,
+    *,
+    long_kv: bool,
+) -> WgmmaSpec:
+    """Return the kernel for inputs and output of a type and padded head dimension.
+
+    Parameters
+    ----------
+    half : Type
+        Of operands that are not quantized.
+    long_kv : bool
+        Whether there are more than `INTEGER_O_KEYS` keys.
+
+    Raises
+    ------
+    UnsupportedError
+        If the kernel's tiles do not fit the shared memory.
+    """
+    qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
+    p_range = PRange(scheme.p_range)
+    integer_o = pv is Type.int8 and p_range is PRange.row_pow2 and not long_kv
+    k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
+    tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
+    if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
+        tile = replace(tile, value_slice=64)
+    if scheme.p_matrices == 2:
+        tile = _roomy(tile, head_dim)
+    # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
+    free = pv.nbytes == 2 and not (qk.coded and k_scope is Scope.block)
+    spec = WgmmaSpec(
+        qk=qk,
+        pv=pv,
+        out=dtype,
+        head_dim=head_dim,
+        k_scope=k_scope,
+        v_scope=stored_scope(scheme, "v") if pv.coded else Scope.channel,
+        p_range=p_range,
+        p_terms=scheme.p_terms,
+        q_smooth=scheme.smooth_q != "none",
+        v_rotated=scheme.rotate and pv.coded,
+        is_causal=is_causal,
+        block_kv=128 if free and head_dim <= 128 else scheme.p_block,
+        integer_o=integer_o,
+        stages=4,
+        q_buffers=2,
+        **asdict(tile),
+    )
+    for stages, q_buffers in ((4, 2), (3, 2), (2, 2), (2, 1)):
+        candidate = replace(spec, stages=stages, q_buffers=q_buffers)
+        if candidate.smem_bytes <= target.max_smem_per_cta:
+            return candidate
+    raise UnsupportedError(
+        f"scheme {scheme.name} with head_dim {head_dim} needs more shared memory than the "
+        f"{target.max_smem_per_cta} bytes of sm_{target.arch}"
+    )
+
+
+def _tile(
+    pv: Type, p_range: PRange, head_dim: int, *, is_causal: bool, integer_o: bool
+) -> GroupTile:
+    """Rows were measured against their neighbours on an H200: docs/performance.md."""
+    coded = pv.nbytes == 1
+    if head_dim > 128:
+        # O alone takes 96 or 128 registers a thread.
+        parts = (coded and not integer_o) or head_dim == 192
+        return GroupTile(2, 232, 64 if parts else 128, Order.ahead)
+    if head_dim <= 64 and coded:
+        if p_range is PRange.row_pow2:
+            return GroupTile(3, 160, head_dim, Order.interleaved)
+        return GroupTile(4, 112, head_dim, Order.in_turn)
+    order = Order.in_turn if is_causal and p_range is PRange.row_pow2 else Order.ahead
+    return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim == 128 else head_dim, order)
+
+
+def _roomy(tile: GroupTile, head_dim: int) -> GroupTile:
+    """Return the tile with two warpgroups, so that a thread has registers for two matrices of P."""
+    value_slice = min(tile.value_slice, 32 if head_dim > 64 else 64)
+    return GroupTile(2, 224, value_slice, Order.in_turn)

@@ -1,0 +1,227 @@
+"""Which kernels serve a call: the tuning table, and what fits a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+
+from ..arrays.device import Target, current_device, gpu_status
+from ..arrays.device import target as target_of
+from ..errors import UnsupportedError
+from ..presets import PRESETS
+from ..scheme import Scheme
+from ..specs.attention import AttentionSpec, PRange, Scope, Type
+from ..specs.coding import Name, code_type, stored_scope
+from ..specs.quantize import QuantizeSpec
+from ..specs.rotate import RotateSpec
+from ..specs.smoothing import BlockMeansSpec, DeltaSpec
+from ..specs.stats import FinishSpec, StatsSpec
+from ..specs.unpack import UnpackSpec
+from ..specs.wgmma import WgmmaSpec
+from .hopper import wgmma_serves, wgmma_spec
+
+__all__ = [
+    "SCALED_TILES",
+    "TILES",
+    "AnyAttentionSpec",
+    "AnySpec",
+    "Tile",
+    "attention_spec",
+    "check_supported",
+    "half_type",
+    "needs_stats",
+    "rotates_values",
+    "runnable",
+    "supported",
+]
+
+AnyAttentionSpec = AttentionSpec | WgmmaSpec
+AnySpec = (
+    AnyAttentionSpec
+    | QuantizeSpec
+    | StatsSpec
+    | FinishSpec
+    | BlockMeansSpec
+    | DeltaSpec
+    | RotateSpec
+    | UnpackSpec
+)
+
+# Shared memory that the driver takes of every CTA.
+_RESERVED_SMEM = 1024
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The fields of `AttentionSpec` that change speed and no number."""
+
+    num_warps: int
+    row_tiles: int
+    stages: int
+    q_in_registers: bool
+    min_ctas: int
+
+
+# (family, P V, padded head_dim), for every target that `wgmma_plan` does not serve. Rows were
+# measured against their neighbours on an H200; docs/performance.md has the figures. Warps drift
+# apart inside a CTA, but whole CTAs do so more.
+TILES: dict[tuple[str, Type, int], Tile] = {
+    # S of 128 keys takes 64 registers a thread, O of 16 rows up to 64, so 255 are for two CTAs of
+    # four warps. Three CTAs with 168 are 5 % faster where ptxas fits them; mostly it spills.
+    ("mma", Type.int8, 32): Tile(4, 1, 2, True, 2),
+    ("mma", Type.int8, 64): Tile(4, 1, 2, True, 2),
+    # Q in shared memory leaves its registers to O.
+    ("mma", Type.int8, 96): Tile(4, 1, 2, False, 2),
+    ("mma", Type.int8, 128): Tile(4, 1, 2, False, 2),
+    ("mma", Type.int8, 192): Tile(4, 1, 2, False, 2),
+    # The tiles take half of the shared memory: one CTA, of twice the rows.
+    ("mma", Type.int8, 256): Tile(8, 1, 2, False, 1),
+    # S of 64 keys leaves room for two row tiles, which share what is read of V.
+    ("mma", Type.fp16, 32): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 64): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 96): Tile(4, 1, 2, False, 2),
+    ("mma", Type.fp16, 128): Tile(4, 2, 2, False, 2),
+    ("mma", Type.fp16, 192): Tile(8, 1, 2, False, 1),
+    ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
+}
+
+# What differs where scores have scales, which take registers too.
+SCALED_TILES: dict[tuple[str, Type, int], Tile] = {
+    ("mma", Type.fp16, 128): Tile(4, 1, 2, False, 2),
+}
+
+
+def half_type(scheme: Scheme, dtype: Type) -> Type:
+    """Return the type of operands that are not quantized, for inputs of a type."""
+    return Type.bf16 if scheme.qk == "fp16" and dtype is Type.bf16 else Type.fp16
+
+
+def rotates_values(scheme: Scheme) -> bool:
+    """Whether V is rotated before it is quantized."""
+    return scheme.rotate and code_type(scheme, "v") is not None
+
+
+def needs_stats(scheme: Scheme) -> tuple[Name, ...]:
+    """Return the operands that must be looked at as a whole before they are quantized.
+
+    V has a second look, after it has been rotated.
+    """
+    v_range = scheme.v_scope in ("channel", "tensor") and not scheme.rotate
+    wanted: dict[Name, bool] = {
+        "q": scheme.q_scope == "tensor",
+        "k": scheme.k_scope == "tensor" or scheme.smooth_k != "none",
+        "v": v_range or scheme.smooth_v != "none",
+    }
+    return tuple(x for x, wants in wanted.items() if wants and code_type(scheme, x) is not None)
+
+
+def check_supported(scheme: Scheme, target: Target) -> None:
+    """Refuse a scheme whose products no kernel for the target computes.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if "fp8" in (scheme.qk, scheme.pv) and not target.has_e4m3:
+        raise UnsupportedError(
+            f"scheme {scheme.name} multiplies in FP8, which sm_{target.arch} has no instructions "
+            f"for; 'int8-block' is as fast as its INT8 products, and more accurate"
+        )
+
+
+def supported(target: Target, schemes: Iterable[Scheme] = PRESETS.values()) -> list[Scheme]:
+    """Return those of some schemes, by default the presets, that have kernels for a target."""
+    found = []
+    for scheme in schemes:
+        try:
+            check_supported(scheme, target)
+        except UnsupportedError:
+            continue
+        found.append(scheme)
+    return found
+
+
+def runnable(schemes: Iterable[Scheme] = PRESETS.values()) -> list[Scheme]:
+    """Return those of some schemes that can be measured here: without a GPU all are emulated."""
+    if gpu_status()[0] != "ok":
+        return list(schemes)
+    return supported(target_of(current_device().arch), schemes)
+
+
+@cache
+def attention_spec(
+    scheme: Scheme,
+    head_dim: int,
+    dtype: Type,
+    is_causal: bool,
+    target: Target,
+    *,
+    long_kv: bool = False,
+) -> AnyAttentionSpec:
+    """Return the attention kernel for inputs and output of a type and padded head dimension.
+
+    Parameters
+    ----------
+    long_kv : bool
+        Whether there are more than `wgmma_plan.INTEGER_O_KEYS` keys.
+
+    Raises
+    ------
+    UnsupportedError
+        If the target has no kernel of the scheme's products, or none fits its shared memory.
+    """
+    check_supported(scheme, target)
+    half = half_type(scheme, dtype)
+    if wgmma_serves(target, scheme):
+        return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target, long_kv=long_kv)
+    codes = code_type(scheme, "v")
+    row = "mma", Type.fp16 if codes is None else Type.int8, head_dim
+    tile = TILES[row] if scheme.qk == "fp16" else SCALED_TILES.get(row, TILES[row])
+    if scheme.k_scope == "group":
+        # Q is read once for every two tiles of keys, with its scales.
+        tile = replace(tile, row_tiles=1, q_in_registers=True)
+    spec = AttentionSpec(
+        qk=Type.int4 if _native_int4(scheme, head_dim, target) else code_type(scheme, "q") or half,
+        pv=codes or half,
+        out=dtype,
+        head_dim=head_dim,
+        k_scope=stored_scope(scheme, "k") if scheme.qk != "fp16" else Scope.block,
+        qk_group=scheme.qk_group if scheme.k_scope == "group" else 0,
+        v_scope=stored_scope(scheme, "v") if codes else Scope.channel,
+        p_range=PRange(scheme.p_range),
+        p_terms=scheme.p_terms,
+        q_smooth=scheme.smooth_q != "none",
+        v_rotated=scheme.rotate and codes is not None,
+        is_causal=is_causal,
+        block_kv=scheme.p_block,
+        **asdict(tile),
+    )
+    for candidate in _smaller_and_smaller(spec):
+        if candidate.smem_bytes <= target.max_smem_per_cta:
+            of_sm = target.max_smem_per_sm // (candidate.smem_bytes + _RESERVED_SMEM)
+            return replace(candidate, min_ctas=min(spec.min_ctas, of_sm))
+    raise UnsupportedError(
+        f"scheme {scheme.name} with head_dim {head_dim} needs more shared memory than the "
+        f"{target.max_smem_per_cta} bytes of sm_{target.arch}"
+    )
+
+
+def _native_int4(scheme: Scheme, head_dim: int, target: Target) -> bool:
+    """Whether Q Kᵀ is to be multiplied in 4 bits, of which one step of k has 64."""
+    whole_steps = head_dim % 64 == 0 and (scheme.k_scope != "group" or scheme.qk_group == 64)
+    return scheme.qk == "int4" and target.native_s4 and whole_steps
+
+
+def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:
+    """Give up rows first, then the overlap of copies with arithmetic."""
+    fewest = 2  # warps of a CTA that hide anything
+    for stages in range(spec.stages, 0, -1):
+        smaller = replace(spec, stages=stages)
+        yield smaller
+        while smaller.row_tiles > 1 or smaller.num_warps // 2 >= fewest:
+            if smaller.row_tiles > 1:
+                smaller = replace(smaller, row_tiles=smaller.row_tiles // 2)
+            else:
+                smaller = replace(smaller, num_warps=smaller.num_warps // 2)
+            yield smaller

@@ -1,0 +1,160 @@
+"""The launches of one attention call: conversion of what needs it, then attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..arrays.device import Device, current_device, target
+from ..common.sizes import ceil_div
+from ..compile.launch import NULL, Buffers, Clear, Launch
+from ..operands.problem import Problem
+from ..reference.layout import pad_head_dim
+from ..specs.attention import AttentionSpec, Type
+from ..specs.coding import Name
+from ..specs.wgmma import WgmmaSpec
+from .conversion import Shift, conversion
+from .deltas import deltas
+from .hopper import INTEGER_O_KEYS
+from .kernels import AnyAttentionSpec, attention_spec
+from .operand_maps import Source, operand_maps
+from .places import PARTS, Place, place, unpacking
+
+__all__ = ["GIVEN", "pipeline"]
+
+_NAMES: tuple[Name, ...] = ("q", "k", "v")
+
+# The addresses that a call has from outside: see `Buffers`.
+GIVEN = (
+    *(name + part for name in _NAMES for part in PARTS),
+    "o",
+    "lse",
+    "lse_shift",
+    "k_values",
+)
+
+# Query heads that are enough to even out the lengths of their rows under a mask, and what their K
+# and V may have of the L2 cache, in bytes.
+_HEADS_TO_MIX = 16
+_CACHED = 32 * 2**20
+
+
+def pipeline(
+    problem: Problem, o_strides: tuple[int, ...], buffers: Buffers
+) -> list[Launch | Clear]:
+    """Return the launches of a call, in order, for CuPy's current device.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of which no array is empty, and whose arrays' last axes are contiguous.
+    o_strides : tuple of int
+        Strides of the output in elements, axes [batch, head, token, head_dim].
+    buffers : Buffers
+        Of the addresses `GIVEN`; gets the parts of the workspace. "lse_shift" is read only if Q is
+        quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized.
+    """
+    scheme, device = problem.scheme, current_device()
+    spec = attention_spec(
+        scheme,
+        pad_head_dim(problem.q.shape[3]),
+        problem.q.dtype,
+        problem.is_causal,
+        target(device.arch),
+        long_kv=problem.k.tokens > INTEGER_O_KEYS,
+    )
+    mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
+    places: dict[Name, Place] = {}
+    for name in _NAMES:
+        packed = packed_qk and name != "v"
+        places[name] = place(name, problem, buffers, mapped=mapped, packed=packed)
+    items = {name: where.made_by for name, where in places.items() if where.made_by is not None}
+    shift, lse_shift = None, NULL
+    if problem.return_lse and scheme.smooth_k != "none":
+        lse_shift = buffers["lse_shift"]
+        if "q" in items:
+            lse_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)
+            shift = Shift(lse_shift, places["k"].vector, problem.group, problem.softmax_scale)
+    row_blocks = ceil_div(problem.q.tokens, spec.rows)
+    # CTAs of Hopper take one item after the other: Item in kernels_cu/sm90/group_work.cuh.
+    counted = mapped and row_blocks * problem.q.heads > device.num_sms
+    next_item = buffers.take(4) if counted else NULL
+    launches: list[Launch | Clear] = [
+        *conversion(
+            items, scheme, device, buffers, shift=shift, next_item=next_item, packed_qk=packed_qk
+        )
+    ]
+    if counted and not items:
+        launches.append(Clear(next_item, 4))
+    for name, where in places.items():
+        launches += unpacking(name, where, problem, device)
+    delta = NULL
+    if scheme.smooth_q != "none":
+        means, k_vector = places["q"].vector, places["k"].vector
+        delta, launch = deltas(problem, means, k_vector, buffers, device)
+        launches.append(launch)
+    twin = 2.0**scheme.p_split
+    arguments: dict[str, float] = {
+        "o": buffers["o"],
+        "lse": buffers["lse"],
+        "v_mean": places["v"].vector if scheme.smooth_v != "none" else NULL,
+        "lse_shift": lse_shift,
+        "delta": delta,
+        "num_q_heads": problem.q.shape[1],
+        "heads_per_kv": problem.group,
+        "seqlen_q": problem.q.tokens,
+        "seqlen_kv": problem.k.tokens,
+        "head_dim": problem.q.shape[3],
+        "row_blocks": row_blocks,
+        "scale_log2": problem.softmax_scale * math.log2(math.e),
+        "twin": twin,
+        "inverse_twin": 1.0 / twin,
+    }
+    for name, where in places.items():
+        arguments |= {name: where.data, f"{name}_scale": where.scale}
+        arguments |= _strides(name, where.strides)
+    arguments |= _strides("o", o_strides)
+    return [*launches, _attend(spec, device, problem, places, arguments, next_item)]
+
+
+def _attend(
+    spec: AnyAttentionSpec,
+    device: Device,
+    problem: Problem,
+    places: Mapping[Name, Place],
+    arguments: Mapping[str, float],
+    next_item: int,
+) -> Launch:
+    """Return the launch of the attention kernel; both families take `arguments`."""
+    row_blocks = int(arguments["row_blocks"])
+    if isinstance(spec, AttentionSpec):
+        # See Work in kernels_cu/attn/work.cuh.
+        grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
+        return Launch(spec, device, grid, arguments)
+    sources: dict[Name, Source] = {
+        name: Source(getattr(problem, name).shape, where.strides, where.data)
+        for name, where in places.items()
+    }
+    items = row_blocks * problem.q.heads
+    values = {
+        **operand_maps(spec, sources),
+        "attention": arguments,
+        "next_item": next_item,
+        "items": items,
+        "heads_at_a_time": _heads_at_a_time(spec, problem),
+    }
+    return Launch(spec, device, (min(items, device.num_sms),), values)
+
+
+def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:
+    """Query heads whose items come in one order of length; without a mask all are as long."""
+    if not problem.is_causal:
+        return problem.group
+    token = spec.head_dim * (spec.qk.nbytes + spec.pv.nbytes)
+    fit = _CACHED // (token * problem.k.tokens)
+    return problem.group * max(1, min(fit, _HEADS_TO_MIX // problem.group))
+
+
+def _strides(name: str, strides: tuple[int, ...]) -> dict[str, int]:
+    axes = ("batch", "head", "row")
+    return {f"{name}_stride_{axis}": step for axis, step in zip(axes, strides[:3], strict=True)}

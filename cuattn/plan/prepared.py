@@ -1,0 +1,96 @@
+"""Attention on the GPU with everything settled that does not depend on addresses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..arrays.overlap import extent
+from ..compile.launch import Buffers, Clear, Launch, loaded
+from ..operands.operand import Array, Coded, in_order
+from ..operands.problem import Options, Problem
+from ..scheme import Scheme
+from .pipeline import GIVEN, pipeline
+
+__all__ = ["AttentionCall", "prepare"]
+
+# Kinds of calls that a process remembers, at a few kilobytes each.
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What all calls on arrays of the same kinds have in common.
+
+    Attributes
+    ----------
+    problem : Problem
+    copied : tuple of {"q", "k", "v"}
+        Arrays that have to be made contiguous first; until then nothing else is prepared.
+    writes_out : bool
+        Whether the kernel can write to where the caller wants the output.
+    extents : dict of str to tuple of int
+        Bytes that the caller's arrays span, from their element 0 on.
+    needs_shift : bool
+        Whether the caller has to compute what K's smoothing takes from the logits: Q is quantized
+        already.
+    needs_keys : bool
+        Whether the caller has to bring K to float32 again, for its products with what smoothing
+        takes from Q: K is quantized already.
+    launches : list of Launch or Clear
+        Empty if there is no output, or if it is all zeros because there are no keys.
+    buffers : Buffers
+    """
+
+    problem: Problem
+    copied: tuple[str, ...]
+    writes_out: bool
+    extents: dict[str, tuple[int, int]]
+    needs_shift: bool
+    needs_keys: bool
+    launches: list[Launch | Clear]
+    buffers: Buffers
+
+
+# typed: 1 must not pass for True because they are equal.
+@lru_cache(_REMEMBERED, typed=True)
+def prepare(
+    q: Array | Coded,
+    k: Array | Coded,
+    v: Array | Coded,
+    out: Array | None,
+    scheme: str | Scheme,
+    scale: float | None,
+    is_causal: bool,
+    return_lse: bool,
+    layout: str,
+) -> AttentionCall:
+    """Check a call on CuPy's current device, plan it and load its kernels.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError, CompileError
+        As `cuattn.attention`.
+    """
+    problem = Problem.of(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
+    arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
+    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
+    o_strides, writes_out = problem.output_strides(out)
+    if out is not None:
+        arrays["out"] = out
+    itemsize = problem.q.dtype.nbytes
+    buffers = Buffers(*GIVEN)
+    launches: list[Launch | Clear] = []
+    if math.prod(problem.q.shape) and problem.k.tokens and not copied:
+        launches = loaded(pipeline(problem, in_order(o_strides, layout), buffers))
+    return AttentionCall(
+        problem=problem,
+        copied=copied,
+        writes_out=writes_out,
+        extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
+        needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",
+        needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
+        launches=launches,
+        buffers=buffers,
+    )

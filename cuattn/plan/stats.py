@@ -1,0 +1,70 @@
+"""The launches that look at operands as a whole: means, and ranges of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..arrays.device import Device
+from ..compile.launch import NULL, Buffers, Launch
+from ..specs.coding import Name
+from ..specs.stats import StatsSpec
+from .item import Item, source, vector_bytes
+
+__all__ = ["Range", "stats"]
+
+
+class Range(NamedTuple):
+    """Where the smallest and largest elements of an operand's channels are."""
+
+    low: int = NULL
+    high: int = NULL
+
+
+def stats(
+    spec: StatsSpec,
+    items: Mapping[Name, Item],
+    device: Device,
+    buffers: Buffers,
+    ranges: dict[Name, Range],
+) -> Iterator[Launch]:
+    """Yield one launch or two.
+
+    Parameters
+    ----------
+    spec : StatsSpec
+    items : mapping of {"q", "k", "v"} to Item
+        Means go to the vectors of K and V.
+    device : Device
+    buffers : Buffers
+        Gets what the launches need.
+    ranges : dict of {"q", "k", "v"} to Range
+        Gets those of the items that have one.
+    """
+    arguments: dict[str, Any] = dict.fromkeys(("q", "k", "v"))
+    grid = heads_in_parts = 0
+    for name, item in items.items():
+        heads = item.operand.heads
+        nbytes = vector_bytes(item.operand)
+        if spec.ranges(name):
+            ranges[name] = Range(buffers.take(nbytes), buffers.take(nbytes))
+        chunks = spec.chunks(name, item.operand.tokens)
+        partial = NULL
+        if chunks > 1:
+            partial = buffers.take(4 * heads * chunks * spec.kinds(name) * spec.head_dim)
+            heads_in_parts += heads
+        arguments[name] = {
+            **source(item),
+            "heads": heads,
+            # A mean that nobody wants is computed all the same; Q's vectors are those of blocks.
+            "mean": (name != "q" and item.vector) or buffers.take(nbytes),
+            **ranges.get(name, Range())._asdict(),
+            "partial": partial,
+            "chunk": spec.chunk,
+            "chunks": chunks,
+        }
+        grid += heads * chunks
+    arguments["head_dim"] = next(iter(items.values())).operand.shape[3]
+    yield Launch(spec, device, (grid,), arguments)
+    if heads_in_parts:
+        yield Launch(spec.finish, device, (heads_in_parts,), arguments)

@@ -1,0 +1,171 @@
+"""The record of a GPU run: its form, and whether it still speaks for the code at hand.
+
+`make gpu-check` writes one JSON file for each GPU into benchmarks/records/. The digest in it covers
+the kernels and every module that takes part in a launch, so that a record of other code shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..common.typed_json import read, write
+from .digest import digest
+from .rows import Accuracy, Ceiling, FirstCall, Shape, Timing
+
+__all__ = [
+    "Accuracy",
+    "Ceiling",
+    "Counts",
+    "FirstCall",
+    "Record",
+    "Sanitizer",
+    "Shape",
+    "Status",
+    "Timing",
+    "digest",
+    "load",
+    "problems",
+    "records",
+    "save",
+    "status",
+]
+
+State = Literal["current", "stale", "outdated"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests passed, failed (errors too) and were skipped."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """Findings of compute-sanitizer's tools; null for one that has not run."""
+
+    memcheck: int | None = None
+    racecheck: int | None = None
+
+
+@dataclass
+class Record:
+    """All that one GPU has been seen to do with one state of the code.
+
+    Parameters
+    ----------
+    digest : str
+        `digest()` of the code that ran.
+    gpu : str
+        Name of the GPU, as the driver gives it.
+    versions : dict of str to str
+        Of the packages, the compiler and the driver.
+    stale : str, optional
+        Why no run of the present code could be had, if the record is of older code.
+    failures : str, optional
+        Which tests failed and why, if it was not for want of something in the code.
+    tests, sanitizer, accuracy, timings, ceilings, first_calls
+        What each phase of the check found; None or empty until it has run.
+    """
+
+    digest: str
+    gpu: str
+    versions: dict[str, str]
+    stale: str | None = None
+    failures: str | None = None
+    tests: Counts | None = None
+    sanitizer: Sanitizer = field(default_factory=Sanitizer)
+    accuracy: list[Accuracy] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list)
+    first_calls: list[FirstCall] = field(default_factory=list)
+
+    def state(self, now: str) -> State:
+        """Return how the record relates to code of digest `now`.
+
+        "current" is of that code, "stale" of older code with the reason given, "outdated" without.
+        """
+        if self.digest == now:
+            return "current"
+        return "stale" if self.stale and self.stale.strip() else "outdated"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One committed record and what it is worth for the code at hand; `str()` says it in a line."""
+
+    path: Path
+    record: Record
+    state: State
+
+    def __str__(self) -> str:
+        tests, sanitizer = self.record.tests, self.record.sanitizer
+        ran = f"{tests.passed} tests passed, {tests.failed} failed" if tests else "tests not run"
+        found = [f"{tool}: {_findings(count)}" for tool, count in asdict(sanitizer).items()]
+        about = {
+            "current": "of this very code",
+            "stale": f"of older code ({self.record.stale})",
+            "outdated": "of other code, no reason given",
+        }[self.state]
+        return f"{self.record.gpu}, {about}: {'; '.join([ran, *found])}"
+
+
+def records() -> list[Path]:
+    """Return the files of the committed records, sorted by name."""
+    here = Path(__file__).parent
+    installed = here / "committed"
+    folder = installed if installed.is_dir() else here.parents[1] / "benchmarks" / "records"
+    return sorted(folder.glob("*.json"))
+
+
+def load(path: Path) -> Record:
+    """Read a record and check its form.
+
+    Raises
+    ------
+    ArgumentError
+        If the file cannot be read or is not JSON, or a field is missing, unknown or of another
+        type; names the field.
+    """
+    record: Record = read(path, Record)
+    return record
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record, whole or not at all; a figure that is not finite becomes null."""
+    write(asdict(record), path)
+
+
+def status() -> list[Status]:
+    """Return what each committed record is worth for the code at hand."""
+    now = digest()
+    loaded = [(path, load(path)) for path in records()]
+    return [Status(path, record, record.state(now)) for path, record in loaded]
+
+
+def problems(record: Record) -> list[str]:
+    """Return what keeps a record from standing beside the code at hand, one line each."""
+    found = []
+    if record.state(digest()) == "outdated":
+        found.append(
+            "its digest is not that of kernels_cu/ and the launch code: run make gpu-check again, "
+            "or say why it cannot be run with benchmarks/gpu_check.py --stale 'REASON'"
+        )
+    if record.tests is None:
+        found.append("the tests have not run")
+    elif (record.tests.failed and not record.failures) or not record.tests.passed:
+        found.append(f"{record.tests.failed} tests failed, {record.tests.passed} passed")
+    for tool, count in asdict(record.sanitizer).items():
+        if count != 0:
+            found.append(f"compute-sanitizer {tool}: {_findings(count)}")
+    rows = ("accuracy", "timings", "ceilings", "first_calls")
+    found += [f"no {name.replace('_', ' ')}" for name in rows if not getattr(record, name)]
+    return found
+
+
+def _findings(count: int | None) -> str:
+    return "not run" if count is None else f"{count} findings"

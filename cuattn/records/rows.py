@@ -1,0 +1,98 @@
+"""What a record has rows of: errors, times, ceilings and first calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..reference import arrays
+from ..reference.masking import operations
+
+__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "Timing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape(arrays.Shape):
+    """Sizes of one attention call, and its mask."""
+
+    is_causal: bool
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of Q Kᵀ and P V over the pairs that the mask leaves."""
+        return operations(self, self.is_causal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Shape):
+    """Error of one scheme on one input against float64; a baseline's name stands as its scheme."""
+
+    scheme: str
+    family: str
+    distribution: str
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing(Shape):
+    """Median times of one case, with inter-quartile ranges; null where a figure does not apply."""
+
+    case: str
+    implementation: str
+    scheme: str
+    family: str
+    kernel_ms: float | None = None
+    kernel_iqr_ms: float | None = None
+    end_to_end_ms: float | None = None
+    end_to_end_iqr_ms: float | None = None
+    tops: float | None = None
+    gbps: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """The most that a small kernel, which does nothing else, got out of the GPU.
+
+    Attributes
+    ----------
+    what : str
+        "copy" and "read" of memory; "int8", "fp8" and "fp16" products, the last with float32 sums.
+    instruction : str
+        What the kernel is made of, such as "wgmma".
+    rate : float
+        In `unit`: multiplications and additions, or bytes read and written.
+    iqr : float
+        Inter-quartile range of the rate.
+    """
+
+    what: Literal["copy", "read", "int8", "fp8", "fp16"]
+    instruction: str
+    rate: float
+    iqr: float
+
+    @property
+    def unit(self) -> str:
+        """Return "GB/s" or "TOPS"."""
+        return "GB/s" if self.what in ("copy", "read") else "TOPS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstCall:
+    """Seconds of one kind of call from its beginning to its result, in a process of its own.
+
+    Attributes
+    ----------
+    call : str
+        A scheme, or a KV cache by its bits.
+    head_dim : int
+    kernels : int
+        How many the call loads.
+    cold_s, warm_s : float
+        With nothing in the cache on disk, and with all kernels there.
+    """
+
+    call: str
+    head_dim: int
+    kernels: int
+    cold_s: float
+    warm_s: float

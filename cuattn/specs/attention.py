@@ -1,0 +1,175 @@
+"""What an attention kernel fixes at compile time; the mirror of kernels_cu/spec.cuh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar, Protocol
+
+from ..common.sizes import round_up
+
+__all__ = ["AttentionSpec", "PRange", "Scope", "Type", "designated", "scale_bytes"]
+
+
+class Type(Enum):
+    """Element type of an operand."""
+
+    int8 = "int8"
+    int4 = "int4"
+    e4m3 = "e4m3"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element; codes of int4 are two to a byte."""
+        return {"int8": 8, "int4": 4, "e4m3": 8, "fp32": 32}.get(self.value, 16)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one element; not of int4."""
+        return self.bits // 8
+
+    @property
+    def integer(self) -> bool:
+        """Whether elements are integer codes."""
+        return self in (Type.int8, Type.int4)
+
+    @property
+    def coded(self) -> bool:
+        """Whether elements are codes, which mean something with a scale only."""
+        return self.integer or self is Type.e4m3
+
+
+class Scope(Enum):
+    """Elements that share a scale."""
+
+    token = "token"
+    group = "group"
+    thread = "thread"
+    block = "block"
+    channel = "channel"
+    tensor = "tensor"
+
+
+class PRange(Enum):
+    """What P is quantized against."""
+
+    block = "block"
+    row = "row"
+    row_pow2 = "row_pow2"
+    static127 = "static127"
+    twin = "twin"
+
+
+def designated(spec: Any, *derived: str) -> str:
+    """Render a spec as a C++20 literal: its fields in their order, then those that are derived."""
+    names = [f.name for f in fields(spec) if f.name not in derived]
+    values = [f".{name} = {_literal(getattr(spec, name))}" for name in (*names, *derived)]
+    return f"{type(spec).__name__}{{{', '.join(values)}}}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}::{value.value}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Operands(Protocol):
+    """What specs of attention kernels say of their operands."""
+
+    @property
+    def qk(self) -> Type: ...
+    @property
+    def pv(self) -> Type: ...
+    @property
+    def k_scope(self) -> Scope: ...
+    @property
+    def v_scope(self) -> Scope: ...
+    @property
+    def q_smooth(self) -> bool: ...
+    @property
+    def block_kv(self) -> int: ...
+
+
+def scale_bytes(spec: _Operands, *, groups: int = 1, deltas: int = 1) -> int:
+    """Return the bytes of what a block's keys have in shared memory.
+
+    Parameters
+    ----------
+    spec : spec of an attention kernel
+    groups : int
+        Scales of a key of K.
+    deltas : int
+        Parts of a CTA's rows that have a mean of Q each.
+    """
+    scales = {Scope.token: spec.block_kv, Scope.group: groups * spec.block_kv}
+    scales[Scope.thread] = spec.block_kv // 16
+    of_k = scales.get(spec.k_scope, 1) if spec.qk.integer else 1
+    token_v = spec.pv.integer and spec.v_scope is Scope.token
+    per_token = spec.block_kv * 4
+    k = 4 * max(of_k, 4)
+    v = 2 * (per_token if token_v else 16)
+    return k + v + (deltas * per_token if spec.q_smooth else 0)
+
+
+# Two barriers of 8 bytes for each stage.
+_BARRIERS = 16
+
+# Of tiles in shared memory, in bytes.
+_ALIGNMENT = 128
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Template argument of `attention_mma`; the fields and their order follow spec.cuh."""
+
+    source: ClassVar[str] = "attention_sm80.cu"
+    entry: ClassVar[str] = "attention"
+    function: ClassVar[str] = "attention_mma"
+    params: ClassVar[str] = "AttentionParams"
+    params_file: ClassVar[str] = "params.cuh"
+
+    qk: Type
+    pv: Type
+    out: Type
+    head_dim: int
+    k_scope: Scope
+    qk_group: int
+    v_scope: Scope
+    p_range: PRange
+    p_terms: int
+    q_smooth: bool
+    v_rotated: bool
+    is_causal: bool
+    block_kv: int
+    num_warps: int
+    row_tiles: int
+    stages: int
+    q_in_registers: bool
+    min_ctas: int
+
+    @property
+    def rows(self) -> int:
+        """Query rows of one CTA."""
+        return 16 * self.row_tiles * self.num_warps
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one CTA."""
+        return 32 * self.num_warps
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of one CTA: `Storage` in attention_sm80.cu."""
+        qk_row = self.head_dim * self.qk.bits // 8
+        v_tile = self.block_kv * self.head_dim * self.pv.nbytes
+        groups = self.head_dim // self.qk_group if self.k_scope is Scope.group else 1
+        scales = scale_bytes(self, groups=groups)
+        stage = round_up(self.block_kv * qk_row + v_tile + scales, _ALIGNMENT)
+        return round_up(self.stages * (stage + _BARRIERS) + self.rows * qk_row, _ALIGNMENT)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "num_threads", "min_ctas", "smem_bytes")

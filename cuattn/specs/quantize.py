@@ -1,0 +1,223 @@
+"""What the quantizing kernel fixes at compile time; mirrors kernels_cu/quant/quantize_spec.cuh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from ..common.sizes import ceil_div, round_up
+from ..reference.layout import TOKEN_PAD
+from ..reference.smoothing import Q_BLOCK
+from ..scheme import Scheme
+from .attention import Scope, Type, designated
+from .coding import code_bits, code_type, stored_scope
+
+__all__ = ["TOKEN_PAD", "QuantizeSpec"]
+
+# Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
+_THREADS = 256
+_LOADS = 16
+
+# Rotated elements of a lane, which leave as much.
+_ROTATED = 64
+
+
+@dataclass(frozen=True)
+class QuantizeSpec:
+    """Template argument of `quantize_operands`: one launch for any of Q, K and V.
+
+    Parameters
+    ----------
+    input : Type
+        Elements of the operands.
+    q, k, v : Type
+        What each becomes: int8, int4 or e4m3 codes, or values of type fp16 or bf16.
+    qk_bits, v_bits : int
+        Of an integer code: 4 in an int8 are one code a byte.
+    head_dim : int
+        Padded: one of 32, 64, 96, 128, 192, 256.
+    q_scope, k_scope : Scope
+        token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor.
+    k_stored : Scope
+        token, group or block: how K's scales lie in memory.
+    k_block : int
+        Keys of a block, 64 or 128.
+    qk_group : int
+        Channels of a group, 32 or 64.
+    q_smooth : bool
+        Whether a vector is subtracted from every 128 queries.
+    k_smooth, v_smooth : bool
+        Whether a vector is subtracted from every token.
+    rotate : bool
+        Whether Q and K are rotated. V is by a launch of its own.
+    v_scope : Scope
+        token, block (of 128 tokens), channel or tensor.
+    aligned : bool
+        Whether bases and strides of the inputs are multiples of 16 bytes.
+    """
+
+    source: ClassVar[str] = "quantize.cu"
+    entry: ClassVar[str] = "quantize"
+    function: ClassVar[str] = "quantize_operands"
+    params: ClassVar[str] = "QuantizeParams"
+    params_file: ClassVar[str] = "quant/quantize_params.cuh"
+
+    input: Type
+    q: Type
+    k: Type
+    v: Type
+    qk_bits: int
+    v_bits: int
+    head_dim: int
+    q_scope: Scope
+    k_scope: Scope
+    k_stored: Scope
+    k_block: int
+    qk_group: int
+    q_smooth: bool
+    k_smooth: bool
+    rotate: bool
+    v_scope: Scope
+    v_smooth: bool
+    aligned: bool
+
+    @classmethod
+    def of(
+        cls,
+        scheme: Scheme,
+        element: Type,
+        head_dim: int,
+        aligned: bool,
+        packed_qk: bool = False,
+        packed_v: bool = False,
+    ) -> QuantizeSpec:
+        """Return the spec that a scheme needs for inputs of a type and padded head dimension.
+
+        Parameters
+        ----------
+        packed_qk, packed_v : bool
+            Whether codes of 4 bits are stored two to a byte. V's that are rotated have a spec of
+            their own.
+        """
+        half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
+        v = None if scheme.rotate else code_type(scheme, "v", packed_v)
+        return cls(
+            input=element,
+            q=code_type(scheme, "q", packed_qk) or half,
+            k=code_type(scheme, "k", packed_qk) or half,
+            v=v or half,
+            qk_bits=code_bits(scheme, "q"),
+            v_bits=8 if v is None else code_bits(scheme, "v"),
+            head_dim=head_dim,
+            q_scope=Scope(scheme.q_scope),
+            k_scope=Scope(scheme.k_scope),
+            k_stored=stored_scope(scheme, "k"),
+            k_block=scheme.p_block,
+            qk_group=scheme.qk_group,
+            q_smooth=scheme.smooth_q != "none",
+            k_smooth=scheme.smooth_k != "none",
+            rotate=scheme.rotate,
+            v_scope=Scope.token if v is None else Scope(scheme.v_scope),
+            v_smooth=v is not None and scheme.smooth_v != "none",
+            aligned=aligned,
+        )
+
+    @classmethod
+    def of_rotated_values(
+        cls, scheme: Scheme, head_dim: int, packed_v: bool = False
+    ) -> QuantizeSpec:
+        """Return the spec of V alone, which another kernel has smoothed and rotated."""
+        v_only = replace(scheme, rotate=False, smooth_v="none")
+        return cls.of(v_only, Type.fp32, head_dim, aligned=True, packed_v=packed_v)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one CTA: more only where registers must hold large blocks of tokens."""
+        width = 4 if self.rotate else self.input.nbytes
+        least = max(self._q_scope_tokens, self._k_scope_tokens)
+        return _THREADS * (2 if least * self.head_dim * width > 16 * _LOADS * _THREADS else 1)
+
+    @property
+    def q_tile(self) -> int:
+        """Queries of one CTA: at least the rows whose scales belong together."""
+        return max(self._tokens(self._rows), self._q_scope_tokens)
+
+    @property
+    def k_tile(self) -> int:
+        """Keys of one CTA, likewise."""
+        return max(self._tokens(self._rows), self._k_scope_tokens)
+
+    @property
+    def v_tile(self) -> int:
+        """Tokens of V of one CTA: no transposed row is shorter than the padding."""
+        return max(self._tokens(self._v_rows), TOKEN_PAD if self.v.coded else 0)
+
+    @property
+    def min_ctas(self) -> int:
+        """CTAs of a multiprocessor: as many as leave registers for the 16-byte loads of a lane."""
+        loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
+        # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
+        # what is rotated is held in float32.
+        few = loads <= 8 and self._row_bytes < 1024 and not self.rotate
+        return (3 if few else 2) * _THREADS // self.num_threads
+
+    @property
+    def smem_bytes(self) -> int:
+        """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
+        codes = self.v_tile * self.head_dim if self.v.coded else 16
+        maxima = max(
+            self.num_threads // 32,
+            self.q_tile // 4 if self.q_scope is Scope.thread else 0,
+            self.k_tile // 16 if self.k_scope is Scope.thread else 0,
+        )
+        return codes + 2 * 4 * self.head_dim + 4 * maxima
+
+    def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
+        """Return the CTAs of one head of an operand."""
+        tile: int = getattr(self, f"{operand}_tile")
+        if operand == "k" and self.k.coded and self.k_stored is not Scope.block:
+            seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
+        return ceil_div(seqlen, tile)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(
+            self, "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
+        )
+
+    @property
+    def _q_scope_tokens(self) -> int:
+        """Queries that a CTA has to have together."""
+        return {Scope.block: Q_BLOCK, Scope.thread: 32}.get(self.q_scope, 0)
+
+    @property
+    def _k_scope_tokens(self) -> int:
+        """Keys that a CTA has to have together."""
+        return {Scope.block: self.k_block, Scope.thread: 64}.get(self.k_scope, 0)
+
+    def _tokens(self, rows: int) -> int:
+        """Return the tokens of a CTA whose lanes have some rows."""
+        return rows * self.num_threads // self._lanes
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.head_dim * self.input.nbytes
+
+    @property
+    def _lanes(self) -> int:
+        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_tile.cuh."""
+        chunks = self._row_bytes // 16
+        return min(chunks & -chunks, 32)
+
+    @property
+    def _v_rows(self) -> int:
+        """Rows of V that a lane has at a time: `RowLanes` as well."""
+        return 8 if self._row_bytes == 16 * self._lanes else 4
+
+    @property
+    def _rows(self) -> int:
+        """Rows of Q and K of a lane."""
+        if not self.rotate:
+            return self._v_rows
+        # Rotated rows are held in float32.
+        return min(self._v_rows, _ROTATED * self._lanes // self.head_dim)

@@ -1,0 +1,37 @@
+"""What the kernel that unpacks codes fixes at compile time; mirrors quant/unpack_params.cuh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..common.sizes import ceil_div
+from .attention import designated
+
+__all__ = ["PIECE", "UnpackSpec"]
+
+# Codes that a thread unpacks at a time: 8 bytes of them become 16.
+PIECE = 16
+
+
+@dataclass(frozen=True)
+class UnpackSpec:
+    """Template argument of `unpack`: codes of 4 bits, two a byte, become one a byte."""
+
+    source: ClassVar[str] = "unpack.cu"
+    entry: ClassVar[str] = "unpack"
+    function: ClassVar[str] = "unpack"
+    params: ClassVar[str] = "UnpackParams"
+    params_file: ClassVar[str] = "quant/unpack_params.cuh"
+    pieces: ClassVar[int] = 1024
+    num_threads: ClassVar[int] = 256
+    min_ctas: ClassVar[int] = 4
+    smem_bytes: ClassVar[int] = 0
+
+    def ctas(self, codes: int) -> int:
+        """Return the CTAs that a number of codes takes, a multiple of `PIECE`."""
+        return ceil_div(codes // PIECE, self.pieces)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "pieces", "num_threads", "min_ctas", "smem_bytes")

@@ -1,0 +1,288 @@
+// Attention with warpgroup-level matrix products, for sm_90a.
+//
+// Some warpgroups attend, each with 64 query rows of one head. Of one more, a thread streams that
+// head's keys and values past all of them, and three warps fetch what stays the same for all keys.
+// Per block of keys a warpgroup has:
+//   start_scores  S = Q K^T on the tensor cores
+//   GroupSoftmax  S -> P, with the row maximum of the block or of all blocks so far
+//   start_values  P V on the tensor cores, in int32 or float32
+//   flush         O += P V, if O is not the accumulator itself
+#include "attn/output.cuh"
+#include "sm90/group_softmax.cuh"
+#include "sm90/item_loader.cuh"
+#include "sm90/producer.cuh"
+#include "sm90/products.cuh"
+#include "sm90/tile_storage.cuh"
+#include "tile/turns.cuh"
+#include "ptx/opaque.cuh"
+#include "ptx/registers.cuh"
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
+  using H = TileShape<S>;
+  const AttentionParams& a = p.attention;
+  const int lane = threadIdx.x % kWarpSize;
+  // Broadcast, so that the compiler knows it to be the same for all lanes.
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
+  const int group = warp / 4;
+  const int item_row = warp * 16 + lane / 4;  // the first of two
+  const u32 full = ptx::smem_address(storage.full);
+  const u32 empty = ptx::smem_address(storage.empty);
+  const u32 q_full = ptx::smem_address(storage.q_full);
+  const u32 q_empty = ptx::smem_address(storage.q_empty);
+  const u64 q_tile = k_major<typename H::QTile>(ptx::smem_address(storage.q[0][group]));
+  const u64 k_tile = k_major<typename H::KTile>(ptx::smem_address(storage.k));
+  const u32 v_address = ptx::smem_address(storage.v);
+  const u64 v_tile = H::kScaledValues ? k_major<typename H::VTile>(v_address)
+                                      : mn_major<typename H::VTile>(v_address);
+
+  Turn<S.stages> kv;
+  Turn<S.q_buffers> q;
+  auto release = [&] {
+    // Scales are read by every lane for itself.
+    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
+    kv.next();
+  };
+
+  while (true) {
+    q.wait_full(q_full);
+    int index = lane == 0 ? storage.item[q.buffer] : 0;
+    index = __shfl_sync(0xffffffffu, index, 0);
+    if (index == kNoItem) return;
+    const ItemConstants<S>& constants = storage.constants[q.buffer];
+    const Item<S> item = constants.item;
+    const KeyBlocks blocks = item.blocks(a, item.first_row + group * kGroupRows);
+    const int warp_row = item.first_row + warp * 16;
+
+    Accumulator<S.integer_o> o[H::kOutput] = {};
+    GroupSoftmax<S> softmax;
+    softmax.start(a, constants, item_row, ptx::smem_address(storage.rows + threadIdx.x));
+    typename GroupSoftmax<S>::Scores s;
+    u32 probabilities[kTerms<S>][H::kProbabilities];
+
+    auto rescale = [&](int half, int steps, float shrink) {
+#pragma unroll
+      for (int i = 0; i < H::kOutput / 4; ++i) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          auto& x = o[4 * i + 2 * half + e];
+          if constexpr (S.integer_o) {
+            x >>= steps;
+          } else {
+            x *= shrink;
+          }
+        }
+      }
+    };
+    // `s` is not to be read before `finish_scores`.
+    auto start_scores_of = [&](const Turn<S.stages>& from) {
+      from.wait_full(full);
+      start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
+                      ptx::advance(k_tile, from.buffer * H::KTile::bytes));
+    };
+    auto finish_scores = [&] {
+      ptx::wgmma_wait<0>();
+      ptx::hold(s);
+    };
+    // Adds a slice of the channels of P V, of one term of P, to O.
+    auto flush = [&](auto& sum, int slice, int term) {
+      ptx::hold(sum);
+      const float of_term = softmax.value_scale * term_weight<S>(a, term);
+#pragma unroll
+      for (int i = 0; i < H::kSlice; ++i) {
+        auto& x = o[slice * H::kSlice + i];
+        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2] * of_term, x);
+      }
+    };
+    // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
+    // are when it ends if it is not the last one.
+    auto step = [&](int block, auto masked, auto last) {
+      constexpr bool kMasked = decltype(masked)::value;
+      constexpr bool kLast = decltype(last)::value;
+      if constexpr (S.order == Order::in_turn) {
+        start_scores_of(kv);
+        finish_scores();
+      }
+      const TokenScales<S>& keys = storage.scales[kv.buffer];
+      const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
+      softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), group, lane,
+                                     rescale);
+      if constexpr (S.order == Order::interleaved) {
+        static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
+        Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
+        auto& sum = either<H::kFlush>(own, o);
+        ptx::hold(sum);
+#pragma unroll
+        for (int i = 0; i < H::kValueSteps; ++i) {
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
+          ptx::hold(probabilities[0]);
+          ptx::wgmma_fence();
+          if (i == 0) {
+            start_value_step<S, !H::kFlush>(sum, probabilities[0], v, 0, i);
+          } else {
+            start_value_step<S, true>(sum, probabilities[0], v, 0, i);
+          }
+        }
+        ptx::wgmma_commit();
+        softmax.end(keys, rescale);
+        if constexpr (!kLast) {
+          Turn<S.stages> next = kv;
+          next.next();
+          start_scores_of(next);
+        }
+        ptx::wgmma_wait<!kLast>();
+        ptx::hold(sum);
+        ptx::hold(probabilities[0]);
+        release();
+        if constexpr (H::kFlush) flush(sum, 0, 0);
+        if constexpr (!kLast) finish_scores();
+      } else {
+#pragma unroll
+        for (int i = 0; i < H::kValueSteps; ++i) {
+          softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
+        }
+        if constexpr (H::kFlush) {
+          // Some parts at a time, slices of a term. A single one takes the registers of the scores
+          // if it fits them.
+          constexpr int kParts = kTerms<S> * H::kSlices;
+          constexpr int kFlight = min_of(kParts, 2);
+          constexpr int kOwn = kFlight * H::kSlice;
+          constexpr bool kAgain = H::kIntegerScores == H::kIntegerValues && kParts == 1 &&
+                                  H::kSlice == H::kScores;
+          Accumulator<H::kIntegerValues> own[kAgain ? 1 : kOwn];
+          auto& sums = either<!kAgain>(own, s);
+          auto sum = [&](int part) -> auto& {
+            using Slice = Accumulator<H::kIntegerValues>(&)[H::kSlice];
+            return reinterpret_cast<Slice>(sums[part % kFlight * H::kSlice]);
+          };
+#pragma unroll
+          for (int part = 0; part < kParts + kFlight - 1; ++part) {
+            if (part < kParts) {
+              start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
+                                     part % H::kSlices);
+            }
+            if (part == kFlight - 1) softmax.end(keys, rescale);
+            if (part >= kFlight - 1) {
+              if (part < kParts) {
+                ptx::wgmma_wait<kFlight - 1>();
+              } else {
+                ptx::wgmma_wait<0>();
+              }
+              const int done = part - kFlight + 1;
+              flush(sum(done), done % H::kSlices, done / H::kSlices);
+            }
+          }
+        } else {
+#pragma unroll
+          for (int slice = 0; slice < H::kSlices; ++slice) {
+            using Slice = Accumulator<S.integer_o>(&)[H::kSlice];
+            start_values<S, true>(reinterpret_cast<Slice>(o[slice * H::kSlice]), probabilities[0],
+                                  v, slice);
+          }
+          softmax.end(keys, rescale);
+          ptx::wgmma_wait<0>();
+          ptx::hold(o);
+        }
+#pragma unroll
+        for (auto& term : probabilities) ptx::hold(term);
+        release();
+        if constexpr (S.order == Order::ahead && !kLast) {
+          start_scores_of(kv);
+          finish_scores();
+        }
+      }
+    };
+
+    constexpr int kLastOnes = S.order == Order::in_turn ? 0 : 1;
+    int block = 0;
+    if (blocks.end > 0) {
+      if constexpr (kLastOnes) {
+        start_scores_of(kv);
+        finish_scores();
+      }
+#pragma unroll 1
+      for (; block < min_of(blocks.unmasked, blocks.end - kLastOnes); ++block) {
+        step(block, Bool<false>{}, Bool<false>{});
+      }
+      // Without a causal mask only the last block may have one.
+      if constexpr (S.is_causal || !kLastOnes) {
+#pragma unroll 1
+        for (; block < blocks.end - kLastOnes; ++block) step(block, Bool<true>{}, Bool<false>{});
+      }
+      if constexpr (kLastOnes) {
+        if (block < blocks.unmasked) {
+          step(block++, Bool<false>{}, Bool<true>{});
+        } else {
+          step(block++, Bool<true>{}, Bool<true>{});
+        }
+      }
+    }
+    // What only other warpgroups see.
+#pragma unroll 1
+    for (; block < item.end; ++block) {
+      kv.wait_full(full);
+      release();
+    }
+    softmax.finish();
+    // Read anew, so that the loop has its registers.
+    const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];
+    store_rows<S, H::kScaledValues>(
+        a, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
+        [&](int channel) {
+          ChannelTerms terms;
+          terms.mean = *reinterpret_cast<const float2*>(done.channel_mean + channel);
+          if constexpr (H::kChannelScale) {
+            terms.scale = *reinterpret_cast<const float2*>(done.channel_scale + channel);
+          }
+          return terms;
+        },
+        softmax.rows.reference, softmax.rows.sum,
+        {done.item.batch, done.item.head, done.item.first_row + item_row}, lane);
+    ptx::mbarrier_arrive(q_empty + 8 * q.buffer);
+    q.next();
+  }
+}
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void attention_wgmma(const WgmmaParams& p) {
+  using H = TileShape<S>;
+  static_assert(sizeof(TileStorage<S>) == S.smem_bytes,
+                "cuattn/specs/wgmma.py and TileStorage disagree");
+  static_assert(S.num_threads == kWarpgroupSize * (S.groups + 1));
+  extern __shared__ __align__(1024) u8 smem[];
+  TileStorage<S>& storage = *reinterpret_cast<TileStorage<S>*>(smem);
+  // Of the last warpgroup, the first warp has the thread that copies, the others load constants.
+  constexpr int kLoaders = kWarpgroupSize - kWarpSize;
+  if (threadIdx.x == 0) {
+    ptx::prefetch(p.q_map);
+    ptx::prefetch(p.k_map);
+    ptx::prefetch(p.v_map);
+    constexpr int kWarps = 4 * S.groups;
+    for (int i = 0; i < S.stages; ++i) {
+      ptx::mbarrier_init(ptx::smem_address(&storage.full[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.empty[i]),
+                         H::kScaledScores ? kWarps * kWarpSize : kWarps);
+    }
+    for (int i = 0; i < S.q_buffers; ++i) {
+      ptx::mbarrier_init(ptx::smem_address(&storage.drawn[i]), 1);
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_full[i]), 1 + kLoaders);
+      ptx::mbarrier_init(ptx::smem_address(&storage.q_empty[i]), kWarps * kWarpSize);
+    }
+    ptx::mbarrier_fence_init();
+  }
+  __syncthreads();
+  // Of a thread at launch; what the attending warpgroups take, the other one has to give.
+  constexpr int kLaunchRegisters = 65536 / S.num_threads / 8 * 8;
+  constexpr int kSpare = kLaunchRegisters * (S.groups + 1) - S.group_registers * S.groups;
+  constexpr int kProducerRegisters = min_of(kSpare, kLaunchRegisters);
+  static_assert(kProducerRegisters >= 24, "the attending warpgroups take too many registers");
+  if (threadIdx.x / kWarpgroupSize == S.groups) {
+    ptx::give_registers<kProducerRegisters>();
+    const int thread = threadIdx.x % kWarpgroupSize;
+    if (thread == 0) produce<S>(p, storage);
+    if (thread >= kWarpSize) load_constants<S, kLoaders>(p, storage, thread - kWarpSize);
+  } else {
+    ptx::take_registers<S.group_registers>();
+    attend<S>(p, storage);
+  }
+}

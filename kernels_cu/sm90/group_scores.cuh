@@ -1,0 +1,148 @@
+// The scores of 16 rows as they come from the tensor cores, and their maxima.
+#pragma once
+#include "attn/mask.cuh"
+#include "sm90/tile_storage.cuh"
+
+template <WgmmaSpec S>
+struct GroupScores {
+  using H = TileShape<S>;
+  using Acc = Accumulator<H::kIntegerScores>;
+  using Scores = Acc[H::kScores];
+  // Scales of tokens make floats of integer scores, which stay where they are, as bits.
+  static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
+  // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
+  // right unless all of them are negative; what keys add is biased so that few are.
+  static constexpr bool kCompareBits = kBiased<S> && S.p_range == PRange::block;
+  // Below every score: what stands for a key that is not seen.
+  static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
+
+  static __device__ __forceinline__ float value(Acc x) {
+    if constexpr (H::kTokenK) {
+      return __int_as_float(x);
+    } else {
+      return static_cast<float>(x);
+    }
+  }
+  static __device__ __forceinline__ bool is_lowest(Acc x) { return bits_of(x) == kLowestBits; }
+  static __device__ __forceinline__ Acc lowest() {
+    if constexpr (H::kIntegerScores) {
+      return kLowestBits;
+    } else {
+      return __int_as_float(kLowestBits);
+    }
+  }
+  template <bool Exact = false>
+  static __device__ __forceinline__ Acc larger(Acc a, Acc b) {
+    if constexpr (kAsIntegers) {
+      return max(a, b);
+    } else if constexpr (kCompareBits && !Exact) {
+      return max(a, b);
+    } else if constexpr (H::kTokenK) {
+      return __float_as_int(fmaxf(__int_as_float(a), __int_as_float(b)));
+    } else {
+      return fmaxf(a, b);
+    }
+  }
+
+  // A lane's four keys of two adjacent MMA tiles.
+  static __device__ __forceinline__ void load_four(float (&x)[4], const float* of, int pair,
+                                                   int lane) {
+    const float4 four = *reinterpret_cast<const float4*>(of + 16 * pair + 4 * (lane % 4));
+    x[0] = four.x;
+    x[1] = four.y;
+    x[2] = four.z;
+    x[3] = four.w;
+  }
+
+  // s becomes the bits of the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv + delta.
+  static __device__ __forceinline__ void apply(Scores& s, const TokenScales<S>& keys,
+                                                const float (&row_scale)[2], int group,
+                                                int lane) {
+#pragma unroll
+    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
+      float sk[4];
+      float added[4] = {};
+      if constexpr (H::kThreadK) {
+        sk[0] = sk[1] = sk[2] = sk[3] = keys.k[pair / 4 * 4 + lane % 4];
+      } else {
+        load_four(sk, keys.k, pair, lane);
+      }
+      if constexpr (H::kTokenV) load_four(added, keys.log2_v, pair, lane);
+      if constexpr (S.q_smooth) {
+        float delta[4];
+        load_four(delta, keys.delta[group], pair, lane);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) added[i] += delta[i];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          Acc& x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
+          const float s = static_cast<float>(x);
+          x = __float_as_int(H::kThreadK ? __fmaf_rn(s, row_scale[half] * sk[i], added[i])
+                                         : __fmaf_rn(s * sk[i], row_scale[half], added[i]));
+        }
+      }
+    }
+  }
+
+  // The maximum of each of a lane's two rows; unseen keys become the lowest.
+  template <bool Masked, bool Exact = false>
+  static __device__ __forceinline__ void row_max(Scores& s, Acc (&top)[2], const Mask<S>& mask) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Acc m[2] = {lowest(), lowest()};
+#pragma unroll
+      for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+        Acc& x0 = s[4 * tile + 2 * half];
+        Acc& x1 = s[4 * tile + 2 * half + 1];
+        if constexpr (Masked) {
+          x0 = mask.sees(tile, 2 * half) ? x0 : lowest();
+          x1 = mask.sees(tile, 2 * half + 1) ? x1 : lowest();
+        }
+        m[tile % 2] = larger<Exact>(larger<Exact>(m[tile % 2], x0), x1);
+      }
+      top[half] = larger<Exact>(m[0], m[1]);
+    }
+  }
+
+  // Of the four lanes that share a row.
+  template <bool Masked>
+  static __device__ __forceinline__ void across_row(Scores& s, Acc (&top)[2],
+                                                    const Mask<S>& mask) {
+    across_lanes(top);
+    if constexpr (kCompareBits) {
+      if (__any_sync(0xffffffffu, top[0] < 0 || top[1] < 0)) {
+        row_max<Masked, true>(s, top, mask);
+        across_lanes<true>(top);
+      }
+    }
+  }
+
+  template <bool Exact = false>
+  static __device__ __forceinline__ void across_lanes(Acc (&top)[2]) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const Acc other[2] = {__shfl_xor_sync(0xffffffffu, top[0], step),
+                            __shfl_xor_sync(0xffffffffu, top[1], step)};
+      top[0] = larger<Exact>(top[0], other[0]);
+      top[1] = larger<Exact>(top[1], other[1]);
+    }
+  }
+
+  // From units of s to exponents.
+  template <bool Masked>
+  static __device__ __forceinline__ void in_log2(float (&m)[2], const Acc (&top)[2],
+                                                 const float (&slope)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      m[half] = value(top[half]) * slope[half];
+      if (Masked && is_lowest(top[half])) m[half] = -kInf;
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int bits_of(int x) { return x; }
+  static __device__ __forceinline__ int bits_of(float x) { return __float_as_int(x); }
+};

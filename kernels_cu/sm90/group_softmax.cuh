@@ -1,0 +1,139 @@
+// The online softmax in base 2: scores become probabilities of the type that P V takes.
+#pragma once
+#include "attn/p_range.cuh"
+#include "sm90/group_scores.cuh"
+#include "sm90/group_work.cuh"
+#include "attn/pack_terms.cuh"
+#include "sm90/row_state.cuh"
+#include "ptx/math.cuh"
+
+// The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
+template <WgmmaSpec S>
+struct GroupSoftmax {
+  using H = TileShape<S>;
+  using Raw = GroupScores<S>;
+  using Acc = typename Raw::Acc;
+  using Scores = typename Raw::Scores;
+  static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
+
+  RowState<S> rows;
+  float slope[2];      // of the block at hand: exponent = s * slope + intercept
+  float intercept[2];
+  float block_max[2];  // of the block at hand, in units of the exponent
+  float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
+  float value_scale;   // V's scale of the block
+  float sum[2];        // of the block at hand
+
+  // `row` counts the rows of the item; `parking` is shared memory of this thread.
+  __device__ __forceinline__ void start(const AttentionParams& p, const ItemConstants<S>& item,
+                                        int row, u32 parking) {
+    float scale[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      scale[half] = H::kScaledScores ? item.row_scale[row + 8 * half] : p.scale_log2;
+    }
+    rows.start(scale, parking);
+  }
+
+  // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
+  template <bool Masked, class Rescale>
+  __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
+                                        const Mask<S>& mask, int group, int lane,
+                                        Rescale rescale) {
+    rows.fetch_scale();
+    if constexpr (H::kTokenK) Raw::apply(s, keys, rows.scale, group, lane);
+    Acc top[2];
+    Raw::template row_max<Masked>(s, top, mask);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * (H::kScaledScores ? keys.k[0] : 1.0f);
+    }
+    if constexpr (kLocal) {
+      Raw::template across_row<Masked>(s, top, mask);
+      Raw::template in_log2<Masked>(block_max, top, slope);
+    } else {
+      // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
+      Raw::template in_log2<Masked>(block_max, top, slope);
+      if (!rows.move_one_step(block_max, rescale, lane)) {
+        Raw::template across_row<Masked>(s, top, mask);
+        Raw::template in_log2<Masked>(block_max, top, slope);
+        rows.move(block_max, rescale);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = kLocal ? block_max[half] : rows.reference[half];
+      intercept[half] = kStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
+      sum[half] = 0.0f;
+    }
+  }
+
+  // One step of k of P V at a time: scores become probabilities; their sum, before rounding, enters
+  // the row sum at the end of the block.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentiate(u32 (&p)[kTerms<S>][H::kProbabilities],
+                                               const Scores& s, const TokenScales<S>& keys,
+                                               const AttentionParams& params, int step, int lane) {
+    constexpr int kStepPairs = H::kKeyTiles / 2 / H::kValueSteps;
+#pragma unroll
+    for (int i = 0; i < kStepPairs; ++i) {
+      const int pair = step * kStepPairs + i;
+      float inverse[4];
+      if constexpr (H::kTokenV) Raw::load_four(inverse, keys.inverse_v, pair, lane);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float y[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
+          y[e] = ptx::ex2(H::kTokenK ? Raw::value(x) + intercept[half]
+                                     : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
+          if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          sum[half] = H::kTokenV ? __fmaf_rn(y[e], inverse[e], sum[half]) : sum[half] + y[e];
+        }
+        if constexpr (H::kScaledValues) {
+          u32 word[kTerms<S>];
+          pack_terms<S>(word, y, params);
+#pragma unroll
+          for (int term = 0; term < kTerms<S>; ++term) {
+            p[term][4 * step + 2 * i + half] = word[term];
+          }
+        } else {
+          u32 word[2];
+          pack_halves<S>(word, y);
+          p[0][4 * step + half] = word[0];
+          p[0][4 * step + 2 + half] = word[1];
+        }
+      }
+    }
+  }
+
+  // After all steps of a block and the start of its P V, which does not wait for this.
+  template <class Rescale>
+  __device__ __forceinline__ void end(const TokenScales<S>& keys, Rescale rescale) {
+    rows.fetch();
+    if constexpr (kLocal) {
+      if (rows.exceeded(block_max, kHeadroom<S>)) rows.move(block_max, rescale);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      weight[half] = kLocal ? ptx::ex2(block_max[half] - rows.reference[half]) : 1.0f;
+      rows.sum[half] = __fmaf_rn(sum[half], weight[half], rows.sum[half]);
+    }
+    value_scale = H::kBlockV ? keys.log2_v[0] : 1.0f;
+    rows.park();
+  }
+
+  // Adds the row sums of the four lanes that share a row.
+  __device__ __forceinline__ void finish() {
+    rows.fetch();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 1);
+      rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 2);
+    }
+  }
+};

@@ -1,0 +1,111 @@
+// The one thread that fills the rings, ahead of the warpgroups that attend.
+#pragma once
+#include "sm90/group_work.cuh"
+#include "sm90/tile_storage.cuh"
+#include "tile/turns.cuh"
+#include "layout.cuh"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/ldmatrix.cuh"
+
+// Starts the copies of one tile: a box for each panel.
+template <class Tile>
+__device__ __forceinline__ void copy_panels(u32 smem, const TensorMap& map, int row, int x2, int x3,
+                                            int element_bytes, u32 barrier) {
+#pragma unroll
+  for (int panel = 0; panel < Tile::count; ++panel) {
+    ptx::bulk_copy_box(smem + panel * Tile::panel_bytes, map, panel * Tile::pitch / element_bytes,
+                       row, x2, x3, barrier);
+  }
+}
+
+template <WgmmaSpec S>
+__device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& storage) {
+  using H = TileShape<S>;
+  const AttentionParams& a = p.attention;
+  const u32 full = ptx::smem_address(storage.full);
+  const u32 empty = ptx::smem_address(storage.empty);
+  const u32 drawn = ptx::smem_address(storage.drawn);
+  const u32 q_full = ptx::smem_address(storage.q_full);
+  const u32 q_empty = ptx::smem_address(storage.q_empty);
+  constexpr bool kBlockScale = H::kScaledScores && !H::kTokenK;
+  Turn<S.stages> kv;
+  Turn<S.q_buffers> q;
+  int index = blockIdx.x;
+  while (index < p.items) {
+    const Item<S> item(p, index);
+    q.wait_empty(q_empty);
+    storage.item[q.buffer] = index;
+    ptx::mbarrier_arrive(drawn + 8 * q.buffer);
+    // Early, because the answer takes long.
+    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : p.items;
+    const u32 q_barrier = q_full + 8 * q.buffer;
+    if (item.end == 0) {
+      ptx::mbarrier_arrive(q_barrier);
+    } else {
+      ptx::mbarrier_expect(q_barrier, S.groups * H::QTile::bytes);
+#pragma unroll
+      for (int group = 0; group < S.groups; ++group) {
+        copy_panels<typename H::QTile>(ptx::smem_address(storage.q[q.buffer][group]), p.q_map,
+                                       item.first_row + group * kGroupRows, item.head, item.batch,
+                                       bytes_of(S.qk), q_barrier);
+      }
+    }
+    q.next();
+    const int batch_kv_head = static_cast<int>(item.batch_kv_head(a));
+    // Of K's blocks, and of the blocks that scales per token come in.
+    const int first_scale = batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
+    const int first_pad = batch_kv_head * ceil_div(a.seqlen_kv, kTokenPad);
+    const int padded = ceil_div(a.seqlen_kv, kTokenPad) * kTokenPad;
+    const f32* delta = a.delta + (item.batch_head(a) * ceil_div(a.seqlen_q, kQBlock) +
+                                  item.first_row / kQBlock) * padded;
+    for (int block = 0; block < item.end; ++block) {
+      kv.wait_empty(empty);
+      const u32 barrier = full + 8 * kv.buffer;
+      TokenScales<S>& scales = storage.scales[kv.buffer];
+      copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
+                                     block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
+                                     barrier);
+      if constexpr (H::kTokenK) {
+        ptx::bulk_copy(ptx::smem_address(scales.k),
+                       a.k_scale + (static_cast<i64>(first_pad) * kTokenPad + block * S.block_kv) /
+                                       (H::kThreadK ? 16 : 1),
+                       scales.k_bytes, barrier);
+      }
+      if constexpr (H::kTokenV) {
+        ptx::bulk_copy(ptx::smem_address(scales.log2_v),
+                       a.v_scale + (static_cast<i64>(first_pad + block) * 3 + 1) * kTokenPad,
+                       scales.v_bytes, barrier);
+      }
+      if constexpr (S.q_smooth) {
+#pragma unroll
+        for (int group = 0; group < S.groups; ++group) {
+          const int row = min_of(item.first_row + group * kGroupRows, a.seqlen_q - 1);
+          const int further = row / kQBlock - item.first_row / kQBlock;
+          ptx::bulk_copy(ptx::smem_address(scales.delta[group]),
+                         delta + static_cast<i64>(further) * padded, scales.delta_bytes, barrier);
+        }
+        delta += S.block_kv;
+      }
+      const u32 v = ptx::smem_address(storage.v[kv.buffer]);
+      if constexpr (H::kScaledValues) {
+        static_assert(!H::kScaledValues || S.block_kv == kTokenPad);
+        // A box is a tile, its rows in the order of _codes_map in cuattn/plan/operand_maps.py.
+        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_pad + block) * (S.head_dim / 32),
+                           barrier);
+      } else {
+        copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
+                                       bytes_of(S.pv), barrier);
+      }
+      // The arrival comes last, behind the scale; copies may complete before.
+      if constexpr (kBlockScale) scales.k[0] = __ldg(a.k_scale + first_scale + block);
+      if constexpr (H::kBlockV) scales.log2_v[0] = __ldg(a.v_scale + first_pad + block);
+      ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
+                                        scales.v_bytes + S.groups * scales.delta_bytes);
+      kv.next();
+    }
+  }
+  q.wait_empty(q_empty);
+  storage.item[q.buffer] = kNoItem;
+  ptx::mbarrier_arrive(drawn + 8 * q.buffer);
+  ptx::mbarrier_arrive(q_full + 8 * q.buffer);
+}

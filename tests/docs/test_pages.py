@@ -1,0 +1,93 @@
+"""Pages of docs/ do what they say: their code runs, and prints what they show."""
+
+import re
+
+import pytest
+from helpers.example_modules import examples
+from page_blocks import DOCS, alike, blocks, commands, cuattn_command, run
+
+from cuattn.choice import measure
+from cuattn.cli import info, setting
+from cuattn.plan import kernels as plan
+
+# Whose Python runs from top to bottom, as a reader types it. test_extending.py has the others.
+HOW_TO = [page for page in sorted((DOCS / "howto").glob("*.md")) if not page.match("add-*")]
+KNOWN_NEEDS = ("on a GPU", "with PyTorch", "with Transformers", "with JAX")
+PAGES = ["tutorial.md", *(f"howto/{page.name}" for page in HOW_TO)]
+
+
+@pytest.fixture
+def without_gpu(monkeypatch):
+    for module in (info, measure, plan, setting):
+        monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_without_a_gpu(page, tmp_path, monkeypatch, without_gpu):
+    monkeypatch.chdir(tmp_path)
+    run(page)
+
+
+def test_commands_print_what_usage_shows(tmp_path, monkeypatch, without_gpu):
+    monkeypatch.chdir(tmp_path)
+    consoles = [block.text for block in blocks("usage.md") if block.language == "console"]
+    for command, shown in commands("".join(consoles)):
+        printed = cuattn_command(command)
+        assert alike(shown, printed), printed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_on_a_gpu(page, tmp_path, monkeypatch, cupy):
+    monkeypatch.chdir(tmp_path)
+    run(page, "on a GPU")
+
+
+@pytest.mark.gpu
+def test_page_of_frameworks_runs_with_pytorch(torch):
+    with examples("torch_sdpa"):
+        run("howto/frameworks.md", "on a GPU", "with PyTorch")
+
+
+@pytest.mark.needs("torch", "transformers")
+def test_page_of_frameworks_runs_with_transformers():
+    with examples("torch_llama"):
+        names = run("howto/frameworks.md", "with Transformers")
+    assert names["model"].config._attn_implementation == "cuattn-int8"
+
+
+@pytest.mark.gpu
+def test_page_of_frameworks_runs_with_jax(jax):
+    with examples("jax_ffi"):
+        run("howto/frameworks.md", "on a GPU", "with JAX")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_needs_of_blocks_are_known(page):
+    assert {b.needs for b in blocks(page)} <= {None, *KNOWN_NEEDS}
+    comments = re.findall(r"<!-- (?:on|with)", (DOCS / page).read_text(encoding="utf-8"))
+    assert len(comments) == sum(b.needs is not None for b in blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_that_needs_a_gpu_compiles(page):
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, page, "exec")
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "answer"),
+    [
+        ("a 1.00 b\n", "a 1.01  b\n", True),
+        ("a 1.00 b\n", "a 1.2 b\n", False),
+        ("a 1.00\n", "b 1.00\n", False),
+        ("a …\n", "a b c\n", True),
+        ("a\n…\nd\n", "a\nb\nc\nd\n", True),
+        ("a\n…\nd\n", "a\nb\nd\ne\n", False),
+        ("a\n…\n", "a\nb\n", True),
+        ("a\n", "a\nb\n", False),
+    ],
+)
+def test_output_is_compared_by_words_and_numbers(shown, printed, answer):
+    assert alike(shown, printed) is answer

@@ -1,0 +1,219 @@
+"""What the tests of the KV cache share: where it lies, what it must hold, what it must return."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.arrays.device import current_device, gpu_status, target
+from cuattn.compile.jit import precompile
+from cuattn.kv.decode_kernel import decode_spec
+from cuattn.kv.spec import AppendSpec, OffsetSpec
+from cuattn.kv_format import KVFormat
+from cuattn.operands.operand import DTYPES as TYPES
+from cuattn.reference.decode import decode
+from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from helpers.gpu_cases import assert_close, assert_same_lse, on_gpu, on_host
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+FORMATS = {
+    "8 bits": {"bits": 8},
+    "4 bits": {"bits": 4},
+    "groups of 32": {"bits": 4, "group": 32},
+    "groups of 64": {"bits": 4, "group": 64},
+    "zero points": {"bits": 4, "v_zero": True},
+    "groups and zero points": {"bits": 4, "group": 32, "v_zero": True},
+    "K of 8, V of 4": {"k_bits": 8, "v_bits": 4, "group": 32},
+    "K of 4, V of 8": {"k_bits": 4, "v_bits": 8},
+}
+every_format = pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
+# Those that differ most, where there is not the time for all.
+SOME = {name: FORMATS[name] for name in ("8 bits", "groups and zero points")}
+some_formats = pytest.mark.parametrize("options", SOME.values(), ids=SOME)
+
+
+# Queries times heads that share one of K and V: a CTA of every size.
+ROWS = (8, 16, 32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels():
+    """Compile what most of the tests need on all cores, as `gpu_cases._kernels` does."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and gpu_status()[0] == "ok":
+        arch = current_device().arch
+        precompile(list(_specs(target(arch))), [arch])
+
+
+def _specs(facts):
+    """Yield the kernels of all formats in float16, and of some formats in all types."""
+    for name, options in FORMATS.items():
+        how = dict(options)
+        bits = how.pop("bits", None)
+        how |= {"k_bits": bits, "v_bits": bits} if bits else {}
+        for head_dim in (64, 96, 128, 256) if name in SOME else (64, 128):
+            some = name in SOME and head_dim == 64
+            for dtype in DTYPES if some else ("float16",):
+                element, kv_format = TYPES[dtype], KVFormat(head_dim, **how)
+                yield OffsetSpec(element, head_dim, True)
+                yield AppendSpec.of(kv_format, element, aligned=True)
+                for rows in ROWS:
+                    yield decode_spec(kv_format, element, rows, facts)
+
+
+class Place(NamedTuple):
+    """The memory of a computer or of its GPU."""
+
+    device: str | None
+
+    def array(self, x, dtype="float16"):
+        """Return an array of NumPy or CuPy in a type."""
+        if self.device is None:
+            return on_gpu(x, dtype)
+        name = dtype if dtype != "bfloat16" else pytest.importorskip("ml_dtypes").bfloat16
+        return x.astype(name)
+
+    def host(self, x):
+        """Return its values in NumPy's memory, as float32 if it is bfloat16."""
+        if self.device is None:
+            return on_host(x)
+        return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+
+
+HOST, GPU = Place("cpu"), Place(None)
+every_place = pytest.mark.parametrize(
+    "place", [HOST, pytest.param(GPU, marks=pytest.mark.gpu)], ids=["host", "gpu"]
+)
+
+
+class Filled:
+    """A cache, and all that it was given, on the host.
+
+    Keys have a bias of channels, which smoothing takes, and values a mean, for zero points.
+    """
+
+    def __init__(self, place, *, batch=2, heads=2, head_dim=64, capacity=512, **options):
+        self.place = place
+        self.sizes = (batch, heads, head_dim)
+        self.cache = cuattn.KVCache(
+            batch, heads, head_dim, capacity, device=place.device, **options
+        )
+        empty = np.zeros((heads, 0, head_dim), np.float32)
+        self.k, self.v = ([empty] * batch for _ in range(2))
+        self.vector = np.zeros((batch, heads, head_dim), np.float32)
+
+    @property
+    def lengths(self):
+        return np.array([k.shape[1] for k in self.k])
+
+    def draw(self, rng, heads, tokens, dtype, layout="HND"):
+        """Return an array of normal numbers, and its values on the host."""
+        batch, _, head_dim = self.sizes
+        x = rng.standard_normal((batch, heads, tokens, head_dim), dtype=np.float32)
+        return self.given(x, dtype, layout)
+
+    def given(self, x, dtype, layout="HND"):
+        array = self.place.array(x, dtype)
+        values = self.place.host(array).astype(np.float32)
+        return (array if layout == "HND" else array.swapaxes(1, 2)), values
+
+    def append(self, rng, counts, *, dtype="float16", layout="HND", spare=0):
+        """Append to each sequence as many tokens as `counts` says; `spare` more are not real."""
+        batch, heads, head_dim = self.sizes
+        counts = np.broadcast_to(np.asarray(counts), (batch,))
+        shape = (batch, heads, int(counts.max()) + spare, head_dim)
+        bias = np.float32(2) * np.cos(np.arange(head_dim, dtype=np.float32))
+        drawn_k = rng.standard_normal(shape, dtype=np.float32) + bias
+        drawn_v = rng.standard_normal(shape, dtype=np.float32) + np.float32(0.5)
+        for b, count in enumerate(counts):
+            # Whoever reads what is not real spreads it.
+            drawn_k[b, :, count:], drawn_v[b, :, count:] = np.nan, np.inf
+        (k, k_values), (v, v_values) = (self.given(x, dtype, layout) for x in (drawn_k, drawn_v))
+        self.cache.append(k, v, counts=counts.copy(), layout=layout)
+        self.remember(k_values, v_values, counts)
+        return self
+
+    def remember(self, k, v, counts):
+        """Note what the cache has been given."""
+        for b, count in enumerate(counts):
+            if not self.k[b].shape[1]:
+                self.vector[b] = offsets(k[b : b + 1], [count])
+            self.k[b] = np.concatenate([self.k[b], k[b, :, :count]], axis=1)
+            self.v[b] = np.concatenate([self.v[b], v[b, :, :count]], axis=1)
+
+    def tokens(self, dtype="float16"):
+        """Return K and V of all tokens as arrays; what is beyond a length is NaN."""
+        batch, heads, head_dim = self.sizes
+        padded = np.full((2, batch, heads, self.lengths.max(), head_dim), np.nan, np.float32)
+        for i, some in enumerate((self.k, self.v)):
+            for b, x in enumerate(some):
+                padded[i, b, :, : x.shape[1]] = x
+        return [self.place.array(x, dtype) for x in padded]
+
+    def truncate(self, lengths):
+        self.cache.truncate(lengths)
+        for some in (self.k, self.v):
+            some[:] = [x[:, :n] for x, n in zip(some, lengths, strict=True)]
+
+    def check_contents(self):
+        """Compare codes, scales and zero points with the reference's of all tokens, bit for bit."""
+        np.testing.assert_array_equal(self.cache.lengths, self.lengths)
+        found_k, found_v = self.cache.codes()
+        how = self.cache.format
+        if found_k.vector is not None:
+            # The mean of a GPU adds in another order: 512 numbers of up to 8 in float32.
+            seen = self.lengths > 0
+            np.testing.assert_allclose(found_k.vector[seen], self.vector[seen], atol=2e-5)
+        for b, n in enumerate(self.lengths):
+            vector = None if found_k.vector is None else found_k.vector[b : b + 1]
+            assert_same_codes(found_k, b, quantize_keys(self.k[b][None], how, vector), n)
+            assert_same_codes(found_v, b, quantize_values(self.v[b][None], how), n)
+
+    def attend(self, rng, q_heads, queries, *, dtype="float16", layout="HND", **options):
+        """Attend with new queries and compare with the reference on the cache's own codes."""
+        q, values = self.draw(rng, q_heads, queries, dtype, layout)
+        o, lse = self.cache.attend(q, layout=layout, return_lse=True, **options)
+        assert o.dtype == q.dtype
+        assert o.shape == q.shape
+        assert lse.dtype == np.float32
+        o = self.place.host(o).swapaxes(1, 2) if layout == "NHD" else self.place.host(o)
+        self.check_output(values, o, self.place.host(lse), dtype, **options)
+        return q, o
+
+    def check_output(self, q, o, lse, dtype="float16", **options):
+        """Compare an output with the reference's, each sequence for itself."""
+        options = {key: x for key, x in options.items() if key in ("is_causal", "scale")}
+        wanted, wanted_lse = decode(q, *self.cache.codes(), self.lengths, **options)
+        for b in range(self.sizes[0]):
+            assert_close(o[b].astype(np.float64), wanted[b], dtype)
+            assert_same_lse(lse[b].astype(np.float64), wanted_lse[b])
+
+
+def assert_same_codes(found, b, wanted, n):
+    """Compare the first `n` tokens of sequence `b`."""
+    np.testing.assert_array_equal(found.codes[b, :, :n], wanted.codes[0])
+    np.testing.assert_array_equal(found.scale[b, :, :n], wanted.scale[0])
+    assert (found.zero is None) == (wanted.zero is None)
+    if found.zero is not None:
+        np.testing.assert_array_equal(found.zero[b, :, :n], wanted.zero[0])
+
+
+def snapshot(cache):
+    """Return all that a cache holds, as bytes."""
+    lengths = cache.lengths
+    held = [lengths.tobytes()]
+    for x in cache.codes():
+        for b, n in enumerate(lengths):
+            parts = [x.codes, x.scale] + ([x.zero] if x.zero is not None else [])
+            held += [part[b, :, :n].tobytes() for part in parts]
+        held.append(b"" if x.vector is None else x.vector[lengths > 0].tobytes())
+    return held
+
+
+def random_pages(rng, cache):
+    """Give a cache all of its pages in random order."""
+    table = np.asarray(cache.page_table)
+    order = rng.permutation(table.size).astype(np.int32)
+    cache.set_page_table(order.reshape(table.shape))

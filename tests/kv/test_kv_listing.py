@@ -1,0 +1,57 @@
+"""Kernels of KV caches, listed: whatever a call loads is among them."""
+
+from itertools import product
+
+import pytest
+
+from benchmarks import call_kernels
+from cuattn.arrays.device import TARGETS, target
+from cuattn.errors import ArgumentError
+from cuattn.kv.decode_kernel import decode_spec
+from cuattn.kv.listing import kv_formats, kv_specs
+from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
+from cuattn.reference.layout import HEAD_DIMS
+from cuattn.specs.attention import Type
+
+
+def possible_formats():
+    """Yield every format that can be made."""
+    numbers = range(257)
+    for kind in product(KV_HEAD_DIMS, KV_BITS, KV_BITS, numbers, (False, True)):
+        try:
+            yield KVFormat(*kind)
+        except ArgumentError:
+            continue
+
+
+def test_formats_are_all_that_can_be_made():
+    assert list(kv_formats(HEAD_DIMS, KV_BITS)) == list(possible_formats())
+
+
+def test_formats_have_the_bits_that_were_asked_for():
+    assert list(kv_formats([64, 80], [8])) == [KVFormat(64)]
+    assert all((f.k_bits, f.v_bits) == (4, 4) for f in kv_formats(HEAD_DIMS, [4]))
+
+
+@pytest.mark.parametrize("bits", [3, 16])
+def test_other_bits_are_refused(bits):
+    with pytest.raises(ArgumentError, match="bits must be one of"):
+        kv_specs([64], ["float16"], [bits], target("80"))
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_every_number_of_rows_has_its_kernel(arch):
+    facts = target(arch)
+    specs = kv_specs([96, 256], ["bfloat16"], KV_BITS, facts)
+    assert len(set(specs)) == len(specs)
+    for kv_format, rows in product(kv_formats([96, 256], KV_BITS), (1, 8, 9, 17, 33, 64, 1000)):
+        assert decode_spec(kv_format, Type.bf16, rows, facts) in specs
+
+
+@pytest.mark.parametrize("cache", call_kernels.CACHES)
+@pytest.mark.parametrize("arch", ["80", "90a"])
+def test_first_calls_of_a_cache_find_their_kernels(cache, arch):
+    pytest.importorskip("cupy")
+    specs = call_kernels.cache_kernels(cache, 128, arch)
+    assert [spec.entry for spec in specs] == ["offsets", "append", "decode"]
+    assert set(specs) <= set(kv_specs([128], ["float16"], KV_BITS, target(arch)))

@@ -1,0 +1,228 @@
+"""What calls are accepted, and what errors say about the others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cuattn.errors import ArgumentError
+from cuattn.operands.operand import Array, Coded
+from cuattn.operands.problem import Options, Problem
+from cuattn.presets import PRESETS
+from cuattn.scheme import Scheme
+from cuattn.specs.attention import Type
+from cuattn.specs.coding import coding
+
+GPU = (2, 0)
+DEFAULTS = Options(scheme="int8", scale=None, is_causal=False, return_lse=False, layout="HND")
+
+
+def array(*shape, dtype="float16", **fields):
+    strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    return Array(**{"shape": shape, "strides": strides, "dtype": dtype, "device": GPU} | fields)
+
+
+def problem(q=(2, 8, 64, 64), k=(2, 2, 100, 64), v=None, dtype="float16", **options):
+    """Check a call; a shape stands for a contiguous array."""
+    v = k if v is None else v
+    arrays = [x if isinstance(x, (Array, Coded)) else array(*x, dtype=dtype) for x in (q, k, v)]
+    return Problem.of(*arrays, DEFAULTS._replace(**options))
+
+
+def refused(**call):
+    with pytest.raises(ArgumentError) as error:
+        problem(**call)
+    return error.value.argument, str(error.value)
+
+
+def test_sizes_of_a_call():
+    p = problem(is_causal=True, return_lse=True)
+    assert (p.q.shape, p.k.shape, p.group) == ((2, 8, 64, 64), (2, 2, 100, 64), 4)
+    assert (p.q.heads, p.k.heads, p.k.tokens) == (16, 4, 100)
+    assert p.softmax_scale == 64**-0.5
+    assert p.scheme is PRESETS["int8"]
+    assert (p.is_causal, p.return_lse) == (True, True)
+
+
+def test_layout_nhd_swaps_heads_and_tokens():
+    p = problem(q=(2, 64, 8, 64), k=(2, 100, 2, 64), layout="NHD")
+    assert p.q.shape == (2, 8, 64, 64)
+    assert p.q.strides == (64 * 8 * 64, 64, 8 * 64, 1)
+    assert p.output_shape == (2, 64, 8, 64)
+
+
+@pytest.mark.parametrize("head_dim", [8, 40, 64, 248, 256])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_all_types_and_multiples_of_8(head_dim, dtype):
+    assert problem(q=(1, 1, 1, head_dim), k=(1, 1, 1, head_dim), dtype=dtype).q.dtype in Type
+
+
+@pytest.mark.parametrize("head_dim", [0, 4, 12, 257, 264, 512])
+def test_other_head_dims_are_refused(head_dim):
+    argument, message = refused(q=(1, 1, 5, head_dim), k=(1, 1, 5, head_dim))
+    assert argument == "head_dim"
+    assert "a multiple of 8 from 8 to 256" in message
+    assert f"got {head_dim}" in message
+
+
+def test_empty_sizes_are_accepted():
+    for q, k in (
+        ((0, 8, 64, 64), (0, 2, 64, 64)),
+        ((2, 8, 0, 64), (2, 2, 64, 64)),
+        ((2, 8, 64, 64), (2, 2, 0, 64)),
+        ((2, 0, 64, 64), (2, 2, 64, 64)),
+        ((2, 0, 64, 64), (2, 0, 64, 64)),
+    ):
+        assert problem(q=q, k=k).q.shape == q
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "words"),
+    [
+        ({"q": (8, 64, 64)}, "q.shape", "[batch, head, token, head_dim] for layout 'HND'"),
+        ({"k": (2, 2, 100, 64, 1)}, "k.shape", "[batch, head, token, head_dim]"),
+        ({"q": (2, 8, 64), "layout": "NHD"}, "q.shape", "[batch, token, head, head_dim]"),
+        ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64"),
+        ({"k": (2, 2, 100, 72)}, "k.shape", "of batch 2 and head_dim 64"),
+        ({"v": (2, 2, 99, 64)}, "v.shape", "(2, 2, 100, 64), the shape of k"),
+        ({"v": (2, 1, 100, 64)}, "v.shape", "got (2, 1, 100, 64)"),
+        ({"k": (2, 3, 100, 64)}, "num_q_heads", "a multiple of num_kv_heads, which is 3, got 8"),
+        ({"k": (2, 0, 100, 64)}, "num_q_heads", "which is 0"),
+        ({"k": (2, 16, 100, 64)}, "num_q_heads", "which is 16"),
+        ({"dtype": "float64"}, "q.dtype", "one of ['float16', 'bfloat16', 'float32']"),
+        ({"dtype": "int8"}, "q.dtype", "got 'int8'"),
+        ({"v": array(2, 2, 100, 64, dtype="float32")}, "v.dtype", "float16, the dtype of q"),
+        ({"k": array(2, 2, 100, 64, device=(2, 1))}, "k.device", "(2, 0), the device of q"),
+        ({"v": array(2, 2, 100, 64, device=(1, 0))}, "v.device", "got (1, 0)"),
+        ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "at most 1073741824 tokens"),
+        ({"q": array(2, 2**20, 2**12, 64)}, "q.shape", "<= 2147483647"),
+        ({"q": (2**16, 8, 1, 64), "k": (2**16, 2, 1, 64)}, "q.shape", "at most 65535"),
+        ({"layout": "BHND"}, "layout", "one of ['HND', 'NHD'], got 'BHND'"),
+        ({"layout": None}, "layout", "got None"),
+        ({"scheme": "int9"}, "scheme", "got 'int9'"),
+        ({"scheme": None}, "scheme", "got None"),
+        ({"is_causal": 1}, "is_causal", "True or False, got 1"),
+        ({"return_lse": "yes"}, "return_lse", "True or False, got 'yes'"),
+        ({"scale": -0.1}, "scale", "at least 0; for a negative one negate q, got -0.1"),
+        ({"scale": float("nan")}, "scale", "finite, in float32 too, got nan"),
+        ({"scale": float("inf")}, "scale", "finite"),
+        ({"scale": 3e38}, "scale", "finite, in float32 too"),
+        ({"scale": 10**400}, "scale", "finite, in float32 too"),
+        ({"scale": "0.5"}, "scale", "a number or None, got '0.5'"),
+        ({"scale": True}, "scale", "a number or None"),
+        ({"scale": np.ones(1)}, "scale", "a number or None"),
+    ],
+)
+def test_errors_name_argument_value_and_expectation(call, argument, words):
+    found, message = refused(**call)
+    assert found == argument
+    assert message.startswith(f"{argument} must be ")
+    assert words in message
+
+
+@pytest.mark.parametrize("scale", [0, 1, 0.25, np.float32(0.5), np.int64(2)])
+def test_numbers_of_any_kind_are_scales(scale):
+    assert problem(scale=scale).softmax_scale == float(scale)
+
+
+def quantized(operand="k", shape=(2, 2, 100, 64), scheme="int8", device=GPU, dtype="float16"):
+    how = coding(PRESETS[scheme], operand)
+    return Coded(shape, dtype, device, operand, scheme, how)
+
+
+def test_quantized_operands_take_the_place_of_arrays():
+    assert problem(k=quantized(), v=quantized("v")).k.coded
+    # Q and K of this scheme are quantized as the default has them; V stays an array.
+    assert problem(k=quantized(), v=(2, 2, 100, 64), scheme="int8-fp16").k.coded
+    # The type of what was quantized decides nothing but the output's.
+    q = quantized("q", (2, 8, 64, 64), dtype="float32")
+    assert problem(q=q).q.dtype is Type.fp32
+    # Tensors have no layout.
+    p = problem(q=(2, 64, 8, 64), k=quantized(), v=(2, 100, 2, 64), layout="NHD")
+    assert p.k.shape == (2, 2, 100, 64)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        ({"k": quantized("v")}, "k"),
+        ({"k": quantized(), "scheme": "int8-block"}, "k"),
+        ({"k": quantized(), "scheme": "int-flash"}, "k"),
+        ({"k": quantized(), "scheme": "fp16"}, "k"),
+        ({"v": quantized("v"), "scheme": "int8-fp16"}, "v"),
+        ({"v": quantized("v", scheme="int-flash"), "scheme": "int8-block"}, "v"),
+        ({"v": quantized("v", shape=(2, 2, 99, 64))}, "v.shape"),
+        ({"k": quantized(device=(1, 0)), "v": (2, 2, 100, 64)}, "k.device"),
+    ],
+)
+def test_quantized_operands_must_fit_scheme_and_place(call, argument):
+    assert refused(**call)[0] == argument
+
+
+def test_message_says_how_an_operand_was_quantized():
+    _, message = refused(k=quantized(), scheme="int8-block")
+    assert (
+        message
+        == "k must be k as scheme 'int8-block' has it, got \"k quantized for scheme 'int8'\""
+    )
+
+
+def test_aligned_means_rows_at_multiples_of_16_bytes():
+    def aligned(**fields):
+        return problem(q=array(2, 8, 64, 64)._replace(**fields)).q.aligned
+
+    assert aligned()
+    assert not aligned(misalignment=2)
+    assert not aligned(strides=(8 * 64 * 68, 64 * 68, 68, 1))
+    assert aligned(strides=(8 * 64 * 72, 64 * 72, 72, 1))
+    # A stride that is never taken does not count.
+    assert problem(q=array(1, 8, 64, 64, strides=(3, 4096, 64, 1)), k=(1, 2, 9, 64)).q.aligned
+
+
+def test_attended_as_it_is_only_with_offsets_of_32_bits():
+    def direct(stride):
+        x = array(1, 1, 64, 64, strides=(0, 0, stride, 1))
+        return problem(q=x, k=(1, 1, 5, 64)).q.direct
+
+    assert direct(64)
+    assert direct(2**24)
+    assert not direct(2**26)
+    assert not direct(-64)
+
+
+def test_output_must_be_like_q():
+    p = problem()
+    assert p.output(array(2, 8, 64, 64)).shape == (2, 8, 64, 64)
+    for out, argument in (
+        (array(2, 8, 64, 32), "out.shape"),
+        (array(2, 64, 8, 64), "out.shape"),
+        (array(2, 8, 64, 64, dtype="float32"), "out.dtype"),
+        (array(2, 8, 64, 64, device=(2, 1)), "out.device"),
+        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 0, 1)), "out.strides"),
+        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 63, 1)), "out.strides"),
+    ):
+        with pytest.raises(ArgumentError) as error:
+            p.output(out)
+        assert error.value.argument == argument
+
+
+def test_output_may_have_any_distinct_elements():
+    p = problem()
+    p.output(array(2, 8, 64, 64, strides=(64, 128, 8 * 128, 1)))
+    p.output(array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, -64, -1)))
+    # One batch only: its stride is never taken.
+    problem(q=(1, 1, 64, 64), k=(1, 1, 9, 64)).output(array(1, 1, 64, 64, strides=(0, 0, 64, 1)))
+
+
+def test_coding_tells_what_quantizers_differ_in():
+    base = Scheme("base")
+    assert coding(base, "k") == coding(replace(base, name="other", smooth_v="mean"), "k")
+    assert coding(base, "k") != coding(replace(base, smooth_k="mean"), "k")
+    assert coding(base, "v") != coding(replace(base, smooth_v="mean"), "v")
+    assert coding(PRESETS["fp16"], "q") is None
+    # Blocks of keys matter only to scales of blocks.
+    half = Scheme("half", pv="fp16", p_range="row", p_block=64)
+    assert coding(base, "k") == coding(half, "k")
+    assert coding(replace(base, k_scope="block", v_scope="channel"), "k") != coding(
+        replace(half, k_scope="block"), "k"
+    )

@@ -1,0 +1,262 @@
+"""The quantizing kernels' specs: they agree with the sources, and their tiles cover any input."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.spec_structs import begins_with_its_fields
+
+from cuattn.compile.params import record
+from cuattn.compile.sources import sources
+from cuattn.presets import PRESETS
+from cuattn.reference.layout import HEAD_DIMS, LOG2_BIAS, TOKEN_PAD
+from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
+from cuattn.reference.quantized import LARGEST_CODE
+from cuattn.reference.smoothing import Q_BLOCK
+from cuattn.reference.softmax import FIRST_HEADROOM
+from cuattn.scheme import Scheme
+from cuattn.specs.attention import Scope, Type
+from cuattn.specs.quantize import QuantizeSpec
+from cuattn.specs.stats import FinishSpec, StatsSpec
+
+INPUTS = (Type.fp16, Type.bf16, Type.fp32)
+SCHEMES = {
+    **PRESETS,
+    "smoothed": Scheme("smoothed", smooth_k="mean", smooth_v="mean"),
+    "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
+    "blocks and tokens": Scheme("bt", q_scope="block", k_scope="block"),
+    "rotated blocks": Scheme(
+        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate=True
+    ),
+    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate=True),
+}
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+    return SCHEMES[request.param]
+
+
+@pytest.fixture(params=HEAD_DIMS)
+def head_dim(request):
+    return request.param
+
+
+@pytest.fixture(params=INPUTS, ids=lambda t: t.value)
+def spec(request, scheme, head_dim):
+    return QuantizeSpec.of(scheme, request.param, head_dim, aligned=True)
+
+
+def constant(file, name):
+    return re.search(rf"constexpr \w+ {name} = ([^;]+?)f?;", sources()[file])[1]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        QuantizeSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
+        StatsSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True),
+        FinishSpec(128, qk_range=False, v_range=True),
+    ],
+    ids=lambda spec: type(spec).__name__,
+)
+def test_literal_names_every_member_in_order(spec):
+    begins_with_its_fields(spec, "quant/quantize_spec.cuh")
+
+
+def test_literal_is_cxx():
+    spec = FinishSpec(head_dim=64, qk_range=False, v_range=True)
+    expected = (
+        ".head_dim = 64, .qk_range = false, .v_range = true, .num_threads = 256, .min_ctas = 2"
+    )
+    assert spec.cxx() == f"FinishSpec{{{expected}, .smem_bytes = {spec.smem_bytes}}}"
+    quantize = QuantizeSpec.of(PRESETS["int8-block"], Type.bf16, 96, aligned=False)
+    assert ".input = Type::bf16, .q = Type::int8" in quantize.cxx()
+    scopes = ".q_scope = Scope::token, .k_scope = Scope::block, .k_stored = Scope::block"
+    assert f"{scopes}, .k_block = 128" in quantize.cxx()
+
+
+def test_constants_agree_with_the_reference():
+    assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
+    assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
+    assert float(constant("layout.cuh", "kLog2Bias")) == LOG2_BIAS
+    assert int(constant("quant/sample.cuh", "kSample")) == SAMPLE
+    headroom = np.float32(constant("attn/p_range.cuh", "kFirstHeadroom"))
+    assert headroom == np.float32(FIRST_HEADROOM)
+    largest = re.search(
+        r"Type::e4m3 \? ([\d.]+)f : Bits == 4 \? ([\d.]+)f : ([\d.]+)f",
+        sources()["quant/codes.cuh"],
+    )
+    expected = [LARGEST_CODE[x] for x in ("fp8", "int4", "int8")]
+    assert list(map(float, largest.groups())) == expected
+    assert int(constant("layout.cuh", "kQBlock")) == Q_BLOCK
+
+
+@pytest.mark.parametrize("struct", ["QuantizeParams", "StatsParams"])
+def test_params_can_be_read(struct):
+    dtype = record(struct, "quant/quantize_params.cuh")
+    assert dtype.itemsize % 8 == 0
+    assert dtype.itemsize < 4096  # what a kernel takes by value
+
+
+def test_scheme_decides_what_operands_become():
+    def types(packed):
+        return {
+            name: tuple(t.value for t in (spec.q, spec.k, spec.v))
+            for name in PRESETS
+            for spec in [QuantizeSpec.of(PRESETS[name], Type.bf16, 64, True, packed, packed)]
+        }
+
+    half_values = ("int8", "int8", "fp16")
+    others = {
+        "int8-fp8": ("int8", "int8", "e4m3"),
+        "int8-fp16": half_values,
+        "int4-fp16": half_values,
+        "int-flash-half": half_values,
+        "int-flash-rotated": half_values,  # V's codes are made by a launch of their own
+        "sage-t": half_values,
+        "sage-b": half_values,
+        "sage2-8": ("int8", "int8", "e4m3"),
+        "sage2-4": ("int8", "int8", "e4m3"),
+        "fp8": ("e4m3",) * 3,
+        "fp16": ("bf16",) * 3,
+    }
+    assert types(packed=False) == dict.fromkeys(PRESETS, ("int8",) * 3) | others
+    assert types(packed=True) == types(packed=False) | {
+        "int4": ("int4", "int4", "int8"),
+        "int4-fp16": ("int4", "int4", "fp16"),
+        "int-flash-int4": ("int4",) * 3,
+        "sage2-4": ("int4", "int4", "e4m3"),
+    }
+
+
+def test_codes_have_the_bits_of_the_scheme_however_they_are_stored():
+    for packed in (False, True):
+        spec = QuantizeSpec.of(PRESETS["int-flash-int4"], Type.fp16, 64, True, packed, packed)
+        assert (spec.qk_bits, spec.v_bits) == (4, 4)
+        spec = QuantizeSpec.of(PRESETS["sage2-4"], Type.fp16, 64, True, packed, packed)
+        assert (spec.qk_bits, spec.v_bits) == (4, 8)
+
+
+def test_rotated_values_have_a_spec_of_their_own():
+    scheme = replace(SCHEMES["rotated blocks"], smooth_v="mean")
+    spec = QuantizeSpec.of(scheme, Type.bf16, 128, aligned=False)
+    assert spec.rotate
+    assert not spec.v.coded
+    values = QuantizeSpec.of_rotated_values(scheme, 128)
+    assert (values.input, values.v, values.v_scope) == (Type.fp32, Type.int8, Scope.channel)
+    assert values.aligned
+    assert not values.rotate
+    assert not values.v_smooth
+    of_input, of_values = (
+        StatsSpec.of(scheme, Type.bf16, 128, True),
+        StatsSpec.of_rotated_values(128),
+    )
+    assert (of_input.v_range, of_values.v_range) == (False, True)
+
+
+def test_scales_of_keys_are_stored_by_block_only_where_nothing_else_is_by_key():
+    blocks = PRESETS["sage-vb"]
+    assert QuantizeSpec.of(blocks, Type.fp16, 64, True).k_stored is Scope.block
+    smoothed = replace(blocks, smooth_q="block")
+    assert QuantizeSpec.of(smoothed, Type.fp16, 64, True).k_stored is Scope.token
+    assert (
+        QuantizeSpec.of(SCHEMES["blocks and tokens"], Type.fp16, 64, True).k_stored is Scope.token
+    )
+
+
+def test_tiles_hold_whole_scopes_and_padding(spec):
+    needed = {Scope.block: (128, spec.k_block), Scope.thread: (32, 64)}
+    for tile, scope, i in ((spec.q_tile, spec.q_scope, 0), (spec.k_tile, spec.k_scope, 1)):
+        assert tile % needed.get(scope, (1, 1))[i] == 0
+    if spec.v.coded:
+        assert spec.v_tile % TOKEN_PAD == 0
+
+
+def test_rotated_rows_fit_the_registers(spec):
+    if spec.rotate:
+        for tile in (spec.q_tile, spec.k_tile):
+            assert tile * spec.head_dim / spec.num_threads <= 64
+        assert spec.min_ctas * spec.num_threads <= 512
+
+
+def test_tiles_keep_enough_loads_under_way(spec):
+    # 64 KiB an SM hide the latency of device memory (docs/performance.md); the registers that hold
+    # them must leave room for arithmetic: at most half of the SM's 256 KiB. Rotated rows of 16 bits
+    # are widened there.
+    least = 48 if spec.rotate and spec.input is not Type.fp32 else 64
+    for tile in (spec.q_tile, spec.k_tile):
+        under_way = spec.min_ctas * tile * spec.head_dim * spec.input.nbytes
+        assert least * 1024 <= under_way <= 128 * 1024
+
+
+def test_shared_memory_needs_no_permission_and_fits_the_ctas(spec):
+    assert spec.smem_bytes % 16 == 0
+    assert spec.smem_bytes <= 48 * 1024
+    assert spec.min_ctas * (spec.smem_bytes + 1024) <= 164 * 1024  # sm_80
+
+
+@pytest.mark.parametrize("operand", ["q", "k", "v"])
+def test_tiles_cover_every_length_once(spec, operand):
+    tile = getattr(spec, f"{operand}_tile")
+    assert spec.tiles(operand, 0) == 0
+    # Scales per token of K are written for whole blocks of 128.
+    padded = operand == "k" and spec.k.coded and spec.k_stored is not Scope.block
+    for n in (1, tile - 1, tile, tile + 1, 10 * tile + 1):
+        tokens = -(-n // TOKEN_PAD) * TOKEN_PAD if padded else n
+        assert (spec.tiles(operand, n) - 1) * tile < tokens <= spec.tiles(operand, n) * tile
+
+
+@pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
+def test_stats_chunks(scheme, head_dim, element):
+    spec = StatsSpec.of(scheme, element, head_dim, aligned=True)
+    for operand in ("q", "k", "v"):
+        assert spec.chunks(operand, 0) == 0
+        assert spec.chunks(operand, 1) == 1
+    n = 10 * spec.chunk + 1
+    assert spec.chunks("v", n) == (1 if scheme.smooth_v == "sample" else 11)
+    assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
+    assert spec.chunks("q", n) == 11
+    assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
+    by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
+    assert spec.kinds("v") == (3 if by_channel and not scheme.rotate else 1)
+    assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
+
+
+def test_equal_needs_share_a_kernel():
+    one = QuantizeSpec.of(PRESETS["int8-fp16"], Type.fp16, 128, aligned=True)
+    other = QuantizeSpec.of(
+        replace(PRESETS["int8-fp16"], name="mine", smooth_k="mean"), Type.fp16, 128, aligned=True
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+@pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
+def test_transposed_tile_meets_all_banks(element, head_dim):
+    """The addresses of `TransposedTile`, with a warp's lanes as in `Values` and `RowLanes`."""
+    spec = QuantizeSpec.of(PRESETS["int8"], element, head_dim, aligned=True)
+    chunk, threads = 16 // element.nbytes, np.arange(spec.num_threads)
+    row_chunks = head_dim // chunk
+    lanes = min(row_chunks & -row_chunks, 32)
+    put = (8 if row_chunks == lanes else 4) // 4
+    spread = max(put, 32 // lanes)
+    words = spec.v_tile // 4
+
+    def permute(channel):
+        return channel // chunk * spread & 31
+
+    # Writing: `put` words a lane, so that 32 / put lanes go through at a time.
+    for channel_of_chunk in range(chunk):
+        for c in range(row_chunks // lanes):
+            channel = (threads % lanes + lanes * c) * chunk + channel_of_chunk
+            first = channel * words + (threads // lanes * put ^ permute(channel))
+            banks = (first[:, None] + np.arange(put)) % 32
+            assert all(len(set(group)) == 32 for group in banks.reshape(-1, 32).tolist())
+    # Reading: 4 words a lane, 8 lanes at a time.
+    columns = spec.v_tile // 16
+    channel, column = threads // columns, threads % columns
+    first = channel * words + 4 * (column ^ permute(channel) // 4)
+    banks = (first[:, None] + np.arange(4)) % 32
+    assert all(len(set(group)) == 32 for group in banks.reshape(-1, 32).tolist())
