@@ -48,7 +48,7 @@ bench: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/typecheck.py
+	$(BIN)/mypy cuattn
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix-only .

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cuattn.errors import ArgumentError
 from cuattn.records.record import Record, load
-from tools.record_figures import Figures
-from tools.sections import SECTIONS
+from tools.tables.record_figures import Figures
+from tools.tables.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "h200.json"

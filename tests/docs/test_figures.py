@@ -20,9 +20,9 @@ from cuattn.records.record import (
     load,
 )
 from tools import figures
-from tools.names import ABOUT
-from tools.record_figures import Figures, pair, percent, show, table
-from tools.sections import SECTIONS
+from tools.tables.names import ABOUT
+from tools.tables.record_figures import Figures, pair, percent, show, table
+from tools.tables.sections import SECTIONS
 
 SQUARE = asdict(
     Shape(

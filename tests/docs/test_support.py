@@ -1,6 +1,6 @@
 """README.md's table of features is true: of arrays on a simulated GPU, and of those in host memory.
 
-Tests marked gpu have CUDA graphs; `tools.support_tables` makes the table of schemes and GPUs.
+Tests marked gpu have CUDA graphs; `tools.tables.support` makes the table of schemes and GPUs.
 """
 
 from contextlib import nullcontext
@@ -16,8 +16,8 @@ from cuattn.plan.kernels import check_supported
 from cuattn.presets import PRESETS
 from cuattn.records.record import Record
 from cuattn.reference import exact
-from tools.record_figures import Figures
-from tools.support_tables import support
+from tools.tables.record_figures import Figures
+from tools.tables.support import support
 
 pytest.importorskip("cupy")
 from ml_dtypes import bfloat16

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools.names import ABOUT, BASELINES, EVERYTHING, NAMES
-from tools.record_figures import NONE, Figures, pair, percent, show, table
+from tools.tables.names import ABOUT, BASELINES, EVERYTHING, NAMES
+from tools.tables.record_figures import NONE, Figures, pair, percent, show, table
 
 # Where speed is set against error: D, and these N.
 PARETO = (128, (16384, 4096))

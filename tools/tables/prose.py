@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from tools.goals import FLASH
-from tools.record_figures import Figures, percent, show
+from tools.tables.goals import FLASH
+from tools.tables.record_figures import Figures, percent, show
 
 WIDTH = 100
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.names import ABOUT, NAMES
-from tools.record_figures import Figures, percent, shape_titles, show, table
+from tools.tables.names import ABOUT, NAMES
+from tools.tables.record_figures import Figures, percent, shape_titles, show, table
 
 
 def accuracy(f: Figures) -> str:

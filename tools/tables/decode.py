@@ -10,8 +10,8 @@ from benchmarks.decode_errors import OPTIONS, POINTS
 from benchmarks.decode_rows import DecodeRows
 from cuattn.bench.caches import SCHEMES
 from cuattn.bench.cases import DECODE, Case
-from tools.goal_rows import at_least, at_most
-from tools.record_figures import NONE, Figures, pair, percent, show, table
+from tools.tables.goals import at_least, at_most
+from tools.tables.record_figures import NONE, Figures, pair, percent, show, table
 
 # For each of `DECODE`, of 8 and of 4 bits: shares of the copy's speed, times as fast as float16.
 SHARES = ((0.80, 0.70), (0.85, 0.75), (0.85, 0.75), (0.80, 0.70))

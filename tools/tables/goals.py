@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.first_results import GOAL_COLD, GOAL_WARM
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.goal_rows import at_least, at_most
-from tools.record_figures import Figures, table
+from tools.tables.record_figures import NONE, Figures, show, table
 
 FLASH = "pytorch-flash"
 PEER = "comfy-kitchen"
@@ -53,6 +54,23 @@ INT4_CALLS = (
     (128, 1024, False),
     *((64, n, False) for n in (16384, 4096)),
 )
+
+
+def _goal(
+    sign: str,
+    reaches: Callable[[float, float], bool],
+    what: str,
+    wanted: float,
+    got: float | None,
+    form: str = ".2f",
+    factor: float = 1.0,
+) -> list[str]:
+    reached = NONE if got is None else "yes" if reaches(got, wanted) else "**no**"
+    return [what, f"{sign} {show(wanted, form, factor)}", show(got, form, factor), reached]
+
+
+at_least = partial(_goal, "≥", operator.ge)
+at_most = partial(_goal, "≤", operator.le)
 
 
 def goals(f: Figures) -> str:
