@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import textwrap
 
-from tools.tables.goals import FLASH
-from tools.tables.record_figures import Figures, percent, show
+from benchmarks.decode_rows import DecodeRows
+from cuattn.arrays.device import TARGETS
+from cuattn.bench.caches import SCHEMES as CACHE_SCHEMES
+from cuattn.bench.cases import DECODE
+from tools.tables.goals import LENGTHS as CASES
+from tools.tables.record_figures import STATE, Figures, percent, show
+from tools.tables.speed import WITH_SHORT
+from tools.tables.support import RECORDED
 
 WIDTH = 100
 
@@ -42,49 +48,77 @@ def origin(f: Figures) -> str:
     return _wrapped(text)
 
 
+def status(f: Figures) -> str:
+    """Say which GPU has run the code, and for which it is compiled only."""
+    record = f.record
+    ran = RECORDED.get(record.gpu)
+    others = [f"sm_{arch.rstrip('a')}" for arch in TARGETS if arch != ran]
+    text = f"Only one GPU has run this version: an {record.gpu}"
+    if record.tests:
+        text += (
+            f", where {record.tests.passed} tests passed and {record.tests.failed} failed"
+            f"{' ([why](docs/results.md))' if record.failures else ''}, and compute-sanitizer found "
+            f"{show(record.sanitizer.memcheck)} errors and {show(record.sanitizer.racecheck)} races"
+        )
+    text += f". For {', '.join(others[:-1])} and {others[-1]} kernels are compiled, not run."
+    return _wrapped(text)
+
+
 def claims(f: Figures) -> str:
-    """Say in words what the tables have in detail."""
-    int8, flash = (
-        [percent(f.error(name, "normal", seqlen=n)) for n in (1024, 16384)]
-        for name in ("int8", "int-flash")
+    """Say in words how fast and how wrong it is, beside others in the same run."""
+    fp16, fp8, calls = (
+        _range(f, "int8-fast", other, part)
+        for other, part in (("pytorch-cudnn", 0), ("cudnn-fp8", 0), ("pytorch-cudnn", 1))
     )
-    kernel, end_to_end = (show(x, ".2f") for x in f.faster("int8-block", FLASH, 128))
-    hopper = show(f.faster("int8-block", "pytorch-cudnn", 128)[0], ".2f")
-    fp8 = show(f.faster("int8-fast", "cudnn-fp8", 128, 16384)[0], ".2f")
-    long = [percent(f.error(name, "normal", seqlen=16384)) for name in ("int8-fast", "cudnn-fp8")]
+    int8, ours, theirs = (
+        percent(f.error(name, "normal", seqlen=16384))
+        for name in ("int8", "int8-fast", "cudnn-fp8")
+    )
+    rows = DecodeRows(f.record.timings)
+    faster = [
+        _least_and_most([rows.faster(name, case) for case in DECODE]) for name in CACHE_SCHEMES
+    ]
     lines = [
-        f"- **`int8`**, the default: every token of Q, K and V has a scale of its own. Relative L1 "
-        f"error on N(0,1) inputs {int8[0]} % at 1024 keys and {int8[1]} % at 16384, where "
-        f"INT-FlashAttention's formulas give {flash[0]} % and {flash[1]} %; "
-        f"{show(f.tops('int8', 128)[0])} TOPS.",
-        f"- **`int8-block`**, for speed: {percent(f.error('int8-block', 'normal'))} %, "
-        f"{show(f.tops('int8-block', 128)[0])} TOPS. That is {kernel} times as fast as PyTorch's "
-        f"FlashAttention-2 in the same run, {end_to_end} times if the quantization of Q, K and V "
-        f"counts, and {hopper} times as fast as cuDNN's float16 kernel, which is made for Hopper.",
-        f"- **`int8-fast`**, for long sequences: {show(f.tops('int8-fast', 128, 16384)[0])} TOPS "
-        f"at 16384 tokens, {fp8} times as fast as cuDNN's FP8 kernel, with an error of {long[0]} % "
-        f"where FP8 has {long[1]} %.",
-        f"- **In a real model**, the sentence encoder MiniLM with INT8 attention in all of its "
-        f"layers, the embedding moves by 1 − cosine = {show(f.embedding('int8'), '.1e')} with "
-        f"`int8`, with INT-FlashAttention's formulas by {show(f.embedding('int-flash'), '.1e')}.",
+        f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel and {fp8} times as "
+        f"fast as its FP8 kernel, by [shape](docs/results.md#speed): 64 and 128 channels, 1024 to "
+        f"16384 tokens, causal or not; kernels alone, {STATE}. With quantization it is {calls} "
+        f"times as fast as cuDNN's FP16 kernel.",
+        f"- **Error**: at 16384 tokens, 128 channels and N(0,1) inputs {int8} % with `int8` and "
+        f"{ours} % with `int8-fast`, {theirs} % with cuDNN's FP8.",
+        f"- **Decoding**: {faster[0]} times as fast with 8 bits and {faster[1]} times with 4 as the "
+        f"fastest FP16 kernel in PyTorch ([{len(DECODE)} shapes](docs/results.md#decoding)).",
     ]
     return "\n".join(map(_wrapped, lines))
 
 
+def _range(f: Figures, name: str, other: str, part: int) -> str:
+    """Return how many times as fast one is as another, over all shapes: 0 kernels, 1 calls."""
+    shapes = [*((d, n, False) for d, n in WITH_SHORT), *((d, n, True) for d, n in CASES)]
+    return _least_and_most([f.faster(name, other, *shape)[part] for shape in shapes])
+
+
+def _least_and_most(ratios: list[float | None]) -> str:
+    known = [x for x in ratios if x is not None]
+    if not known:
+        return show(None)
+    least, most = show(min(known), ".2f"), show(max(known), ".2f")
+    return least if least == most else f"{least} to {most}"
+
+
 def first_call(f: Figures) -> str:
-    """Say what a user waits for before the first result, as one of README.md's limits."""
+    """Say what a user waits for before the first result, as one of the limits."""
     cold, warm = (show(x, ".2f") for x in f.first_call())
     return _wrapped(
-        f"- The first call of a kind compiles its kernels, one to six of them: until its result it "
-        f"takes up to {cold} s. Later processes find them on disk and take up to {warm} s."
+        f"- The first call with new shapes, types or options compiles one to six kernels, and takes "
+        f"up to {cold} s until its result. Later processes find them on disk: up to {warm} s."
     )
 
 
 def worth(f: Figures) -> str:
     """Say from which length on a call that quantizes float16 inputs is faster than `fp16`."""
     begin = (
-        "Quantizing takes time, too. Without a mask, a call from float16 inputs is faster than one "
-        "of `fp16`, which quantizes nothing (TOPS of the two):"
+        "Quantizing takes time. Without a mask, a call that quantizes float16 inputs is faster "
+        "than one of `fp16`, which quantizes nothing, at these lengths (TOPS of the two):"
     )
     lines = []
     for head_dim in (128, 64):

@@ -11,6 +11,8 @@ from tools.tables.record_figures import Figures
 SECTIONS: dict[str, Callable[[Figures], str]] = {
     "origin": prose.origin,
     "claims": prose.claims,
+    "status": prose.status,
+    "summary": front.summary,
     "presets": front.presets,
     "speed": partial(speed.speed, causal=False),
     "speed-causal": partial(speed.speed, causal=True),
@@ -28,6 +30,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "goals-first-calls": goals.goals_first_calls,
     "pareto": front.pareto,
     "goals": goals.goals,
+    "goals-missed": goals.goals_missed,
     "goals-hopper": goals.goals_hopper,
     "goals-schemes": goals.goals_schemes,
     "goals-decode": decode.goals,
