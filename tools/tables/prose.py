@@ -57,8 +57,9 @@ def status(f: Figures) -> str:
     if record.tests:
         text += (
             f", where {record.tests.passed} tests passed and {record.tests.failed} failed"
-            f"{' ([why](docs/results.md))' if record.failures else ''}, and compute-sanitizer found "
-            f"{show(record.sanitizer.memcheck)} errors and {show(record.sanitizer.racecheck)} races"
+            f"{' ([why](docs/results.md))' if record.failures else ''}, and compute-sanitizer "
+            f"found {show(record.sanitizer.memcheck)} errors and "
+            f"{show(record.sanitizer.racecheck)} races"
         )
     text += f". For {', '.join(others[:-1])} and {others[-1]} kernels are compiled, not run."
     return _wrapped(text)
@@ -79,14 +80,14 @@ def claims(f: Figures) -> str:
         _least_and_most([rows.faster(name, case) for case in DECODE]) for name in CACHE_SCHEMES
     ]
     lines = [
-        f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel and {fp8} times as "
-        f"fast as its FP8 kernel, by [shape](docs/results.md#speed): 64 and 128 channels, 1024 to "
-        f"16384 tokens, causal or not; kernels alone, {STATE}. With quantization it is {calls} "
+        f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel and {fp8} times "
+        f"as fast as its FP8 kernel, by [shape](docs/results.md#speed): 64 and 128 channels, 1024 "
+        f"to 16384 tokens, causal or not; kernels alone, {STATE}. With quantization it is {calls} "
         f"times as fast as cuDNN's FP16 kernel.",
         f"- **Error**: at 16384 tokens, 128 channels and N(0,1) inputs {int8} % with `int8` and "
         f"{ours} % with `int8-fast`, {theirs} % with cuDNN's FP8.",
-        f"- **Decoding**: {faster[0]} times as fast with 8 bits and {faster[1]} times with 4 as the "
-        f"fastest FP16 kernel in PyTorch ([{len(DECODE)} shapes](docs/results.md#decoding)).",
+        f"- **Decoding**: {faster[0]} times as fast as PyTorch's fastest FP16 kernel with 8 bits, "
+        f"{faster[1]} times with 4 ([{len(DECODE)} shapes](docs/results.md#decoding)).",
     ]
     return "\n".join(map(_wrapped, lines))
 
@@ -109,8 +110,8 @@ def first_call(f: Figures) -> str:
     """Say what a user waits for before the first result, as one of the limits."""
     cold, warm = (show(x, ".2f") for x in f.first_call())
     return _wrapped(
-        f"- The first call with new shapes, types or options compiles one to six kernels, and takes "
-        f"up to {cold} s until its result. Later processes find them on disk: up to {warm} s."
+        f"- The first call with new shapes, types or options compiles one to six kernels, and "
+        f"takes up to {cold} s until its result. Later processes find them on disk: up to {warm} s."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which kernels serve a scheme on each GPU, for README.md: asked of the planner."""
+"""Which kernels serve a scheme on each GPU, for docs/support.md: asked of the planner."""
 
 from __future__ import annotations
 
