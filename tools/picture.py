@@ -13,27 +13,12 @@ from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from tools.tables.front import SAME
-from tools.tables.names import ABOUT
+from tools.tables.names import ABOUT, SHORT
 from tools.tables.record_figures import Figures
 
 HEAD_DIM, LENGTHS = 128, (4096, 16384)
 # Presets with a label; the others are small dots.
 LABELLED = ("int8-fast", "int8-block", "int8", "fp16")
-OTHERS = {
-    "pytorch-flash": "PyTorch FlashAttention-2, FP16",
-    "pytorch-cudnn": "cuDNN FP16",
-    "flash-attention-2": "FlashAttention-2, FP16",
-    "flash-attention-3": "FlashAttention-3, FP16",
-    "flash-attention-3-fp8": "FlashAttention-3, FP8",
-    "flash-attention-4": "FlashAttention-4, FP16",
-    "flashinfer": "FlashInfer, FP16",
-    "cudnn-fp8": "cuDNN FP8",
-    "sageattention-1": "SageAttention 1",
-    "sageattention-2-fp16": "SageAttention 2, FP16 PV",
-    "sageattention-2-fp8": "SageAttention 2, FP8 PV",
-    "comfy-kitchen": "comfy-kitchen INT8",
-}
-
 # Pixels: the whole, and of each of the two panels its left edge, width, top and height.
 WIDTH, HEIGHT = 900, 440
 LEFT, PANEL, GAP, TOP, TALL = 62, 396, 22, 84, 268
@@ -76,7 +61,7 @@ class Point:
         """Return what stands beside it; empty for presets that are small dots."""
         if self.ours:
             return self.name if self.name in LABELLED else ""
-        return OTHERS[self.name]
+        return SHORT[self.name]
 
 
 def picture(f: Figures) -> str:
@@ -107,7 +92,7 @@ def picture(f: Figures) -> str:
 def points(f: Figures, seqlen: int) -> list[Point]:
     """Return what was measured at a length, the labelled first."""
     found = []
-    for name in (*LABELLED, *OTHERS, *(name for name in ABOUT if name not in LABELLED)):
+    for name in (*LABELLED, *SHORT, *(name for name in ABOUT if name not in LABELLED)):
         tops, error = f.tops(name, HEAD_DIM, seqlen)[0], f.error(name, "normal", HEAD_DIM, seqlen)
         if tops and error:
             found.append(Point(name, tops, 100 * error))

@@ -20,8 +20,9 @@ from cuattn.records.record import (
     load,
 )
 from tools import figures
-from tools.picture import LABELLED, OTHERS, Point, front, picture
-from tools.tables.names import ABOUT, BASELINES
+from tools.picture import LABELLED, Point, front, picture
+from tools.tables import names
+from tools.tables.names import ABOUT
 from tools.tables.record_figures import MISSED, STATE, Figures, pair, percent, show, table
 from tools.tables.sections import SECTIONS
 
@@ -90,12 +91,12 @@ def test_documents_have_the_figures_of_the_record(name):
 def test_the_picture_is_that_of_the_record():
     drawn = picture(Figures(load(figures.RECORD)))
     assert figures.PICTURE.read_text(encoding="utf-8") == drawn, "run: python -m tools.figures"
-    for name in (*LABELLED, OTHERS["cudnn-fp8"]):
+    for name in (*LABELLED, names.SHORT["cudnn-fp8"]):
         assert f">{name}</text>" in drawn
 
 
-def test_every_baseline_has_a_name_in_the_picture():
-    assert set(OTHERS) == set(BASELINES)
+def test_every_baseline_has_a_short_name():
+    assert set(names.SHORT) == set(names.BASELINES)
 
 
 def test_the_front_is_what_nothing_beats_in_both():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.tables.names import ABOUT, BASELINES, EVERYTHING, NAMES, SUMMARY
+from tools.tables.names import ABOUT, BASELINES, EVERYTHING, NAMES, SHORT, SUMMARY
 from tools.tables.record_figures import NONE, Figures, pair, percent, show, table
 
 # Where speed is set against error: D, and these N.
@@ -18,7 +18,7 @@ def summary(f: Figures) -> str:
     for name, use in SUMMARY.items():
         errors = [f.error(name, distribution) for distribution in ("normal", "sinks")]
         speeds = [f.tops(name, head_dim, seqlen) for seqlen in reversed(lengths)]
-        rows.append([NAMES[name], use, *map(percent, errors), *map(pair, speeds)])
+        rows.append([SHORT.get(name, NAMES[name]), use, *map(percent, errors), *map(pair, speeds)])
     speeds = [f"TOPS, N = {seqlen}" for seqlen in reversed(lengths)]
     return table(["", "when", "error %, N(0,1)", "sinks", *speeds], rows, left=2)
 

@@ -18,7 +18,7 @@ OF_THE_GPU = {
 
 
 def speed(f: Figures, *, causal: bool) -> str:
-    """Return the speed of README.md's presets and of baselines, kernel only and end to end."""
+    """Return the speed of the main presets and of baselines, kernel only and end to end."""
     lengths = LENGTHS if causal else WITH_SHORT
     rows = []
     for name, title in NAMES.items():
