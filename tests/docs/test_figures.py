@@ -1,7 +1,7 @@
 """Figures in the documents are those of the committed record, which its own test keeps current."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,53 @@ def test_claims_are_ranges_over_all_shapes():
     said = SECTIONS["claims"](Figures(Record("0", "NVIDIA Test", {}, timings=timings)))
     assert "0.90 to 1.50 times as fast as its FP8 kernel" in said.replace("\n ", "")
     assert STATE in said.replace("\n ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatedTiming(Timing):
+    """A time of a record that says its state, and whose shape it is."""
+
+    state: str = "cold"
+    model: str | None = None
+
+
+def in_both_states(case, implementation, scheme, cold_ms, sustained_ms, model=None):
+    row = asdict(prefill(implementation, scheme, cold_ms, cold_ms))
+    for state, ms in (("cold", cold_ms), ("sustained", sustained_ms)):
+        about = {"case": case, "kernel_ms": ms, "end_to_end_ms": ms, "tops": 1000 / ms}
+        yield StatedTiming(**{**row, **about, "state": state, "model": model})
+
+
+def test_cold_and_sustained_times_are_apart():
+    timings = [
+        *in_both_states("comparison", "cuattn", "int8-fast", 1.0, 1.25),
+        *in_both_states("comparison", "cudnn-fp8", "fp8", 1.0, 2.5),
+        *in_both_states("comparison", "pytorch-cudnn", "fp16", 2.0, 2.0),
+    ]
+    figures = Figures(Record("0", "NVIDIA Test", {}, timings=timings))
+    header, _, *rows = map(cells, SECTIONS["comparison"](figures).splitlines())
+    assert header[1:] == ["4 × 32, N 4096, D 128"]
+    assert {row[0]: row[1] for row in rows} == {
+        "`int8-fast`": "1000 / 800",
+        "cuDNN, FP8 in and out": "1000 / 400",
+        "PyTorch, cuDNN, float16": "500",
+    }
+    said = SECTIONS["claims"](figures).replace("\n ", "")
+    assert "it is 1.60 and 2.00 times" in said
+    assert "sustained" not in SECTIONS["claims"](Figures(RECORD))
+
+
+def test_models_have_the_best_of_other_libraries_beside_ours():
+    timings = [
+        *in_both_states("model", "cuattn", "int8-fast", 1.0, 1.25, "Llama"),
+        *in_both_states("model", "pytorch-flash", "fp16", 4.0, 4.5, "Llama"),
+        *in_both_states("model", "pytorch-cudnn", "fp16", 2.0, 2.5, "Llama"),
+    ]
+    figures = Figures(Record("0", "NVIDIA Test", {}, timings=timings))
+    (row,) = map(cells, SECTIONS["models"](figures).splitlines()[2:])
+    shape = "4 × 32, N 4096, D 128"
+    fast, best = "1.00 / 1.25", "2.00 / 2.50"
+    assert row == ["Llama", shape, "–", "–", "–", fast, best, "cuDNN FP16"]
 
 
 def test_missed_goals_are_those_of_all_tables():

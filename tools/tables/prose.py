@@ -8,8 +8,9 @@ from benchmarks.decode_rows import DecodeRows
 from cuattn.arrays.device import TARGETS
 from cuattn.bench.caches import SCHEMES as CACHE_SCHEMES
 from cuattn.bench.cases import DECODE
+from tools.tables import states
 from tools.tables.goals import LENGTHS as CASES
-from tools.tables.record_figures import STATE, Figures, percent, show
+from tools.tables.record_figures import NONE, STATE, Figures, percent, show
 from tools.tables.speed import WITH_SHORT
 from tools.tables.support import RECORDED
 
@@ -82,14 +83,26 @@ def claims(f: Figures) -> str:
     lines = [
         f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel and {fp8} times "
         f"as fast as its FP8 kernel, by [shape](docs/results.md#speed): 64 and 128 channels, 1024 "
-        f"to 16384 tokens, causal or not; kernels alone, {STATE}. With quantization it is {calls} "
-        f"times as fast as cuDNN's FP16 kernel.",
+        f"to 16384 tokens, causal or not; kernels alone, {STATE}.{_sustained(f)} With quantization "
+        f"it is {calls} times as fast as cuDNN's FP16 kernel.",
         f"- **Error**: at 16384 tokens, 128 channels and N(0,1) inputs {int8} % with `int8` and "
         f"{ours} % with `int8-fast`, {theirs} % with cuDNN's FP8.",
         f"- **Decoding**: {faster[0]} times as fast as PyTorch's fastest FP16 kernel with 8 bits, "
         f"{faster[1]} times with 4 ([{len(DECODE)} shapes](docs/results.md#decoding)).",
     ]
     return "\n".join(map(_wrapped, lines))
+
+
+def _sustained(f: Figures) -> str:
+    """Say the same of sustained calls, if the record has any."""
+    fp16, fp8 = (
+        _least_and_most(states.faster(f, "int8-fast", other, states.SUSTAINED))
+        for other in ("pytorch-cudnn", "cudnn-fp8")
+    )
+    if NONE in (fp16, fp8):
+        return ""
+    where = "[other shapes](docs/results.md#cold-and-sustained)"
+    return f" In sustained calls, at {where}, it is {fp16} and {fp8} times."
 
 
 def _range(f: Figures, name: str, other: str, part: int) -> str:

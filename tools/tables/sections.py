@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tools.tables import decode, errors, front, goals, papers, prose, schemes, speed, support
+from tools.tables import (
+    decode,
+    errors,
+    front,
+    goals,
+    papers,
+    prose,
+    schemes,
+    speed,
+    states,
+    support,
+)
 from tools.tables.record_figures import Figures
 
 SECTIONS: dict[str, Callable[[Figures], str]] = {
@@ -16,6 +27,8 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "presets": front.presets,
     "speed": partial(speed.speed, causal=False),
     "speed-causal": partial(speed.speed, causal=True),
+    "comparison": states.comparison,
+    "models": states.models,
     "ceilings": speed.ceilings,
     "shares": speed.shares,
     "ratios": speed.ratios,
