@@ -43,7 +43,7 @@ def models(f: Figures) -> str:
         ms = {(_state(t), Series.of(t).name): t.end_to_end_ms for t in of_model}
         others = {name: x for (state, name), x in ms.items() if state == COLD and name in FLOAT16}
         best = min((x, name) for name, x in others.items() if x)[1] if any(others.values()) else ""
-        cells = [pair(tuple(ms.get((s, name)) for s in STATES), ".2f") for name in (*CALLS, best)]
+        cells = [_ms(*(ms.get((state, name)) for state in STATES)) for name in (*CALLS, best)]
         shape = _title(shape_of(of_model[0]))
         rows.append([str(model), shape, *cells, SHORT.get(best, "")])
     header = ["ms of a call, cold / sustained", "shape", *(f"`{name}`" for name in CALLS)]
@@ -64,6 +64,11 @@ def faster(f: Figures, name: str, other: str, state: str) -> list[float | None]:
 def _by_state(f: Figures, case: str) -> dict[tuple[str, Shape, str], Timing]:
     rows = (t for t in f.record.timings if t.case == case)
     return {(_state(t), shape_of(t), Series.of(t).name): t for t in rows}
+
+
+def _ms(cold: float | None, sustained: float | None) -> str:
+    most = max(cold or 0.0, sustained or 0.0)
+    return pair((cold, sustained), ".3f" if most < 1 else ".2f" if most < 10 else ".1f")
 
 
 def _title(shape: Shape) -> str:
