@@ -6,7 +6,7 @@
 #   make lint        ruff and mypy; make format mends what it can
 #   make docs        the documents as a site in build/site, which opens without a network
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
-#   make figures     after a gpu-check: its figures into README.md and docs/
+#   make figures     after a gpu-check: its figures and their picture into README.md and docs/
 #   make dist        sdist and wheel in dist/, installed and used in an environment of their own
 #   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
 PYTHON ?= python3
@@ -52,7 +52,7 @@ bench: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/typecheck.py
+	$(BIN)/mypy cuattn
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix-only .
