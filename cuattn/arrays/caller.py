@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
+from .cuda_runtime import forget_after_fork, import_cupy
 from .device import gpu_status
 from .dlpack import CUDA, View, hand_over, view, view_cupy
 from .streams import current_stream_of
@@ -113,18 +114,20 @@ class Caller:
 
 @cache
 def cupy_module() -> Any:
-    """Return CuPy.
+    """Return CuPy, which has a GPU.
 
     Raises
     ------
     NoGPUError
-        If it does not import.
+        If it does not import, or its CUDA finds no GPU.
     """
-    try:
-        import cupy
-    except (ImportError, OSError):
-        raise NoGPUError(gpu_status()[1]) from None
-    return cupy
+    state, why = gpu_status()
+    if state != "ok":
+        raise NoGPUError(why)
+    return import_cupy()
+
+
+forget_after_fork(cupy_module.cache_clear)
 
 
 def device_of(x: Any, name: str) -> tuple[int, int]:
@@ -186,7 +189,10 @@ class _Address:
 
 @lru_cache(64)
 def _stream_at(address: int) -> Any:
-    return cupy_module().cuda.Stream.from_external(_Address(address))
+    cuda = cupy_module().cuda
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Address(address))
+    return cuda.ExternalStream(address)  # CuPy 13
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from .caller import cupy_module
 from .dlpack import CPU, as_cupy, hand_over, view
 
 __all__ = ["HostArray", "heads_first", "to_host"]
@@ -66,8 +67,7 @@ def to_host(x: Any, name: str) -> HostArray:
 
 
 def _fetched(x: Any, name: str) -> tuple[str, NDArray[Any]]:
-    import cupy
-
+    cupy = cupy_module()
     with cupy.cuda.Device(x.__dlpack_device__()[1]):
         source = view(x, hand_over(cupy.cuda.get_current_stream().ptr), name)
         return _checked(source.dtype, name), as_cupy(source).get()

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import CuattnError
-from . import choose, info
+from . import cache, choose, info
 from . import compile as compile_command
 from .bench import command as bench
 from .report import command as report
@@ -70,6 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, bench, choose, info, compile_command):
+    for command in (report, bench, choose, info, compile_command, cache):
         command.add_to(commands)
     return parser
