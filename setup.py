@@ -1,7 +1,8 @@
 """Which folders of the checkout are packages; all else is in pyproject.toml.
 
-In a checkout ``cuattn/reference`` and ``cuattn/kernels_cu`` are links to folders beside ``cuattn/``,
-which an sdist, and a checkout on Windows, do not have. So these are named, and the others found.
+In a checkout ``cuattn/reference`` and ``cuattn/kernels_cu`` are links to the folders beside
+``cuattn/``; an sdist, and a checkout on Windows, have no links. So these packages are named here,
+and all others are found.
 """
 
 from setuptools import find_packages, setup

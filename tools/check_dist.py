@@ -30,7 +30,10 @@ SOURCE_FOLDERS = (
     "tests",
     "tools",
 )
-SOURCE_FILES = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "pyproject.toml"}
+SOURCE_FILES = {
+    *("CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
+    *("pyproject.toml", "setup.py"),
+}
 
 # Where the wheel has the folders of the checkout, and the names that it takes of them.
 FOLDERS = {

@@ -81,10 +81,9 @@ def why_no_gpu(error: Any) -> str:
     ----------
     error : cupy.cuda.runtime.CUDARuntimeError
     """
-    from cupy.cuda import runtime
-
     status = getattr(error, "status", None)
     if status == _INSUFFICIENT_DRIVER:
+        runtime = import_cupy().cuda.runtime
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion() // 1000
         if not driver:
             return "there is no NVIDIA driver"

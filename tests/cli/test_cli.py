@@ -263,7 +263,7 @@ def test_plot_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):
     assert main(["report", "--plot", str(tmp_path / "x.png")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "pip install cuattn[report]" in output.err
+    assert "pip install matplotlib" in output.err
 
 
 class Terminal(io.StringIO):
