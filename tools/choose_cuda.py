@@ -1,7 +1,8 @@
 """Print the extra of cuattn that suits this computer's driver: cuda12 or cuda13.
 
-The driver is asked through its library, then through nvidia-smi. With neither, the answer is cuda12:
-it compiles kernels without a GPU. A driver newer than CUDA 13 also runs what CUDA 13 builds.
+The driver is asked through its library, then through nvidia-smi. With neither, the answer is
+cuda12: it compiles kernels without a GPU. A driver newer than CUDA 13 also runs what CUDA 13
+builds.
 """
 
 import ctypes
