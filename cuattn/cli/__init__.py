@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from .. import __version__
@@ -45,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 after an error, which is one line on stderr.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may have letters that a terminal's encoding lacks.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(argv)
         args.run(args)
