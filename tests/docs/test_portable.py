@@ -68,6 +68,7 @@ import threadpoolctl
 for name in {missing!r}:
     if hasattr(os, name):
         delattr(os, name)
+sys.modules["cupy"] = None  # its parts for Linux use what Linux has
 
 import cuattn
 from cuattn.cli import main
