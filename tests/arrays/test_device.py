@@ -274,9 +274,17 @@ def test_forked_process_is_told_to_be_spawned_on_a_gpu():
         "import os, cupy, cuattn\n"
         "q = cupy.zeros((1, 1, 64, 64), 'float16')\n"
         "cuattn.attention(q, q, q)\n"
+        "cache = cuattn.KVCache(1, 1, 64, capacity=64)\n"
+        "calls = (\n"
+        "    lambda: cuattn.attention(q, q, q),\n"
+        "    lambda: cuattn.quantize(q),\n"
+        "    lambda: cuattn.measure_error(q, q, q),\n"
+        "    lambda: cuattn.KVCache(1, 1, 64, capacity=64),\n"
+        "    lambda: cache.attend(q),\n"
+        ")\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    for call in (lambda: cuattn.attention(q, q, q), lambda: cuattn.quantize(q)):\n"
+        "    for call in calls:\n"
         "        try:\n"
         "            call()\n"
         "        except cuattn.NoGPUError as error:\n"
@@ -285,7 +293,7 @@ def test_forked_process_is_told_to_be_spawned_on_a_gpu():
         "os.waitpid(child, 0)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.count("start processes with spawn") == 2
+    assert run.stdout.count("start processes with spawn") == 5
 
 
 def test_status_of_this_computer():
