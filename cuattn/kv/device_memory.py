@@ -75,9 +75,10 @@ class DeviceMemory(Store):
     def on_device(self) -> AbstractContextManager[object]:
         """Return a context in which the cache's device is the current one."""
         ordinal = self.device[1]
-        if self._cupy.cuda.runtime.getDevice() == ordinal:
+        cuda = cupy_module().cuda  # which is checked anew in a forked process
+        if cuda.runtime.getDevice() == ordinal:
             return nullcontext()
-        device: AbstractContextManager[object] = self._cupy.cuda.Device(ordinal)
+        device: AbstractContextManager[object] = cuda.Device(ordinal)
         return device
 
     def is_captured(self) -> bool:
