@@ -18,6 +18,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
+# Of a GPU's memory, what each process of tests is counted with: its context, kernels and arrays.
+GPU_BYTES = 4 << 30
+
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 
 
@@ -53,6 +56,29 @@ def _missing(item):
     """Return the first module that a test needs and that is not installed."""
     names = (name for marker in item.iter_markers("needs") for name in marker.args)
     return next((name for name in names if find_spec(name) is None), None)
+
+
+def pytest_sessionfinish(session):
+    """Tell the process that shows the results, where tests run in several processes."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = session.config.stash[NOT_RUN]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    # Each process has left out the same tests.
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Processes of ``-n auto``: one for each core, or as many as the GPU's memory has room for."""
+    cores = os.cpu_count() or 1
+    if gpu_status()[0] != "ok":
+        return cores
+    import cupy
+
+    return max(1, min(cores, cupy.cuda.Device().mem_info[1] // GPU_BYTES))
 
 
 def pytest_terminal_summary(terminalreporter, config):
