@@ -16,7 +16,7 @@ from itertools import product
 
 import pytest
 from helpers.compile_check import complaints
-from helpers.covering import dealt, pairwise
+from helpers.kernel_choice import dealt, pairwise
 
 from cuattn.arrays.device import TARGETS, target
 from cuattn.plan.kernels import attention_spec, supported

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 from helpers.compile_check import complaints
-from helpers.covering import dealt
+from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
 from cuattn.kv.decode_kernel import decode_spec

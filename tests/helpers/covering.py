@@ -1,72 +1,109 @@
-"""Covering arrays: a few of many specs that have every pair of properties that any of all has."""
+"""Of the combinations of a test's parameters so many that every pair of values occurs.
 
-from collections import Counter
-from dataclasses import fields
-from heapq import heapify, heappop, heappush
-from itertools import chain, combinations, groupby
+A test with the mark `covering` is run with those, and with all of them on request. What a kernel
+does depends on pairs, at most: of a scheme and a head dimension, a type and a layout.
+"""
 
-# Fields that the planner's tables decide by the others.
-PLANNED = {
-    *("block_kv", "num_warps", "row_tiles", "stages", "q_in_registers", "min_ctas"),
-    *("groups", "q_buffers", "value_slice", "order", "group_registers"),
-}
+import heapq
+from itertools import combinations
+
+__all__ = ["covering", "surplus"]
 
 
-def pairwise(specs, chosen=()):
-    """Choose specs so that in each family any two fields meet with every pair of values.
+def surplus(items):
+    """Return the items of marked tests that are left out: other items have all their pairs.
 
-    Of the pairs, those that any of `specs` has, and none of `chosen`. Each time the spec is taken
-    that has most of those that are left: a covering array of strength 2, close to the smallest.
+    The mark may have keywords that say what matters of a parameter: a function of its value, or
+    several. Then its pairs are those of what they return; each value itself occurs all the same.
     """
-    found = []
-    by_family = sorted(dict.fromkeys(specs), key=lambda spec: type(spec).__name__)
-    for family, members in groupby(by_family, type):
-        members = list(members)
-        have = set().union(*(properties(spec) for spec in chosen if type(spec) is family))
-        found += [members[i] for i in _cover(map(properties, members), have)]
-    return found
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("covering") is not None:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = []
+    for some in tests.values():
+        features = some[0].get_closest_marker("covering").kwargs
+        rows = _joined(some)
+        chosen = set(covering(rows, features))
+        left += [item for i, item in enumerate(some) if i not in chosen]
+    return left
 
 
-def dealt(specs_of):
-    """Choose of the specs of several targets as `pairwise` does of all, each for one target.
+def _joined(items):
+    """Return rows of values by parameter; those that are given together are one parameter."""
+    groups = []
+    for mark in items[0].iter_markers("parametrize"):
+        names = mark.args[0]
+        names = names.split(",") if isinstance(names, str) else names
+        groups.append(tuple(name.strip() for name in names))
+    given = {name for names in groups for name in names}
+    # Of fixtures.
+    groups += [(name,) for name in items[0].callspec.params if name not in given]
+    rows = []
+    for item in items:
+        params = item.callspec.params
+        rows.append(
+            {
+                "+".join(names): params[names[0]]
+                if len(names) == 1
+                else tuple(_key(params[name]) for name in names)
+                for names in groups
+            }
+        )
+    return rows
 
-    `specs_of` has the specs of each. Of the targets that have one with the same properties, it goes
-    to that which has least of its family so far.
+
+def covering(rows, features=None, taken=()):
+    """Return the indices of rows, few of them, that have everything there is in any row.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Values by parameter.
+    features : dict, optional
+        By parameter a function, or several, of the values: what pairs are made of.
+    taken : iterable of int
+        Indices of rows that are there in any case.
+
+    Returns
+    -------
+    list of int
+        Others than those taken, in ascending order. Greedy, so not always the fewest; the same in
+        every run.
     """
-    own = {target: {_values(spec): spec for spec in specs} for target, specs in specs_of.items()}
-    hands = {target: [] for target in specs_of}
-    held = Counter()
-    for spec in pairwise(chain.from_iterable(specs_of.values())):
-        able = [target for target in specs_of if _values(spec) in own[target]]
-        target = min(able, key=lambda target: held[target, type(spec)])
-        held[target, type(spec)] += 1
-        hands[target].append(own[target][_values(spec)])
-    return hands
-
-
-def properties(spec):
-    """Every field of a spec with its value, and every two of them."""
-    family, *values = _values(spec)
-    return {(family,), *((value,) for value in values), *combinations(values, 2)}
-
-
-def _values(spec):
-    names = (field.name for field in fields(spec) if field.name not in PLANNED)
-    return type(spec), *((name, getattr(spec, name)) for name in names)
-
-
-def _cover(sets, have):
-    """Return the indices of some of the sets, whose union with `have` has all that all have."""
-    left = [own - have for own in sets]
-    missing = set().union(*left)
-    # What a set adds only shrinks: an old count is a bound, and few sets have to be counted anew.
-    queue = [(-len(own), i) for i, own in enumerate(left)]
-    heapify(queue)
+    wanted = [_elements(row, features or {}) for row in rows]
+    missing = set().union(*wanted).difference(*(wanted[i] for i in taken))
+    # The gain of a row only ever shrinks, so an old one that is still the greatest is.
+    heap = [(-len(some), i) for i, some in enumerate(wanted)]
+    heapq.heapify(heap)
+    chosen = []
     while missing:
-        _, i = heappop(queue)
-        left[i] &= missing
-        if queue and (-len(left[i]), i) > queue[0]:
-            heappush(queue, (-len(left[i]), i))
-            continue
-        missing -= left[i]
-        yield i
+        old, i = heapq.heappop(heap)
+        gain = len(wanted[i] & missing)
+        if gain == -old:
+            chosen.append(i)
+            missing -= wanted[i]
+        elif gain:
+            heapq.heappush(heap, (-gain, i))
+    return sorted(chosen)
+
+
+def _elements(row, features):
+    """Return the values of a row, and its pairs of features of different parameters."""
+    singles = {(name, _key(value)) for name, value in row.items()}
+    told = []
+    for name, value in row.items():
+        of = features.get(name, _key)
+        several = of if isinstance(of, (list, tuple)) else (of,)
+        told.append([(name, k, _key(f(value))) for k, f in enumerate(several)])
+    pairs = {(a, b) for some, others in combinations(told, 2) for a in some for b in others}
+    return singles | pairs
+
+
+def _key(value):
+    """Return something hashable that tells values apart in every process alike."""
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return value

@@ -1,9 +1,9 @@
 """The choice of kernels that are compiled: what it has to meet, and that it is a small one."""
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 
-from helpers.covering import dealt, pairwise, properties
+from helpers.kernel_choice import dealt, pairwise, properties
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ def tiles(stages=2):
 
 
 def met(specs):
-    return {(type(spec), x) for spec in specs for x in properties(spec)}
+    """Return all values of properties and pairs of them."""
+    items = [properties(spec).items() for spec in specs]
+    return {some for own in items for n in (1, 2) for some in combinations(own, n)}
 
 
 SPECS = [*tiles(), *map(Sum, range(3)), Plain()]
