@@ -7,7 +7,8 @@ All of them, for six targets, are about 11 500 and take hours: --slow. Otherwise
   of all others so many that any two properties meet with every pair of values;
 - for sm_86, sm_89, sm_100a and sm_120a, which have the sources of sm_80, so many of these, each for
   one of the four;
-- of the kernels around attention, whose sources are the same for all, so many, each for one of six.
+- of the kernels around attention, whose sources are the same for all, so many, each for one of six,
+  and at least one of each kind for every target.
 """
 
 from dataclasses import replace

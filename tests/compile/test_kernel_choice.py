@@ -71,5 +71,11 @@ def test_targets_share_what_all_have():
     assert [spec for spec in hands["new"] if isinstance(spec, Sum)] == list(map(Sum, range(3)))
 
 
+def test_every_target_gets_one_of_each_family():
+    hands = dealt({target: [Plain(), *map(Sum, range(2))] for target in "abc"})
+    assert all(Plain() in specs for specs in hands.values())
+    assert [sum(isinstance(spec, Sum) for spec in specs) for specs in hands.values()] == [1, 1, 1]
+
+
 def test_nothing_is_chosen_of_nothing():
     assert pairwise([]) == []

@@ -32,7 +32,7 @@ def dealt(specs_of):
     """Choose of the specs of several targets as `pairwise` does of all, each for one target.
 
     `specs_of` has the specs of each. Of the targets that have one with the same properties, it goes
-    to that which has least of its family so far.
+    to that which has least of its family so far. Then those that have got none of a family get one.
     """
     own = {target: {_key(spec): spec for spec in specs} for target, specs in specs_of.items()}
     hands = {target: [] for target in specs_of}
@@ -42,6 +42,11 @@ def dealt(specs_of):
         target = min(able, key=lambda target: held[target, type(spec)])
         held[target, type(spec)] += 1
         hands[target].append(own[target][_key(spec)])
+    for target, specs in specs_of.items():
+        for spec in specs:
+            if not held[target, type(spec)]:
+                held[target, type(spec)] += 1
+                hands[target].append(spec)
     return hands
 
 
