@@ -58,6 +58,28 @@ def _missing(item):
     return next((name for name in names if find_spec(name) is None), None)
 
 
+def pytest_sessionfinish(session):
+    """Tell the process that shows the results, where tests run in several processes."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = session.config.stash[NOT_RUN]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    # Each process has left out the same tests.
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Processes of ``-n auto``: one for each core, or with a GPU this process alone.
+
+    Each would take some of the GPU's memory, and a few tests need most of it. With enough,
+    ``-n 16`` works, as benchmarks/gpu_check.py has it, which runs those apart.
+    """
+    return 0 if gpu_status()[0] == "ok" else os.cpu_count() or 1
+
+
 def pytest_terminal_summary(terminalreporter, config):
     for what, count in config.stash[NOT_RUN].items():
         terminalreporter.write_line(f"{count} {what}", yellow=True)
