@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.phases import PHASES
 from cuattn.arrays.device import current_device
-from cuattn.bench.versions import PACKAGES, versions
+from cuattn.bench.results import PACKAGES, versions
 from cuattn.errors import CuattnError
 from cuattn.records import record
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import cuattn
 from cuattn.bench import errors, exact, ours, prefill
-from cuattn.bench.baselines import all as baselines
+from cuattn.bench.baselines import registry as baselines
 from cuattn.bench.cases import (
     ACCURACY,
     CORE,
@@ -21,8 +21,8 @@ from cuattn.bench.cases import (
     SCHEMES,
 )
 from cuattn.bench.errors import Point
-from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.inputs import noise
+from cuattn.bench.left_out import room_for
 from cuattn.choice.timing import Median, time_gpu, time_host
 from cuattn.presets import resolve
 from cuattn.records.record import Accuracy, Timing

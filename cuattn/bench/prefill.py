@@ -9,8 +9,8 @@ from ..choice.timing import ROUNDS, time_gpu
 from ..records.record import Timing
 from ..reference.arrays import Progress
 from . import ours
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
 from .inputs import noise
 from .left_out import LeftOut

@@ -13,15 +13,13 @@ from ..errors import CuattnError
 from ..records.record import Accuracy, digest
 from ..reference.arrays import Progress
 from . import ceilings, decode, errors, exact, kernels, ours, prefill
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
 from .errors import Point
-from .gpu_memory import room_for
 from .grid import Grid
-from .left_out import LeftOut, in_a_line
-from .results import Results
-from .versions import versions
+from .left_out import LeftOut, in_a_line, room_for
+from .results import Results, versions
 
 __all__ = ["Task", "begun", "measure"]
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cuattn.bench.graphs import Graph
 from cuattn.choice import timing
-from cuattn.choice.timing import CleanL2, time_gpu
+from cuattn.choice.timing import CleanL2, Graph, time_gpu
 
 MEMORY = 1 << 24
 

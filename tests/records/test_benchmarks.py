@@ -8,8 +8,8 @@ import pytest
 from benchmarks import real_model
 from cuattn.arrays.device import TARGETS
 from cuattn.bench import ours
-from cuattn.bench.baselines import all as baselines
-from cuattn.bench.baselines.all import Baseline
+from cuattn.bench.baselines import registry as baselines
+from cuattn.bench.baselines.registry import Baseline
 from cuattn.bench.cases import HOST, PREFILL, SCHEMES, Case
 from cuattn.errors import UnsupportedError
 from cuattn.plan.kernels import supported
