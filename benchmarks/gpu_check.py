@@ -55,7 +55,8 @@ def main() -> int:
         asked = [KERNELS, *asked]
     failed = []
     for outcome in _outcomes(asked, path.parent, options, begun + options.within):
-        if outcome.phase in now:
+        # What failed takes nothing back that was found with the same code.
+        if outcome.phase in now and (not outcome.failed or outcome.phase in found.outdated(now)):
             _enter(found, outcome, now[outcome.phase])
             record.save(found, path)
         if outcome.failed is not None and outcome.phase != KERNELS:
@@ -162,6 +163,7 @@ def _begun(path: Path, gpu: str) -> record.Record:
                 timings=[x for x in old.timings if of_timing(x) in ran],
                 ceilings=old.ceilings if "ceilings" in ran else [],
                 first_calls=old.first_calls if "first_calls" in ran else [],
+                method=old.method if ran.keys() & {"comparison", "models"} else None,
             )
     return record.Record(digest=now, gpu=gpu, versions=used)
 

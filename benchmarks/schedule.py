@@ -21,6 +21,7 @@ from cuattn.common.typed_json import read
 __all__ = ["Outcome", "Schedule"]
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE_PHASE = (sys.executable, "-m", "benchmarks.one_phase")
 POLL_S = 0.1
 # Of a log, what is shown of a process that failed.
 LAST_LINES = 30
@@ -58,12 +59,17 @@ class Schedule:
         For pytest.
     end : float
         Of `time.monotonic`; no phase goes on beyond it.
+    command : sequence of str
+        Takes the arguments of `benchmarks.one_phase`.
     """
 
-    def __init__(self, folder: Path, options: str, end: float) -> None:
+    def __init__(
+        self, folder: Path, options: str, end: float, command: Sequence[str] = ONE_PHASE
+    ) -> None:
         self._folder = folder
         self._options = options
         self._end = end
+        self._command = command
 
     def together(self, names: Sequence[str]) -> Iterator[Outcome]:
         """Run phases side by side, each in as many processes as it has parts."""
@@ -113,7 +119,7 @@ class Schedule:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with self._log(name, part).open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.one_phase", *what],
+                [*self._command, *what],
                 cwd=ROOT,
                 # Threads of BLAS wait busily for one another, and there are processes enough.
                 env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
