@@ -167,7 +167,7 @@ def _first_calls(part: int, parts: int, options: str) -> Findings:
 KERNELS = "kernels"
 TOGETHER = {
     "tests": Phase(_tests, 210),
-    "sanitizer": Phase(_sanitizer, 180, parts=6),
+    "sanitizer": Phase(_sanitizer, 200, parts=8),
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
     "real_model": Phase(_real_model, 60),
