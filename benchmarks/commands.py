@@ -58,7 +58,14 @@ def _pytest(marks: str, workers: int, options: str) -> Counts:
         report = Path(folder) / "report.xml"
         # A file that cannot be imported is one error, and no reason to leave out the others.
         # pytest-benchmark, where it is installed, objects to tests that run in parallel.
-        asked = ["-q", "-m", marks, f"--junitxml={report}", "--continue-on-collection-errors"]
+        asked = [
+            "-v",
+            "--tb=short",
+            "-m",
+            marks,
+            f"--junitxml={report}",
+            "--continue-on-collection-errors",
+        ]
         asked += ["-p", "no:cacheprovider", "-p", "no:benchmark"]
         if workers:
             asked += [f"-n{workers}", "--dist=worksteal"]

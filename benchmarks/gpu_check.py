@@ -29,6 +29,9 @@ RECORDS = Path(__file__).resolve().parent / "records"
 # What tests take, besides what is timed.
 TESTED_WITH = ("pytest", "hypothesis", "jax")
 
+# Said of a phase besides how it ended.
+MOST_LINES = 40
+
 # What only a person can say about a record.
 REASONS = {
     "stale": "why there is no newer one: no GPU could be had",
@@ -136,7 +139,11 @@ def _enter(found: record.Record, outcome: Outcome, digest: str) -> None:
 def _line(outcome: Outcome) -> str:
     """Return what is said of a phase that has ended."""
     lines = outcome.log.splitlines()
-    said = list(dict.fromkeys(x for x in lines if " left out: " in x or x.startswith("FAILED")))
+    # Of pytest's lines, those of its summary; without one, what it said as it went.
+    ended = outcome.failed is None
+    failures = [x for x in lines if (x.startswith("FAILED ") if ended else "] FAILED " in x)]
+    said = [*failures, *(x for x in lines if " left out: " in x)]
+    said = list(dict.fromkeys(said))[:MOST_LINES]
     if outcome.findings is not None and outcome.findings.left_out:
         said.append(f"{outcome.phase} left out: {outcome.findings.left_out}")
     if outcome.failed is not None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 
 from cuattn.arrays.device import Target, current_device, target
-from cuattn.bench import cases, kernels
+from cuattn.bench import cases, grid
 from cuattn.bench.grid import Grid
 from cuattn.bench.models import MODELS
 from cuattn.compile.jit import Spec, precompile
@@ -43,10 +43,10 @@ def measured(facts: Target) -> Iterator[Spec]:
     """Yield the kernels of all phases that measure, and those that the sanitizer watches."""
     schemes = [scheme.name for scheme in supported(facts)]
     square = [*cases.PREFILL, *cases.ACCURACY]
-    yield from kernels.needed(_grid(square, list(cases.DECODE), schemes), schemes, facts)
+    yield from grid.kernels(_grid(square, list(cases.DECODE), schemes), schemes, facts)
     compared = [name for name in cases.COMPARED if name in schemes]
     models = [model.case for model in MODELS]
-    yield from kernels.needed(_grid([*cases.COMPARISON, *models], [], compared), compared, facts)
+    yield from grid.kernels(_grid([*cases.COMPARISON, *models], [], compared), compared, facts)
     # The sanitizer's grid has these types and sizes, rows that begin at whole vectors.
     for spec in attention_specs(schemes, (64, 128), ("float16", "float32"), facts):
         if getattr(spec, "aligned", True):

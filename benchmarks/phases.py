@@ -166,11 +166,11 @@ def _first_calls(part: int, parts: int, options: str) -> Findings:
 # compiled by the limit is a help, and no finding.
 KERNELS = "kernels"
 TOGETHER = {
-    "tests": Phase(_tests, 210),
+    "tests": Phase(_tests, 300),
     "sanitizer": Phase(_sanitizer, 200, parts=8),
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
-    "real_model": Phase(_real_model, 60),
+    "real_model": Phase(_real_model, 120),
 }
 ALONE = {
     "ceilings": Phase(_ceilings, 30),

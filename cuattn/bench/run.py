@@ -12,12 +12,12 @@ from ..compile.jit import precompile
 from ..errors import CuattnError
 from ..records.record import Accuracy, digest
 from ..reference.arrays import Progress
-from . import ceilings, decode, errors, exact, kernels, ours, prefill
+from . import ceilings, decode, errors, exact, ours, prefill
 from .baselines import registry as baselines
 from .baselines.registry import Baseline
 from .cases import Case
 from .errors import Point
-from .grid import Grid
+from .grid import Grid, kernels
 from .left_out import LeftOut, in_a_line, room_for
 from .results import Results, versions
 
@@ -88,7 +88,7 @@ def measure(
 
     facts = target(current_device().arch)
     schemes = ours.supported_schemes(grid.schemes, left_out)
-    specs = kernels.needed(grid, schemes, facts)
+    specs = kernels(grid, schemes, facts)
     precompile(specs, [facts.arch], progress=task(f"compiling {len(specs)} kernels"))
     if grid.ceilings:
         task("ceilings")
