@@ -1,4 +1,4 @@
-"""Times cold and sustained: what is timed how, which rows come of it, and the tables of them."""
+"""Times cold and sustained: what is timed how, and which rows come of it."""
 
 from contextlib import contextmanager
 
@@ -10,9 +10,6 @@ from cuattn.bench.cases import COMPARED, COMPARISON
 from cuattn.bench.models import MODELS
 from cuattn.bench.ours import Run
 from cuattn.choice.timing import Median
-from cuattn.records.record import Record
-from tools import model_tables
-from tools.record_figures import Figures
 
 
 class Baseline:
@@ -119,43 +116,3 @@ def test_a_shape_that_fails_is_left_out_of_all(timed, monkeypatch):
     rows = list(states.comparison(told.__setitem__))
     assert told == {str(COMPARISON[1]): "out of memory"}
     assert len({(row.seqlen_kv, row.is_causal, row.batch) for row in rows}) == len(COMPARISON) - 1
-
-
-@pytest.fixture
-def figures(timed):
-    rows = [*states.comparison(nobody), *states.models(nobody)]
-    return Figures(Record("0", "NVIDIA Test", {}, timings=rows))
-
-
-def cells(line):
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def test_the_table_of_models_has_one_row_for_each(figures):
-    header, _, *rows = map(cells, model_tables.models(figures).splitlines())
-    assert header[2:] == [
-        "best float16 of others",
-        "`fp16`",
-        "`int8`",
-        "`int8-block`",
-        "`int8-fast`",
-    ]
-    assert [row[0] for row in rows] == [model.name for model in MODELS]
-    assert {cell for row in rows for cell in row[2:]} == {"3.00 / 1.50"}
-    assert "B 1, 32/8 heads, D 128, N 8192, causal" in [row[1] for row in rows]
-
-
-def test_the_table_of_the_comparison_has_both_states(figures):
-    header, _, *rows = map(cells, model_tables.comparison(figures).splitlines())
-    assert len(header) == 1 + len(COMPARISON)
-    case = COMPARISON[0]
-    by_name = {row[0]: row[1:] for row in rows}
-    speeds = [case.operations / ms * 1e-9 for ms in (2.0, 1.0)]
-    assert by_name["`int8-fast`"][0] == " / ".join(f"{x:.0f}" for x in speeds)
-    assert "cuDNN, FP8 in and out" in by_name
-
-
-def test_tables_of_a_record_without_such_rows_are_empty():
-    empty = Figures(Record("0", "NVIDIA Test", {}))
-    assert len(model_tables.models(empty).splitlines()) == 2
-    assert len(model_tables.comparison(empty).splitlines()) == 2
