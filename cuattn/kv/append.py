@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays.device import current_device
+from ..arrays.view import Array
 from ..compile.launch import Buffers, Launch, loaded
-from ..operands.operand import Array, Operand
+from ..operands.operand import Operand
 from .attend import store_values
 from .geometry import KVGeometry
 from .operands import token_operands

@@ -7,10 +7,11 @@ from typing import Any
 
 from ..arrays.device import current_device, target
 from ..arrays.overlap import extent
+from ..arrays.view import Array
 from ..common.sizes import ceil_div
 from ..compile.launch import Buffers, Launch, loaded
 from ..errors import ArgumentError
-from ..operands.operand import Array, in_order
+from ..operands.operand import in_order
 from ..operands.problem import Problem
 from .decode_kernel import decode_spec
 from .geometry import KVGeometry

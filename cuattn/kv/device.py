@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import Caller, cupy_module, device_of
-from ..arrays.dlpack import CPU, View, as_cupy, view_cupy
+from ..arrays.caller import Caller, device_of
 from ..arrays.overlap import check_output
-from ..arrays.views import contiguous, signature
+from ..arrays.view import CPU, View, as_cupy, contiguous, cupy_module, view_cupy
 from ..compile.launch import enqueue
 from ..reference.arrays import whole_counts
 from .append import prepare_append
@@ -44,7 +43,7 @@ class DeviceStore(DeviceMemory):
             k_view, v_view = self.look(caller, k, "k"), self.look(caller, v, "v")
             with caller:
                 k_view, v_view = _direct(k_view), _direct(v_view)
-                tokens = signature(k_view), signature(v_view)
+                tokens = k_view.signature, v_view.signature
                 call = _remembered(self._prepare_append, *tokens, layout, False)
                 fresh = self._fresh(caller, counts, call.tokens)
                 plan = None
@@ -79,8 +78,8 @@ class DeviceStore(DeviceMemory):
             target = None if out is None else self.look(caller, out, "out")
             with caller:
                 q_view = _direct(q_view)
-                of_out = None if target is None else signature(target)
-                call = _remembered(self._prepare_attend, signature(q_view), of_out, *options)
+                of_out = None if target is None else target.signature
+                call = _remembered(self._prepare_attend, q_view.signature, of_out, *options)
                 of_q, return_lse = call.problem.q, call.problem.return_lse
                 if target is not None:
                     check_output(out, target, {"q": q_view}, call.extents, of_q.dtype.nbytes)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import Caller, cupy_module
+from ..arrays.caller import Caller
 from ..arrays.device import current_device
-from ..arrays.dlpack import CUDA, View, as_cupy, view_cupy
 from ..arrays.streams import is_capturing
+from ..arrays.view import CUDA, View, as_cupy, cupy_module, view_cupy
 from ..errors import ArgumentError, UnsupportedError
 from .geometry import KVGeometry
 from .store import Store

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arrays.view import Array
 from ..errors import ArgumentError
-from ..operands.operand import Array, Operand, in_order, operand_of
+from ..operands.operand import Operand, in_order, operand_of
 from ..operands.problem import Options, Problem
 from ..presets import resolve
 from .geometry import KVGeometry

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.caller import device_of
-from ..arrays.dlpack import CPU
+from ..arrays.view import CPU
 from ..errors import ArgumentError
 from .store import Store
 
