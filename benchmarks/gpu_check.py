@@ -56,20 +56,19 @@ def main() -> int:
     asked = options.phases.split(",") if options.phases else found.outdated(now)
     if asked and not options.phases:
         asked = [KERNELS, *asked]
-    failed = []
+    outcomes = []
     for outcome in _outcomes(asked, path.parent, options, begun + options.within):
         # What failed takes nothing back that was found with the same code.
         if outcome.phase in now and (not outcome.failed or outcome.phase in found.outdated(now)):
             _enter(found, outcome, now[outcome.phase])
             record.save(found, path)
-        if outcome.failed is not None and outcome.phase != KERNELS:
-            failed.append(outcome.phase)
-        print(_line(outcome), flush=True)
+        outcomes.append(outcome)
+        print("\n".join([*_said(outcome), _line(outcome)]), flush=True)
     record.save(found, path)
-    print(f"== all: {time.monotonic() - begun:.0f} s", flush=True)
     print(tables.show(found))
-    if failed:
-        print(f"failed: {', '.join(failed)}")
+    # Once more, as the tables are long.
+    print("\n".join(["", *map(_line, outcomes), f"== all: {time.monotonic() - begun:.0f} s"]))
+    failed = [x.phase for x in outcomes if x.failed is not None and x.phase != KERNELS]
     return 1 if failed or (found.tests and found.tests.failed) or _findings(found) else 0
 
 
@@ -137,7 +136,17 @@ def _enter(found: record.Record, outcome: Outcome, digest: str) -> None:
 
 
 def _line(outcome: Outcome) -> str:
-    """Return what is said of a phase that has ended."""
+    """Return a phase's line in the summary."""
+    about = [f"{outcome.seconds:.0f} s"]
+    if outcome.findings is not None and (tests := outcome.findings.tests) is not None:
+        about.append(f"{tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped")
+    if outcome.failed is not None:
+        about.append(f"failed: {outcome.failed}")
+    return f"== {outcome.phase}: {', '.join(about)}"
+
+
+def _said(outcome: Outcome) -> list[str]:
+    """Return what is worth knowing of what a phase wrote."""
     lines = outcome.log.splitlines()
     # Of pytest's lines, those of its summary; without one, what it said as it went.
     ended = outcome.failed is None
@@ -147,8 +156,8 @@ def _line(outcome: Outcome) -> str:
     if outcome.findings is not None and outcome.findings.left_out:
         said.append(f"{outcome.phase} left out: {outcome.findings.left_out}")
     if outcome.failed is not None:
-        said += [*lines[-LAST_LINES:], f"{outcome.phase} failed: {outcome.failed}"]
-    return "\n".join([*said, f"== {outcome.phase}: {outcome.seconds:.0f} s"])
+        said += lines[-LAST_LINES:]
+    return said
 
 
 def _begun(path: Path, gpu: str) -> record.Record:

@@ -174,13 +174,13 @@ TOGETHER = {
 }
 ALONE = {
     "ceilings": Phase(_ceilings, 30),
-    "prefill": Phase(_prefill, 90),
-    "comparison": Phase(_comparison, 60),
-    "models": Phase(_models, 60),
-    "decode": Phase(_decode, 60),
+    "prefill": Phase(_prefill, 120),
+    "comparison": Phase(_comparison, 75),
+    "models": Phase(_models, 75),
+    "decode": Phase(_decode, 75),
     "first_calls": Phase(_first_calls, 90),
 }
-PHASES = {KERNELS: Phase(_kernels, 75), **TOGETHER, **ALONE}
+PHASES = {KERNELS: Phase(_kernels, 60), **TOGETHER, **ALONE}
 
 
 def merge(found: Record, phase: str, new: Findings) -> None:
