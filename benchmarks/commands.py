@@ -27,6 +27,10 @@ ALONE = "gpu and alone"
 # Cores that are left for the phases beside the tests.
 CORES_LEFT, MOST_WORKERS = 4, 12
 
+# Processes that share a GPU and the cores: JAX is not to take most of the memory, nor PyTorch a
+# thread for each core.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_NUM_THREADS": "1"}
+
 # Of pytest: some tests failed; none was selected. Anything else but 0 is its own trouble.
 SOME_FAILED, NONE_SELECTED = 1, 5
 
@@ -130,7 +134,7 @@ def run(command: list[str], *, capture: bool = False) -> subprocess.CompletedPro
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **SHARED, "PYTHONPATH": path},
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.STDOUT if capture else None,
         text=True,

@@ -20,6 +20,7 @@ from benchmarks import (
 from benchmarks.schedule import Outcome
 from cuattn.bench import ceilings
 from cuattn.bench.cases import PREFILL
+from cuattn.bench.series import end_to_end_tops
 from cuattn.common import typed_json
 from cuattn.errors import ArgumentError
 from cuattn.records import record
@@ -285,3 +286,10 @@ def test_a_committed_record_is_printed_without_a_gpu(monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(sys, "argv", ["tables", str(tmp_path / "none.json")])
     with pytest.raises(ArgumentError, match=r"none\.json"):
         tables.main()
+
+
+def test_states_and_models_are_shown():
+    shown = tables.show(replace(FOUND, timings=[*ROWS.values()]))
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["int8,", "sustained", f"750/{end_to_end_tops(TIMING):.0f}"] in lines
+    assert ["Llama,", "cold", "2.000"] in lines
