@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.phases import PHASES
+from benchmarks.phases import PHASES, Share
 from cuattn.common.typed_json import write
 
 __all__ = ["file"]
@@ -28,7 +28,7 @@ def main() -> None:
     folder, part, parts, options, *names = sys.argv[1:]
     for name in names:
         print(f"== {name}", flush=True)
-        found = PHASES[name].run(int(part), int(parts), options)
+        found = PHASES[name].run(Share(int(part), int(parts), options))
         write(asdict(found), file(Path(folder), name, int(part)))
 
 

@@ -23,7 +23,7 @@ from cuattn.records.record import (
     TimingMethod,
 )
 
-__all__ = ["ALONE", "PHASES", "TOGETHER", "Findings", "Phase", "merge"]
+__all__ = ["ALONE", "PHASES", "TOGETHER", "Findings", "Phase", "Share", "merge"]
 
 
 @dataclass
@@ -63,101 +63,106 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one process of a phase has to do.
+
+    Attributes
+    ----------
+    part, parts : int
+        Its number, from 0 on, of how many.
+    options : str
+        For pytest.
+    """
+
+    part: int
+    parts: int
+    options: str
+
+
+@dataclass(frozen=True)
 class Phase:
     """One phase.
 
     Attributes
     ----------
     run : callable
-        From a part's number, the number of parts, and options for pytest, to what it finds.
+        Does a process's share of the work.
     limit_s : float
         Wall clock; what takes longer is ended, so that it takes no time from the others.
     parts : int
         Processes that share the work.
     """
 
-    run: Callable[[int, int, str], Findings]
+    run: Callable[[Share], Findings]
     limit_s: float
     parts: int = 1
 
 
-def _kernels(part: int, parts: int, options: str) -> Findings:
-    del part, parts, options
+def _kernels(_: Share) -> Findings:
     print(f"{kernels.compile_all()} kernels compiled", flush=True)
     return Findings()
 
 
-def _tests(part: int, parts: int, options: str) -> Findings:
-    del part, parts
-    return Findings(tests=commands.tests(options))
+def _tests(share: Share) -> Findings:
+    return Findings(tests=commands.tests(share.options))
 
 
-def _sanitizer(part: int, parts: int, options: str) -> Findings:
-    del options
-    found = commands.sanitizer(part, parts)
+def _sanitizer(share: Share) -> Findings:
+    found = commands.sanitizer(share.part, share.parts)
     return Findings(left_out=commands.NO_SANITIZER) if found is None else Findings(sanitizer=found)
 
 
-def _accuracy(part: int, parts: int, options: str) -> Findings:
+def _accuracy(share: Share) -> Findings:
     from benchmarks import measurements
 
-    del options
-    return Findings(accuracy=list(measurements.accuracy(part, parts)))
+    return Findings(accuracy=list(measurements.accuracy(share.part, share.parts)))
 
 
-def _cache_accuracy(part: int, parts: int, options: str) -> Findings:
+def _cache_accuracy(_: Share) -> Findings:
     from benchmarks import measurements
 
-    del part, parts, options
     return Findings(accuracy=list(measurements.cache_accuracy()))
 
 
-def _real_model(part: int, parts: int, options: str) -> Findings:
-    del part, parts, options
+def _real_model(_: Share) -> Findings:
     if missing := real_model.missing():
         return Findings(left_out=f"{' and '.join(missing)} not installed")
     rows = real_model.accuracy(lambda command: commands.run(command).returncode, ours.family)
     return Findings(accuracy=list(rows))
 
 
-def _ceilings(part: int, parts: int, options: str) -> Findings:
+def _ceilings(_: Share) -> Findings:
     from cuattn.bench import ceilings
 
-    del part, parts, options
     return Findings(ceilings=ceilings.measure())
 
 
-def _prefill(part: int, parts: int, options: str) -> Findings:
+def _prefill(_: Share) -> Findings:
     from benchmarks import measurements
 
-    del part, parts, options
     return Findings(timings=list(measurements.prefill_timings()))
 
 
-def _comparison(part: int, parts: int, options: str) -> Findings:
+def _comparison(_: Share) -> Findings:
     from benchmarks import measurements, states
 
-    del part, parts, options
     rows = list(states.comparison(measurements.left_out))
     return Findings(timings=rows, method=states.METHOD)
 
 
-def _models(part: int, parts: int, options: str) -> Findings:
+def _models(_: Share) -> Findings:
     from benchmarks import measurements, states
 
-    del part, parts, options
     return Findings(timings=list(states.models(measurements.left_out)), method=states.METHOD)
 
 
-def _decode(part: int, parts: int, options: str) -> Findings:
+def _decode(_: Share) -> Findings:
     from benchmarks import measurements
 
-    del part, parts, options
     return Findings(timings=list(measurements.cache_timings()))
 
 
-def _first_calls(part: int, parts: int, options: str) -> Findings:
-    del part, parts, options
+def _first_calls(_: Share) -> Findings:
     return Findings(first_calls=list(first_results.first_calls()))
 
 

@@ -88,7 +88,7 @@ class InProcess:
             parts = phases.PHASES[name].parts
             found = phases.Findings()
             for part in range(parts):
-                found = found + phases.PHASES[name].run(part, parts, "")
+                found = found + phases.PHASES[name].run(phases.Share(part, parts, ""))
             yield Outcome(name, 2.0, found, None, "other, N1 left out: no such shape\n" * 2)
 
     together = in_turn
