@@ -53,7 +53,7 @@ def _joined(items):
     return rows
 
 
-def covering(rows, features=None):
+def covering(rows, features=None, taken=()):
     """Return the indices of rows, few of them, that have everything there is in any row.
 
     Parameters
@@ -62,14 +62,17 @@ def covering(rows, features=None):
         Values by parameter.
     features : dict, optional
         By parameter a function, or several, of the values: what pairs are made of.
+    taken : iterable of int
+        Indices of rows that are there in any case.
 
     Returns
     -------
     list of int
-        In ascending order. Greedy, so not always the fewest; the same in every run.
+        Others than those taken, in ascending order. Greedy, so not always the fewest; the same in
+        every run.
     """
     wanted = [_elements(row, features or {}) for row in rows]
-    missing = set().union(*wanted)
+    missing = set().union(*wanted).difference(*(wanted[i] for i in taken))
     # The gain of a row only ever shrinks, so an old one that is still the greatest is.
     heap = [(-len(some), i) for i, some in enumerate(wanted)]
     heapq.heapify(heap)

@@ -47,6 +47,14 @@ def test_two_parameters_leave_nothing_out():
     assert covering(every) == [*range(9)]
 
 
+def test_what_others_have_is_not_chosen_again():
+    every = rows(a="abc", b="xyz", c="uv")
+    taken = [0, 7]
+    chosen = covering(every, taken=taken)
+    assert not {*chosen} & {*taken}
+    assert pairs(every[i] for i in [*chosen, *taken]) == pairs(every)
+
+
 def test_values_that_cannot_be_hashed_are_told_apart():
     every = rows(a=[{"x": 1}, {"x": 2}], b="xy", c="uv")
     chosen = [every[i] for i in covering(every)]
