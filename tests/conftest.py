@@ -1,4 +1,4 @@
-"""Which tests run where: GPU tests wherever there is a GPU, slow ones on request."""
+"""Which tests run where: of the GPU where there is one; slow ones and all products on request."""
 
 import os
 import zlib
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import hypothesis
 import numpy as np
 import pytest
+from helpers.covering import surplus
 from helpers.package_index import why_no_index
 
 from cuattn.arrays.device import gpu_status
@@ -45,6 +46,11 @@ def pytest_collection_modifyitems(config, items):
         else:
             continue
         gone.setdefault(reason, []).append(item)
+    if not config.getoption("--slow"):
+        dropped = {item for some in gone.values() for item in some}
+        kept = [item for item in items if item not in dropped]
+        if left := surplus(kept):
+            gone["combinations not run: every pair is in others, all run with --slow"] = left
     for reason, dropped in gone.items():
         config.hook.pytest_deselected(items=dropped)
         config.stash[NOT_RUN][reason] = len(dropped)
