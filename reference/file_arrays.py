@@ -142,7 +142,7 @@ def _filled(
     if not nbytes and prod(max(n, 1) for n in shape) > MOST_EMPTY:
         raise ValueError(f"has shape {shape} and no elements")
     x = np.empty(prod(shape), dtype)
-    rest = memoryview(x).cast("B") if nbytes else memoryview(b"")
+    rest = x.view(np.uint8).data
     while rest:
         # In parts: a member of an archive is read into memory of its own first.
         chunk = stream.read(min(len(rest), CHUNK))

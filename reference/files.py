@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ def _array(path: Path, name: str, key: str, arrays: Arrays) -> NDArray[np.floati
     if x.dtype != np.float16:
         with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
             x = x.astype(np.float32)
-    return x if x.ndim == 4 else x[None]
+    return cast("NDArray[np.floating]", x if x.ndim == 4 else x[None])
 
 
 def _setting(

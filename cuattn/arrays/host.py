@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError
 from .dlpack import CPU, as_cupy, hand_over, view
 
-__all__ = ["HostArray", "heads_first", "to_host"]
+__all__ = ["HostArray", "heads_first", "refuse_masked", "to_host"]
 
 TYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -49,9 +49,10 @@ def to_host(x: Any, name: str) -> HostArray:
     Raises
     ------
     ArgumentError
-        If it is no array, or not of a floating-point type of at least 16 bits.
+        If it is no array, is masked, or not of a floating-point type of at least 16 bits.
     """
     if isinstance(x, np.ndarray):
+        refuse_masked(x, name)
         dtype, values, on_gpu = _checked(x.dtype.name, name), x, False
         if dtype == "bfloat16":  # the extension type of ml_dtypes
             values = values.astype(np.float32)
@@ -63,6 +64,18 @@ def to_host(x: Any, name: str) -> HostArray:
         if dtype == "bfloat16":  # the upper half of a float32
             values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return HostArray(values, dtype, on_gpu)
+
+
+def refuse_masked(x: NDArray[Any], name: str) -> None:
+    """Refuse a masked array of NumPy, whose elements would be read without the mask.
+
+    Raises
+    ------
+    ArgumentError
+        If it is one.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise ArgumentError(name, x, "an array without a mask (see its method `filled`)")
 
 
 def _fetched(x: Any, name: str) -> tuple[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..reference.rounding import round_bfloat16
 from .dlpack import CPU, View, view
+from .host import refuse_masked
 
 __all__ = ["look_on_host", "write_on_host"]
 
@@ -20,10 +21,11 @@ def look_on_host(x: Any, name: str) -> View:
     Raises
     ------
     ArgumentError, UnsupportedError
-        As `cuattn.arrays.dlpack.view`.
+        As `cuattn.arrays.dlpack.view`, or if it is a masked array.
     """
     if not isinstance(x, np.ndarray):
         return view(x, name=name)
+    refuse_masked(x, name)
     # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
     strides = tuple(step // x.itemsize for step in x.strides)
     readonly = not x.flags.writeable

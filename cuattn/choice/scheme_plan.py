@@ -12,6 +12,7 @@ from ..common.typed_json import read, write
 from ..errors import ArgumentError
 from ..reference.arrays import Progress
 from ..scheme import Scheme
+from .calibration import candidates
 from .choose import Choice, choose_scheme
 from .stages import Stages
 
@@ -118,7 +119,7 @@ def plan_schemes(
     layers: Mapping[Key, tuple[Any, Any, Any]],
     *,
     min_cosine: float = 0.998,
-    schemes: Iterable[str | Scheme] | None = None,
+    schemes: str | Scheme | Iterable[str | Scheme] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
     layout: str = "HND",
@@ -148,7 +149,7 @@ def plan_schemes(
     UnsupportedError, CompileError
         As `cuattn.choose_scheme`.
     """
-    candidates = None if schemes is None else list(schemes)
+    chosen = None if schemes is None else candidates(schemes)
     stages = Stages(progress, len(layers))
     choices: dict[Key, Choice] = {}
     for key, qkv in layers.items():
@@ -157,7 +158,7 @@ def plan_schemes(
             choices[key] = choose_scheme(
                 *qkv,
                 min_cosine=min_cosine,
-                schemes=candidates,
+                schemes=chosen,
                 scale=scale,
                 is_causal=is_causal,
                 layout=layout,
