@@ -1,18 +1,23 @@
-"""The ``cuattn`` command."""
+"""The ``cuattn`` command: one module or room for each of its subcommands.
+
+May import everything else of the package; nothing imports it but ``python -m cuattn``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .. import __version__
 from ..errors import CuattnError
 from . import choose, info
 from . import compile as compile_command
 from .bench import command as bench
+from .outputs import checked
 from .report import command as report
 
 __all__ = ["main"]
@@ -46,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after an error, which is one line on stderr.
     """
     try:
+        _never_fail_to_encode(sys.stdout)
         args = _parser().parse_args(argv)
-        args.run(args)
+        with checked(args):
+            args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -60,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cuattn: error: {first_line}", file=sys.stderr)
         return USAGE_ERROR
     return 0
+
+
+def _never_fail_to_encode(stream: TextIO) -> None:
+    """Have a stream write escapes for what its encoding lacks, as standard error does."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

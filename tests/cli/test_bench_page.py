@@ -12,12 +12,11 @@ from cuattn.bench.compare import compare
 from cuattn.bench.intensity import intensity
 from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.bench.tradeoff import tradeoffs
-from cuattn.cli.bench import page as bench_page
 from cuattn.cli.bench import speed as bench_speed
 from cuattn.cli.bench.findings import findings
 from cuattn.cli.bench.look import look
-from cuattn.cli.label_points import LINE, WIDTH, beside
-from cuattn.cli.labels import spread
+from cuattn.cli.bench.page import page
+from cuattn.cli.pages.labels import LINE, WIDTH, beside, spread
 from cuattn.cli.table import number
 from cuattn.presets import PRESETS
 
@@ -26,7 +25,7 @@ SECTIONS = ("changes", "ceilings", "speed", "errors", "roofline", "decode", "fig
 
 def written(folder, *given):
     file = folder / "bench.html"
-    bench_page.write(file, *given)
+    file.write_text(page(*given), encoding="utf-8")
     return file.read_text(encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from ...bench.series import Series, by_shape, end_to_end_tops
 from ...bench.tradeoff import Tradeoff, tradeoffs
 from ..table import number
 from .decode import rows, speedups
-from .names import shape_name
+from .look import shape_name
 
 __all__ = ["findings"]
 
