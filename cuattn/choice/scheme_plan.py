@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 from ..common.typed_json import read, write
 from ..errors import ArgumentError
@@ -84,10 +84,22 @@ class SchemePlan:
         width = max(map(len, titles), default=0)
         return "\n".join(f"{title:{width}}  {name}" for title, name in titles.items())
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all, with all fields of every scheme."""
+    def save(self, path: str | PathLike[str] | TextIO) -> None:
+        """Write the plan as JSON, whole or not at all, with all fields of every scheme.
+
+        Parameters
+        ----------
+        path : str, path or text stream
+            A file that is there is replaced; one that a link leads to, too.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         entries = [_Entry(*_parts(key), scheme) for key, scheme in self.schemes.items()]
-        write(asdict(_Document("cuattn scheme plan 1", entries)), Path(path))
+        target = Path(path) if isinstance(path, (str, PathLike)) else path
+        write(asdict(_Document("cuattn scheme plan 1", entries)), target)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SchemePlan:

@@ -16,9 +16,9 @@ from .. import __version__
 from ..errors import CuattnError
 from . import choose, info
 from . import compile as compile_command
-from .bench import command as bench
+from .bench import command as bench_command
 from .outputs import checked
-from .report import command as report
+from .report import command as report_command
 
 __all__ = ["main"]
 
@@ -83,6 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, bench, choose, info, compile_command):
+    for command in (report_command, bench_command, choose, info, compile_command):
         command.add_to(commands)
     return parser

@@ -1,8 +1,10 @@
 """`cuattn bench` as a user meets it: words, files and exit codes, of a run that is made up."""
 
 import importlib.util
+import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from cuattn.bench import grid, results
 from cuattn.bench.cases import CORE, SCHEMES, Case, decoding
 from cuattn.cli import main
 from cuattn.cli.bench import command as bench
+from cuattn.cli.bench import page as bench_page
 from cuattn.cli.progress import Bar
 from cuattn.errors import NoGPUError
 from cuattn.records.record import Accuracy, Timing
@@ -184,10 +187,60 @@ def test_a_file_is_shown_without_a_gpu(no_gpu, file, capsys):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
-    for name, content in (("x.png", b"\x89PNG\xff"), ("x.json", b"[]"), ("y.json", b"{")):
+    for name, content in (
+        ("x.png", b"\x89PNG\xff"),
+        ("x.json", b"[]"),
+        ("y.json", b"{"),
+        ("deep.json", b"[" * 200_000),
+        ("deeper.json", b'{"a":' * 200_000),
+        ("nan.json", b"NaN"),
+        ("long.json", b"9" * 5000),
+    ):
         (tmp_path / name).write_bytes(content)
         assert main(["bench", "--from", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.startswith(f"cuattn: error: {name} must be ")
+
+
+def numbers(value, path=()):
+    """Yield the places of all numbers in JSON's own types."""
+    if isinstance(value, (dict, list)):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inside, (*path, key))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path
+
+
+@pytest.mark.parametrize("figure", ["0", "NaN", "Infinity", "-1", "1e999", "1e300", "1e-300"])
+def test_a_file_with_impossible_figures_is_refused_or_shown(
+    no_gpu, file, tmp_path, capsys, monkeypatch, figure
+):
+    """Any one number of a file, in every kind of row: never more than one line of complaint."""
+    monkeypatch.setattr(bench_page, "render", lambda *given, **values: "")
+    document = json.loads(Path(file).read_text())
+    seen = set()
+    for path in numbers(document):
+        kind = tuple(key for key in path if isinstance(key, str))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        changed = json.loads(json.dumps(document))
+        inside = changed
+        for key in path[:-1]:
+            inside = inside[key]
+        inside[path[-1]] = "FIGURE"
+        bad = tmp_path / "bad.json"
+        bad.write_text(json.dumps(changed).replace('"FIGURE"', figure))
+        for options in ([], ["--compare", file], ["--html", str(tmp_path / "x.html")]):
+            code = main(["bench", "--from", str(bad), *options])
+            output = capsys.readouterr()
+            assert code in (0, 2)
+            if code:
+                assert output.out == ""
+                assert re.fullmatch(r"cuattn: error: bad\.json.+\n", output.err)
+                break
+            assert figure in ("0", "1e-300", "1e300")
+            assert "inf" not in output.out.replace("rounds", "")
+    assert len(seen) > 15
 
 
 def test_two_files_are_compared(no_gpu, file, capsys):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from html_pages import BROWSER, Page, has_its_own_colors, is_shown_as_it_should_be, is_sound
+from html_pages import BROWSER, Page, browse, has_its_own_colors, is_shown_as_it_should_be, is_sound
 
 from cuattn.choice import measure
 from cuattn.cli import inputs, main, progress
@@ -172,6 +172,43 @@ def test_page_of_a_users_file(tmp_path):
     Page(text)
 
 
+def test_whatever_a_file_is_called_is_text(tmp_path):
+    x = make("normal", batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=8, seqlen_kv=8, head_dim=32)
+    name = "<b id='evil'>&amp;\"$x_1$"
+    for end in ("0", "1"):
+        np.savez(tmp_path / f"{name}{end}.npz", **dict(zip("qkv", x, strict=True)))
+    files = [str(tmp_path / f"{name}{end}.npz") for end in ("0", "1")]
+    text = page_of(tmp_path, "--input", *files, "--schemes", "int8")
+    page = is_sound(text)
+    assert "evil" not in page.names
+    # In the links, over the columns of the overview, and over what follows.
+    assert [x.strip() for x in page.texts].count(f"{name}0") == 2
+    assert any(x.startswith(f"{name}0: batch 1") for x in page.texts)
+
+
+@pytest.mark.parametrize("schemes", ["int8", "fp16", "int8,fp16", "int4,int8"])
+def test_few_schemes_leave_numbers_at_every_axis(tmp_path, schemes):
+    text = page_of(tmp_path, *SMALL, "--schemes", schemes, "--sweep-seqlen", "16,32")
+    for picture in re.findall(r"<h3>(Error [^<]*)</h3>(.*?)</figure>", text, re.DOTALL):
+        title, drawing = picture
+        if title != "Error by row and head":
+            for axis in ("xtick", "ytick") if "against" in title else ("xtick",):
+                ticks = re.findall(rf'id="[^"]*-{axis}_\d+">(.*?)</g> </g>', drawing)
+                numbers = [t for tick in ticks for t in re.findall(r">([\d.]+)</text>", tick)]
+                assert len(numbers) >= 2, title
+
+
+def test_best_figures_are_marked(whole):
+    text, document, _ = whole
+    rows = [row for row in document["results"] if row["input"] == "normal"]
+    section = text[text.index('id="input-0"') : text.index('id="input-1"')]
+    table = section[section.index("Error against float64") : section.index("</table>")]
+    marked = re.findall(r'<td class="best">([^<]*)</td>', table)
+    quantized = [row["metrics"] for row in rows if row["scheme"] != "fp16"]
+    assert marked[0] == number(100 * min(x["relative_l1"] for x in quantized))
+    assert marked[-1] == number(max(x["snr_db"] for x in quantized))
+
+
 @pytest.mark.parametrize(
     "sizes", [["--batch", "0"], ["--seqlen-q", "0"], ["--seqlen-kv", "0"], ["--seqlen-q", "1"]]
 )
@@ -209,6 +246,24 @@ def test_progress_names_the_pictures(monkeypatch, tmp_path):
 
 
 if BROWSER:
+
+    def test_a_click_sorts_a_table(whole, tmp_path):
+        file = tmp_path / "sorted.html"
+        clicks = """<script>
+        const table = document.querySelector("#input-0 table"), seen = [];
+        const button = [...table.querySelectorAll("button")].at(-1);
+        const names = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join();
+        for (let i = 0; i < 4; i++) { seen.push(names()); button.click(); }
+        document.title = seen.join(" ");
+        </script>"""
+        file.write_text(whole[0].replace("</body>", f"{clicks}</body>"), encoding="utf-8")
+        title = re.search(r"<title>(.*?)</title>", browse(tmp_path, file, "--dump-dom"))[1]
+        before, more, less, again = title.split(" ")
+        rows = [row for row in whole[1]["results"] if row["input"] == "normal"]
+        ordered = sorted(rows, key=lambda row: -row["metrics"]["snr_db"])
+        assert before == again == ",".join(row["scheme"] for row in rows)
+        assert more == ",".join(row["scheme"] for row in ordered)
+        assert less.split(",") == more.split(",")[::-1]
 
     def test_browser_shows_the_page(whole, tmp_path):
         is_shown_as_it_should_be(tmp_path, whole[2])
