@@ -1,4 +1,4 @@
-"""JSON files that are no such files: one line, in bounded memory and time; and how they are written."""
+"""JSON files: how they are written, and what is said of those that are none."""
 
 import io
 import os
