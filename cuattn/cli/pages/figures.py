@@ -31,7 +31,7 @@ VARIABLES = {INK: "ink-2", FAINT: "line", **{color: f"s{i}" for i, color in enum
 HEAT = "viridis"  # its darkest and its lightest tone are visible on black and on white
 
 # A logarithmic axis whose ends differ by less has too few powers of ten for all of its numbers.
-SHORT = 30
+SHORT = 100
 
 # A hundredth of a point is enough.
 COORDINATE = re.compile(r"(\d\.\d\d)\d+")
