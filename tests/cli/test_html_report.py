@@ -144,12 +144,13 @@ def test_schemes_of_the_first_inputs_are_drawn_one_by_one(
     assert all(said in text for text in told)
 
 
-def test_page_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_page_needs_packages_and_says_so_first(capsys, monkeypatch, tmp_path, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != package or None)
     assert main(["report", "--html", str(tmp_path / "x.html")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "--html needs matplotlib: pip install matplotlib" in output.err
+    assert f"--html needs {package}: pip install {package}" in output.err
 
 
 def test_page_of_a_gpu_has_speeds(monkeypatch, tmp_path):

@@ -90,7 +90,9 @@ def test_choose_and_pages_use_the_settings_of_a_file(capsys, tmp_path, file, qkv
     shown = re.findall(r"^  int8 +(0\.\d{6})", capsys.readouterr().out, re.MULTILINE)
     assert shown == [f"{x:.6f}" for x in cosines]
     page = tmp_path / "page.html"
-    assert main(["report", *given, *INT8, "--no-sources", "--html", str(page)]) == 0
+    assert (
+        main(["report", *given, *INT8, "--no-sources", "--close-ups=0", "--html", str(page)]) == 0
+    )
     assert "float32, causal</h2>" in page.read_text(encoding="utf-8")
 
 
@@ -157,7 +159,7 @@ def test_empty_inputs_are_said(capsys, sizes, words):
 
 @pytest.mark.parametrize("name", ["$x^{$.npz", r"a_b $\frac{1}{2}$.npz", "注意.npz", "$$.npz"])
 def test_any_name_can_be_drawn(tmp_path, file, name):
-    given = ["report", "--input", file(name), file("b.npz"), *INT8]
+    given = ["report", "--input", file(name), file("b.npz"), *INT8, "--no-sources", "--close-ups=0"]
     page, plot = tmp_path / "x.html", tmp_path / "x.png"
     assert main([*given, "--html", str(page), "--plot", str(plot)]) == 0
     assert name.removesuffix(".npz") in page.read_text(encoding="utf-8")
@@ -168,8 +170,9 @@ def test_any_name_can_be_drawn(tmp_path, file, name):
 def test_names_that_cannot_be_encoded_are_escaped(tmp_path, file, encoding):
     path = os.fsencode(file()).replace(b"layer", b"a\xff\x1b\n\xc3\xa9")
     os.rename(file(), path)
+    arguments = [*INT8, "--no-sources", "--close-ups=0", "--html=x.html"]
     ran = subprocess.run(
-        [sys.executable, "-m", "cuattn", "report", "--input", path, *INT8, "--html", "x.html"],
+        [sys.executable, "-m", "cuattn", "report", "--input", path, *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -17,7 +17,7 @@ SMALL = ["--heads", "1", "--seqlen-q", "16", "--head-dim", "32", "--schemes", "i
 REPORT = ["report", *SMALL, "--no-sources"]
 OPTIONS = [
     (REPORT, "--json", "x.json"),
-    (REPORT, "--html", "x.html"),
+    ([*REPORT, "--close-ups", "0"], "--html", "x.html"),
     (REPORT, "--plot", "x.png"),
     (["choose", *SMALL], "--save", "x.json"),
 ]
@@ -90,7 +90,7 @@ def test_a_dash_is_standard_output(capsys, tmp_path, monkeypatch, command, optio
 
 
 def test_a_page_on_standard_output(capsys):
-    assert main([*REPORT, "--html", "-"]) == 0
+    assert main([*OPTIONS[1][0], "--html", "-"]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("<!DOCTYPE html>")
     assert output.out.endswith("</html>\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from ...bench import results as files
@@ -75,7 +76,8 @@ def _measure(plan: Plan, results: Results, path: Target | None) -> None:
     except BaseException:
         if path is not None and (results.ceilings or results.timings or results.accuracy):
             files.save(results, path)
-            print(f"interrupted; {path} has what was measured", file=sys.stderr)
+            where = path if isinstance(path, Path) else "standard output"
+            print(f"interrupted; {where} has what was measured", file=sys.stderr)
         raise
     if path is not None:
         files.save(results, path)

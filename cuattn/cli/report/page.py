@@ -48,6 +48,8 @@ class _Section:
         By the names by which the template has texts for them.
     is_closer : bool
         Whether each scheme is to be shown by itself.
+    closer_ones : str
+        Which inputs have that, with a verb.
     schemes : list of _Scheme
     sample : str
         Which heads and rows they are of.
