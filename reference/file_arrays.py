@@ -21,8 +21,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..common.safetensors_header import Tensor, read_header
 from ..common.text import printable
+from .safetensors_header import Tensor, read_header
 
 __all__ = ["Arrays", "npz_arrays", "safetensors_arrays"]
 

@@ -1,1 +1,4 @@
-"""Whole numbers of parts, and JSON files with checked types: what every room may use."""
+"""What every room may use: whole numbers of parts, words, JSON with checked types, output files.
+
+May import `cuattn.errors` only.
+"""

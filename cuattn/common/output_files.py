@@ -69,11 +69,21 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
     OSError
         If it cannot be written.
     """
-    if not _is_replaced(path):
-        with path.open("ab") as stream:
-            yield stream
-        return
-    place = Path(os.path.realpath(path))
+    try:
+        if _is_replaced(path):
+            with _replacing(Path(os.path.realpath(path))) as stream:
+                yield stream
+        else:
+            with path.open("ab") as stream:
+                yield stream
+    except OSError as error:
+        if error.filename is None:  # such as where the device is full
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def _replacing(place: Path) -> Iterator[BinaryIO]:
     # Not the file's name with an ending, which might be too long.
     partial = place.with_name(f".{token_hex(8)}.partial")
     try:

@@ -128,9 +128,11 @@ def test_a_fifo_is_written_through(tmp_path, command, option, name):
     assert list(tmp_path.iterdir()) == [fifo]
 
 
-def test_devices_stay(tmp_path):
+def test_devices_stay_and_a_full_one_is_named(capsys):
     assert main([*REPORT, "--json", "/dev/null"]) == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert main([*REPORT, "--json", "/dev/full"]) == 2
+    assert capsys.readouterr().err.endswith("No space left on device: '/dev/full'\n")
 
 
 def test_a_file_that_fails_half_way_is_as_it_was(monkeypatch, tmp_path, capsys):
@@ -142,7 +144,7 @@ def test_a_file_that_fails_half_way_is_as_it_was(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr("pathlib.Path.replace", full)
     assert main([*OPTIONS[3][0], "--save", str(file)]) == 2
-    assert "No space left" in capsys.readouterr().err
+    assert f"No space left on device: '{file}'" in capsys.readouterr().err
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
