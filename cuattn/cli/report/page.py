@@ -71,10 +71,7 @@ class _Section:
         if not self.schemes:
             return None
         rows = [(x.name, [100 * x.p.zero_share, 100 * x.p.lost]) for x in self.schemes]
-        shown = next(iter(self.tables.values()))
-        return Table(
-            ["zeros %", "weight in them %"], [Group("", rows)], "", ["less"] * 2, shown.aside
-        )
+        return Table(["zeros %", "weight in them %"], [Group("", rows)])
 
 
 @dataclass(frozen=True)
