@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from .errors import ArgumentError
 from .scheme import INTEGERS, Scheme
 
@@ -131,4 +133,10 @@ def resolve(scheme: str | Scheme) -> Scheme:
         return scheme
     if isinstance(scheme, str) and scheme in PRESETS:
         return PRESETS[scheme]
-    raise ArgumentError("scheme", scheme, f"a Scheme or one of {sorted(PRESETS)}")
+    close = get_close_matches(scheme, PRESETS) if isinstance(scheme, str) else []
+    if close:
+        meant = " or ".join(map(repr, close))
+        expected = f"a Scheme or a preset's name (did you mean {meant}?)"
+    else:
+        expected = f"a Scheme or one of {sorted(PRESETS)}"
+    raise ArgumentError("scheme", scheme, expected)

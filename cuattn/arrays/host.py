@@ -15,7 +15,14 @@ from .dlpack import view
 from .streams import hand_over
 from .view import CPU, View, as_cupy, cupy_module
 
-__all__ = ["HostArray", "heads_first", "look_on_host", "to_host", "write_on_host"]
+__all__ = [
+    "HostArray",
+    "heads_first",
+    "look_on_host",
+    "refuse_masked",
+    "to_host",
+    "write_on_host",
+]
 
 TYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -52,9 +59,10 @@ def to_host(x: Any, name: str) -> HostArray:
     Raises
     ------
     ArgumentError
-        If it is no array, or not of a floating-point type of at least 16 bits.
+        If it is no array, is masked, or not of a floating-point type of at least 16 bits.
     """
     if isinstance(x, np.ndarray):
+        refuse_masked(x, name)
         dtype, values, on_gpu = _checked(x.dtype.name, name), x, False
         if dtype == "bfloat16":  # the extension type of ml_dtypes
             values = values.astype(np.float32)
@@ -66,6 +74,18 @@ def to_host(x: Any, name: str) -> HostArray:
         if dtype == "bfloat16":  # the upper half of a float32
             values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return HostArray(values, dtype, on_gpu)
+
+
+def refuse_masked(x: NDArray[Any], name: str) -> None:
+    """Refuse a masked array of NumPy, whose elements would be read without the mask.
+
+    Raises
+    ------
+    ArgumentError
+        If it is one.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise ArgumentError(name, x, "an array without a mask (see its method `filled`)")
 
 
 def _fetched(x: Any, name: str) -> tuple[str, NDArray[Any]]:
@@ -112,10 +132,11 @@ def look_on_host(x: Any, name: str) -> View:
     Raises
     ------
     ArgumentError, UnsupportedError
-        As `cuattn.arrays.dlpack.view`.
+        As `cuattn.arrays.dlpack.view`, or if it is a masked array.
     """
     if not isinstance(x, np.ndarray):
         return view(x, name=name)
+    refuse_masked(x, name)
     # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
     strides = tuple(step // x.itemsize for step in x.strides)
     readonly = not x.flags.writeable

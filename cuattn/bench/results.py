@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import cuattn
 
+from ..common.output_files import Target
 from ..common.typed_json import read, write
 from ..compile.nvrtc import nvrtc_version
-from ..records.record import Accuracy, Ceiling, Timing
+from ..errors import ArgumentError
+from ..records.record import Accuracy, Ceiling, Shape, Timing
 from .baselines import registry as baselines
 
 __all__ = ["PACKAGES", "Ceiling", "Results", "load", "save", "versions"]
 
 PACKAGES = ("numpy", "scipy", "cupy-cuda12x", "cupy-cuda13x", *baselines.PACKAGES)
+
+# No time, rate or size of a GPU is smaller, apart from spreads, or larger.
+LEAST, MOST = 1e-9, 1e12
+SIZES = ("batch", "num_q_heads", "num_kv_heads", "seqlen_q", "seqlen_kv", "head_dim")
 
 
 @dataclass
@@ -61,16 +68,40 @@ def load(path: Path) -> Results:
     Raises
     ------
     ArgumentError
-        If the file cannot be read or is not JSON, or a field is missing, unknown or of another
-        type; names the field.
+        If the file cannot be read or is not JSON, or a field is missing, unknown, of another
+        type, or a figure that no measurement gives; names the field.
     """
     results: Results = read(path, Results, "a JSON file of cuattn bench")
+    for where, figure, least in _figures(results):
+        if figure is not None and not least <= figure <= MOST:
+            expected = f"from {least:g} to {MOST:g}"
+            raise ArgumentError(f"{path.name}.{where}", figure, expected)
     return results
 
 
-def save(results: Results, path: Path) -> None:
+def _figures(results: Results) -> Iterator[tuple[str, float | None, float]]:
+    """Yield the place of each figure, the figure, and the least that it can be."""
+    yield "rounds", results.rounds, 1
+    for i, c in enumerate(results.ceilings):
+        yield f"ceilings[{i}].rate", c.rate, LEAST
+        yield f"ceilings[{i}].iqr", c.iqr, 0
+    for i, t in enumerate(results.timings):
+        for name in ("kernel_ms", "end_to_end_ms", "tops", "gbps"):
+            yield f"timings[{i}].{name}", getattr(t, name), LEAST
+        for name in ("kernel_iqr_ms", "end_to_end_iqr_ms"):
+            yield f"timings[{i}].{name}", getattr(t, name), 0
+    for i, a in enumerate(results.accuracy):
+        yield f"accuracy[{i}].metrics.relative_l1", a.metrics.get("relative_l1"), 0
+    rows: dict[str, Sequence[Shape]] = {"timings": results.timings, "accuracy": results.accuracy}
+    for of, shapes in rows.items():
+        for i, shape in enumerate(shapes):
+            for name in SIZES:
+                yield f"{of}[{i}].{name}", getattr(shape, name), 1
+
+
+def save(results: Results, target: Target) -> None:
     """Write results, whole or not at all; a figure that is not finite becomes null."""
-    write(asdict(results), path)
+    write(asdict(results), target)
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

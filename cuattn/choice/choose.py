@@ -98,7 +98,7 @@ def choose_scheme(
     v: Any,
     *,
     min_cosine: float = 0.998,
-    schemes: Iterable[str | Scheme] | None = None,
+    schemes: str | Scheme | Iterable[str | Scheme] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
     layout: str = "HND",
@@ -117,7 +117,7 @@ def choose_scheme(
         the largest error of any counts.
     min_cosine : float
         Least cosine similarity to attention in float64, from 0 to 1.
-    schemes : iterable of str or Scheme, optional
+    schemes : str or Scheme, or iterable of them, optional
         Candidates; by default all presets that can run here.
     scale, is_causal, layout, progress
         As for `cuattn.measure_error`.
@@ -157,6 +157,9 @@ def _time(candidate: Candidate) -> float:
 
 def _first_within(table: list[Candidate], min_cosine: float, max_relative_l1: float) -> Candidate:
     """Return the first candidate within both bounds; a NaN is within none."""
+    if all(math.isnan(x.cosine) for x in table):
+        names = [x.scheme.name for x in table]
+        raise ArgumentError("schemes", names, "such that outputs of one are finite")
     similar = [x for x in table if x.cosine >= min_cosine]
     if not similar:
         best = max(table, key=lambda x: x.cosine if x.cosine == x.cosine else -math.inf)

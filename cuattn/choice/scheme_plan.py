@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias
 
 from ..common.typed_json import read, write
 from ..errors import ArgumentError
 from ..reference.arrays import Progress
 from ..scheme import Scheme
+from .calibration import candidates
 from .choose import Choice, choose_scheme
 from .stages import Stages
 
@@ -83,10 +84,22 @@ class SchemePlan:
         width = max(map(len, titles), default=0)
         return "\n".join(f"{title:{width}}  {name}" for title, name in titles.items())
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all, with all fields of every scheme."""
+    def save(self, path: str | PathLike[str] | TextIO) -> None:
+        """Write the plan as JSON, whole or not at all, with all fields of every scheme.
+
+        Parameters
+        ----------
+        path : str, path or text stream
+            A file that is there is replaced; one that a link leads to, too.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         entries = [_Entry(*_parts(key), scheme) for key, scheme in self.schemes.items()]
-        write(asdict(_Document("cuattn scheme plan 1", entries)), Path(path))
+        target = Path(path) if isinstance(path, (str, PathLike)) else path
+        write(asdict(_Document("cuattn scheme plan 1", entries)), target)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SchemePlan:
@@ -118,7 +131,7 @@ def plan_schemes(
     layers: Mapping[Key, tuple[Any, Any, Any]],
     *,
     min_cosine: float = 0.998,
-    schemes: Iterable[str | Scheme] | None = None,
+    schemes: str | Scheme | Iterable[str | Scheme] | None = None,
     scale: float | None = None,
     is_causal: bool = False,
     layout: str = "HND",
@@ -148,7 +161,7 @@ def plan_schemes(
     UnsupportedError, CompileError
         As `cuattn.choose_scheme`.
     """
-    candidates = None if schemes is None else list(schemes)
+    chosen = None if schemes is None else candidates(schemes)
     stages = Stages(progress, len(layers))
     choices: dict[Key, Choice] = {}
     for key, qkv in layers.items():
@@ -157,7 +170,7 @@ def plan_schemes(
             choices[key] = choose_scheme(
                 *qkv,
                 min_cosine=min_cosine,
-                schemes=candidates,
+                schemes=chosen,
                 scale=scale,
                 is_causal=is_causal,
                 layout=layout,

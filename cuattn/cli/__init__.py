@@ -11,14 +11,15 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .. import __version__
 from ..errors import CuattnError
 from . import cache, choose, info
 from . import compile as compile_command
-from .bench import command as bench
-from .report import command as report
+from .bench import command as bench_command
+from .outputs import checked
+from .report import command as report_command
 
 __all__ = ["main"]
 
@@ -51,12 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after an error, which is one line on stderr.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may have letters that a terminal's encoding lacks.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        _never_fail_to_encode(stream)
     try:
         args = _parser().parse_args(argv)
-        args.run(args)
+        with checked(args):
+            args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -71,6 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _never_fail_to_encode(stream: TextIO) -> None:
+    """Have a stream write escapes for letters that its encoding lacks, in names of files too."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cuattn",
@@ -79,6 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, bench, choose, info, compile_command, cache):
+    for command in (report_command, bench_command, choose, info, compile_command, cache):
         command.add_to(commands)
     return parser

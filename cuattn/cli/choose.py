@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
-from ..choice.scheme_plan import plan_schemes
-from . import inputs, setting
-from .options import between, check_folder
+from ..choice.scheme_plan import SchemePlan, plan_schemes
+from ..choice.stages import Stages
+from .inputs import add_options, headline, inputs
+from .options import between
+from .outputs import add_outputs
 from .progress import Bar
 
 __all__ = ["add_to"]
@@ -26,8 +27,7 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    inputs.add_options(parser)
-    setting.add_options(parser)
+    add_options(parser)
     bounds = parser.add_argument_group("bounds")
     bounds.add_argument(
         "--min-cosine",
@@ -43,26 +43,35 @@ def add_to(commands: Any) -> None:
         help="largest relative L1 error (none)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--save", type=Path, metavar="FILE", help="write the scheme of each input as a plan (.json)"
+    add_outputs(
+        parser,
+        output,
+        save="write the scheme of each input as a plan (.json; - is standard output)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Choose, print, and write the plan if there is to be one."""
-    check_folder("--save", args.save)
-    options = setting.keywords(args)
-    given = inputs.inputs(args)
-    print(setting.headline(args), flush=True)
+    given = inputs(args)
+    print(headline(args), flush=True)
+    plans = []
     with Bar() as bar:
-        plan = plan_schemes(
-            {x.name: (x.q, x.k, x.v) for x in given},
-            **options,
-            schemes=args.schemes,
-            min_cosine=args.min_cosine,
-            max_relative_l1=args.max_relative_l1,
-            progress=bar.task("choosing"),
-        )
+        stages = Stages(bar.task("choosing"), len(given))
+        for x in given:  # by itself, as its file may say which attention it is of
+            plans.append(
+                plan_schemes(
+                    {x.name: (x.q, x.k, x.v)},
+                    **x.options,
+                    schemes=args.schemes,
+                    min_cosine=args.min_cosine,
+                    max_relative_l1=args.max_relative_l1,
+                    progress=stages.next(),
+                )
+            )
+    plan = SchemePlan(
+        {key: scheme for found in plans for key, scheme in found.schemes.items()},
+        {key: choice for found in plans for key, choice in found.choices.items()},
+    )
     for x in given:
         print(f"\n{x.title}\n{plan.choices[x.name]}")
     if len(plan.schemes) > 1:

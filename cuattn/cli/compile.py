@@ -59,8 +59,8 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--head-dims",
-        type=items(at_least(1)),
-        help="comma-separated channels of a head (all that have kernels)",
+        type=items(_head_dim),
+        help=f"comma-separated channels of a head, of {','.join(map(str, HEAD_DIMS))} (all)",
     )
     parser.add_argument(
         "--dtypes",
@@ -96,6 +96,16 @@ def run(args: argparse.Namespace) -> None:
         took = duration(time.monotonic() - begun)
         print(f"sm_{arch}: {new} kernels compiled in {took}, {len(specs) - new} were there")
     print(f"cache: {summary()}")
+
+
+def _head_dim(text: str) -> int:
+    """Read channels that kernels are made for; others run those of the next larger number."""
+    value = at_least(1)(text)
+    if value not in HEAD_DIMS:
+        larger = min((x for x in HEAD_DIMS if x > value), default=None)
+        hint = "" if larger is None else f", which runs the kernels of {larger}"
+        raise argparse.ArgumentTypeError(f"must be among {[*HEAD_DIMS]}, got {value}{hint}")
+    return value
 
 
 def _bits(text: str) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import TypeVar
 
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 
-__all__ = ["at_least", "between", "check_folder", "items", "one_of", "schemes"]
+__all__ = ["at_least", "between", "items", "one_of", "schemes"]
 
 T = TypeVar("T")
 
@@ -70,15 +69,3 @@ def one_of(choices: Collection[str]) -> Callable[[str], str]:
         return text
 
     return read
-
-
-def check_folder(option: str, path: Path | None) -> None:
-    """Refuse a file that could not be written at the end, before any long work.
-
-    Raises
-    ------
-    ArgumentError
-        If the file's folder does not exist.
-    """
-    if path is not None and not path.parent.is_dir():
-        raise ArgumentError(option, str(path), "a file in an existing folder")

@@ -1,19 +1,24 @@
-"""A progress bar on stderr, if that is a terminal."""
+"""How far a command is: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
 
 from ..reference.arrays import Progress
 
 __all__ = ["Bar", "duration"]
 
-WIDTH = 24
 SECONDS_BETWEEN_UPDATES = 0.1
-CLEAR_LINE = "\r\x1b[K"
+# Where nobody looks, such as in a log; a command that takes less says nothing.
+SECONDS_BETWEEN_LINES = 15.0
+
+BAR = "{desc}  |{bar:24}| {percentage:3.0f}%  {remaining} left"
+LINE = "{desc}: {percentage:3.0f} %, {remaining} left"
 
 
 def duration(seconds: float) -> str:
@@ -25,15 +30,12 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """One line that shows the current task and is gone afterwards.
-
-    With stderr in a file or a pipe nothing but notes is written.
-    """
+    """What shows the current task on stderr; of a bar on a terminal nothing is left afterwards."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._label = self._line = ""
-        self._begun = self._updated = 0.0
+        self._is_terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._told = time.monotonic()
 
     def __enter__(self) -> Bar:
         return self
@@ -44,37 +46,46 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._write("")
+        self._close()
 
     def task(self, label: str) -> Progress:
         """Begin a task and return the callback, ``callback(done, total)``, that shows it."""
-        self._label = label
-        self._begun = time.monotonic()
-        self._updated = 0.0
-        self._show(0, 1)
-        return self._show
+        self._close()
+        if self._is_terminal:
+            self._bar = tqdm(
+                desc=label,
+                total=1,
+                leave=False,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=SECONDS_BETWEEN_UPDATES,
+                miniters=0,
+                bar_format=BAR,
+            )
+            return self._show
+        begun = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            now = time.monotonic()
+            if now - self._told >= SECONDS_BETWEEN_LINES:
+                self._told = now
+                line = tqdm.format_meter(
+                    done, max(total, 1), now - begun, prefix=label, bar_format=LINE
+                )
+                self.note(line)
+
+        return tell
 
     def note(self, text: str) -> None:
-        """Write a line that stays, above the bar; also where no bar is shown."""
-        line = self._line
-        self._write("")
-        sys.stderr.write(f"{text}\n")
-        self._write(line)
+        """Write a line that stays, above a bar."""
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
 
     def _show(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._updated < SECONDS_BETWEEN_UPDATES:
-            return
-        self._updated = now
-        part = done / max(total, 1)
-        left = f"  {duration((now - self._begun) * (1 / part - 1))} left" if part else ""
-        filled = round(WIDTH * part)
-        self._write(f"{self._label}  [{'#' * filled:{WIDTH}}] {part:4.0%}{left}")
+        self._bar.total = max(total, 1)
+        self._bar.update(done - self._bar.n)
 
-    def _write(self, line: str) -> None:
-        self._line = line
-        if self._shown:
-            # A line that wraps could not be cleared.
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(CLEAR_LINE + line[:width])
-            sys.stderr.flush()
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

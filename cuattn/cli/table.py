@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Group", "Table", "number", "render"]
+__all__ = ["Group", "Row", "Table", "number", "render"]
 
 GAP = "  "
 INDENT = "  "
+
+# A name and one figure for each column; None where there is none.
+Row = tuple[str, Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,11 @@ class Group:
     ----------
     title : str
         Written above them.
-    rows : sequence of (str, sequence of float or None)
-        A name and one figure for each column; None where there is none.
+    rows : sequence of Row
     """
 
     title: str
-    rows: Sequence[tuple[str, Sequence[float | None]]]
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,30 @@ class Table:
     groups : sequence of Group
     title : str
         Empty if the groups say enough.
+    better : sequence of {"less", "more", None}
+        For each column, which figures are the better ones; none for all columns if empty.
+    aside : collection of str
+        Rows that do not count when the best are looked for.
     """
 
     columns: Sequence[str]
     groups: Sequence[Group]
     title: str = ""
+    better: Sequence[str | None] = ()
+    aside: Collection[str] = ()
 
     def __str__(self) -> str:
         return f"{self.title}\n" * bool(self.title) + render(self.columns, self.groups)
+
+    def best(self, group: Group) -> list[float | None]:
+        """Return the best figure of each column in a group; None where nothing competes."""
+        found: list[float | None] = []
+        for i, better in enumerate(self.better):
+            of_rows = (figures[i] for name, figures in group.rows if name not in self.aside)
+            figures = [x for x in of_rows if x is not None and math.isfinite(x)]
+            choose = {"less": min, "more": max}.get(better or "")
+            found.append(choose(figures) if choose and len(figures) > 1 else None)
+        return found or [None] * len(self.columns)
 
 
 def number(x: float | None) -> str:

@@ -10,11 +10,16 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ArgumentError
+from .output_files import Target, write_text
+from .text import printable
 
 __all__ = ["ADDED", "finite", "read", "typed", "write"]
 
 # Metadata of a dataclass's field that older files lack: its default stands for it then.
 ADDED = {"added": True}
+
+# Of a file: the largest that a program of this project writes has less than 2 MB.
+MOST_BYTES = 1 << 28
 
 
 def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
@@ -34,19 +39,52 @@ def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
         If the file cannot be read or is not JSON, or a field is missing, unknown or of another
         type; names the field.
     """
+    name = printable(path.name)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _parsed(path)
     except (OSError, ValueError) as error:  # the latter of what is not UTF-8, too
-        raise ArgumentError(path.name, str(error), file) from None
-    return typed(data, kind, path.name)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArgumentError(name, reason, file) from None
+    return typed(data, kind, name)
 
 
-def write(data: Any, path: Path) -> None:
-    """Write JSON's own types, whole or not at all; a figure that is not finite becomes null."""
-    text = json.dumps(finite(data), indent=1, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+def _parsed(path: Path) -> Any:
+    """Return what a file has, in bounded memory and time.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is not JSON as the standard has it.
+    """
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    if path.exists() and not path.is_file():  # a FIFO might never end
+        raise ValueError("not a regular file")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def write(data: Any, target: Target) -> None:
+    """Write JSON's own types, whole or not at all; a figure that is not finite becomes null.
+
+    Parameters
+    ----------
+    data : object
+    target : Path or text stream
+        A path is written as `cuattn.common.output_files.open_whole` does.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    write_text(target, json.dumps(finite(data), indent=1, allow_nan=False) + "\n")
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
@@ -85,12 +123,24 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     if get_origin(kind) is dict:
         pairs = typed(value, dict, where)
         return {key: typed(x, get_args(kind)[1], f"{where}.{key}") for key, x in pairs.items()}
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float:
+        return _float(value, where)
     # Not isinstance: True would pass for an int.
     if type(value) is not kind:
         raise ArgumentError(where, value, f"of type {kind.__name__}")
     return value
+
+
+def _float(value: Any, where: str) -> float:
+    if type(value) not in (int, float):
+        raise ArgumentError(where, value, "of type float")
+    try:
+        x = float(value)
+    except OverflowError:
+        x = math.inf
+    if not math.isfinite(x):  # such as 1e999, which Python reads as infinity
+        raise ArgumentError(where, value, "a finite number")
+    return x
 
 
 def finite(value: Any) -> Any:

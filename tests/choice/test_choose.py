@@ -6,9 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+import cuattn
 from cuattn.choice import calibration, measure
 from cuattn.choice.choose import Candidate, choose_scheme
 from cuattn.choice.measure import measure_error
+from cuattn.choice.scheme_plan import plan_schemes
 from cuattn.choice.speed_order import SPEED_ORDER, speed_rank
 from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.plan import kernels as plan
@@ -116,11 +118,44 @@ def test_presets_that_these_inputs_have_no_kernel_for_are_left_out(qkv, monkeypa
         choose_scheme(*qkv, schemes=["fp8", "fp16"])
 
 
-def test_a_nan_is_within_no_bound(qkv):
-    # Infinite logits leave the output without a value in any scheme.
-    q = np.full_like(qkv[0], np.inf)
-    with np.errstate(all="ignore"), pytest.raises(ArgumentError, match="min_cosine must be"):
-        choose_scheme(q, *qkv[1:], schemes=["fp16"], min_cosine=0.0)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_named_with_its_position(qkv, value):
+    q, k, v = (x.copy() for x in qkv)
+    k[0, 0, 7, 3] = k[0, 0, 9, 0] = value
+    words = rf"k\[0, 0, 7, 3\] must be a finite number, got {value}"
+    with pytest.raises(ArgumentError, match=words):
+        choose_scheme(q, k, v, schemes=["fp16"], min_cosine=0.0)
+    with pytest.raises(ArgumentError, match=r"k\[1\]" + words[1:]):
+        choose_scheme([q, q], [qkv[1], k], [v, v], schemes=["fp16"])
+    with pytest.raises(ArgumentError, match=f"layer 3: {words}"):
+        plan_schemes({"layer 3": (q, k, v)}, schemes=["fp16"])
+
+
+def test_a_nan_is_within_no_bound(qkv, monkeypatch):
+    # As from finite inputs whose products are beyond float16.
+    def lost(*given, **options):
+        report = measure_error(*given, **options)
+        return dataclasses.replace(report, metrics=dict.fromkeys(report.metrics, np.nan))
+
+    monkeypatch.setattr(calibration, "measure_error", lost)
+    with pytest.raises(ArgumentError, match="schemes must be such that outputs of one are finite"):
+        choose_scheme(*qkv, schemes=["fp16"], min_cosine=0.0)
+
+
+def test_a_single_scheme_stands_for_itself(qkv):
+    for scheme in ("int8", PRESETS["int8"]):
+        assert [x.scheme.name for x in choose_scheme(*qkv, schemes=scheme).table] == ["int8"]
+        plan = plan_schemes({"a": qkv}, schemes=scheme)
+        assert plan["a"] == PRESETS["int8"]
+
+
+def test_a_masked_array_is_refused(qkv):
+    masked = np.ma.masked_less(qkv[2], 0)
+    for call in (choose_scheme, measure_error, cuattn.attention):
+        with pytest.raises(ArgumentError, match="v must be an array without a mask"):
+            call(*qkv[:2], masked)
+    with pytest.raises(ArgumentError, match="out must be an array without a mask"):
+        cuattn.attention(*qkv, out=np.ma.masked_array(np.zeros_like(qkv[0])))
 
 
 def test_choice_is_readable(qkv):
@@ -160,7 +195,10 @@ def test_progress_rises_to_its_end(qkv):
         ({"min_cosine": float("nan")}, "min_cosine must be from 0 to 1"),
         ({"max_relative_l1": -1.0}, "max_relative_l1 must be at least 0"),
         ({"schemes": []}, "schemes must be at least one"),
-        ({"schemes": ["int5"]}, "scheme must be a Scheme or one of"),
+        ({"schemes": ["int5"]}, "a preset's name .did you mean 'int8' or 'int4'"),
+        ({"schemes": "int5"}, "a preset's name .did you mean 'int8' or 'int4'"),
+        ({"schemes": ["quick"]}, "scheme must be a Scheme or one of"),
+        ({"schemes": 8}, "schemes must be schemes or names of schemes, got 8"),
         ({"schemes": ["int8"], "min_cosine": 1.0}, r"at most 0\.999\d+, that of int8"),
         ({"schemes": ["int8"], "max_relative_l1": 1e-6}, r"at least 0\.0\d+, that of int8"),
         ({"layout": "DNH"}, "layout must be"),

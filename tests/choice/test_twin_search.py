@@ -86,7 +86,7 @@ def test_nothing_to_attend_to_is_no_error():
         ({"scheme": "int8"}, "scheme.p_range must be 'twin'"),
         ({"splits": [0]}, r"scheme\.p_split must be one of"),
         ({"splits": []}, "splits must be at least one"),
-        ({"q": np.full((1, 2, 24, 32), np.inf, np.float32)}, "q must be such that"),
+        ({"q": np.full((1, 2, 24, 32), np.inf, np.float32)}, r"q\[0, 0, 0, 0\] must be a finite"),
     ],
 )
 def test_bad_arguments_are_named(qkv, change, message):

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 from matplotlib.image import imread
 
-from cuattn.cli.figures import FAINT, INK, SERIES
+from cuattn.cli.pages.figures import FAINT, INK, SERIES
+from cuattn.cli.pages.page import TEMPLATES
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -22,7 +23,8 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.references, self.names, self.tags = [], [], []
-        self.styles, self.texts, self.cells, self._open = [], [], [], []
+        self.styles, self.scripts, self.texts, self.cells = [], [], [], []
+        self._open = []
         self.feed(text)
         self.close()
         assert self._open == []
@@ -39,8 +41,8 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data):
-        if self._open and self._open[-1] == "style":
-            self.styles.append(data)
+        if self._open and self._open[-1] in ("style", "script"):
+            (self.styles if self._open[-1] == "style" else self.scripts).append(data)
         else:
             self.texts.append(data)
             if self._open and self._open[-1] == "td":
@@ -61,7 +63,9 @@ class Page(HTMLParser):
 def is_sound(text):
     """Fail for a page that is not well formed, or refers to what is outside or nowhere."""
     page = Page(text)
-    assert set(page.tags) & {"script", "link", "iframe", "object", "embed", "base"} == set()
+    own = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    assert [script.strip() for script in page.scripts] == [own.strip()]
+    assert set(page.tags) & {"link", "iframe", "object", "embed", "base"} == set()
     outside = [x for x in page.references if not x.startswith(("#", "data:image/png;base64,"))]
     assert outside == []
     styles = "\n".join(page.styles)

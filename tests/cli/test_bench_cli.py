@@ -1,7 +1,10 @@
 """`cuattn bench` as a user meets it: words, files and exit codes, of a run that is made up."""
 
+import importlib.util
+import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from cuattn.bench import grid, results
 from cuattn.bench.cases import CORE, SCHEMES, Case, decoding
 from cuattn.cli import main
 from cuattn.cli.bench import command as bench
+from cuattn.cli.bench import page as bench_page
 from cuattn.cli.progress import Bar
 from cuattn.errors import NoGPUError
 from cuattn.records.record import Accuracy, Timing
@@ -112,7 +116,10 @@ def gpu(monkeypatch):
     ("arguments", "message"),
     [
         ([], "no usable GPU: hidden by the test"),
-        (["--schemes", "int9"], "argument --schemes: scheme must be a Scheme or one of"),
+        (
+            ["--schemes", "int9"],
+            "argument --schemes: scheme must be a Scheme or a preset's name",
+        ),
         (["--only", "prefil"], "argument --only: must be one of ['ceilings', 'prefill'"),
         (["--causal", "maybe"], "argument --causal: must be one of ['both', 'yes', 'no']"),
         (["--caches", "8192"], "argument --caches: must be sequences x tokens like 16x8192"),
@@ -141,7 +148,7 @@ def test_errors_are_one_line_and_exit_code_2(
 
 
 def test_a_page_without_matplotlib_is_refused_before_the_run(gpu, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(bench.figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "--html", str(tmp_path / "x.html")]) == 2
     assert "--html needs matplotlib" in capsys.readouterr().err
     assert not gpu
@@ -180,10 +187,60 @@ def test_a_file_is_shown_without_a_gpu(no_gpu, file, capsys):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
-    for name, content in (("x.png", b"\x89PNG\xff"), ("x.json", b"[]"), ("y.json", b"{")):
+    for name, content in (
+        ("x.png", b"\x89PNG\xff"),
+        ("x.json", b"[]"),
+        ("y.json", b"{"),
+        ("deep.json", b"[" * 200_000),
+        ("deeper.json", b'{"a":' * 200_000),
+        ("nan.json", b"NaN"),
+        ("long.json", b"9" * 5000),
+    ):
         (tmp_path / name).write_bytes(content)
         assert main(["bench", "--from", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.startswith(f"cuattn: error: {name} must be ")
+
+
+def numbers(value, path=()):
+    """Yield the places of all numbers in JSON's own types."""
+    if isinstance(value, (dict, list)):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inside, (*path, key))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path
+
+
+@pytest.mark.parametrize("figure", ["0", "NaN", "Infinity", "-1", "1e999", "1e300", "1e-300"])
+def test_a_file_with_impossible_figures_is_refused_or_shown(
+    no_gpu, file, tmp_path, capsys, monkeypatch, figure
+):
+    """Any one number of a file, in every kind of row: never more than one line of complaint."""
+    monkeypatch.setattr(bench_page, "render", lambda *given, **values: "")
+    document = json.loads(Path(file).read_text())
+    seen = set()
+    for path in numbers(document):
+        kind = tuple(key for key in path if isinstance(key, str))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        changed = json.loads(json.dumps(document))
+        inside = changed
+        for key in path[:-1]:
+            inside = inside[key]
+        inside[path[-1]] = "FIGURE"
+        bad = tmp_path / "bad.json"
+        bad.write_text(json.dumps(changed).replace('"FIGURE"', figure))
+        for options in ([], ["--compare", file], ["--html", str(tmp_path / "x.html")]):
+            code = main(["bench", "--from", str(bad), *options])
+            output = capsys.readouterr()
+            assert code in (0, 2)
+            if code:
+                assert output.out == ""
+                assert re.fullmatch(r"cuattn: error: bad\.json.+\n", output.err)
+                break
+            assert figure in ("0", "1e-300", "1e300")
+            assert "inf" not in output.out.replace("rounds", "")
+    assert len(seen) > 15
 
 
 def test_two_files_are_compared(no_gpu, file, capsys):
@@ -251,8 +308,8 @@ def test_notes_stay_above_the_bar(capsys, monkeypatch):
     with Bar() as bar:
         bar.task("prefill")
         bar.note("left out: fp8")
-    shown = capsys.readouterr().err.split("\r\x1b[K")
-    assert shown[1].startswith("prefill  [")
-    assert shown[2] == "left out: fp8\n"
-    assert shown[3] == shown[1]
-    assert shown[4] == ""
+    shown = [line.rstrip(" ") for line in capsys.readouterr().err.split("\r") if line.strip()]
+    assert shown[0].startswith("prefill  |")
+    assert shown[1] == "left out: fp8\n"
+    assert shown[2] == shown[0]
+    assert len(shown) == 3

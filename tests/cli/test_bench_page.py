@@ -11,12 +11,11 @@ from cuattn.bench.ceilings import intensity, share
 from cuattn.bench.compare import compare
 from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.bench.tradeoff import tradeoffs
-from cuattn.cli.bench import page as bench_page
 from cuattn.cli.bench import speed as bench_speed
 from cuattn.cli.bench.findings import findings
 from cuattn.cli.bench.look import look
-from cuattn.cli.label_points import LINE, WIDTH, beside
-from cuattn.cli.labels import spread
+from cuattn.cli.bench.page import page
+from cuattn.cli.pages.labels import LINE, WIDTH, beside, spread
 from cuattn.cli.table import number
 from cuattn.presets import PRESETS
 
@@ -25,7 +24,7 @@ SECTIONS = ("changes", "ceilings", "speed", "errors", "roofline", "decode", "fig
 
 def written(folder, *given):
     file = folder / "bench.html"
-    bench_page.write(file, *given)
+    file.write_text(page(*given), encoding="utf-8")
     return file.read_text(encoding="utf-8")
 
 
@@ -136,6 +135,48 @@ def test_intensity_counts_what_has_to_move(run):
 def test_left_out_and_changes_are_said(whole):
     assert "flash_attn does not import: &lt;no such module&gt;" in whole[0]
     assert re.search(r"\d+ faster, 0 slower, \d+ within noise; 4 of \d+ errors changed", whole[0])
+
+
+def test_whatever_a_file_says_is_text(run):
+    """A file of --from may come from anybody: none of its words becomes an element."""
+    said = iter(f"<b id='x{i}'>&\"$x_1$" for i in range(1000))
+    fields = {}
+
+    def hostile(word):
+        return fields.setdefault(word, next(said))
+
+    def renamed(rows, *names):
+        return [
+            replace(row, **{name: hostile(getattr(row, name)) for name in names}) for row in rows
+        ]
+
+    small = results(schemes=("int8",), lengths=(1024, 4096), head_dims=(64,))
+    others = [
+        replace(t, implementation=hostile(t.implementation))
+        for t in small.timings
+        if t.implementation != "cuattn" and t.case in ("prefill", "decode")
+    ]
+    ours = [t for t in small.timings if t.implementation == "cuattn"]
+    evil = replace(
+        small,
+        gpu=hostile("gpu"),
+        measured_at=hostile("when"),
+        digest=hostile("digest")[:12],
+        versions={hostile("torch"): hostile("2.11")},
+        left_out={hostile("what"): hostile("why")},
+        ceilings=renamed(small.ceilings, "instruction"),
+        timings=[*ours, *others],
+        accuracy=renamed(small.accuracy, "distribution"),
+    )
+    old = replace(changed(evil, factors={"int8": 1.2}, errors={"int8": 1.5}), gpu=hostile("old"))
+    text = page(evil, compare(old, evil))
+    parsed = is_sound(text)
+    assert [name for name in parsed.names if re.fullmatch(r"x\d+", name)] == []
+    shown = "".join(parsed.texts)
+    for word, name in fields.items():
+        assert name[: 10 if word == "digest" else 16] in shown, word
+    for title in re.findall(r'aria-label="([^"]*)"', text):
+        assert "<" not in title
 
 
 def test_page_without_comparison_has_none(run, tmp_path):

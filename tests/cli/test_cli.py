@@ -17,7 +17,7 @@ from cuattn.choice import measure
 from cuattn.choice.measure import measure_error
 from cuattn.choice.scheme_plan import SchemePlan
 from cuattn.cli import compile as compile_command
-from cuattn.cli import info, main, progress, setting
+from cuattn.cli import info, inputs, main, progress
 from cuattn.cli.report import command as report
 from cuattn.plan import kernels as plan
 from cuattn.plan.kernels import supported
@@ -41,7 +41,7 @@ SHAPE = {
 def without_gpu(monkeypatch, request):
     """Most of this is about words; a GPU computer has to say the same."""
     if not request.node.get_closest_marker("gpu"):
-        for module in (measure, plan, setting, info, compile_command):
+        for module in (measure, plan, inputs, info, compile_command):
             monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
 
 
@@ -62,7 +62,7 @@ def small_file(tmp_path):
         (["report", "--heads", "0"], "argument --heads: must be at least 1, got 0"),
         (["report", "--heads", "two"], "argument --heads: invalid integer value: 'two'"),
         (["report", "--heads", "4", "--kv-heads", "3"], "--kv-heads must be a divisor"),
-        (["report", "--schemes", "int8,int5"], "argument --schemes: scheme must be"),
+        (["report", "--schemes", "int8,int5"], "did you mean 'int8' or 'int4'?"),
         (["report", "--distribution", "cauchy"], "argument --distribution: invalid choice"),
         (["report", "--scale", "nan"], "--scale must be a finite number"),
         (["report", "--input", "gone.npz"], "path must be an existing file, got 'gone.npz'"),
@@ -78,7 +78,8 @@ def small_file(tmp_path):
         (["compile"], "--arch must be given on a computer without a GPU"),
         (["compile", "--arch", "sm_75"], "argument --arch: arch must be one of"),
         (["compile", "--arch", "sm_80", "--dtypes", "int8"], "argument --dtypes: must be one of"),
-        (["compile", "--arch", "sm_80", "--head-dims", "64,300"], "head_dim must be"),
+        (["compile", "--arch", "sm_80", "--head-dims", "64,300"], "--head-dims: must be among"),
+        (["compile", "--arch", "sm_80", "--head-dims", "7"], "got 7, which runs the kernels of 32"),
         (["compile", "--arch", "sm_80", "--kv", "8,6"], "argument --kv: must be one of ['8', '4']"),
         (["compile", "--arch", "sm_80", "--all", "--kv", "8"], "--all must be left out with --kv"),
         (["compile", "--all", "--head-dims", "64"], "--all must be left out with --head-dims"),
@@ -198,9 +199,8 @@ def test_choose_shows_progress(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     assert main(["choose", *SMALL, "--schemes", "int8,fp16"]) == 0
-    lines = screen.getvalue().split(progress.CLEAR_LINE)
-    assert any(re.search(r"^choosing +\[#+ *\] +\d+%", line) for line in lines)
-    assert lines[-1] == ""
+    assert any(re.search(r"^choosing +\|[^ ]+ *\| +\d+%", line) for line in screen.lines())
+    assert screen.lines()[-1] == ""
 
 
 def test_report_of_files_is_that_of_measure_error(capsys, small_file, tmp_path):
@@ -263,12 +263,16 @@ def test_plot_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):
     assert main(["report", "--plot", str(tmp_path / "x.png")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "pip install matplotlib" in output.err
+    assert "--plot needs matplotlib: pip install matplotlib" in output.err
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+    def lines(self):
+        """Return what the cursor's line has shown, one after the other."""
+        return [line.rstrip(" ") for line in self.getvalue().split("\r")]
 
 
 def test_progress_is_shown_on_a_terminal_and_cleared(monkeypatch):
@@ -276,9 +280,9 @@ def test_progress_is_shown_on_a_terminal_and_cleared(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     assert main(["report", *SMALL, "--schemes", "int8"]) == 0
-    lines = screen.getvalue().split(progress.CLEAR_LINE)
-    assert any(re.search(r"normal, float64 +\[", line) for line in lines)
-    assert any(re.search(r"normal, int8 +\[#+ *\] +\d+%", line) for line in lines)
+    lines = screen.lines()
+    assert any(re.search(r"normal, float64 +\|", line) for line in lines)
+    assert any(re.search(r"normal, int8 +\|[^ ]+ *\| +\d+%", line) for line in lines)
     assert lines[-1] == ""
 
 
@@ -291,7 +295,33 @@ def test_error_comes_after_the_progress_bar_is_cleared(monkeypatch):
 
     monkeypatch.setattr(report, "measure_error", fail)
     assert main(["report", *SMALL]) == 2
-    assert screen.getvalue().endswith(f"{progress.CLEAR_LINE}cuattn: error: disk on fire\n")
+    assert screen.getvalue().endswith(" \rcuattn: error: disk on fire\n")
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Bar() as bar:
+        for task in ("first", "second"):
+            tell = bar.task(task)
+            for done in range(1, 5):
+                now[0] += progress.SECONDS_BETWEEN_LINES / 2
+                tell(done, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" %")[0] for line in lines] == [
+        *("first:  50", "first: 100"),
+        *("second:  50", "second: 100"),
+    ]
+
+
+@pytest.mark.parametrize("command", ["report", "choose"])
+def test_commands_in_a_pipe_say_how_far_they_are(capsys, monkeypatch, command):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert main([command, *SMALL, "--schemes", "int8"]) == 0
+    output = capsys.readouterr()
+    label = {"report": "normal, int8", "choose": "choosing"}[command]
+    assert re.search(rf"^{label}: +\d+ %, 00:0\d left", output.err, re.MULTILINE)
+    assert "\r" not in output.err
 
 
 def test_info_says_what_there_is(capsys, tmp_path, monkeypatch):

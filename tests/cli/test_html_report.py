@@ -1,17 +1,19 @@
 """The page of ``cuattn report --html``: complete, sound, and without anything from outside."""
 
 import importlib.util
+import io
 import json
 import re
 import sys
 
 import numpy as np
 import pytest
-from html_pages import BROWSER, Page, has_its_own_colors, is_shown_as_it_should_be, is_sound
+from html_pages import BROWSER, Page, browse, has_its_own_colors, is_shown_as_it_should_be, is_sound
 
 from cuattn.choice import measure
-from cuattn.cli import main, progress, setting
-from cuattn.cli.report import html as html_report
+from cuattn.cli import inputs, main, progress
+from cuattn.cli.pages import figures
+from cuattn.cli.report import page as report_page
 from cuattn.cli.report.sample import HEADS, ROW_BLOCKS, ROWS, Sample
 from cuattn.cli.table import number
 from cuattn.plan import kernels as plan
@@ -26,7 +28,7 @@ SCHEMES = ("int8", "int8-two-term", "int4", "twin", "fp8", "fp16")
 
 @pytest.fixture(autouse=True)
 def without_gpu(monkeypatch):
-    for module in (measure, plan, setting):
+    for module in (measure, plan, inputs):
         monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
 
 
@@ -44,7 +46,7 @@ def whole(tmp_path_factory):
     given = ["--distribution", "normal", "sinks", "--causal", "--schemes", ",".join(SCHEMES)]
     given += ["--json", str(folder / "report.json")]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (measure, plan, setting):
+        for module in (measure, plan, inputs):
             patch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
         text = page_of(folder, *SMALL, *given, *sweeps)
     return text, json.loads((folder / "report.json").read_text()), folder / "report.html"
@@ -133,7 +135,7 @@ def test_mistakes_are_one_line(capsys, arguments, message):
 def test_schemes_of_the_first_inputs_are_drawn_one_by_one(
     monkeypatch, tmp_path, options, closer, said
 ):
-    monkeypatch.setattr(html_report, "CLOSE_UPS", 3)
+    monkeypatch.setattr(report_page, "CLOSE_UPS", 3)
     inputs = ["--distribution", "normal", "sinks", "uniform", "--no-sources"]
     page = Page(page_of(tmp_path, *SMALL, *TWO, *inputs, *options))
     assert page.tags.count("details") == 2 * closer
@@ -142,12 +144,13 @@ def test_schemes_of_the_first_inputs_are_drawn_one_by_one(
     assert all(said in text for text in told)
 
 
-def test_page_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_page_needs_packages_and_says_so_first(capsys, monkeypatch, tmp_path, package):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != package or None)
     assert main(["report", "--html", str(tmp_path / "x.html")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "--html needs matplotlib: pip install matplotlib" in output.err
+    assert f"--html needs {package}: pip install {package}" in output.err
 
 
 def test_page_of_a_gpu_has_speeds(monkeypatch, tmp_path):
@@ -171,6 +174,46 @@ def test_page_of_a_users_file(tmp_path):
     Page(text)
 
 
+def test_whatever_a_file_is_called_is_text(tmp_path):
+    x = make("normal", batch=1, num_q_heads=1, num_kv_heads=1, seqlen_q=8, seqlen_kv=8, head_dim=32)
+    name = "<b id='evil'>&amp;\"$x_1$"
+    for end in ("0", "1"):
+        np.savez(tmp_path / f"{name}{end}.npz", **dict(zip("qkv", x, strict=True)))
+    files = [str(tmp_path / f"{name}{end}.npz") for end in ("0", "1")]
+    text = page_of(tmp_path, "--input", *files, "--schemes", "int8")
+    page = is_sound(text)
+    assert "evil" not in page.names
+    # In the links, over the columns of the overview, and over what follows.
+    assert [x.strip() for x in page.texts].count(f"{name}0") == 2
+    assert any(x.startswith(f"{name}0: batch 1") for x in page.texts)
+
+
+@pytest.mark.parametrize("least", [1e-7, 0.019, 0.57, 1.0, 4.9, 99.0, 2e5])
+@pytest.mark.parametrize("ratio", [1.0, 1.001, 1.2, 3.0, 9.9, 25.0, 31.0, 1e4])
+def test_a_logarithmic_axis_has_two_numbers_at_least(least, ratio):
+    """Of few schemes, errors are close to each other: maybe no power of ten is among them."""
+    with figures.style():
+        _, axes = figures.canvas(2.0)
+        axes.plot([least, least * ratio], [0, 1], "o")
+        figures.scale(axes.xaxis, log=True)
+        low, high = axes.get_xlim()
+        numbers = [x for x in axes.get_xticks() if low * 0.999 <= x <= high * 1.001]
+    assert len(numbers) >= 2
+    assert low <= least <= least * ratio <= high
+
+
+def test_best_figures_are_marked(whole):
+    text, document, _ = whole
+    rows = [row for row in document["results"] if row["input"] == "normal"]
+    section = text[text.index('id="input-0"') : text.index('id="input-1"')]
+    table = section[section.index("Error against float64") : section.index("</table>")]
+    marked = re.findall(r'<td class="best">([^<]*)</td>', table)
+    quantized = [row["metrics"] for row in rows if row["scheme"] != "fp16"]
+    assert number(100 * min(x["relative_l1"] for x in quantized)) in marked
+    assert number(max(x["snr_db"] for x in quantized)) in marked
+    assert len(marked) >= 7
+
+
 @pytest.mark.parametrize(
     "sizes", [["--batch", "0"], ["--seqlen-q", "0"], ["--seqlen-kv", "0"], ["--seqlen-q", "1"]]
 )
@@ -178,9 +221,8 @@ def test_page_of_next_to_nothing(tmp_path, sizes):
     Page(page_of(tmp_path, "--heads", "1", "--head-dim", "32", "--seqlen-q", "8", *sizes, *TWO))
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_page_of_inputs_that_have_no_figures(tmp_path, value):
-    x = np.full((1, 1, 8, 32), value, np.float32)
+def test_page_of_inputs_without_errors(tmp_path):
+    x = np.zeros((1, 1, 8, 32), np.float32)
     np.savez(tmp_path / "x.npz", q=x, k=x, v=x)
     Page(page_of(tmp_path, "--input", str(tmp_path / "x.npz"), "--schemes", "int8,int4,fp8,fp16"))
 
@@ -200,26 +242,33 @@ def test_sample_is_evenly_spaced_and_said():
 
 def test_progress_names_the_pictures(monkeypatch, tmp_path):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
-    written = []
-    monkeypatch.setattr(
-        sys,
-        "stderr",
-        type(
-            "",
-            (),
-            {
-                "isatty": lambda self: True,
-                "write": lambda self, x: written.append(x),
-                "flush": lambda self: None,
-            },
-        )(),
-    )
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
     page_of(tmp_path, *SMALL, *TWO, "--sweep-seqlen", "16")
-    assert any("normal, int8, pictures" in line for line in written)
-    assert any("normal, tokens 16, int8" in line for line in written)
+    assert "normal, int8, pictures" in screen.getvalue()
+    assert "normal, tokens 16, int8" in screen.getvalue()
 
 
 if BROWSER:
+
+    def test_a_click_sorts_a_table(whole, tmp_path):
+        file = tmp_path / "sorted.html"
+        clicks = """<script>
+        const table = document.querySelector("#input-0 table"), seen = [];
+        const button = [...table.querySelectorAll("button")].at(-1);
+        const names = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join();
+        for (let i = 0; i < 4; i++) { seen.push(names()); button.click(); }
+        document.title = seen.join(" ");
+        </script>"""
+        file.write_text(whole[0].replace("</body>", f"{clicks}</body>"), encoding="utf-8")
+        title = re.search(r"<title>(.*?)</title>", browse(tmp_path, file, "--dump-dom"))[1]
+        before, more, less, again = title.split(" ")
+        rows = [row for row in whole[1]["results"] if row["input"] == "normal"]
+        ordered = sorted(rows, key=lambda row: -row["metrics"]["snr_db"])
+        assert before == again == ",".join(row["scheme"] for row in rows)
+        assert more == ",".join(row["scheme"] for row in ordered)
+        assert less.split(",") == more.split(",")[::-1]
 
     def test_browser_shows_the_page(whole, tmp_path):
         is_shown_as_it_should_be(tmp_path, whole[2])

@@ -7,7 +7,7 @@ from helpers.example_modules import examples
 from page_blocks import DOCS, alike, blocks, run
 
 from cuattn.choice import measure
-from cuattn.cli import info, setting
+from cuattn.cli import info, inputs
 from cuattn.plan import kernels as plan
 
 # Whose Python runs from top to bottom, as a reader types it. test_extending.py has the others.
@@ -18,7 +18,7 @@ PAGES = ["tutorial.md", "usage.md", *(f"howto/{page.name}" for page in HOW_TO)]
 
 @pytest.fixture
 def without_gpu(monkeypatch):
-    for module in (info, measure, plan, setting):
+    for module in (info, inputs, measure, plan):
         monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
 
 

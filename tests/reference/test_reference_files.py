@@ -94,7 +94,7 @@ def refuses(path, *words):
 def test_load_names_what_is_missing(path):
     refuses(path, "path must be an existing file", str(path))
     write(path, q=Q, k=K)
-    refuses(path, "path must be a file with an array 'v'", "['q', 'k']")
+    refuses(path, "path must be a file with an array 'v'", "it has 'q', 'k';")
 
 
 def test_load_refuses_other_kinds_of_file(tmp_path):

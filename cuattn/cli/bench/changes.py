@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...bench.comparison import Change, Comparison, Row
 from ..table import Group, Table, number
-from .names import row_name
+from .look import row_name
 
 __all__ = ["ERRORS", "drifts", "lacking", "summary", "tables", "text"]
 

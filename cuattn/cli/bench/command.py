@@ -11,14 +11,12 @@ from ...bench import results as files
 from ...bench import run as runs
 from ...bench.compare import compare
 from ...bench.results import Results
-from .. import figures
-from ..options import check_folder
+from ...common.output_files import Target, write_text
+from ..pages.page import needs_packages
 from ..progress import Bar
-from . import changes as bench_changes
-from . import options as bench_options
-from . import page as bench_page
-from . import tables as bench_tables
+from . import changes, options, tables
 from .options import Plan
+from .page import page
 
 __all__ = ["add_to"]
 
@@ -37,16 +35,14 @@ def add_to(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    bench_options.add_options(parser)
+    options.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what the options ask for."""
-    plan = bench_options.plan(args)
-    check_folder("--json", args.json)
-    check_folder("--html", args.html)
+    plan = options.plan(args)
     if args.html is not None:
-        figures.needs_matplotlib("--html")
+        needs_packages("--html")
     old = None if args.compare is None else files.load(args.compare)
     results = runs.begun(plan.rounds) if args.given is None else files.load(args.given)
     print(_headline(results), flush=True)
@@ -55,18 +51,18 @@ def run(args: argparse.Namespace) -> None:
     else:
         for what, reason in results.left_out.items():
             print(_left_out(what, reason), file=sys.stderr)
-    for table in bench_tables.tables(results):
+    for table in tables.tables(results):
         print(f"\n{table}")
-    if line := bench_tables.spread(results):
+    if line := tables.spread(results):
         print(f"\n{line}")
     comparison = None if old is None else compare(old, results)
     if comparison is not None:
-        print(f"\n{bench_changes.text(comparison)}")
+        print(f"\n{changes.text(comparison)}")
     if args.html is not None:
-        bench_page.write(args.html, results, comparison)
+        write_text(args.html, page(results, comparison))
 
 
-def _measure(plan: Plan, results: Results, path: Path | None) -> None:
+def _measure(plan: Plan, results: Results, path: Target | None) -> None:
     """Fill the results, and write them, even if they are not complete."""
     try:
         with Bar() as bar:
@@ -80,7 +76,8 @@ def _measure(plan: Plan, results: Results, path: Path | None) -> None:
     except BaseException:
         if path is not None and (results.ceilings or results.timings or results.accuracy):
             files.save(results, path)
-            print(f"interrupted; {path} has what was measured", file=sys.stderr)
+            where = path if isinstance(path, Path) else "standard output"
+            print(f"interrupted; {where} has what was measured", file=sys.stderr)
         raise
     if path is not None:
         files.save(results, path)

@@ -10,11 +10,10 @@ from ...bench.ceilings import best
 from ...bench.results import Results
 from ...bench.series import Series, by_shape
 from ...records.record import Shape, Timing
-from ..figures import INK, canvas, svg
-from ..labels import Label, height_of, label_ends
-from ..page import Card
-from .look import look
-from .names import shape_name
+from ..pages.figures import INK, canvas, svg
+from ..pages.labels import Label, height_of, label_ends
+from ..pages.page import Card
+from .look import look, shape_name
 
 __all__ = ["copy_gbps", "draw", "rows", "speedups"]
 

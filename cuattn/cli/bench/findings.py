@@ -11,7 +11,7 @@ from ...bench.series import Series, by_shape, end_to_end_tops
 from ...bench.tradeoff import Tradeoff, front, tradeoffs
 from ..table import number
 from .decode import rows, speedups
-from .names import shape_name
+from .look import shape_name
 
 __all__ = ["findings"]
 

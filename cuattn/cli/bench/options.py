@@ -13,6 +13,7 @@ from ...choice.timing import ROUNDS
 from ...errors import ArgumentError
 from ...presets import resolve
 from ..options import at_least, items, one_of
+from ..outputs import add_outputs
 
 __all__ = ["Plan", "add_options", "plan"]
 
@@ -118,9 +119,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "16x32768 and more)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    output.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with tables and pictures"
+    add_outputs(
+        parser,
+        output,
+        json="write all figures here (- is standard output)",
+        html="write a page with tables and pictures",
     )
     output.add_argument(
         "--compare", type=Path, metavar="FILE", help="say what changed since this file of --json"

@@ -7,12 +7,10 @@ from itertools import pairwise
 
 from ...bench.results import Results
 from ...bench.tradeoff import Point, Tradeoff, front, tradeoffs
-from ..figures import INK, canvas, scale, svg
-from ..label_points import label_points
-from ..labels import Label
-from ..page import Card
-from .look import look
-from .names import shape_name
+from ..pages.figures import INK, canvas, scale, svg
+from ..pages.labels import Label, label_points
+from ..pages.page import Card
+from .look import look, shape_name
 
 __all__ = ["draw"]
 

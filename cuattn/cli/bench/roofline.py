@@ -12,10 +12,9 @@ from ...bench.ceilings import best, intensity
 from ...bench.results import Results
 from ...bench.series import Series
 from ...records.record import Timing
-from ..figures import INK, canvas, svg
-from ..label_points import label_points
-from ..labels import Label, height_of, label_ends
-from ..page import Card
+from ..pages.figures import INK, canvas, svg
+from ..pages.labels import Label, height_of, label_ends, label_points
+from ..pages.page import Card
 from .look import COLORS, look
 
 __all__ = ["draw"]

@@ -8,9 +8,9 @@ from ...bench import prefill
 from ...bench.results import Results
 from ...bench.series import Series, end_to_end_tops
 from ...records.record import Timing
-from ..figures import canvas, svg
-from ..labels import Label, height_of, label_ends
-from ..page import Card
+from ..pages.figures import canvas, svg
+from ..pages.labels import Label, height_of, label_ends
+from ..pages.page import Card
 from .look import look
 
 __all__ = ["draw", "groups", "title_of"]

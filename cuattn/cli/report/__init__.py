@@ -1,1 +1,4 @@
-"""`cuattn report`: the command, its tables, plots and page."""
+"""``cuattn report``: the command, its tables, its plot and its page.
+
+Measuring itself is the business of `cuattn.choice`, which knows nothing of command lines.
+"""

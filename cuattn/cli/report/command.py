@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...choice.measure import measure_error
+from ...common.output_files import Target, write_text
 from ...common.typed_json import write
 from ...errors import ArgumentError
 from ...plan.kernels import runnable
 from ...reference import exact
 from ...scheme import Scheme
-from .. import figures, setting
-from ..inputs import Input, add_options, inputs
-from ..options import at_least, check_folder
+from ..inputs import Input, add_options, headline, inputs, keywords, where
+from ..options import at_least
+from ..outputs import add_outputs
+from ..pages.page import needs_packages
 from ..progress import Bar
-from . import html as html_report
 from . import plot, sweep
-from .measured import Measured, tables
+from .measured import Measured, across_inputs, tables
+from .page import CLOSE_UPS, page
 
 __all__ = ["add_to"]
 
@@ -35,86 +36,76 @@ def add_to(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     add_options(parser)
-    setting.add_options(parser)
     sweep.add_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--no-sources", action="store_true", help="leave out the errors by source: much faster"
     )
-    output.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
-    output.add_argument("--plot", type=Path, metavar="FILE", help="also draw them here (.png)")
-    output.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write a page with tables and pictures"
+    add_outputs(
+        parser,
+        output,
+        json="also write all figures here (- is standard output)",
+        plot="also draw them here (.png)",
+        html="also write a page with tables and pictures",
     )
     output.add_argument(
         "--close-ups",
         type=at_least(0),
         metavar="N",
         help="inputs of which the page has pictures of each scheme (the first, up to "
-        f"{html_report.CLOSE_UPS} schemes in all)",
+        f"{CLOSE_UPS} schemes in all)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what the options ask for."""
-    check_folder("--json", args.json)
-    check_folder("--plot", args.plot)
-    check_folder("--html", args.html)
     if args.plot is not None:
         plot.check(args.plot)
     if args.html is not None:
-        figures.needs_matplotlib("--html")
+        needs_packages("--html")
     elif args.close_ups is not None:
         raise ArgumentError("--close-ups", args.close_ups, "left out without --html")
     sweep.check(args)
-    options = setting.keywords(args)
+    options = keywords(args)
     given = inputs(args)
-    headline = setting.headline(args)
-    print(headline, flush=True)
+    print(headline(args), flush=True)
     with Bar() as bar:
         chosen = args.schemes or runnable()
-        measured = [_measure(x, x.name, chosen, options, not args.no_sources, bar) for x in given]
-        swept = sweep.sweeps(args, lambda x, name: _measure(x, name, chosen, options, False, bar))
-    for table in [*tables(measured), *(s.table() for s in swept)]:
+        measured = [_measure(x, x.name, chosen, not args.no_sources, bar) for x in given]
+        swept = sweep.sweeps(args, lambda x, name: _measure(x, name, chosen, False, bar))
+    across = [across_inputs(measured)] if len(measured) > 1 else []
+    for table in [*across, *tables(measured).values(), *(s.table() for s in swept)]:
         print(f"\n{table}")
     if args.json is not None:
         _write_json(args.json, measured, swept, options)
     if args.plot is not None:
         plot.draw(measured, args.plot)
     if args.html is not None:
-        with Bar() as bar, figures.style():
-            html_report.write(
-                args.html, measured, swept, options, headline, args.close_ups, bar.task
-            )
+        with Bar() as bar:
+            text = page(measured, swept, headline(args), args.close_ups, bar.task)
+        write_text(args.html, text)
 
 
 def _write_json(
-    path: Path, measured: list[Measured], swept: list[sweep.Sweep], options: dict[str, Any]
+    target: Target, measured: list[Measured], swept: list[sweep.Sweep], options: dict[str, Any]
 ) -> None:
     document = {
         "cuattn": __version__,
-        "where": setting.where(),
+        "where": where(),
         **options,
         "results": [row for m in measured for row in m.rows()],
         "sweeps": {s.axis.name.removeprefix("sweep_"): s.rows() for s in swept},
     }
-    write(document, path)
+    write(document, target)
 
 
-def _measure(
-    x: Input,
-    name: str,
-    chosen: list[Scheme],
-    options: dict[str, Any],
-    by_source: bool,
-    bar: Bar,
-) -> Measured:
+def _measure(x: Input, name: str, chosen: list[Scheme], by_source: bool, bar: Bar) -> Measured:
     qkv = (x.q, x.k, x.v)
-    reference, _ = exact.attention(*qkv, **options, progress=bar.task(f"{name}, float64"))
+    reference, _ = exact.attention(*qkv, **x.options, progress=bar.task(f"{name}, float64"))
     reports = [
         measure_error(
             *qkv,
-            **options,
+            **x.options,
             scheme=scheme,
             by_source=by_source,
             progress=bar.task(f"{name}, {scheme.name}"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...choice.error_report import ErrorReport
@@ -11,7 +11,7 @@ from ...reference.attribute import SOURCES
 from ..inputs import Input
 from ..table import Group, Table
 
-__all__ = ["Measured", "tables"]
+__all__ = ["Measured", "across_inputs", "tables"]
 
 Column = Callable[[ErrorReport], float | None]
 
@@ -30,6 +30,9 @@ TIMES: dict[str, Column] = {
     "TOPS": lambda r: r.tops,
 }
 
+# Of all other columns less is better.
+MORE_IS_BETTER = ("SNR dB", "TOPS")
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -45,6 +48,7 @@ class Measured:
                 "input": self.input.name,
                 "dtype": self.input.q.dtype.name,
                 **asdict(report.shape),
+                **self.input.options,
                 "scheme": report.scheme.name,
                 "backend": report.backend,
                 "metrics": report.metrics,
@@ -56,29 +60,34 @@ class Measured:
         ]
 
 
-def tables(measured: list[Measured]) -> list[Table]:
-    """Lay out errors, errors by source and times; the latter two where they were measured.
+def tables(measured: Sequence[Measured]) -> dict[str, Table]:
+    """Lay out "errors", errors by "sources" and "times"; the latter two where they were measured.
 
-    Several inputs come with a table of one error of each scheme on each input, too.
+    Each has a group of rows for each input.
     """
     reports = [report for m in measured for report in m.reports]
-    found = [_table("error against float64 (L1, L2, mean: relative)", measured, ERRORS)]
-    if len(measured) > 1:
-        found.insert(0, _overview(measured))
+    found = {"errors": _table("error against float64 (L1, L2, mean: relative)", measured, ERRORS)}
     if any(report.by_source for report in reports):
-        found.append(_table("relative L1 error with one step quantized", measured, _sources()))
+        title = "relative L1 error with one step quantized"
+        # What is best of a source says little: schemes differ in what they round at all.
+        found["sources"] = replace(_table(title, measured, _sources()), better=())
     if any(report.seconds for report in reports):
-        found.append(_table("time of a call, quantization included", measured, TIMES))
+        found["times"] = _table("time of a call, quantization included", measured, TIMES)
     return found
 
 
-def _overview(measured: list[Measured]) -> Table:
-    """Lay out schemes by inputs; all inputs have the same schemes."""
+def across_inputs(measured: Sequence[Measured]) -> Table:
+    """Lay out one error, schemes by inputs; all inputs have the same schemes."""
     rows = [
         (reports[0].scheme.name, [ERRORS["L1 %"](report) for report in reports])
         for reports in zip(*(m.reports for m in measured), strict=True)
     ]
-    return Table([m.input.name for m in measured], [Group("relative L1 error, %", rows)])
+    return Table(
+        [m.input.name for m in measured],
+        [Group("relative L1 error, %", rows)],
+        better=["less"] * len(measured),
+        aside=_unquantized(measured),
+    )
 
 
 def _sources() -> dict[str, Column]:
@@ -88,7 +97,7 @@ def _sources() -> dict[str, Column]:
     return {f"{source.upper()} %": of(source) for source in SOURCES}
 
 
-def _table(title: str, measured: list[Measured], columns: Mapping[str, Column]) -> Table:
+def _table(title: str, measured: Sequence[Measured], columns: Mapping[str, Column]) -> Table:
     groups = [
         Group(
             m.input.title,
@@ -96,4 +105,11 @@ def _table(title: str, measured: list[Measured], columns: Mapping[str, Column]) 
         )
         for m in measured
     ]
-    return Table(list(columns), groups, title)
+    better = ["more" if name in MORE_IS_BETTER else "less" for name in columns]
+    return Table(list(columns), groups, title, better, _unquantized(measured))
+
+
+def _unquantized(measured: Sequence[Measured]) -> set[str]:
+    """Return the schemes that round nothing, whose small errors are no merit."""
+    schemes = {report.scheme for m in measured for report in m.reports}
+    return {x.name for x in schemes if x.qk == x.pv == "fp16"}

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...reference.attribute import SOURCES
-from ..figures import SERIES, canvas, scale, svg
-from ..page import Card
+from ..pages.figures import SERIES, canvas, scale, svg
+from ..pages.page import Card
 from .measured import Measured
 from .sweep import Sweep
 
@@ -96,10 +96,10 @@ def _dots(
                 axes.annotate(
                     text, (value, at), (6, 0), textcoords="offset points", va="center", fontsize=7.5
                 )
-    scale(axes.xaxis, log=log and largest > 0)
+    axes.margins(x=0.14, y=0.6 / max(len(names), 1))
     if not log:
         axes.set_xlim(0, 1.14 * largest)
-    axes.margins(x=0.14, y=0.6 / max(len(names), 1))
+    scale(axes.xaxis, log=log and largest > 0)
     axes.set_yticks(y, names)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()

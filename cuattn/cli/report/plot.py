@@ -1,15 +1,17 @@
-"""The figures of a report as a picture; the only module that needs matplotlib."""
+"""The figures of a report as one picture, for ``--plot``."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import ArgumentError, UnsupportedError
+from ...common.output_files import Target, open_whole
+from ...errors import ArgumentError
 from ...reference.attribute import SOURCES
+from ..pages.figures import plain_text
+from ..pages.page import needs_packages
 from .measured import Measured
 
 __all__ = ["check", "draw"]
@@ -20,7 +22,7 @@ FORMATS = (".png", ".svg", ".pdf")
 SPREAD = 0.5
 
 
-def check(path: Path) -> None:
+def check(path: Target) -> None:
     """Raise what would keep `draw` from writing there, before any long work.
 
     Raises
@@ -30,28 +32,36 @@ def check(path: Path) -> None:
     UnsupportedError
         If matplotlib is not installed.
     """
-    if path.suffix not in FORMATS:
-        raise ArgumentError("--plot", str(path), f"a file that ends in one of {FORMATS}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UnsupportedError("--plot needs matplotlib: pip install matplotlib")
+    if not isinstance(path, Path) or path.suffix not in FORMATS:
+        name = str(path) if isinstance(path, Path) else "-"
+        raise ArgumentError("--plot", name, f"a file that ends in one of {FORMATS}")
+    needs_packages("--plot", ("matplotlib",))
 
 
 def draw(measured: list[Measured], path: Path) -> None:
-    """Draw relative L1 errors by input and scheme, and by scheme and source if there are any."""
+    """Draw relative L1 errors by input and scheme, and by scheme and source if there are any.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     names = [report.scheme.name for report in measured[0].reports]
     by_source = all(report.by_source for m in measured for report in m.reports)
     panels = 1 + by_source
-    figure = Figure(figsize=(6.4 * panels, 4.8), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    errors = np.array([[100 * r.metrics["relative_l1"] for r in m.reports] for m in measured])
-    _dots(axes[0], errors, [m.input.name for m in measured], names)
-    axes[0].set_title("error against float64")
-    if by_source:
-        _dots(axes[1], _source_means(measured), names, [s.upper() for s in SOURCES])
-        axes[1].set_title("with one step quantized" + (", mean of inputs" * (len(measured) > 1)))
-    figure.savefig(path, dpi=150)
+    with plain_text(), open_whole(path) as stream:
+        figure = Figure(figsize=(6.4 * panels, 4.8), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        errors = np.array([[100 * r.metrics["relative_l1"] for r in m.reports] for m in measured])
+        _dots(axes[0], errors, [m.input.name for m in measured], names)
+        axes[0].set_title("error against float64")
+        if by_source:
+            _dots(axes[1], _source_means(measured), names, [s.upper() for s in SOURCES])
+            of_several = ", mean of inputs" * (len(measured) > 1)
+            axes[1].set_title(f"with one step quantized{of_several}")
+        figure.savefig(stream, format=path.suffix[1:], dpi=150)
 
 
 def _source_means(measured: list[Measured]) -> Any:

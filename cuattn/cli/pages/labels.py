@@ -1,20 +1,36 @@
-"""Names beside points, where they hide neither points nor each other."""
+"""Names in pictures, in place of a legend: at the ends of lines, and beside points."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .labels import FONT, Label
+import numpy as np
 
-__all__ = ["Box", "Place", "beside", "label_points"]
+__all__ = [
+    "FONT",
+    "LINE",
+    "WIDTH",
+    "Box",
+    "Label",
+    "Place",
+    "beside",
+    "height_of",
+    "label_ends",
+    "label_points",
+    "spread",
+]
+
+# Points: of a name, of a line of names, and of a figure's parts that are not its axes.
+FONT, LINE, AROUND = 7.5, 9.0, 46.0
+LEAST_HEIGHT = 2.9
 
 # Left, lower, right and upper edge, in points.
 Box = tuple[float, float, float, float]
 
-# Of a name: its height, and the width of a character; of a mark, from its middle.
-LINE, WIDTH = 9.0, 4.4
-MARK = 3.0
+# Of a name: the width of a character; of a mark, from its middle.
+WIDTH, MARK = 4.4, 3.0
 # Directions from the mark, and where the name begins, in widths of it; the best place first.
 PLACES = (
     *((1, 0, 0.0), (-1, 0, -1.0), (0, 1, -0.5), (0, -1, -0.5)),
@@ -23,6 +39,77 @@ PLACES = (
 DISTANCES = (5.0, 8.0, 12.0, 18.0, 26.0)
 # From here on nobody sees to which mark a name belongs.
 APART = 10.0
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name beside the point that it belongs to, in data coordinates."""
+
+    name: str
+    x: float
+    y: float
+    color: str
+
+
+def height_of(names: int) -> float:
+    """Return the inches of a figure that has room for as many names."""
+    return max(LEAST_HEIGHT, (names * LINE + AROUND) / 72)
+
+
+def label_ends(axes: Any, labels: Sequence[Label], height: float) -> None:
+    """Write names to the right of the axes, in the order of the points, and lead to them.
+
+    Parameters
+    ----------
+    axes : Axes
+        With its final limits and scales.
+    labels : sequence of Label
+    height : float
+        Of the figure, in inches.
+    """
+    ordered = sorted(labels, key=lambda label: label.y)
+    to_axes = axes.transScale + axes.transLimits
+    wanted = [to_axes.transform((label.x, label.y))[1] for label in ordered]
+    places = spread(wanted, LINE / (72 * height - AROUND))
+    for label, place in zip(ordered, places, strict=True):
+        axes.annotate(
+            label.name,
+            (label.x, label.y),
+            (1.06, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=FONT,
+            color=label.color,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": label.color,
+                "linewidth": 0.4,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread(wanted: Iterable[float], gap: float) -> list[float]:
+    """Return places from 0 to 1, at least `gap` apart, near those wanted, which ascend.
+
+    Neighbours that are too close become a block around the mean of what its members want, which is
+    the least sum of squared distances; where there is not enough room, the top is left.
+    """
+    blocks: list[tuple[float, int]] = []  # mean of the members' places less their gaps, and count
+    for i, place in enumerate(wanted):
+        mean, count = place - i * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            other, members = blocks.pop()
+            mean = (mean * count + other * members) / (count + members)
+            count += members
+        blocks.append((mean, count))
+    means = [mean for mean, count in blocks for _ in range(count)]
+    top = 1 - (len(means) - 1) * gap
+    return [float(np.clip(mean, 0, max(top, 0))) + i * gap for i, mean in enumerate(means)]
 
 
 class Place(NamedTuple):

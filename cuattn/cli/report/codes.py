@@ -1,4 +1,4 @@
-"""Pictures of P: a histogram of its codes, and where it rounds to zero."""
+"""Pictures of codes: how often each occurs in Q, K, V and P, and where P rounds to zero."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...reference.code_counts import p_numbers
+from ...reference.code_counts import operand_counts, p_numbers
 from ...reference.p_rounding import PRounding
+from ...reference.quantize import Operands, Quantized
 from ...reference.rounding import HalfType
 from ...scheme import Scheme
-from ..figures import HEAT, INK, SERIES, canvas, color_bar, svg
-from ..page import Card
+from ..pages.figures import HEAT, INK, SERIES, canvas, color_bar, scale, svg
+from ..pages.page import Card
 from .sample import Sample
 
-__all__ = ["draw"]
+__all__ = ["draw_p", "draw_qkv"]
 
+QKV = (
+    "How often each code occurs. A scheme divides Q, K and V by their scales and rounds to these "
+    "numbers; the largest value of those that share a scale becomes the outermost code. A narrow "
+    "peak around 0 means that few values, outliers, determine the scale, and that the others have "
+    "to do with few codes: fewer bits in use."
+)
 NUMBERS = (
     "How often P, the softmax weights, takes each of its codes; the scale is logarithmic. Most "
     "weights of a long sequence are small, so many are rounded to zero, at the left end."
@@ -29,7 +36,43 @@ ZEROS = (
 )
 
 
-def draw(
+def draw_qkv(ops: Operands, scheme: Scheme, sample: Sample, prefix: str) -> Card | None:
+    """Draw how often codes of Q, K and V occur, if there are any."""
+    counted = [
+        (name.upper(), product, operand_counts(x, product))
+        for name, product in (("q", scheme.qk), ("k", scheme.qk), ("v", scheme.pv))
+        if product != "fp16" and isinstance(x := getattr(ops, name), Quantized)
+    ]
+    if not counted:
+        return None
+    figure, axes = canvas(0.35 + 0.95 * len(counted), len(counted), 1, squeeze=False)
+    for (name, product, counts), panel in zip(counted, axes[:, 0], strict=True):
+        share = 100 * counts / max(counts.sum(), 1)
+        largest = len(share) // 2
+        edges = np.arange(-largest, largest + 2) - 0.5
+        panel.stairs(share, edges, fill=True, color=SERIES[0])
+        panel.set_title(
+            f"{name}: {share[largest]:.2g} % zeros, {_bits(counts):.1f} of "
+            f"{np.log2(len(share)):.1f} bits in use"
+        )
+        panel.set_ylabel("% of codes")
+        panel.grid(axis="x", visible=False)
+        panel.yaxis.get_major_locator().set_params(nbins=3)
+        if product == "fp8":
+            values = (-448, -8, -0.25, 0, 0.25, 8, 448)
+            places = np.sign(values) * p_numbers(np.abs(values), scheme, "float16")
+            panel.set_xticks(places, [f"{value:g}" for value in values])
+    axes[-1, 0].set_xlabel("code" if counted[-1][1] != "fp8" else "code (of e4m3, its value)")
+    return Card("Codes of Q, K and V", svg(figure, prefix), f"{QKV} From {sample.which_heads}.")
+
+
+def _bits(counts: NDArray[np.int64]) -> float:
+    """Return the entropy of the codes in bits."""
+    share = counts[counts > 0] / max(counts.sum(), 1)
+    return float(abs(share @ np.log2(share)))
+
+
+def draw_p(
     p: PRounding, scheme: Scheme, compute: HalfType, sample: Sample, prefix: str
 ) -> Iterator[Card]:
     """Draw how often codes of P occur, and where P becomes zero."""
@@ -37,9 +80,9 @@ def draw(
     share = 100 * p.counts / max(p.counts.sum(), 1)
     edges = np.arange(len(share) + 1) * p.width - 0.5
     axes.stairs(np.where(share > 0, share, np.nan), edges, fill=True, color=SERIES[2], baseline=0)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=share[share > 0].min(initial=1.0) / 2)
-    axes.yaxis.set_major_formatter("{x:g}")
+    least, most = share[share > 0].min(initial=100.0), share.max(initial=1.0)
+    axes.set_ylim(least / 2, 1.5 * most)
+    scale(axes.yaxis, log=True)
     axes.set_ylabel("% of P")
     axes.grid(axis="x", visible=False)
     values, labels, title = _ticks(scheme)

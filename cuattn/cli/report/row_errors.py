@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...reference.by_row import RowErrors
-from ..figures import HEAT, SERIES, canvas, color_bar, svg
-from ..page import Card
+from ..pages.figures import HEAT, SERIES, canvas, color_bar, svg
+from ..pages.page import Card
 
 __all__ = ["draw"]
 

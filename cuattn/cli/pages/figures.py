@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
+import math
 import re
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-
-from ..errors import UnsupportedError
 
 __all__ = [
     "FAINT",
@@ -17,7 +17,7 @@ __all__ = [
     "SERIES",
     "canvas",
     "color_bar",
-    "needs_matplotlib",
+    "plain_text",
     "scale",
     "style",
     "svg",
@@ -29,6 +29,9 @@ SERIES = [f"#0a0b{i:02x}" for i in range(8)]
 VARIABLES = {INK: "ink-2", FAINT: "line", **{color: f"s{i}" for i, color in enumerate(SERIES)}}
 
 HEAT = "viridis"  # its darkest and its lightest tone are visible on black and on white
+
+# A logarithmic axis whose ends differ by less has too few powers of ten for all of its numbers.
+SHORT = 100
 
 # A hundredth of a point is enough.
 COORDINATE = re.compile(r"(\d\.\d\d)\d+")
@@ -67,24 +70,23 @@ STYLE = {
 }
 
 
-def needs_matplotlib(option: str) -> None:
-    """Raise if an option's pictures cannot be drawn, before any long work.
-
-    Raises
-    ------
-    UnsupportedError
-        If matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UnsupportedError(f"{option} needs matplotlib: pip install matplotlib")
-
-
-def style() -> AbstractContextManager[None]:
-    """Return the context in which pictures are to be drawn and turned into SVG."""
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Within, names in pictures are no formulas, and may have letters that a font lacks."""
     import matplotlib as mpl
 
-    context: AbstractContextManager[None] = mpl.rc_context(STYLE)
-    return context
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Within, pictures are to be drawn and turned into SVG."""
+    import matplotlib as mpl
+
+    with plain_text(), mpl.rc_context(STYLE):
+        yield
 
 
 def canvas(height: float, *shape: int, **options: Any) -> tuple[Any, Any]:
@@ -105,16 +107,36 @@ def color_bar(figure: Any, image: Any, **options: Any) -> Any:
 
 
 def scale(axis: Any, *, log: bool) -> None:
-    """Make an axis logarithmic, if that can be, and its numbers plain."""
+    """Make an axis logarithmic, if that can be, its numbers plain, and two of them at least.
+
+    Called once all is drawn: the limits move outwards to numbers that are written.
+    """
     if log:
         from matplotlib.ticker import LogLocator, NullFormatter
 
         axis._set_axes_scale("log")
-        axis.set_major_locator(LogLocator(subs=(1,), numticks=12))
+        low, high = sorted(axis.get_view_interval())
+        is_short = high < SHORT * low
+        if is_short:
+            low, high = _round_down(low), _round_up(high)
+            axis._set_lim(low, high, auto=False)
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=12))
         axis.set_minor_locator(LogLocator(subs=(2, 5), numticks=12))
         axis.set_minor_formatter(NullFormatter())
         axis.grid(which="minor", color=FAINT, linewidth=0.3)
     axis.set_major_formatter("{x:g}")
+
+
+def _round_down(x: float) -> float:
+    """Return the largest of 1, 2 and 5 times a power of ten that is not larger."""
+    power = 10.0 ** math.floor(math.log10(x))
+    return next(n * power for n in (5, 2, 1) if n * power <= x * (1 + 1e-9))
+
+
+def _round_up(x: float) -> float:
+    """Return the least of 1, 2 and 5 times a power of ten that is not smaller."""
+    power = 10.0 ** math.floor(math.log10(x))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= x * (1 - 1e-9))
 
 
 def svg(figure: Any, prefix: str) -> str:
