@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..arrays.device import Target
 from ..compile.jit import Spec
-from ..kv.decode_kernel import decode_spec
-from ..kv.spec import AppendSpec, OffsetSpec
+from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
 from ..kv_format import KVFormat
 from ..plan.listing import attention_specs, rate_specs
 from ..specs.attention import Type

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cuattn import KVCache
+from cuattn.kv.contents import read_units
 from cuattn.kv_format import KVFormat
 
 HEADS = 2
@@ -42,14 +43,12 @@ def cache_of(kv_format=FORMATS["8"], batch=3, capacity=80, **others):
 def units_of(cache, sequence):
     """All units with tokens of a sequence, wherever they are, in one piece."""
     length = int(cache.lengths[sequence])
-    return cache._store.read(sequence, 0, -(-length // 16))
+    return read_units(cache._memory, sequence, 0, -(-length // 16))
 
 
 def everything(cache):
     """Return copies of all memory of a cache."""
-    store = cache._store
-    arrays = [store.units, store.lengths, store.limits, store.pages, store.k_offset]
-    return [cache.lengths, *[x.copy() for x in arrays if x is not None]]
+    return [cache.lengths, *[x.copy() for x in cache._memory.arrays()]]
 
 
 def assert_unchanged(cache, before):

@@ -6,6 +6,7 @@ from kv_cases import FORMATS, options, tokens
 
 from cuattn import KVCache
 from cuattn.errors import ArgumentError, UnsupportedError
+from cuattn.kv.contents import read_units
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
@@ -29,10 +30,10 @@ def assert_same(cache, expected):
     np.testing.assert_array_equal(cache.device_lengths, expected.lengths)
     for b, length in enumerate(expected.lengths.tolist()):
         units = -(-length // 16)
-        read = (x._store.read(b, 0, units) for x in (cache, expected))
+        read = (read_units(x._memory, b, 0, units) for x in (cache, expected))
         np.testing.assert_array_equal(*read)
-    if expected._store.k_offset is not None:
-        np.testing.assert_array_equal(cache._store.k_offset, expected._store.k_offset)
+    if expected._memory.k_offset is not None:
+        np.testing.assert_array_equal(cache._memory.k_offset, expected._memory.k_offset)
 
 
 @pytest.fixture(params=FORMATS)
@@ -202,14 +203,14 @@ def test_many_queries_get_more_counters(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 20, 64)
     cache = cache_of()
     cache.append(k, v)
-    before = cache._store.counters(1)
+    before = cache._memory.counters(1)
     q = rng.standard_normal((BATCH, HEADS, 32 * 800, 64)).astype(np.float16)
     gpu.is_capturing = True
     with pytest.raises(UnsupportedError, match="cannot be captured"):
         cache.attend(q)
     gpu.is_capturing = False
     assert cache.attend(q).shape == q.shape
-    assert cache._store.counters(1) != before
+    assert cache._memory.counters(1) != before
 
 
 def test_saved_on_one_and_loaded_on_the_other(gpu, rng, tmp_path):
@@ -228,11 +229,11 @@ def test_reset_and_truncate_write_to_the_gpu(gpu, rng):
     cache.append(k, v)
     cache.truncate([3, 20, 0])
     assert cache.device_lengths.tolist() == [3, 20, 0]
-    assert cache._store.limits.tolist() == [16, 32, 0]
+    assert cache._memory.limits.tolist() == [16, 32, 0]
     cache.reset()
     assert cache.device_lengths.tolist() == [0, 0, 0]
-    assert cache._store.limits.tolist() == [0, 0, 0]
-    assert not cache._store.k_offset.any()
+    assert cache._memory.limits.tolist() == [0, 0, 0]
+    assert not cache._memory.k_offset.any()
 
 
 def test_reset_forgets_what_was_refused(gpu, rng):

@@ -7,8 +7,8 @@ import pytest
 from benchmarks import call_kernels
 from cuattn.arrays.device import TARGETS, target
 from cuattn.errors import ArgumentError
-from cuattn.kv.decode_kernel import decode_spec
 from cuattn.kv.listing import kv_formats, kv_specs
+from cuattn.kv.spec import decode_spec
 from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.specs.attention import Type
