@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from cuattn.arrays.device import Device, target
+from cuattn.arrays.view import Array
 from cuattn.compile import launch
 from cuattn.compile.jit import Spec
 from cuattn.kv import append as kv_append
 from cuattn.kv import attend as kv_attend
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv_format import KVFormat
-from cuattn.operands.operand import Array
 from cuattn.plan import pipeline
 from cuattn.plan.prepared import prepare
 

@@ -44,3 +44,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """Show what a user meets; the folders below are internal, but for `cuattn.reference`."""
+    return sorted([*__all__, "reference"])

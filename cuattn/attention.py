@@ -1,4 +1,4 @@
-"""`attention`: look at the arrays, plan, enqueue."""
+"""`attention`: look at the arrays, check and plan, launch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .arrays.caller import Caller, cupy_module, device_of
-from .arrays.dlpack import CPU, CUDA, View, as_cupy, view_cupy
+from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
-from .arrays.views import contiguous, is_finite, signature
+from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
 from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
-from .operands.operand import DTYPES
-from .operands.problem import Options, Problem
+from .operands.problem import Options
 from .operands.quantized import QuantizedTensor
 from .plan.prepared import AttentionCall, prepare
 from .quantize import quantize_view
@@ -26,8 +24,6 @@ __all__ = ["attention"]
 
 # Arrays as the call sees them, by their names.
 Seen: TypeAlias = dict[Name, View | QuantizedTensor]
-
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def attention(
@@ -124,12 +120,8 @@ def attention(
     options = Options(scheme, scale, is_causal, return_lse, layout)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
-        cupy = cupy_module()
-        if cupy.cuda.runtime.getDevice() == ordinal:
-            o, lse = _on_gpu(given, options, out, check_finite, stream)
-        else:
-            with cupy.cuda.Device(ordinal):
-                o, lse = _on_gpu(given, options, out, check_finite, stream)
+        with on_device(ordinal):
+            o, lse = _attention_on_gpu(given, options, out, check_finite, stream)
     elif kind != CPU:
         raise ArgumentError("q", q, "on an NVIDIA GPU or in host memory")
     elif stream is not None:
@@ -139,46 +131,35 @@ def attention(
     return (o, lse) if return_lse else o
 
 
-def _on_gpu(
+def _attention_on_gpu(
     given: dict[Name, Any], options: Options, out: Any, check_finite: bool, stream: Any
 ) -> tuple[Any, Any]:
-    """Attend on CuPy's current device."""
+    """Attend on the current device: look at the arrays, check and plan, launch."""
     caller = Caller(given["q"], stream)
     seen: Seen = {
         name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
         for name, x in given.items()
     }
     target = None if out is None else caller.look(out, "out")
-    call = _prepared(seen, target, options)
-    problem = call.problem
+    call = _planned(seen, target, options)
     if target is not None:
         arrays = {name: x for name, x in seen.items() if isinstance(x, View)}
-        check_output(out, target, arrays, call.extents, problem.q.dtype.nbytes)
+        check_output(out, target, arrays, call.extents, call.problem.q.dtype.nbytes)
     with caller:
         if check_finite:
             _check_finite(seen, given)
         made = _Made()
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
-        o, o_view = out, target
-        if o_view is None:
-            o, o_view = caller.empty(problem.output_shape, _DTYPE_NAMES[problem.q.dtype])
-        lse = lse_view = None
-        if problem.return_lse:
-            lse, lse_view = caller.empty(problem.q.shape[:3], "float32")
-        _enqueue(call, seen, o_view, lse_view, made)
+        o, o_view = (out, target) if target is not None else caller.empty(*call.output)
+        lse, lse_view = caller.empty(*call.lse) if call.lse is not None else (None, None)
+        _launch(call, seen, o_view, lse_view, made)
         return o if out is not None else caller.deliver(o), caller.deliver(lse)
 
 
-def _prepared(seen: Seen, target: View | None, options: Options) -> AttentionCall:
-    q, k, v = (
-        x.signature if isinstance(x, QuantizedTensor) else signature(x) for x in seen.values()
-    )
-    try:
-        return prepare(q, k, v, None if target is None else signature(target), *options)
-    except TypeError:
-        Problem.of(q, k, v, options)  # says which option cannot be a key of the cache
-        raise
+def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
+    q, k, v = (x.signature for x in seen.values())
+    return prepare(q, k, v, None if target is None else target.signature, *options)
 
 
 def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
@@ -214,10 +195,10 @@ def _converted(
         made = made._replace(lse_shift=view_cupy(shift))
     if call.needs_keys and isinstance(k, QuantizedTensor):
         made = made._replace(k_values=view_cupy(k.dequantize()))
-    return _prepared(seen, target, options), made
+    return _planned(seen, target, options), made
 
 
-def _enqueue(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
+def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .arrays.caller import Caller, cupy_module, device_of
+from .arrays.caller import Caller, device_of, on_device
 from .arrays.device import current_device, target
-from .arrays.dlpack import CPU, CUDA, View
-from .arrays.views import contiguous, signature
+from .arrays.view import CPU, CUDA, Array, View, contiguous, cupy_module
+from .common.remember import remember
 from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
 from .emulation.attention import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import Form
-from .operands.operand import Array, operand_of
+from .operands.operand import operand_of
 from .operands.quantized import QuantizedTensor
 from .plan.conversion import conversion
-from .plan.item import Item
 from .plan.kernels import check_supported
+from .plan.operand_buffers import ConversionJob
 from .presets import resolve
 from .scheme import Scheme
 from .specs.coding import Name, coding
@@ -79,7 +78,7 @@ def quantize(
         return quantize_on_host(x, operand, how, layout)
     if kind != CUDA:
         raise ArgumentError("x", x, "on an NVIDIA GPU or in host memory")
-    with cupy_module().cuda.Device(ordinal):
+    with on_device(ordinal):
         caller = Caller(x, stream)
         seen = caller.look(x, "x")
         with caller:
@@ -89,10 +88,10 @@ def quantize(
 def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
     """Quantize an array on CuPy's current device and stream."""
     cupy = cupy_module()
-    call = _prepare(signature(x), operand, scheme, layout)
+    call = _prepare(x.signature, operand, scheme, layout)
     if call.copied:
         x = contiguous(x)
-        call = _prepare(signature(x), operand, scheme, layout)
+        call = _prepare(x.signature, operand, scheme, layout)
     form = call.form
     codes = cupy.ndarray(form.data, form.dtype)
     scale = cupy.ndarray(form.scale, np.float32)
@@ -118,12 +117,12 @@ class _Call:
     buffers: Buffers
 
 
-@lru_cache(_REMEMBERED)
+@remember(_REMEMBERED)
 def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     operand = operand_of(name, x, scheme, layout)
     form = Form.of(scheme, name, operand.shape, packed=True)
     buffers = Buffers("x", "codes", "scale", "vector")
-    item = Item(
+    job = ConversionJob(
         operand,
         buffers["x"],
         data=buffers["codes"],
@@ -135,6 +134,6 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     launches = []
     if math.prod(operand.shape) and not copied:
         launches = conversion(
-            {name: item}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
+            {name: job}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
         )
     return _Call(operand.shape, form, copied, loaded(launches), buffers)

@@ -3,6 +3,8 @@
 Nothing here needs a GPU, or anything beyond NumPy. The formulas and their derivations are in
 ``docs/numerics.md``.
 
+May import `errors`, `common`, `scheme`, `presets` and `kv_format`.
+
 Modules
 -------
 exact

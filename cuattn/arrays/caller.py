@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, NoGPUError, UnsupportedError
-from .device import gpu_status
-from .dlpack import CUDA, View, hand_over, view, view_cupy
-from .streams import current_stream_of
+from ..errors import ArgumentError, UnsupportedError
+from .dlpack import view
+from .streams import current_stream_of, hand_over
+from .view import CUDA, View, cupy_module, view_cupy
 
-__all__ = ["Caller", "cupy_module", "device_of", "numpy_dtype"]
+__all__ = ["Caller", "device_of", "numpy_dtype", "on_device"]
 
 # DLPack's type of memory that moves between host and GPU by itself.
 _CUDA_MANAGED = 13
@@ -111,22 +112,6 @@ class Caller:
             self._entered.__exit__(kind, error, trace)
 
 
-@cache
-def cupy_module() -> Any:
-    """Return CuPy.
-
-    Raises
-    ------
-    NoGPUError
-        If it does not import.
-    """
-    try:
-        import cupy
-    except (ImportError, OSError):
-        raise NoGPUError(gpu_status()[1]) from None
-    return cupy
-
-
 def device_of(x: Any, name: str) -> tuple[int, int]:
     """Return where an array is: DLPack's device type and the ordinal.
 
@@ -140,6 +125,15 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
     except (AttributeError, BufferError, TypeError, ValueError):
         raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
     return (CUDA if kind == _CUDA_MANAGED else int(kind)), int(ordinal)
+
+
+def on_device(ordinal: int) -> AbstractContextManager[object]:
+    """Return a context in which a GPU is CuPy's current one; switching takes microseconds."""
+    cuda = cupy_module().cuda
+    if cuda.runtime.getDevice() == ordinal:
+        return nullcontext()
+    device: AbstractContextManager[object] = cuda.Device(ordinal)
+    return device
 
 
 @cache

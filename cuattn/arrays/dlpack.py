@@ -9,16 +9,12 @@ from __future__ import annotations
 import ctypes
 import struct
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import ArgumentError, UnsupportedError
-from .streams import current_stream_of, hand_over
+from .view import CPU, View
 
-__all__ = ["CPU", "CUDA", "View", "as_cupy", "current_stream_of", "hand_over", "view", "view_cupy"]
-
-# DLDeviceType
-CPU = 1
-CUDA = 2
+__all__ = ["view"]
 
 # DLManagedTensor, and DLManagedTensorVersioned, whose version, manager and flags come before the
 # tensor. Reading all members in one go is several times faster than a ctypes.Structure.
@@ -46,37 +42,6 @@ _DTYPES = {
     (10, 8): "float8_e4m3fn",
     (12, 8): "float8_e5m2",
 }
-
-# NumPy has no type for these; their bits travel as integers.
-_STORAGE = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-
-
-class View(NamedTuple):
-    """Where an array lies; the memory lives as long as `owner`.
-
-    Parameters
-    ----------
-    ptr : int
-        Address of element 0; arrays without elements may have 0.
-    shape, strides : tuple of int
-        Strides count elements.
-    dtype : str
-        For example "float16", "bfloat16" or "float8_e4m3fn".
-    device : tuple of int
-        DLPack's device type, such as `CPU` or `CUDA`, and the ordinal.
-    readonly : bool
-        The producer forbids writing.
-    owner : object
-        Keeps the memory alive.
-    """
-
-    ptr: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
-    device: tuple[int, int]
-    readonly: bool
-    owner: object
 
 
 def view(x: Any, stream: int | None = None, name: str = "array") -> View:
@@ -111,43 +76,6 @@ def view(x: Any, stream: int | None = None, name: str = "array") -> View:
     except (AttributeError, BufferError, TypeError) as error:
         raise ArgumentError(name, x, f"an array that DLPack can share ({error})") from None
     return _read(capsule, x, name)
-
-
-def view_cupy(array: Any) -> View:
-    """Look at a ``cupy.ndarray`` that is used on CuPy's current stream, so needs no hand-over."""
-    dtype = array.dtype
-    itemsize = dtype.itemsize
-    return View(
-        array.data.ptr,
-        array.shape,
-        tuple([stride // itemsize for stride in array.strides]),
-        _dtype_name(dtype),
-        (CUDA, array.data.device_id),
-        False,
-        array,
-    )
-
-
-def as_cupy(source: View) -> Any:
-    """Return a ``cupy.ndarray`` over the memory of a view on a GPU.
-
-    bfloat16 appears as uint16 and float8 as uint8. CuPy has no read-only arrays: whoever writes
-    checks `View.readonly` first.
-    """
-    import cupy
-
-    dtype = cupy.dtype(_STORAGE.get(source.dtype, source.dtype))
-    steps = zip(source.shape, source.strides, strict=True)
-    elements = sum((n - 1) * step for n, step in steps if step > 0) + 1 if all(source.shape) else 0
-    memory = cupy.cuda.UnownedMemory(
-        source.ptr, elements * dtype.itemsize, source.owner, source.device[1]
-    )
-    return cupy.ndarray(
-        source.shape,
-        dtype,
-        cupy.cuda.MemoryPointer(memory, 0),
-        tuple(step * dtype.itemsize for step in source.strides),
-    )
 
 
 def _read(capsule: Any, x: Any, name: str) -> View:
@@ -197,8 +125,3 @@ def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
     for n in reversed(shape[1:]):
         strides.append(strides[-1] * n)
     return tuple(reversed(strides)) if shape else ()
-
-
-@cache
-def _dtype_name(dtype: Any) -> str:
-    return str(dtype.name)

@@ -1,4 +1,4 @@
-"""Copies in host memory of arrays of any library, for the float64 reference."""
+"""Arrays in host memory: looked at, copied from anywhere, and written to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from .dlpack import CPU, as_cupy, hand_over, view
+from ..reference.rounding import round_bfloat16
+from .dlpack import view
+from .streams import hand_over
+from .view import CPU, View, as_cupy
 
-__all__ = ["HostArray", "heads_first", "to_host"]
+__all__ = ["HostArray", "heads_first", "look_on_host", "to_host", "write_on_host"]
 
 TYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -102,3 +105,38 @@ def heads_first(x: NDArray[Any], layout: str) -> NDArray[Any]:
     if layout not in ("HND", "NHD"):
         raise ArgumentError("layout", layout, "'HND' or 'NHD'")
     return x.swapaxes(1, 2) if layout == "NHD" and x.ndim == 4 else x
+
+
+def look_on_host(x: Any, name: str) -> View:
+    """Look at an array in host memory.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError
+        As `cuattn.arrays.dlpack.view`.
+    """
+    if not isinstance(x, np.ndarray):
+        return view(x, name=name)
+    # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
+    strides = tuple(step // x.itemsize for step in x.strides)
+    readonly = not x.flags.writeable
+    return View(x.ctypes.data, x.shape, strides, x.dtype.name, (CPU, 0), readonly, x)
+
+
+def write_on_host(target: View, values: NDArray[np.floating]) -> None:
+    """Write values, rounded to its type, to an array that `look_on_host` has looked at."""
+    if isinstance(target.owner, np.ndarray):
+        target.owner[...] = values
+    elif target.dtype == "bfloat16":
+        bits = round_bfloat16(values).astype(np.float32).view(np.uint32) >> np.uint32(16)
+        _memory(target, np.dtype(np.uint16))[...] = bits
+    else:
+        _memory(target, np.dtype(target.dtype))[...] = values
+
+
+def _memory(target: View, dtype: np.dtype[Any]) -> NDArray[Any]:
+    steps = zip(target.shape, target.strides, strict=True)
+    elements = sum((n - 1) * step for n, step in steps) + 1 if all(target.shape) else 0
+    memory: Any = (ctypes.c_char * (elements * dtype.itemsize)).from_address(target.ptr)
+    strides = tuple(step * dtype.itemsize for step in target.strides)
+    return np.ndarray(target.shape, dtype, memory, strides=strides)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from .dlpack import View
+from .view import View
 
 __all__ = ["check_output", "extent", "overlap"]
 

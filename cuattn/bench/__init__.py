@@ -1,1 +1,5 @@
-"""What `cuattn bench` measures: the GPU, our calls and those of other libraries."""
+"""What `cuattn bench` measures: the GPU's ceilings, our calls, those of other libraries, errors.
+
+May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `specs`, `arrays`,
+`compile`, `operands`, `plan`, `kv`, `choice`, `records` and `cuattn` itself.
+"""

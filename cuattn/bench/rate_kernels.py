@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import cupy_module
 from ..arrays.device import Device, target
+from ..arrays.view import cupy_module
 from ..common.sizes import ceil_div, round_up
 from ..compile.launch import Buffers, Launch, loaded
 from ..plan.listing import rate_specs

@@ -1,1 +1,4 @@
-"""How wrong a scheme is, how fast, and which one to take: for calls, layers and steps."""
+"""How wrong a scheme is, how fast, and which one to take: for calls, layers and steps.
+
+May import `errors`, `common`, `scheme`, `presets`, `reference`, `arrays`, `plan` and `attention`.
+"""

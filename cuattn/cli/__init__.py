@@ -1,4 +1,8 @@
-"""The ``cuattn`` command."""
+"""The ``cuattn`` command: one module or folder for each of its commands.
+
+May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
+`operands`, `plan`, `kv`, `choice`, `records`, `bench` and `cuattn` itself.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Whole numbers of parts, and JSON files with checked types: what every room may use."""
+"""What every room may use: whole numbers of parts, remembered plans, JSON with checked types.
+
+May import `errors`.
+"""

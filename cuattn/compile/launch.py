@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import cupy_module
 from ..arrays.device import Device
+from ..arrays.view import cupy_module
 from ..common.sizes import round_up
 from .jit import Spec, begin, load
 from .params import TENSOR_MAP, record

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.caller import numpy_dtype
-from ..arrays.dlpack import View
-from ..arrays.host import to_host
-from ..arrays.host_views import look_on_host, write_on_host
+from ..arrays.host import look_on_host, to_host, write_on_host
 from ..arrays.overlap import overlap
+from ..arrays.view import Array, View
 from ..errors import ArgumentError
 from ..operands.layout import Form
-from ..operands.operand import DTYPES, Array, operand_of
+from ..operands.operand import dtype_name, operand_of
 from ..operands.problem import Options, Problem
 from ..operands.quantized import QuantizedTensor
-from ..operands.stored import stored
+from ..operands.token_order import stored
 from ..plan.kernels import half_type
 from ..reference.arrays import as_float32
 from ..reference.emulate import emulate
@@ -188,5 +187,4 @@ def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View |
         if target is not None:
             write_on_host(target, o)
             return out
-        dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
-        return np.ascontiguousarray(o.astype(numpy_dtype(dtype)))
+        return np.ascontiguousarray(o.astype(numpy_dtype(dtype_name(problem.q.dtype))))

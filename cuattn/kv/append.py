@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device
-from ..arrays.dlpack import CPU, View, as_cupy, view_cupy
-from ..arrays.views import signature
+from ..arrays.view import CPU, Array, View, as_cupy, view_cupy
 from ..compile.launch import Buffers, Launch, enqueue, loaded
 from ..errors import ArgumentError
-from ..operands.operand import Array, Operand, in_order, operand_of
+from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
 from .device import SCHEME, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
@@ -67,7 +66,7 @@ def append_on_device(
         k_view, v_view = memory.look(caller, k, "k"), memory.look(caller, v, "v")
         with caller:
             k_view, v_view = direct(k_view), direct(v_view)
-            tokens = signature(k_view), signature(v_view)
+            tokens = k_view.signature, v_view.signature
             call = memory.prepared(prepare_append, *tokens, layout, False)
             fresh = _fresh(memory, caller, counts, call.tokens)
             book, is_captured = memory.book, memory.is_captured()

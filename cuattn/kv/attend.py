@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..arrays.caller import Caller, cupy_module, device_of
+from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device, target
-from ..arrays.dlpack import as_cupy, view_cupy
 from ..arrays.overlap import check_output, extent
-from ..arrays.views import signature
+from ..arrays.view import Array, as_cupy, cupy_module, view_cupy
 from ..common.sizes import ceil_div
 from ..compile.launch import Buffers, Launch, enqueue, loaded
 from ..errors import ArgumentError
-from ..operands.operand import Array, in_order, operand_of
+from ..operands.operand import in_order, operand_of
 from ..operands.problem import Options, Problem
 from .device import SCHEME, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
@@ -85,8 +84,8 @@ def attend_on_device(
         with caller:
             memory.settle()
             q_view = direct(q_view)
-            of_out = None if out_view is None else signature(out_view)
-            call = memory.prepared(prepare_attend, signature(q_view), of_out, *options)
+            of_out = None if out_view is None else out_view.signature
+            call = memory.prepared(prepare_attend, q_view.signature, of_out, *options)
             of_q, return_lse = call.problem.q, call.problem.return_lse
             if out_view is not None:
                 check_output(out, out_view, {"q": q_view}, call.extents, of_q.dtype.nbytes)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.caller import device_of
-from ..arrays.dlpack import CPU
+from ..arrays.view import CPU
 from ..errors import UnsupportedError
 from ..kv_format import KVFormat
 from ..reference.kv_cache import CachedOperand

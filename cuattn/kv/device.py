@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache, partial
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import Caller, cupy_module
+from ..arrays.caller import Caller, on_device
 from ..arrays.device import current_device
-from ..arrays.dlpack import CUDA, View, as_cupy, view_cupy
 from ..arrays.streams import is_capturing
-from ..arrays.views import contiguous
+from ..arrays.view import CUDA, View, as_cupy, contiguous, cupy_module, view_cupy
+from ..common.remember import Remembered
 from ..compile.launch import Buffers
 from ..errors import ArgumentError, UnsupportedError
 from ..presets import resolve
@@ -60,7 +60,7 @@ class DeviceMemory(Memory):
         self.attend_addresses = (units, pages, lengths, offset)
         self.append_addresses = (units, pages, lengths, limits, offset)
         self.refused_address = _address(self._refused)
-        self._remembered: dict[Any, Any] = {}
+        self._remembered: dict[Callable[..., Any], Remembered[..., Any]] = {}
         # The first call may be on any stream.
         self._cupy.cuda.get_current_stream().synchronize()
 
@@ -68,14 +68,9 @@ class DeviceMemory(Memory):
         """Return what a function makes of this cache's geometry and a key; remembered."""
         remembered = self._remembered.get(prepare)
         if remembered is None:
-            # typed: 1 must not pass for True because they are equal.
-            remember = lru_cache(_REMEMBERED, typed=True)
-            remembered = self._remembered[prepare] = remember(partial(prepare, self.geometry))
-        try:
-            return remembered(*key)
-        except TypeError:
-            prepare(self.geometry, *key)  # says which argument cannot be a key
-            raise
+            remembered = Remembered(partial(prepare, self.geometry), _REMEMBERED)
+            self._remembered[prepare] = remembered
+        return remembered(*key)
 
     # ---- where the arrays are
 
@@ -107,11 +102,7 @@ class DeviceMemory(Memory):
 
     def on_device(self) -> AbstractContextManager[object]:
         """Return a context in which the cache's device is the current one."""
-        ordinal = self.device[1]
-        if self._cupy.cuda.runtime.getDevice() == ordinal:
-            return nullcontext()
-        device: AbstractContextManager[object] = self._cupy.cuda.Device(ordinal)
-        return device
+        return on_device(self.device[1])
 
     def is_captured(self) -> bool:
         """Whether CuPy's current stream is being captured into a graph."""

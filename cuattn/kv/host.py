@@ -8,15 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.caller import device_of
-from ..arrays.dlpack import CPU
-from ..arrays.host import heads_first, to_host
-from ..arrays.host_views import look_on_host
-from ..arrays.views import signature
+from ..arrays.host import heads_first, look_on_host, to_host
+from ..arrays.view import CPU, Array
 from ..common.sizes import ceil_div
 from ..emulation.attention import delivered, output_on_host
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
-from ..operands.operand import Array
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import offsets, quantize_keys, quantize_values
@@ -94,4 +91,4 @@ def _check_device(x: Any, name: str) -> None:
 
 def _signature(x: Any, name: str) -> Array:
     _check_device(x, name)
-    return signature(look_on_host(x, name))
+    return look_on_host(x, name).signature

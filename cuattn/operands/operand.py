@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..scheme import Scheme
 from ..specs.attention import Type
@@ -12,12 +13,12 @@ from ..specs.coding import Name, coding
 
 __all__ = [
     "DTYPES",
-    "Array",
     "Coded",
     "Operand",
     "array_operand",
     "compact",
     "compact_strides",
+    "dtype_name",
     "in_order",
     "operand_of",
     "takes_pairs",
@@ -25,6 +26,7 @@ __all__ = [
 
 
 DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _LAYOUTS = {"HND": "[batch, head, token, head_dim]", "NHD": "[batch, token, head, head_dim]"}
 _MAX_HEAD_DIM = 256
@@ -37,20 +39,6 @@ _MAX_GRID_YZ = 2**16 - 1
 # Of arrays that are attended as they are: inside a tile a thread's first row, at most the 64th, is
 # addressed with 32 bits.
 _MAX_ROW_STRIDE = 2**26
-
-
-class Array(NamedTuple):
-    """What a caller's array is, apart from its address: equal ones are treated alike.
-
-    Axes are in the caller's order, strides count elements, `misalignment` is the address modulo 16
-    and `device` is DLPack's (type, ordinal).
-    """
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
-    device: tuple[int, int]
-    misalignment: int = 0
 
 
 class Coded(NamedTuple):
@@ -159,6 +147,11 @@ def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     for n in reversed(shape[1:]):
         strides.append(strides[-1] * n)
     return tuple(reversed(strides))
+
+
+def dtype_name(dtype: Type) -> str:
+    """Return NumPy's name of the type of an array."""
+    return _DTYPE_NAMES[dtype]
 
 
 def takes_pairs(out: Operand, misalignment: int) -> bool:

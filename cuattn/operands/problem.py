@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
 from .operand import (
-    DTYPES,
-    Array,
     Coded,
     Operand,
     array_operand,
     compact_strides,
+    dtype_name,
     in_order,
     operand_of,
     takes_pairs,
@@ -107,7 +107,7 @@ class Problem:
         """
         if out.shape != self.output_shape:
             raise ArgumentError("out.shape", out.shape, f"{self.output_shape}, the shape of q")
-        wanted = next(name for name, dtype in DTYPES.items() if dtype is self.q.dtype)
+        wanted = dtype_name(self.q.dtype)
         if out.dtype != wanted:
             raise ArgumentError("out.dtype", out.dtype, f"{wanted}, the dtype of q")
         if out.device != self.device:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import cupy_module
-from ..arrays.dlpack import CPU, CUDA
+from ..arrays.view import CPU, CUDA, cupy_module
 from ..errors import ArgumentError
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.rotation import butterflies, hadamard_block, signs
@@ -18,8 +17,8 @@ from ..reference.smoothing import Q_BLOCK
 from ..scheme import Scheme
 from ..specs.coding import Name, coding
 from .layout import Form
-from .natural import factors, natural_codes, natural_scale, scale_of_scopes
 from .operand import DTYPES, Coded
+from .token_order import factors, natural_codes, natural_scale, scale_of_scopes
 
 __all__ = ["QuantizedTensor"]
 

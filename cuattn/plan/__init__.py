@@ -1,1 +1,5 @@
-"""From a checked call to its launches: which kernels, on what, in which order."""
+"""From a checked call to its launches: which kernels, on which buffers, in which order.
+
+May import `errors`, `common`, `scheme`, `presets`, `reference`, `specs`, `arrays`, `compile` and
+`operands`.
+"""

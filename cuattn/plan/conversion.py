@@ -17,8 +17,8 @@ from ..specs.quantize import QuantizeSpec
 from ..specs.rotate import RotateSpec
 from ..specs.smoothing import BlockMeansSpec
 from ..specs.stats import StatsSpec
-from .item import Item, source
 from .kernels import needs_stats, rotates_values
+from .operand_buffers import ConversionJob, source
 from .stats import Range, stats
 
 __all__ = ["Shift", "conversion"]
@@ -48,7 +48,7 @@ class Shift:
 
 
 def conversion(
-    items: Mapping[Name, Item],
+    jobs: Mapping[Name, ConversionJob],
     scheme: Scheme,
     device: Device,
     buffers: Buffers,
@@ -62,33 +62,33 @@ def conversion(
 
     Parameters
     ----------
-    items : mapping of {"q", "k", "v"} to Item
+    jobs : mapping of {"q", "k", "v"} to ConversionJob
         Arrays of one type and head_dim, none of them empty.
     scheme : Scheme
     device : Device
     buffers : Buffers
         Gets the parts of the workspace that are needed in between.
     shift : Shift, optional
-        Of Q, if it is among the items.
+        Of Q, if it is among the jobs.
     next_item : int
         Number of the counter of the attention kernel, which is set to 0, or null.
     packed_qk, packed_v : bool
         Whether codes of 4 bits are stored two to a byte.
     """
-    if not items:
+    if not jobs:
         return []
-    first = next(iter(items.values())).operand
-    aligned = all(item.operand.aligned for item in items.values())
+    first = next(iter(jobs.values())).operand
+    aligned = all(job.operand.aligned for job in jobs.values())
     built_for = (scheme, first.dtype, pad_head_dim(first.shape[3]), aligned)
 
     launches: list[Launch] = []
     ranges: dict[Name, Range] = {}
-    wanted: dict[Name, Item] = {x: items[x] for x in needs_stats(scheme) if x in items}
+    wanted: dict[Name, ConversionJob] = {x: jobs[x] for x in needs_stats(scheme) if x in jobs}
     if wanted:
         launches += stats(StatsSpec.of(*built_for), wanted, device, buffers, ranges)
-    if "q" in items and scheme.smooth_q != "none":
-        launches.append(_block_means(items["q"], device))
-    at_once = dict(items)
+    if "q" in jobs and scheme.smooth_q != "none":
+        launches.append(_block_means(jobs["q"], device))
+    at_once = dict(jobs)
     rotated = at_once.pop("v", None) if rotates_values(scheme) else None
     if at_once:
         spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v)
@@ -100,7 +100,7 @@ def conversion(
 
 def _quantize(
     spec: QuantizeSpec,
-    items: Mapping[Name, Item],
+    jobs: Mapping[Name, ConversionJob],
     device: Device,
     ranges: Mapping[Name, Range],
     next_item: int,
@@ -108,14 +108,14 @@ def _quantize(
 ) -> Launch:
     arguments: dict[str, Any] = dict.fromkeys(_NAMES)
     grid = 0
-    for name, item in items.items():
-        heads, tiles = item.operand.heads, spec.tiles(name, item.operand.tokens)
+    for name, job in jobs.items():
+        heads, tiles = job.operand.heads, spec.tiles(name, job.operand.tokens)
         grid += heads * tiles
         arguments[name] = {
-            **source(item),
-            "out": item.data,
-            "scale": item.scale,
-            "vector": item.vector,
+            **source(job),
+            "out": job.data,
+            "scale": job.scale,
+            "vector": job.vector,
             **ranges.get(name, Range())._asdict(),
             "heads": heads,
             "tiles": tiles,
@@ -124,42 +124,47 @@ def _quantize(
         "lse_shift": shift.rows if shift else NULL,
         "k_vector": shift.vector if shift else NULL,
         "next_item": next_item,
-        "head_dim": next(iter(items.values())).operand.shape[3],
+        "head_dim": next(iter(jobs.values())).operand.shape[3],
         "heads_per_kv": shift.group if shift else 1,
         "softmax_scale": shift.softmax_scale if shift else 0.0,
     }
     return Launch(spec, device, (grid,), arguments)
 
 
-def _block_means(item: Item, device: Device) -> Launch:
+def _block_means(job: ConversionJob, device: Device) -> Launch:
     """Return the launch that computes what smoothing subtracts from blocks of Q."""
-    q = item.operand
+    q = job.operand
     spec = BlockMeansSpec(q.dtype, pad_head_dim(q.shape[3]), q.aligned)
     blocks = spec.blocks(q.tokens)
-    values = {**source(item), "mean": item.vector, "head_dim": q.shape[3], "blocks": blocks}
+    values = {**source(job), "mean": job.vector, "head_dim": q.shape[3], "blocks": blocks}
     return Launch(spec, device, (q.heads * blocks,), values)
 
 
 def _rotated_values(
-    item: Item, scheme: Scheme, device: Device, buffers: Buffers, next_item: int, packed: bool
+    job: ConversionJob,
+    scheme: Scheme,
+    device: Device,
+    buffers: Buffers,
+    next_item: int,
+    packed: bool,
 ) -> list[Launch]:
     """Return the launches that rotate V, once its vector is known, and quantize the result."""
-    v = item.operand
+    v = job.operand
     head_dim = v.shape[3]
     channels = pad_head_dim(head_dim)
     spec = RotateSpec(v.dtype, channels, v.aligned)
     tiles = spec.tiles(v.tokens)
     out = buffers.take(4 * v.heads * v.tokens * head_dim)
     values = {
-        **source(item),
-        "vector": item.vector,
+        **source(job),
+        "vector": job.vector,
         "out": out,
         "head_dim": head_dim,
         "tiles": tiles,
     }
     launches = [Launch(spec, device, (v.heads * tiles,), values)]
-    result: dict[Name, Item] = {
-        "v": Item(compact(v.shape, Type.fp32), out, data=item.data, scale=item.scale)
+    result: dict[Name, ConversionJob] = {
+        "v": ConversionJob(compact(v.shape, Type.fp32), out, data=job.data, scale=job.scale)
     }
     ranges: dict[Name, Range] = {}
     if scheme.v_scope in ("channel", "tensor"):

@@ -13,7 +13,7 @@ from ..reference.layout import LOG2_BIAS, pad_head_dim
 from ..specs.attention import Type
 from ..specs.coding import by_logarithm
 from ..specs.smoothing import KEY_PAD, BlockMeansSpec, DeltaSpec
-from .item import Item, source
+from .operand_buffers import ConversionJob, source
 
 __all__ = ["deltas"]
 
@@ -36,7 +36,7 @@ def deltas(
     device : Device
     """
     coded, shape = problem.k.coded, problem.k.shape
-    keys = Item(
+    keys = ConversionJob(
         compact(shape, Type.fp32) if coded else problem.k,
         buffers["k_values" if coded else "k"],
     )

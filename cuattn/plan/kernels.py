@@ -19,7 +19,7 @@ from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import FinishSpec, StatsSpec
 from ..specs.unpack import UnpackSpec
 from ..specs.wgmma import WgmmaSpec
-from .hopper import wgmma_serves, wgmma_spec
+from .kernels_sm90 import wgmma_serves, wgmma_spec
 
 __all__ = [
     "SCALED_TILES",

@@ -15,10 +15,10 @@ from ..specs.coding import Name
 from ..specs.wgmma import WgmmaSpec
 from .conversion import Shift, conversion
 from .deltas import deltas
-from .hopper import INTEGER_O_KEYS
 from .kernels import AnyAttentionSpec, attention_spec
-from .operand_maps import Source, operand_maps
-from .places import PARTS, Place, place, unpacking
+from .kernels_sm90 import INTEGER_O_KEYS
+from .operand_buffers import PARTS, OperandBuffers, operand_buffers, unpacking
+from .tensor_maps import Source, operand_maps
 
 __all__ = ["GIVEN", "pipeline"]
 
@@ -64,40 +64,40 @@ def pipeline(
         long_kv=problem.k.tokens > INTEGER_O_KEYS,
     )
     mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
-    places: dict[Name, Place] = {}
+    operands: dict[Name, OperandBuffers] = {}
     for name in _NAMES:
         packed = packed_qk and name != "v"
-        places[name] = place(name, problem, buffers, mapped=mapped, packed=packed)
-    items = {name: where.made_by for name, where in places.items() if where.made_by is not None}
+        operands[name] = operand_buffers(name, problem, buffers, mapped=mapped, packed=packed)
+    jobs = {name: where.made_by for name, where in operands.items() if where.made_by is not None}
     shift, lse_shift = None, NULL
     if problem.return_lse and scheme.smooth_k != "none":
         lse_shift = buffers["lse_shift"]
-        if "q" in items:
+        if "q" in jobs:
             lse_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)
-            shift = Shift(lse_shift, places["k"].vector, problem.group, problem.softmax_scale)
+            shift = Shift(lse_shift, operands["k"].vector, problem.group, problem.softmax_scale)
     row_blocks = ceil_div(problem.q.tokens, spec.rows)
     # CTAs of Hopper take one item after the other: Item in kernels_cu/sm90/group_work.cuh.
     counted = mapped and row_blocks * problem.q.heads > device.num_sms
     next_item = buffers.take(4) if counted else NULL
     launches: list[Launch | Clear] = [
         *conversion(
-            items, scheme, device, buffers, shift=shift, next_item=next_item, packed_qk=packed_qk
+            jobs, scheme, device, buffers, shift=shift, next_item=next_item, packed_qk=packed_qk
         )
     ]
-    if counted and not items:
+    if counted and not jobs:
         launches.append(Clear(next_item, 4))
-    for name, where in places.items():
+    for name, where in operands.items():
         launches += unpacking(name, where, problem, device)
     delta = NULL
     if scheme.smooth_q != "none":
-        means, k_vector = places["q"].vector, places["k"].vector
+        means, k_vector = operands["q"].vector, operands["k"].vector
         delta, launch = deltas(problem, means, k_vector, buffers, device)
         launches.append(launch)
     twin = 2.0**scheme.p_split
     arguments: dict[str, float] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
-        "v_mean": places["v"].vector if scheme.smooth_v != "none" else NULL,
+        "v_mean": operands["v"].vector if scheme.smooth_v != "none" else NULL,
         "lse_shift": lse_shift,
         "delta": delta,
         "num_q_heads": problem.q.shape[1],
@@ -110,18 +110,18 @@ def pipeline(
         "twin": twin,
         "inverse_twin": 1.0 / twin,
     }
-    for name, where in places.items():
+    for name, where in operands.items():
         arguments |= {name: where.data, f"{name}_scale": where.scale}
         arguments |= _strides(name, where.strides)
     arguments |= _strides("o", o_strides)
-    return [*launches, _attend(spec, device, problem, places, arguments, next_item)]
+    return [*launches, _attend(spec, device, problem, operands, arguments, next_item)]
 
 
 def _attend(
     spec: AnyAttentionSpec,
     device: Device,
     problem: Problem,
-    places: Mapping[Name, Place],
+    operands: Mapping[Name, OperandBuffers],
     arguments: Mapping[str, float],
     next_item: int,
 ) -> Launch:
@@ -133,7 +133,7 @@ def _attend(
         return Launch(spec, device, grid, arguments)
     sources: dict[Name, Source] = {
         name: Source(getattr(problem, name).shape, where.strides, where.data)
-        for name, where in places.items()
+        for name, where in operands.items()
     }
     items = row_blocks * problem.q.heads
     values = {

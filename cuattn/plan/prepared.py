@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ..arrays.overlap import extent
+from ..arrays.view import Array
+from ..common.remember import remember
 from ..compile.launch import Buffers, Clear, Launch, loaded
-from ..operands.operand import Array, Coded, in_order
+from ..operands.operand import Coded, dtype_name, in_order
 from ..operands.problem import Options, Problem
 from ..scheme import Scheme
 from .pipeline import GIVEN, pipeline
@@ -28,6 +29,9 @@ class AttentionCall:
     problem : Problem
     copied : tuple of {"q", "k", "v"}
         Arrays that have to be made contiguous first; until then nothing else is prepared.
+    output, lse : (tuple of int, str)
+        Shape and dtype of the output in the caller's layout, and of the log-sum-exp; None for the
+        latter if it is not wanted.
     writes_out : bool
         Whether the kernel can write to where the caller wants the output.
     extents : dict of str to tuple of int
@@ -45,6 +49,8 @@ class AttentionCall:
 
     problem: Problem
     copied: tuple[str, ...]
+    output: tuple[tuple[int, ...], str]
+    lse: tuple[tuple[int, ...], str] | None
     writes_out: bool
     extents: dict[str, tuple[int, int]]
     needs_shift: bool
@@ -53,8 +59,7 @@ class AttentionCall:
     buffers: Buffers
 
 
-# typed: 1 must not pass for True because they are equal.
-@lru_cache(_REMEMBERED, typed=True)
+@remember(_REMEMBERED)
 def prepare(
     q: Array | Coded,
     k: Array | Coded,
@@ -87,6 +92,8 @@ def prepare(
     return AttentionCall(
         problem=problem,
         copied=copied,
+        output=(problem.output_shape, dtype_name(problem.q.dtype)),
+        lse=(problem.q.shape[:3], "float32") if problem.return_lse else None,
         writes_out=writes_out,
         extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
         needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",

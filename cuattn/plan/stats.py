@@ -9,7 +9,7 @@ from ..arrays.device import Device
 from ..compile.launch import NULL, Buffers, Launch
 from ..specs.coding import Name
 from ..specs.stats import StatsSpec
-from .item import Item, source, vector_bytes
+from .operand_buffers import ConversionJob, source, vector_bytes
 
 __all__ = ["Range", "stats"]
 
@@ -23,7 +23,7 @@ class Range(NamedTuple):
 
 def stats(
     spec: StatsSpec,
-    items: Mapping[Name, Item],
+    jobs: Mapping[Name, ConversionJob],
     device: Device,
     buffers: Buffers,
     ranges: dict[Name, Range],
@@ -33,38 +33,38 @@ def stats(
     Parameters
     ----------
     spec : StatsSpec
-    items : mapping of {"q", "k", "v"} to Item
+    jobs : mapping of {"q", "k", "v"} to ConversionJob
         Means go to the vectors of K and V.
     device : Device
     buffers : Buffers
         Gets what the launches need.
     ranges : dict of {"q", "k", "v"} to Range
-        Gets those of the items that have one.
+        Gets those of the jobs that have one.
     """
     arguments: dict[str, Any] = dict.fromkeys(("q", "k", "v"))
     grid = heads_in_parts = 0
-    for name, item in items.items():
-        heads = item.operand.heads
-        nbytes = vector_bytes(item.operand)
+    for name, job in jobs.items():
+        heads = job.operand.heads
+        nbytes = vector_bytes(job.operand)
         if spec.ranges(name):
             ranges[name] = Range(buffers.take(nbytes), buffers.take(nbytes))
-        chunks = spec.chunks(name, item.operand.tokens)
+        chunks = spec.chunks(name, job.operand.tokens)
         partial = NULL
         if chunks > 1:
             partial = buffers.take(4 * heads * chunks * spec.kinds(name) * spec.head_dim)
             heads_in_parts += heads
         arguments[name] = {
-            **source(item),
+            **source(job),
             "heads": heads,
             # A mean that nobody wants is computed all the same; Q's vectors are those of blocks.
-            "mean": (name != "q" and item.vector) or buffers.take(nbytes),
+            "mean": (name != "q" and job.vector) or buffers.take(nbytes),
             **ranges.get(name, Range())._asdict(),
             "partial": partial,
             "chunk": spec.chunk,
             "chunks": chunks,
         }
         grid += heads * chunks
-    arguments["head_dim"] = next(iter(items.values())).operand.shape[3]
+    arguments["head_dim"] = next(iter(jobs.values())).operand.shape[3]
     yield Launch(spec, device, (grid,), arguments)
     if heads_in_parts:
         yield Launch(spec.finish, device, (heads_in_parts,), arguments)

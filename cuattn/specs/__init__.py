@@ -1,5 +1,7 @@
-"""What each kernel fixes at compile time: one dataclass for each spec struct of `kernels_cu/`.
+"""What kernels fix at compile time: one dataclass for each spec struct of `kernels_cu/`.
 
-`coding` says which types and scopes a `Scheme` asks of an operand. A spec knows nothing of a
-GPU, a call or an address.
+`coding` says which types, scopes and orders of memory a `Scheme` asks of an operand. Nothing here
+knows a GPU, a call or an address.
+
+May import `common`, `scheme` and `reference`.
 """

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cuattn.arrays import dlpack
-from cuattn.arrays.dlpack import CPU, CUDA, View
+from cuattn.arrays import view as view_of
+from cuattn.arrays.view import CPU, CUDA, View
 from cuattn.errors import ArgumentError, UnsupportedError
 
 # The structures of dlpack.h, written independently of the reader's.
@@ -285,7 +286,7 @@ def test_cupy_array_over_a_view_is_the_same_memory(dtype, stored):
     pytest.importorskip("cupy")
     owner = Owner()
     view = View(0x7000_0000, (2, 3, 4), (1, 8, 2), dtype, (CUDA, 0), False, owner)
-    array = dlpack.as_cupy(view)
+    array = view_of.as_cupy(view)
     size = array.itemsize
     assert array.dtype == stored
     assert (array.data.ptr, array.shape) == (0x7000_0000, (2, 3, 4))
@@ -306,15 +307,15 @@ class Owner:
 def test_cupy_array_over_an_empty_view():
     pytest.importorskip("cupy")
     view = View(0, (2, 0, 4), (0, 4, 1), "float32", (CUDA, 0), False, None)
-    assert dlpack.as_cupy(view).shape == (2, 0, 4)
+    assert view_of.as_cupy(view).shape == (2, 0, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "bool"])
 def test_view_of_a_cupy_array_needs_no_capsule(dtype):
     pytest.importorskip("cupy")
     made = View(0x7000_0000, (2, 3, 4), (1, 8, 2), dtype, (CUDA, 0), False, Owner())
-    array = dlpack.as_cupy(made)
-    view = dlpack.view_cupy(array)
+    array = view_of.as_cupy(made)
+    view = view_of.view_cupy(array)
     assert view[:-1] == made[:-1]
     assert view.owner is array
 
@@ -323,4 +324,4 @@ def test_view_of_a_cupy_array_knows_bfloat16():
     pytest.importorskip("cupy")
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     made = View(0x7000_0000, (2, 3), (3, 1), "bfloat16", (CUDA, 0), False, Owner())
-    assert dlpack.view_cupy(dlpack.as_cupy(made).view(bfloat16))[:-1] == made[:-1]
+    assert view_of.view_cupy(view_of.as_cupy(made).view(bfloat16))[:-1] == made[:-1]

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cuattn.arrays.device import Device
+from cuattn.arrays.view import Array
 from cuattn.compile.launch import NULL, Buffers, Launch, enqueue, loaded
-from cuattn.operands.operand import DTYPES, Array, array_operand
+from cuattn.operands.operand import DTYPES, array_operand
 from cuattn.reference.layout import in_tokens, pad_head_dim
 from cuattn.reference.rotation import rotate
 from cuattn.reference.smoothing import block_means, products_with_means

@@ -23,7 +23,7 @@ from helpers.gpu_cases import (
 )
 
 from cuattn.arrays.device import current_device, gpu_status
-from cuattn.plan.hopper import INTEGER_O_KEYS
+from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.scheme import Scheme

@@ -7,8 +7,7 @@ from helpers.gpu_cases import runs_here
 
 import cuattn
 from cuattn.operands.layout import Form
-from cuattn.operands.natural import natural_scale
-from cuattn.operands.stored import stored
+from cuattn.operands.token_order import natural_scale, stored
 from cuattn.presets import PRESETS
 from cuattn.reference.layout import LOG2_BIAS
 from cuattn.reference.quantize import quantize, smoothing_vector

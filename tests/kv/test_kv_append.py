@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from cuattn.arrays.view import Array
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import ArgumentError
@@ -13,7 +14,6 @@ from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.spec import AppendSpec, OffsetSpec
 from cuattn.kv.units import unpack_units
 from cuattn.kv_format import KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
-from cuattn.operands.operand import Array
 from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
 from cuattn.specs.attention import Type
 

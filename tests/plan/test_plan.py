@@ -7,8 +7,8 @@ import pytest
 
 from cuattn.arrays.device import TARGETS, target
 from cuattn.errors import ArgumentError, UnsupportedError
-from cuattn.plan.hopper import INTEGER_O_KEYS, wgmma_serves
 from cuattn.plan.kernels import SCALED_TILES, TILES, attention_spec, needs_stats, supported
+from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS, wgmma_serves
 from cuattn.plan.listing import attention_specs
 from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS

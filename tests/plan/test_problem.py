@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
-from cuattn.operands.operand import Array, Coded
+from cuattn.operands.operand import Coded
 from cuattn.operands.problem import Options, Problem
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme

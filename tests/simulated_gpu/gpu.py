@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cuattn.arrays.dlpack import CUDA
+from cuattn.arrays.view import CUDA
 from cuattn.compile import launch, params, tensor_map
 
 from .appending import append_tokens, fix_offsets
@@ -42,7 +42,8 @@ KERNELS = {
 MODULES = (
     "attention",
     "quantize",
-    "arrays.views",
+    "arrays.caller",
+    "arrays.view",
     "operands.quantized",
     "kv.append",
     "kv.attend",

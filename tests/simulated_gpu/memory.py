@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cuattn.arrays.dlpack import CUDA, View
+from cuattn.arrays.view import CUDA, View
 from cuattn.reference.rounding import round_bfloat16
 from cuattn.specs.attention import Type
 

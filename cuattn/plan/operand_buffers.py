@@ -1,8 +1,9 @@
-"""Where the attention kernel finds its operands, and what has to be made for it first."""
+"""Buffers of Q, K and V: what is converted, and where the attention kernel finds the result."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..arrays.device import Device
@@ -12,17 +13,65 @@ from ..operands.operand import Operand
 from ..operands.problem import Problem
 from ..specs.coding import Name
 from ..specs.unpack import PIECE, UnpackSpec
-from .item import Item
 from .kernels import half_type
-from .operand_maps import can_read
+from .tensor_maps import can_read
 
-__all__ = ["PARTS", "Place", "place", "unpacking"]
+__all__ = [
+    "PARTS",
+    "ConversionJob",
+    "OperandBuffers",
+    "operand_buffers",
+    "source",
+    "unpacking",
+    "vector_bytes",
+]
 
 # What an operand's three addresses are: an array or codes, their scales, and its vector.
 PARTS = ("", "_scale", "_vector")
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class ConversionJob:
+    """An array to convert; all but the first field are numbers of a `Buffers`.
+
+    Parameters
+    ----------
+    operand : Operand
+    x : int
+        The array.
+    data, scale : int
+        Where codes and scales go, or values.
+    vector : int
+        Where the smoothing vector goes, or those of blocks of Q.
+    """
+
+    operand: Operand
+    x: int
+    data: int = NULL
+    scale: int = NULL
+    vector: int = NULL
+
+
+def source(job: ConversionJob) -> dict[str, int]:
+    """Return the members that the parameter structs of all such kernels have in common."""
+    operand = job.operand
+    batch, head, token = operand.strides[:3]
+    return {
+        "x": job.x,
+        "stride_batch": batch,
+        "stride_head": head,
+        "stride_token": token,
+        "num_heads": operand.shape[1],
+        "seqlen": operand.tokens,
+    }
+
+
+def vector_bytes(operand: Operand) -> int:
+    """Return the bytes of a float32 vector for each head."""
+    return 4 * operand.heads * operand.shape[3]
+
+
+class OperandBuffers(NamedTuple):
     """An operand of the attention kernel.
 
     Parameters
@@ -31,7 +80,7 @@ class Place(NamedTuple):
         Numbers of `Buffers`.
     strides : tuple of int
         Of `data`, in bytes.
-    made_by : Item or None
+    made_by : ConversionJob or None
         What they are made of.
     packed : int
         Number of the codes of 4 bits that `data` is made of, or null.
@@ -41,11 +90,13 @@ class Place(NamedTuple):
     strides: tuple[int, ...]
     scale: int = NULL
     vector: int = NULL
-    made_by: Item | None = None
+    made_by: ConversionJob | None = None
     packed: int = NULL
 
 
-def place(name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packed: bool) -> Place:
+def operand_buffers(
+    name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packed: bool
+) -> OperandBuffers:
     """Find an operand where it is, or reserve memory for what is made of it.
 
     Parameters
@@ -61,24 +112,24 @@ def place(name: Name, problem: Problem, buffers: Buffers, *, mapped: bool, packe
     if operand.coded:
         given = Form.of(problem.scheme, name, operand.shape, packed=True)
         if given.code is form.code:
-            return Place(x, form.byte_strides, scale, vector)
+            return OperandBuffers(x, form.byte_strides, scale, vector)
         data = buffers.take(form.nbytes)
-        return Place(data, form.byte_strides, scale, vector, packed=x)
+        return OperandBuffers(data, form.byte_strides, scale, vector, packed=x)
     as_it_is = form.code is None and operand.dtype is half_type(problem.scheme, operand.dtype)
     if as_it_is and operand.direct and (can_read(operand) or not mapped):
         strides = tuple(step * operand.dtype.nbytes for step in operand.strides)
-        return Place(x, strides[:3])
-    item = Item(
+        return OperandBuffers(x, strides[:3])
+    job = ConversionJob(
         operand,
         x,
         data=buffers.take(form.nbytes),
         scale=buffers.take(4 * math.prod(form.scale)) if form.scale else NULL,
         vector=buffers.take(4 * math.prod(form.vector)) if form.smoothed else NULL,
     )
-    return Place(item.data, form.byte_strides, item.scale, item.vector, item)
+    return OperandBuffers(job.data, form.byte_strides, job.scale, job.vector, job)
 
 
-def unpacking(name: Name, where: Place, problem: Problem, device: Device) -> list[Launch]:
+def unpacking(name: Name, where: OperandBuffers, problem: Problem, device: Device) -> list[Launch]:
     """Return the launch that unpacks an operand's codes, if they have to be."""
     if where.packed == NULL:
         return []

@@ -1,0 +1,152 @@
+"""Arrays of the GPU or the host, of whatever library, as an address, a shape and strides."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from ..errors import NoGPUError
+from .device import gpu_status
+
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Array",
+    "View",
+    "as_cupy",
+    "contiguous",
+    "cupy_module",
+    "is_finite",
+    "view_cupy",
+]
+
+# DLDeviceType
+CPU = 1
+CUDA = 2
+
+# NumPy has no type for these; their bits travel as integers.
+_STORAGE = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
+
+
+# Infinities and NaN of bfloat16, which CuPy has as uint16, have all of these bits.
+_BFLOAT16_EXPONENT = 0x7F80
+
+
+class Array(NamedTuple):
+    """What a caller's array is, apart from its address: equal ones are treated alike.
+
+    Axes are in the caller's order, strides count elements, `misalignment` is the address modulo 16
+    and `device` is DLPack's (type, ordinal).
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    misalignment: int = 0
+
+
+class View(NamedTuple):
+    """Where an array lies; the memory lives as long as `owner`.
+
+    Parameters
+    ----------
+    ptr : int
+        Address of element 0; arrays without elements may have 0.
+    shape, strides : tuple of int
+        Strides count elements.
+    dtype : str
+        For example "float16", "bfloat16" or "float8_e4m3fn".
+    device : tuple of int
+        DLPack's device type, such as `CPU` or `CUDA`, and the ordinal.
+    readonly : bool
+        The producer forbids writing.
+    owner : object
+        Keeps the memory alive.
+    """
+
+    ptr: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: tuple[int, int]
+    readonly: bool
+    owner: object
+
+    @property
+    def signature(self) -> Array:
+        """What the array is, apart from its address."""
+        return Array(self.shape, self.strides, self.dtype, self.device, self.ptr % 16)
+
+
+@cache
+def cupy_module() -> Any:
+    """Return CuPy.
+
+    Raises
+    ------
+    NoGPUError
+        If it does not import.
+    """
+    try:
+        import cupy
+    except (ImportError, OSError):
+        raise NoGPUError(gpu_status()[1]) from None
+    return cupy
+
+
+def view_cupy(array: Any) -> View:
+    """Look at a ``cupy.ndarray`` that is used on CuPy's current stream, so needs no hand-over."""
+    dtype = array.dtype
+    itemsize = dtype.itemsize
+    return View(
+        array.data.ptr,
+        array.shape,
+        tuple([stride // itemsize for stride in array.strides]),
+        _dtype_name(dtype),
+        (CUDA, array.data.device_id),
+        False,
+        array,
+    )
+
+
+def as_cupy(source: View) -> Any:
+    """Return a ``cupy.ndarray`` over the memory of a view on a GPU.
+
+    bfloat16 appears as uint16 and float8 as uint8. CuPy has no read-only arrays: whoever writes
+    checks `View.readonly` first.
+    """
+    cupy = cupy_module()
+    dtype = cupy.dtype(_STORAGE.get(source.dtype, source.dtype))
+    steps = zip(source.shape, source.strides, strict=True)
+    elements = sum((n - 1) * step for n, step in steps if step > 0) + 1 if all(source.shape) else 0
+    memory = cupy.cuda.UnownedMemory(
+        source.ptr, elements * dtype.itemsize, source.owner, source.device[1]
+    )
+    return cupy.ndarray(
+        source.shape,
+        dtype,
+        cupy.cuda.MemoryPointer(memory, 0),
+        tuple(step * dtype.itemsize for step in source.strides),
+    )
+
+
+def contiguous(x: View) -> View:
+    """Copy an array on CuPy's current stream."""
+    return view_cupy(cupy_module().ascontiguousarray(as_cupy(x)))._replace(dtype=x.dtype)
+
+
+def is_finite(x: View) -> bool:
+    """Say whether an array has neither NaN nor infinity; waits for the GPU."""
+    cupy = cupy_module()
+    array = as_cupy(x)
+    if x.dtype == "bfloat16":
+        finite = (array & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT
+    else:
+        finite = cupy.isfinite(array)
+    return bool(finite.all())
+
+
+@cache
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype.name)
