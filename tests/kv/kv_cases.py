@@ -55,3 +55,18 @@ def assert_unchanged(cache, before):
     """Hold a cache to what `everything` has returned."""
     for x, y in zip(everything(cache), before, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def filled(rng, kv_format=FORMATS["4-group64-zero"], **others):
+    """Return a cache in host memory with sequences of 50, 0 and 21 tokens."""
+    cache = cache_of(kv_format, **others)
+    cache.append(*tokens(rng, 3, HEADS, 50, kv_format.head_dim), counts=[50, 0, 21])
+    return cache
+
+
+def assert_same_contents(cache, expected):
+    """The same lengths and codes, wherever they are."""
+    np.testing.assert_array_equal(cache.lengths, expected.lengths)
+    for x, y in zip(cache.codes(), expected.codes(), strict=True):
+        for part in ("codes", "scale", "zero", "vector"):
+            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))

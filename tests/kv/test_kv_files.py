@@ -1,15 +1,11 @@
 """KV caches saved to a file and loaded from it."""
 
 import json
-import os
-import stat
 import sys
-from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
-from kv_cases import FORMATS, options, tokens
+from kv_cases import FORMATS, assert_same_contents, filled, tokens
 
 from cuattn import KVCache
 from cuattn.errors import ArgumentError, CuattnError
@@ -22,20 +18,6 @@ safetensors = pytest.importorskip("safetensors")
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "cache.safetensors"
-
-
-def filled(rng, kv_format=FORMATS["4-group64-zero"], **others):
-    given = options(kv_format) | others
-    cache = KVCache(3, 2, kv_format.head_dim, 80, device="cpu", **given)
-    cache.append(*tokens(rng, 3, 2, 50, kv_format.head_dim), counts=[50, 0, 21])
-    return cache
-
-
-def assert_same(cache, expected):
-    np.testing.assert_array_equal(cache.lengths, expected.lengths)
-    for x, y in zip(cache.codes(), expected.codes(), strict=True):
-        for part in ("codes", "scale", "zero", "vector"):
-            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))
 
 
 def parts(path):
@@ -51,7 +33,7 @@ def test_what_is_loaded_is_what_was_saved(rng, path, name, others):
     loaded = KVCache.load(path, device="cpu")
     assert loaded.format == cache.format
     assert loaded.nbytes == cache.nbytes
-    assert_same(loaded, cache)
+    assert_same_contents(loaded, cache)
     k, v = tokens(rng, 3, 2, 5, cache.format.head_dim)
     for one in (cache, loaded):
         one.append(k, v)
@@ -149,7 +131,7 @@ def test_a_change_of_nothing_is_no_damage(rng, path):
     cache = filled(rng)
     cache.save(path)
     change_file(path, lambda arrays, metadata, geometry: None)
-    assert_same(KVCache.load(path, "cpu"), cache)
+    assert_same_contents(KVCache.load(path, "cpu"), cache)
 
 
 def test_every_flipped_byte_is_noticed(rng, path):
@@ -157,7 +139,7 @@ def test_every_flipped_byte_is_noticed(rng, path):
     content = path.read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     assert begin < len(content) / 2
-    for at in (*range(begin), *range(begin, len(content), 97), len(content) - 1):
+    for at in (*range(0, begin, 5), *range(begin, len(content), 197), len(content) - 1):
         changed = bytearray(content)
         changed[at] ^= 1 if at < begin else 16
         path.write_bytes(changed)
@@ -209,106 +191,6 @@ def test_cut_files_are_refused(rng, path):
     path.write_bytes(content[:-1])
     with pytest.raises(ArgumentError, match=r"^path must be"):
         KVCache.load(path, "cpu")
-
-
-@pytest.mark.parametrize("wrong", [None, 5, "", b"cache"])
-def test_what_is_no_path_is_refused(rng, wrong):
-    with pytest.raises(ArgumentError, match="path must be that of a file"):
-        filled(rng).save(wrong)
-    with pytest.raises(ArgumentError, match="path must be that of a file"):
-        KVCache.load(wrong, "cpu")
-
-
-@pytest.mark.parametrize("name", ["a\0b", "n" * 300, "missing/cache", ""], ids=ascii)
-def test_a_place_that_cannot_be_written_or_read_is_refused(rng, tmp_path, name):
-    (tmp_path / "a folder").mkdir()
-    path = tmp_path / (name or "a folder")
-    with pytest.raises(ArgumentError, match=r"^path must be a file that can be written"):
-        filled(rng).save(path)
-    with pytest.raises(ArgumentError, match=r"^path must be"):
-        KVCache.load(path, "cpu")
-    assert [x.name for x in tmp_path.iterdir()] == ["a folder"]
-
-
-class Fault(Exception):
-    """What nobody expects."""
-
-
-@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt(), Fault()])
-@pytest.mark.parametrize("step", ["replace", "open", "chmod"])
-def test_a_file_is_replaced_whole_or_not_at_all(rng, path, monkeypatch, error, step):
-    cache = filled(rng)
-    cache.save(path)
-    content = path.read_bytes()
-    cache.truncate([1, 0, 0])
-
-    def interrupted(self, *args):
-        if step == "open":
-            self.touch(*args[1:])
-            self.write_text("half")
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, step, interrupted)
-        expected = ArgumentError if isinstance(error, OSError) else type(error)
-        with pytest.raises(expected):
-            cache.save(path)
-    assert path.read_bytes() == content
-    assert list(path.parent.iterdir()) == [path]
-    cache.save(path)
-    assert KVCache.load(path, "cpu").lengths.tolist() == [1, 0, 0]
-
-
-def test_who_reads_the_old_file_goes_on_reading_it(rng, path, tmp_path):
-    cache = filled(rng)
-    cache.save(path)
-    content = path.read_bytes()
-    os.link(path, tmp_path / "old")
-    with path.open("rb") as old:
-        cache.truncate([1, 0, 0])
-        cache.save(path)
-        assert old.read() == content
-    assert (tmp_path / "old").read_bytes() == content != path.read_bytes()
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_links_are_followed(rng, tmp_path, there):
-    (tmp_path / "elsewhere").mkdir()
-    target, link = tmp_path / "elsewhere" / "cache", tmp_path / "link"
-    if there:
-        target.write_text("something else")
-    link.symlink_to(target)
-    filled(rng).save(link)
-    assert link.is_symlink()
-    assert KVCache.load(link, "cpu").lengths.tolist() == [50, 0, 21]
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_permissions_are_those_of_the_file_or_the_user(rng, path):
-    umask = os.umask(0o027)
-    try:
-        filled(rng).save(path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        path.chmod(0o604)
-        filled(rng).save(path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o604
-    finally:
-        os.umask(umask)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_written_through(rng, path, tmp_path):
-    cache, pipe, found = filled(rng), tmp_path / "pipe", []
-    os.mkfifo(pipe)
-    reader = Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
-    reader.start()
-    cache.save(pipe)
-    reader.join(10)
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    path.write_bytes(found[0])
-    assert_same(KVCache.load(path, "cpu"), cache)
-    with pytest.raises(ArgumentError, match="an existing file"):
-        KVCache.load(pipe, "cpu")
 
 
 def test_missing_package_is_named(rng, path, monkeypatch):
