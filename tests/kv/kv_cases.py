@@ -35,9 +35,9 @@ def tokens(rng, batch, heads, count, head_dim, dtype=np.float16):
 
 
 def cache_of(kv_format=FORMATS["8"], batch=3, capacity=80, **others):
-    """Return a cache in host memory."""
-    given = options(kv_format) | others
-    return KVCache(batch, HEADS, kv_format.head_dim, capacity, device="cpu", **given)
+    """Return a cache, by default in host memory."""
+    given = options(kv_format) | {"device": "cpu"} | others
+    return KVCache(batch, HEADS, kv_format.head_dim, capacity, **given)
 
 
 def units_of(cache, sequence):
@@ -58,7 +58,7 @@ def assert_unchanged(cache, before):
 
 
 def filled(rng, kv_format=FORMATS["4-group64-zero"], **others):
-    """Return a cache in host memory with sequences of 50, 0 and 21 tokens."""
+    """Return a cache with sequences of 50, 0 and 21 tokens."""
     cache = cache_of(kv_format, **others)
     cache.append(*tokens(rng, 3, HEADS, 50, kv_format.head_dim), counts=[50, 0, 21])
     return cache

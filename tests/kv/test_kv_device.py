@@ -223,6 +223,33 @@ def test_saved_on_one_and_loaded_on_the_other(gpu, rng, tmp_path):
     assert_same(KVCache.load(tmp_path / "again.safetensors"), cache)
 
 
+def test_saving_waits_for_all_work_of_the_gpu(gpu, rng, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    cache, waited = cache_of(), []
+    cache.append(*tokens(rng, BATCH, HEADS, 50, 64))
+    monkeypatch.setattr(cache._memory, "wait", lambda: waited.append(True))
+    cache.save(tmp_path / "cache.safetensors")
+    assert waited
+
+
+def test_numbers_of_another_type_are_other_calls(gpu):
+    # Equal keys would be taken for each other, and what is wrong for what was right before.
+    cache, q = cache_of(), np.zeros((BATCH, HEADS, 1, 64), np.float16)
+    cache.attend(q, scale=1.0, is_causal=False, return_lse=False)
+    for wrong in ({"scale": True}, {"is_causal": 0}, {"return_lse": 0}):
+        given = {"scale": 1.0, "is_causal": False, "return_lse": False} | wrong
+        with pytest.raises(ArgumentError, match=next(iter(wrong))):
+            cache.attend(q, **given)
+
+
+def test_few_kinds_of_calls_are_remembered(gpu):
+    cache = cache_of()
+    for n in range(300):
+        cache.attend(np.zeros((BATCH, HEADS, n, 64), np.float16))
+    (remembered,) = cache._memory._remembered.values()
+    assert remembered.cache_info().currsize == 256
+
+
 def test_reset_and_truncate_write_to_the_gpu(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 20, 64)
     cache = cache_of()

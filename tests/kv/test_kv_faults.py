@@ -252,6 +252,24 @@ def test_a_refusal_is_not_lost_by_a_fault(monkeypatch):
     assert cache.lengths.tolist() == [20, 37, 0]
 
 
+def test_a_fault_at_any_line_of_loading_leaves_nothing_behind(device, tmp_path):
+    pytest.importorskip("safetensors")
+    path, cache = tmp_path / "cache.safetensors", filled(device, 16)
+    cache.save(path)
+    for at in range(0, 10_000, 7):
+        try:
+            with fault(MemoryError, at):
+                loaded = KVCache.load(path, device)
+            break
+        except MemoryError:
+            pass
+        assert list(tmp_path.iterdir()) == [path]
+    assert at > 100
+    assert_agreement(loaded)
+    np.testing.assert_array_equal(loaded.lengths, cache.lengths)
+    assert same(state(loaded)[3:], state(cache)[3:])
+
+
 def test_a_failed_launch_changes_nothing(monkeypatch):
     SimulatedGPU(monkeypatch)
     cache = filled(None, 16)
