@@ -161,6 +161,19 @@ def test_lengths_of_the_gpu_truncate(gpu, rng):
         cache.truncate(np.array([1, 2]))
 
 
+def test_sequences_that_the_gpu_has_emptied_begin_again(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, 20, 64)
+    cache, expected = cache_of(), cache_of(device="cpu")
+    for one in (cache, expected):
+        one.reserve(60)
+        one.append(k, v)
+    cache.truncate(np.array([30, 0, 7]))
+    expected.truncate([20, 0, 7])
+    for one in (cache, expected):
+        one.append(-k, v)
+    assert_same(cache, expected)
+
+
 def test_a_failed_append_launches_nothing(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 50, 64)
     cache = cache_of(num_pages=12)
