@@ -21,7 +21,7 @@ pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
 
 BATCH, HEADS, CAPACITY, NUM_PAGES = 3, 1, 80, 14
-# Of the room, but for what only turns bytes into others, which kernels of the simulated GPU use too.
+# Of the room, but for what turns tokens into bytes, which the simulated kernels do too.
 ROOM = Path(cuattn.kv.cache.__file__).parent
 FILES = {str(path) for path in ROOM.glob("*.py")} - {str(ROOM / "units.py")}
 
