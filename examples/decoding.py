@@ -2,12 +2,26 @@
 
 Nothing that changes from token to token is known to the host: the position, the lengths of the
 caches and the tokens lie where the arrays are, so one captured graph serves for all of them.
+`generate.py` lets a trained model write with it. By itself it compares the caches on random tokens:
+
+    python examples/decoding.py
 """
 
 from functools import cache
 
 import numpy as np
 from lm_ops import rms_norm, silu
+
+import cuattn
+from cuattn.arrays.device import gpu_status
+
+HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 8, 2, 64, 512
+PROMPT, STEPS = 400, 16
+QUANTIZED = {
+    "8 bits": {"bits": 8},
+    "4 bits": {"bits": 4},
+    "4 bits, groups of 32": {"bits": 4, "group": 32, "v_zero": True},
+}
 
 
 class HalfCache:
@@ -134,3 +148,45 @@ def sum_of_products():
     return cupy.ReductionKernel(
         "T x, U y", "T z", "x * static_cast<T>(y)", "a + b", "z = a", "0", "sum_of_products"
     )
+
+
+def main():
+    on_gpu = gpu_status()[0] == "ok"
+    xp, device = np, "cpu"
+    if on_gpu:
+        import cupy as xp
+
+        device = None
+    sizes = (KV_HEADS, HEAD_DIM, CAPACITY)
+    caches = {"float16": HalfCache(xp, *sizes)}
+    for name, options in QUANTIZED.items():
+        caches[name] = cuattn.KVCache(1, *sizes, device=device, **options)
+    where = "on the GPU" if on_gpu else "emulated in NumPy"
+    print(f"{PROMPT} tokens, then {STEPS} one by one, {where}")
+    print(f"{'cache':22}{'bytes':>10}{'differs by':>14}")
+    expected = None
+    for name, kv in caches.items():
+        outputs = attended(xp, kv)
+        expected = outputs if expected is None else expected
+        difference = abs(outputs - expected).sum() / abs(expected).sum()
+        print(f"{name:22}{kv.nbytes:10}{100 * float(difference):12.2f} %")
+
+
+def attended(xp, kv):
+    """Return the outputs of one query of each of `STEPS` tokens, after a prompt."""
+    rng = np.random.default_rng(0)
+
+    def tokens(heads, count):
+        return xp.asarray(rng.standard_normal((1, heads, count, HEAD_DIM), np.float32))
+
+    bias = tokens(KV_HEADS, 1)  # which channels of keys share in many models
+    kv.append(tokens(KV_HEADS, PROMPT) + bias, tokens(KV_HEADS, PROMPT))
+    outputs = []
+    for _ in range(STEPS):
+        kv.append(tokens(KV_HEADS, 1) + bias, tokens(KV_HEADS, 1))
+        outputs.append(kv.attend(tokens(HEADS, 1)))
+    return xp.concatenate(outputs)
+
+
+if __name__ == "__main__":
+    main()

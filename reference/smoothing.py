@@ -62,7 +62,8 @@ def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
         raise ArgumentError("how", how, "one of ('none', 'mean', 'sample')")
     with np.errstate(over="ignore", invalid="ignore"):
         mean = as_float32(x.astype(np.float64).sum(axis=2) / max(x.shape[2], 1))
-    return np.where(np.isfinite(mean), mean, np.float32(0))
+    # A sum keeps the order of the axes that `x` has in memory.
+    return np.ascontiguousarray(np.where(np.isfinite(mean), mean, np.float32(0)))
 
 
 def lse_shift(q: ArrayLike, vector: Float32Array | None, scale: float) -> FloatArray | None:
@@ -109,7 +110,7 @@ def block_means(q: ArrayLike) -> Float32Array:
         sums = np.add.reduceat(x.astype(np.float64), starts, axis=2) if n else x[:, :, :0]
         counts = np.minimum(n - starts, Q_BLOCK)
         mean = as_float32(sums / counts[:, None])
-    return np.where(np.isfinite(mean), mean, np.float32(0))
+    return np.ascontiguousarray(np.where(np.isfinite(mean), mean, np.float32(0)))
 
 
 def less_means(q: ArrayLike, mean: Float32Array) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Fill the documents' figures in from the committed record of a GPU run.
+"""Fill the documents' figures in from the committed record of a GPU run, and draw its picture.
 
 Between ``<!-- figures: NAME -->`` and ``<!-- end -->`` a document holds what `SECTIONS[NAME]` makes
 of the record; a test fails where it does not. After a new record, from the root of the project:
@@ -12,19 +12,23 @@ from pathlib import Path
 
 from cuattn.errors import ArgumentError
 from cuattn.records.record import Record, load
-from tools.record_figures import Figures
-from tools.sections import SECTIONS
+from tools.picture import picture
+from tools.tables.record_figures import Figures
+from tools.tables.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "h200.json"
 DOCUMENTS = (
     "README.md",
+    "docs/lab-notebook.md",
     "docs/numerics.md",
     "docs/papers.md",
     "docs/performance.md",
     "docs/results.md",
     "docs/schemes.md",
+    "docs/support.md",
 )
+PICTURE = ROOT / "docs" / "assets" / "front.svg"
 
 BEGIN = "<!-- figures: "
 BLOCK = re.compile(rf"({BEGIN}([\w-]+) -->\n)(?:(?!{BEGIN}).)*?(<!-- end -->)", re.DOTALL)
@@ -56,10 +60,14 @@ def main() -> None:
     record = load(RECORD)
     for name in DOCUMENTS:
         path = ROOT / name
-        old = path.read_text(encoding="utf-8")
-        new = filled(old, record)
-        path.write_text(new, encoding="utf-8")
-        print(f"{name}: {'as it was' if new == old else 'filled in anew'}")
+        _write(path, filled(path.read_text(encoding="utf-8"), record))
+    _write(PICTURE, picture(Figures(record)))
+
+
+def _write(path: Path, new: str) -> None:
+    same = path.exists() and path.read_text(encoding="utf-8") == new
+    path.write_text(new, encoding="utf-8")
+    print(f"{path.relative_to(ROOT)}: {'as it was' if same else 'filled in anew'}")
 
 
 if __name__ == "__main__":

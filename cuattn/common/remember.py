@@ -20,7 +20,7 @@ class Remembered(Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], most: int) -> None:
-        self._function = function
+        self.__wrapped__ = function
         self._remembered = lru_cache(most, typed=True)(function)
         self.cache_clear = self._remembered.cache_clear
         self.cache_info = self._remembered.cache_info
@@ -33,7 +33,7 @@ class Remembered(Generic[P, T]):
             try:
                 hash(args)
             except TypeError:
-                return self._function(*args, **kwargs)
+                return self.__wrapped__(*args, **kwargs)
             raise
 
 

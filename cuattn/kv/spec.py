@@ -33,7 +33,7 @@ _ROWS = (8, 16, 32)
 _MANY_CHANNELS = 256
 
 # Blocks in the shared memory of a multiprocessor, in bytes, that keep memory busy. More is no
-# faster: what else a CTA reads and writes would wait behind them (docs/performance.md).
+# faster: what else a CTA reads and writes would wait behind them (docs/lab-notebook.md, 11).
 _UNDER_WAY = 136_000
 _STAGES = range(2, 7)
 

@@ -57,7 +57,8 @@ def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape) -> Any:
     if stored is Scope.channel:
         return scale[..., :head_dim]
     if name == "v":
-        scale = scale[:, :, :, 0].reshape(*scale.shape[:2], -1)
+        batch, heads, blocks, _, block = scale.shape
+        scale = scale[:, :, :, 0].reshape(batch, heads, blocks * block)
     if name != "q":
         scale = in_tokens(scale)
     if stored is Scope.group:

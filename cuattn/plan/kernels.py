@@ -63,8 +63,8 @@ class Tile:
     min_ctas: int
 
 
-# (family, P V, padded head_dim), for every target that `wgmma_plan` does not serve. Rows were
-# measured against their neighbours on an H200; docs/performance.md has the figures. Warps drift
+# (family, P V, padded head_dim), for every target that `kernels_sm90` does not serve. Rows were
+# measured against their neighbours on an H200; docs/lab-notebook.md, sections 4 and 5. Warps drift
 # apart inside a CTA, but whole CTAs do so more.
 TILES: dict[tuple[str, Type, int], Tile] = {
     # S of 128 keys takes 64 registers a thread, O of 16 rows up to 64, so 255 are for two CTAs of
@@ -164,7 +164,7 @@ def attention_spec(
     Parameters
     ----------
     long_kv : bool
-        Whether there are more than `wgmma_plan.INTEGER_O_KEYS` keys.
+        Whether there are more than `kernels_sm90.INTEGER_O_KEYS` keys.
 
     Raises
     ------

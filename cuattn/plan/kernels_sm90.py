@@ -103,7 +103,7 @@ def wgmma_spec(
 def _tile(
     pv: Type, p_range: PRange, head_dim: int, *, is_causal: bool, integer_o: bool
 ) -> GroupTile:
-    """Rows were measured against their neighbours on an H200: docs/performance.md."""
+    """Rows were measured against their neighbours on an H200: docs/lab-notebook.md, section 10."""
     coded = pv.nbytes == 1
     if head_dim > 128:
         # O alone takes 96 or 128 registers a thread.

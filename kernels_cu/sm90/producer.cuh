@@ -89,7 +89,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {
         static_assert(!H::kScaledValues || S.block_kv == kTokenPad);
-        // A box is a tile, its rows in the order of _codes_map in cuattn/plan/operand_maps.py.
+        // A box is a tile, its rows in the order of _codes_map in cuattn/plan/tensor_maps.py.
         ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_pad + block) * (S.head_dim / 32),
                            barrier);
       } else {

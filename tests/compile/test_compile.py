@@ -99,7 +99,7 @@ def allowed_spill(spec):
     """Bytes a thread may spill: none, but for kernels whose O and S fill the registers.
 
     There ptxas keeps a few values of the loop's surroundings in local memory, and no tile that was
-    tried spills nothing on every target, or it is slower (docs/performance.md, sections 5 and 10).
+    tried spills nothing on every target, or it is slower (docs/lab-notebook.md, sections 5 and 10).
     """
     if isinstance(spec, WgmmaSpec):
         return WGMMA_SPILL[has_token_scales(spec) or spec.v_rotated].get(spec.head_dim, 0)

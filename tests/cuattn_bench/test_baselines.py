@@ -11,7 +11,7 @@ from cuattn.bench.baselines import cudnn_fp8, flash_infer
 from cuattn.bench.baselines.all import BASELINES
 from cuattn.bench.cases import Case
 from cuattn.reference import exact, metrics
-from tools import names
+from tools.tables import names
 
 BY_NAME = {baseline.name: baseline for baseline in BASELINES}
 LIBRARIES = {

@@ -74,6 +74,7 @@ def run(page, *available):
             for command, shown in commands(block.text):
                 printed = cuattn_command(command)
                 assert available or alike(shown, printed), (page, block.line, printed)
+            printed = ""
         elif block.language == "" and printed and not available:
             assert alike(block.text, printed), f"{page}, line {block.line}, prints\n{printed}"
             printed = ""

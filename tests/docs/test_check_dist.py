@@ -50,7 +50,7 @@ def test_kernels_records_and_types_are_expected():
         "cuattn/py.typed",
         "cuattn/cli/compile.py",
         "cuattn/kernels_cu/kv/unit.cuh",
-        "cuattn/records/h200.json",
+        "cuattn/records/committed/h200.json",
         "cuattn/reference/exact.py",
     } <= expected
 

@@ -35,8 +35,19 @@ def test_commands_are_understood(document):
         _parser().parse_args(shlex.split(command, comments=True))
 
 
-@pytest.mark.parametrize(("number", "printed"), [(0, "relative_l1"), (1, "[301]")])
-def test_examples_of_the_readme_run(number, printed, capsys):
-    code = CODE.findall((ROOT / "README.md").read_text(encoding="utf-8"))[number]
+def test_example_of_the_readme_runs(capsys):
+    (code,) = CODE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     exec(compile(code, "README.md", "exec"), {})
-    assert printed in capsys.readouterr().out
+    assert "relative_l1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_pages_begin_with_whom_they_are_for(document):
+    sentence = re.split(r"[.:]\s", document.read_text(encoding="utf-8").split("\n\n")[1])[0]
+    assert re.search(r"\b[Ff]or\sthose\swho", sentence), sentence
+
+
+@pytest.mark.parametrize(("document", "most"), [("README.md", 1000), ("docs/performance.md", 2500)])
+def test_pages_that_are_meant_to_be_short_are(document, most):
+    words = (ROOT / document).read_text(encoding="utf-8").split()
+    assert sum(word != "|" for word in words) <= most

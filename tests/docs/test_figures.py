@@ -1,7 +1,7 @@
 """Figures in the documents are those of the committed record, which its own test keeps current."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,11 @@ from cuattn.records.record import (
     load,
 )
 from tools import figures
-from tools.names import ABOUT
-from tools.record_figures import Figures, pair, percent, show, table
-from tools.sections import SECTIONS
+from tools.picture import LABELLED, Point, front, picture
+from tools.tables import names
+from tools.tables.names import ABOUT
+from tools.tables.record_figures import MISSED, STATE, Figures, pair, percent, show, table
+from tools.tables.sections import SECTIONS
 
 SQUARE = asdict(
     Shape(
@@ -86,6 +88,109 @@ def test_documents_have_the_figures_of_the_record(name):
     assert text == figures.filled(text, load(figures.RECORD)), "run: python -m tools.figures"
 
 
+def test_the_picture_is_that_of_the_record():
+    drawn = picture(Figures(load(figures.RECORD)))
+    assert figures.PICTURE.read_text(encoding="utf-8") == drawn, "run: python -m tools.figures"
+    for name in (*LABELLED, names.SHORT["cudnn-fp8"]):
+        assert f">{name}</text>" in drawn
+
+
+def test_every_baseline_has_a_short_name():
+    assert set(names.SHORT) == set(names.BASELINES)
+
+
+def test_the_front_is_what_nothing_beats_in_both():
+    panel = [
+        Point("int8-fast", 900, 3.0),
+        Point("cudnn-fp8", 950, 6.0),
+        Point("int8-block", 800, 3.0),  # slower, and no better
+        Point("int8", 700, 1.3),
+        Point("comfy-kitchen", 500, 1.3),
+        Point("fp16", 650, 0.03),
+    ]
+    assert [p.name for p in front(panel)] == ["cudnn-fp8", "int8-fast", "int8", "fp16"]
+
+
+def test_claims_are_ranges_over_all_shapes():
+    timings = [
+        *(prefill("cuattn", "int8-fast", 1.0, 2.0, **shape) for shape in ({}, LONG, CAUSAL)),
+        *(
+            prefill("cudnn-fp8", "fp8", ms, 4.0, **shape)
+            for ms, shape in ((0.9, {}), (1.5, LONG), (1.2, CAUSAL))
+        ),
+    ]
+    said = SECTIONS["claims"](Figures(Record("0", "NVIDIA Test", {}, timings=timings)))
+    assert "0.90 to 1.50 times as fast as its FP8 kernel" in said.replace("\n ", "")
+    assert STATE in said.replace("\n ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatedTiming(Timing):
+    """A time of a record that says its state, and whose shape it is."""
+
+    state: str = "cold"
+    model: str | None = None
+
+
+def in_both_states(case, implementation, scheme, cold_ms, sustained_ms, model=None):
+    row = asdict(prefill(implementation, scheme, cold_ms, cold_ms))
+    for state, ms in (("cold", cold_ms), ("sustained", sustained_ms)):
+        about = {"case": case, "kernel_ms": ms, "end_to_end_ms": ms, "tops": 1000 / ms}
+        yield StatedTiming(**{**row, **about, "state": state, "model": model})
+
+
+def test_cold_and_sustained_times_are_apart():
+    timings = [
+        *in_both_states("comparison", "cuattn", "int8-fast", 1.0, 1.25),
+        *in_both_states("comparison", "cudnn-fp8", "fp8", 1.0, 2.5),
+        *in_both_states("comparison", "pytorch-cudnn", "fp16", 2.0, 2.0),
+    ]
+    figures = Figures(Record("0", "NVIDIA Test", {}, timings=timings))
+    header, _, *rows = map(cells, SECTIONS["comparison"](figures).splitlines())
+    assert header[1:] == ["4 × 32, N 4096, D 128"]
+    assert {row[0]: row[1] for row in rows} == {
+        "`int8-fast`": "1000 / 800",
+        "cuDNN, FP8 in and out": "1000 / 400",
+        "PyTorch, cuDNN, float16": "500",
+    }
+    said = SECTIONS["claims"](figures).replace("\n ", "")
+    assert "it is 1.60 and 2.00 times" in said
+    assert "sustained" not in SECTIONS["claims"](Figures(RECORD))
+
+
+def test_models_have_the_best_of_other_libraries_beside_ours():
+    timings = [
+        *in_both_states("model", "cuattn", "int8-fast", 1.0, 1.25, "Llama"),
+        *in_both_states("model", "pytorch-flash", "fp16", 4.0, 4.5, "Llama"),
+        *in_both_states("model", "pytorch-cudnn", "fp16", 2.0, 2.5, "Llama"),
+    ]
+    figures = Figures(Record("0", "NVIDIA Test", {}, timings=timings))
+    (row,) = map(cells, SECTIONS["models"](figures).splitlines()[2:])
+    shape = "4 × 32, N 4096, D 128"
+    fast, best = "1.00 / 1.25", "2.00 / 2.50"
+    assert row == ["Llama", shape, "–", "–", "–", fast, best, "cuDNN FP16"]
+
+
+def test_missed_goals_are_those_of_all_tables():
+    tables = [name for name in SECTIONS if name.startswith("goals") and name != "goals-missed"]
+    found = Figures(load(figures.RECORD))
+    missed = [
+        cells(row)[:3]
+        for name in tables
+        for row in SECTIONS[name](found).splitlines()
+        if cells(row)[-1] == MISSED
+    ]
+    shown = [cells(row) for row in SECTIONS["goals-missed"](found).splitlines()[2:]]
+    assert sorted(shown) == sorted(missed)
+    assert len(tables) == 5
+
+
+def test_status_names_what_has_not_run():
+    said = SECTIONS["status"](Figures(RECORD)).replace("\n", " ")
+    assert "NVIDIA Test, where 10 tests passed and 0 failed" in said
+    assert "sm_80, sm_86, sm_89, sm_90, sm_100 and sm_120 kernels are compiled, not run" in said
+
+
 def test_every_section_is_in_a_document():
     texts = [(figures.ROOT / name).read_text(encoding="utf-8") for name in figures.DOCUMENTS]
     shown = {name for text in texts for _, name, _ in figures.BLOCK.findall(text)}
@@ -143,6 +248,7 @@ def test_goals_say_what_was_missed():
 FLASH = "PyTorch, FlashAttention-2, float16"
 LONG = {"seqlen_q": 16384, "seqlen_kv": 16384}
 SHORT = {"seqlen_q": 1024, "seqlen_kv": 1024}
+CAUSAL = {"is_causal": True}
 
 
 def cells(row):
@@ -259,10 +365,10 @@ def test_first_calls_are_as_slow_as_the_slowest():
     assert [row[1:] for row in goals] == [["≤ 5.00", "1.50", "yes"], ["≤ 1.00", "1.25", "**no**"]]
     sentence = SECTIONS["first-call"](found).replace("\n ", "")
     assert "takes up to 1.50 s" in sentence
-    assert sentence.endswith("take up to 1.25 s.")
+    assert sentence.endswith("up to 1.25 s.")
 
 
-def test_readme_says_from_which_length_on_quantizing_is_worth_its_time():
+def test_results_say_from_which_length_on_quantizing_is_worth_its_time():
     timings = [
         prefill("cuattn", name, ms, ms, **shape)
         for name, *times in (("int8", 3.0, 2.0), ("int8-block", 1.0, 1.0), ("fp16", 2.0, 2.5))

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
+import griffe
 import pytest
 
 import cuattn
 import cuattn.reference
-from tools.site import package as copied
 from tools.site.check import fetched
-from tools.site.package import as_markdown
+from tools.site.docstrings import as_markdown, described
 from tools.site.pages import ROOT, generated, linked, page_of, path_of, relinked
 
 SHOWN = re.compile(r"^::: (\S+)(?:\n    options:\n      heading: (\S+))?", re.MULTILINE)
@@ -31,14 +31,47 @@ def test_docstrings_become_markdown():
     assert as_markdown("x[::2]\n") == "x[::2]\n"
 
 
-def test_the_package_is_copied_with_its_reference(tmp_path, monkeypatch):
-    monkeypatch.setattr(copied, "COPY", tmp_path / "cuattn")
-    (tmp_path / "cuattn").mkdir()
-    (tmp_path / "cuattn" / "gone.py").touch()
-    copied.on_startup(command="build", dirty=False)
-    assert not (tmp_path / "cuattn" / "gone.py").exists()
-    text = (tmp_path / "cuattn" / "reference" / "by_row.py").read_text(encoding="utf-8")
-    assert "$\\sum_d |r|$" in text
+def test_each_name_of_a_docstring_has_an_entry_and_a_description():
+    text = "Do.\n\nParameters\n----------\nq : array [D]\n"
+    text += "k, v : array\n    Of a head.\n\n    And.\ny_0, y_1 : int\n    Two.\n\n"
+    text += "Returns\n-------\nlse : float\n    Mine.\n\nNotes\n-----\nq : x"
+    expected = "Do.\n\nParameters\n----------\nq : array [D]\n    Queries.\n"
+    expected += "k : array\n    Keys.\n    Of a head.\n\n    And.\n"
+    expected += "v : array\n    Values.\n    As `k`.\n"
+    expected += "y_0 : int\n    Two.\ny_1 : int\n    As `y_0`.\n\n"
+    expected += "Returns\n-------\nlse : float\n    Mine.\n\nNotes\n-----\nq : x"
+    assert described(text) == expected
+
+
+def entries_without_description(thing):
+    """Yield the names of a docstring's sections, as the site has it, that say nothing."""
+    for section in thing.docstring.parsed if thing.docstring else []:
+        if section.kind.value in ("parameters", "attributes", "returns"):
+            for entry in section.value:
+                if entry.name and not entry.description:
+                    yield f"{thing.path}: {entry.name}"
+
+
+@pytest.mark.parametrize("page", ["cuattn.md", "reference.md"])
+def test_parameters_on_the_pages_have_descriptions(page):
+    extensions = griffe.load_extensions("dataclasses", str(ROOT / "tools/site/docstrings.py"))
+    package = griffe.load(
+        "cuattn", search_paths=[str(ROOT)], extensions=extensions, docstring_parser="numpy"
+    )
+    names = SHOWN.findall((ROOT / "docs" / "api" / page).read_text(encoding="utf-8"))
+    silent, seen = [], 0
+    for name, _ in names:
+        thing = package[name.removeprefix("cuattn.")] if name != "cuattn.reference" else None
+        if thing is None:
+            continue
+        thing = thing.final_target if thing.is_alias else thing
+        members = {} if thing.is_function or thing.is_attribute else thing.members
+        shown = [m for m in members.values() if not m.is_alias and not m.name.startswith("_")]
+        for each in (thing, *shown):
+            silent += entries_without_description(each)
+            seen += 1
+    assert silent == []
+    assert seen > 20
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""README.md's table of features is true: of arrays on a simulated GPU, and of those in host memory.
+"""The features in docs/support.md are true: of arrays on a simulated GPU, and in host memory.
 
-Tests marked gpu have CUDA graphs; `tools.support_tables` makes the table of schemes and GPUs.
+Tests marked gpu have CUDA graphs; `tools.tables.support` makes the table of schemes and GPUs.
 """
 
 from contextlib import nullcontext
@@ -16,14 +16,14 @@ from cuattn.plan.kernels import check_supported
 from cuattn.presets import PRESETS
 from cuattn.records.record import Record
 from cuattn.reference import exact
-from tools.record_figures import Figures
-from tools.support_tables import support
+from tools.tables.record_figures import Figures
+from tools.tables.support import support
 
 pytest.importorskip("cupy")
 from ml_dtypes import bfloat16
 from simulated_gpu import SimulatedGPU
 
-README = Path(cuattn.__file__).resolve().parent.parent / "README.md"
+PAGE = Path(cuattn.__file__).resolve().parent.parent / "docs" / "support.md"
 YES, NO = "yes", "–"
 
 QUERIES, KEYS = 20, 40
@@ -33,7 +33,7 @@ TOLERANCE = 0.04
 
 def features():
     """Return the columns' cells by the name of the row."""
-    text = README.read_text(encoding="utf-8").partition("| | quantized schemes |")[2]
+    text = PAGE.read_text(encoding="utf-8").partition("| | quantized schemes |")[2]
     rows = [line.strip("|").split("|") for line in text.partition("\n\n")[0].splitlines()[2:]]
     return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
 

@@ -163,3 +163,15 @@ def test_graph_generates_what_single_launches_do(generate, tiny_lm, cupy, cache)
     found, speed = generate.run_on_gpu(decoder, PROMPT, 24)
     assert found == expected
     assert speed > 0
+
+
+def test_decoding_by_itself_shows_what_each_cache_costs(capsys):
+    with examples("decoding") as decoding:
+        decoding.main()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    found = {row[:22].strip(): row[22:].split() for row in rows}
+    size = {name: int(cells[0]) for name, cells in found.items()}
+    differs = {name: float(cells[1]) for name, cells in found.items()}
+    assert size["float16"] > size["8 bits"] > size["4 bits, groups of 32"] > size["4 bits"]
+    assert differs["float16"] == 0
+    assert 0 < differs["8 bits"] < 2 < differs["4 bits, groups of 32"] < differs["4 bits"] < 20

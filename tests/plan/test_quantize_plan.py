@@ -182,7 +182,7 @@ def test_rotated_rows_fit_the_registers(spec):
 
 
 def test_tiles_keep_enough_loads_under_way(spec):
-    # 64 KiB an SM hide the latency of device memory (docs/performance.md); the registers that hold
+    # 64 KiB an SM hide the latency of device memory (docs/lab-notebook.md); the registers that hold
     # them must leave room for arithmetic: at most half of the SM's 256 KiB. Rotated rows of 16 bits
     # are widened there.
     least = 48 if spec.rotate and spec.input is not Type.fp32 else 64

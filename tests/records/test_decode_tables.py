@@ -9,8 +9,8 @@ from benchmarks.decode_errors import SHORT as ERRORS_SHORT
 from benchmarks.decode_rows import DecodeRows
 from cuattn.bench.cases import DECODE
 from cuattn.records.record import Accuracy, Record, Timing
-from tools import decode_tables
-from tools.record_figures import Figures
+from tools.tables import decode as decode_tables
+from tools.tables.record_figures import Figures
 
 
 def row(kind, case, name, ms=None, host_ms=None, gbps=None):

@@ -12,9 +12,9 @@ from cuattn.records.record import Accuracy, Record
 from cuattn.reference import distributions, exact
 from cuattn.reference.emulate import attention
 from cuattn.reference.metrics import metrics
-from tools import scheme_tables
-from tools.record_figures import Figures
-from tools.sections import SECTIONS
+from tools.tables import schemes as scheme_tables
+from tools.tables.record_figures import Figures
+from tools.tables.sections import SECTIONS
 
 PAPERS = [name for name in SECTIONS if name.startswith("paper-") or name == "rotation"]
 # Tokens of the emulated inputs, whatever the case has: enough for what the documents say.

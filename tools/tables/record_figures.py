@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from functools import partial
+
 from cuattn.bench import ceilings
 from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.records.record import Accuracy, Record, Timing
 
 NONE = "–"
+# What a table of goals says of one that is not reached.
+MISSED = "**no**"
+# How the times of the record were taken.
+STATE = "single calls from a cold L2 cache"
 
 
 class Figures:
@@ -64,10 +72,10 @@ class Figures:
         return None, end_to_end_tops(t)
 
     def faster(
-        self, name: str, other: str, head_dim: int, seqlen: int = 4096
+        self, name: str, other: str, head_dim: int, seqlen: int = 4096, causal: bool = False
     ) -> tuple[float | None, float | None]:
         """Return how many times as fast as another one is, kernel only and end to end."""
-        mine, theirs = (self.tops(x, head_dim, seqlen) for x in (name, other))
+        mine, theirs = (self.tops(x, head_dim, seqlen, causal) for x in (name, other))
         kernel, end_to_end = (a / b if a and b else None for a, b in zip(mine, theirs, strict=True))
         return kernel, end_to_end
 
@@ -107,6 +115,24 @@ def pair(figures: tuple[float | None, float | None], form: str = ".0f", factor: 
     """Format two figures as one cell, or one figure if they are the same."""
     first, second = (show(x, form, factor) for x in figures)
     return first if first == second else f"{first} / {second}"
+
+
+def _goal(
+    sign: str,
+    reaches: Callable[[float, float], bool],
+    what: str,
+    wanted: float,
+    got: float | None,
+    form: str = ".2f",
+    factor: float = 1.0,
+) -> list[str]:
+    """Return one row of a table of goals: what was wanted, measured, and whether that is enough."""
+    reached = NONE if got is None else "yes" if reaches(got, wanted) else MISSED
+    return [what, f"{sign} {show(wanted, form, factor)}", show(got, form, factor), reached]
+
+
+at_least = partial(_goal, "≥", operator.ge)
+at_most = partial(_goal, "≤", operator.le)
 
 
 def shape_titles(lengths: list[tuple[int, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which kernels serve a scheme on each GPU, for README.md: asked of the planner."""
+"""Which kernels serve a scheme on each GPU, for docs/support.md: asked of the planner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cuattn.plan.kernels import attention_spec
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme
 from cuattn.specs.attention import AttentionSpec, Type
-from tools.record_figures import NONE, Figures, table
+from tools.tables.record_figures import NONE, Figures, table
 
 # Targets of the GPUs that there may be records of.
 RECORDED = {"NVIDIA H200": "90a"}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
 from cuattn.scheme import Scheme
-from tools.record_figures import Figures, pair, percent, table
+from tools.tables.record_figures import Figures, pair, percent, table
 
 
 class About(NamedTuple):

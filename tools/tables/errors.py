@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.names import ABOUT, NAMES
-from tools.record_figures import Figures, percent, shape_titles, show, table
+from tools.tables.names import ABOUT, NAMES
+from tools.tables.record_figures import Figures, percent, shape_titles, show, table
 
 
 def accuracy(f: Figures) -> str:
-    """Return the errors of README.md's presets and of baselines by distribution."""
+    """Return the errors of the main presets and of baselines by distribution."""
     rows = []
     for name, title in NAMES.items():
         errors = [f.error(name, distribution) for distribution in DISTRIBUTIONS]
@@ -18,7 +18,7 @@ def accuracy(f: Figures) -> str:
 
 
 def lengths(f: Figures) -> str:
-    """Return the errors of README.md's presets by length."""
+    """Return the errors of the main presets by length."""
     shapes = [(head_dim, seqlen) for head_dim in (64, 128) for seqlen in (1024, 4096, 16384)]
     rows = [
         [NAMES[name], *(percent(f.error(name, "normal", *shape)) for shape in shapes)]
@@ -28,7 +28,7 @@ def lengths(f: Figures) -> str:
 
 
 def minilm(f: Figures) -> str:
-    """Return the errors of README.md's presets inside MiniLM."""
+    """Return the errors of the main presets inside MiniLM."""
     rows = []
     for name in ABOUT:
         errors = [percent(f.layer(name, layer)) for layer in range(6)]

@@ -1,9 +1,9 @@
-"""Speed beside error: README.md's presets, and who is on the front."""
+"""Speed beside error: the presets that matter, and who is on the front."""
 
 from __future__ import annotations
 
-from tools.names import ABOUT, BASELINES, EVERYTHING, NAMES
-from tools.record_figures import NONE, Figures, pair, percent, show, table
+from tools.tables.names import ABOUT, BASELINES, EVERYTHING, NAMES, SHORT, SUMMARY
+from tools.tables.record_figures import NONE, Figures, pair, percent, show, table
 
 # Where speed is set against error: D, and these N.
 PARETO = (128, (16384, 4096))
@@ -11,8 +11,20 @@ PARETO = (128, (16384, 4096))
 SAME = 1.01
 
 
+def summary(f: Figures) -> str:
+    """Return README.md's table: when to take which scheme, its errors, and its speed."""
+    head_dim, lengths = PARETO
+    rows = []
+    for name, use in SUMMARY.items():
+        errors = [f.error(name, distribution) for distribution in ("normal", "sinks")]
+        speeds = [f.tops(name, head_dim, seqlen) for seqlen in reversed(lengths)]
+        rows.append([SHORT.get(name, NAMES[name]), use, *map(percent, errors), *map(pair, speeds)])
+    speeds = [f"TOPS, N = {seqlen}" for seqlen in reversed(lengths)]
+    return table(["", "when", "error %, N(0,1)", "sinks", *speeds], rows, left=2)
+
+
 def presets(f: Figures) -> str:
-    """Return a row for each preset of README.md, and for each baseline of which there are figures.
+    """Return a row for each of the main presets, and for each baseline of which there are figures.
 
     A row says what it is, its errors and its speed.
     """
@@ -22,7 +34,7 @@ def presets(f: Figures) -> str:
         if any(figure != NONE for figure in figures):
             library, _, what = title.partition(", ")
             rows.append([library, what, *figures])
-    header = ["preset or library", "is", "error %, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
+    header = ["preset or library", "method", "error %, N(0,1)", "outliers", "TOPS, D 64", "D 128"]
     return table(header, rows, left=2)
 
 

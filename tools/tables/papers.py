@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import papers
 from benchmarks.papers import Table
 from cuattn.scheme import Scheme
-from tools.record_figures import NONE, Figures, pair, percent, show, table
+from tools.tables.record_figures import NONE, Figures, pair, percent, show, table
 
 # Cosine in %, relative L1 and RMSE as the papers print them.
 SAGE = {  # arXiv 2410.02367, N(0,1)

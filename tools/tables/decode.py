@@ -10,8 +10,17 @@ from benchmarks.decode_errors import OPTIONS, POINTS
 from benchmarks.decode_rows import DecodeRows
 from cuattn.bench.caches import SCHEMES
 from cuattn.bench.cases import DECODE, Case
-from tools.goal_rows import at_least, at_most
-from tools.record_figures import NONE, Figures, pair, percent, show, table
+from tools.tables.record_figures import (
+    MISSED,
+    NONE,
+    Figures,
+    at_least,
+    at_most,
+    pair,
+    percent,
+    show,
+    table,
+)
 
 # For each of `DECODE`, of 8 and of 4 bits: shares of the copy's speed, times as fast as float16.
 SHARES = ((0.80, 0.70), (0.85, 0.75), (0.85, 0.75), (0.80, 0.70))
@@ -95,8 +104,15 @@ def errors(f: Figures) -> str:
 def goals(f: Figures) -> str:
     """Return the table of goals."""
     header = ["goal of decoding (batch × heads of K × tokens)", "wanted", "measured", "reached"]
+    return table(header, list(goal_rows(f)))
+
+
+def goal_rows(f: Figures) -> Iterator[list[str]]:
+    """Yield its rows."""
     rows = DecodeRows(f.record.timings)
-    return table(header, [*_large(rows), *_layouts(rows), *_small(rows)])
+    yield from _large(rows)
+    yield from _layouts(rows)
+    yield from _small(rows)
 
 
 def _large(rows: DecodeRows) -> Iterator[list[str]]:
@@ -140,7 +156,7 @@ def _host(rows: DecodeRows, name: str) -> list[str]:
     what = f"`{name}`, µs of the host, {_shape(SHORT)}: a call / a graph's launch, one of them"
     reached = NONE
     if call and graph:
-        reached = "yes" if call <= SHORT_HOST or graph <= SHORT_GRAPH else "**no**"
+        reached = "yes" if call <= SHORT_HOST or graph <= SHORT_GRAPH else MISSED
     wanted = pair((SHORT_HOST, SHORT_GRAPH), ".0f", 1e3)
     return [what, f"≤ {wanted}", pair((call, graph), ".1f", 1e3), reached]
 

@@ -1,17 +1,24 @@
-"""Tables of speed: attention, alone, beside others and the ceiling; quantizers; the host."""
+"""Tables of speed: attention, quantizers, the host, first calls, and the most the GPU can do."""
 
 from __future__ import annotations
 
-from tools.goals import LENGTHS
-from tools.names import BASELINES, FLOAT16, NAMES
-from tools.record_figures import Figures, pair, shape_titles, show, table
+from tools.tables.goals import LENGTHS
+from tools.tables.names import BASELINES, FLOAT16, NAMES
+from tools.tables.record_figures import Figures, pair, shape_titles, show, table
 
 # The short one is measured without a causal mask only.
 WITH_SHORT = sorted([*LENGTHS, (128, 1024)])
+OF_THE_GPU = {
+    "copy": "copying memory",
+    "read": "reading memory",
+    "int8": "INT8 products",
+    "fp8": "FP8 products",
+    "fp16": "float16 products, float32 sums",
+}
 
 
 def speed(f: Figures, *, causal: bool) -> str:
-    """Return the speed of README.md's presets and of baselines, kernel only and end to end."""
+    """Return the speed of the main presets and of baselines, kernel only and end to end."""
     lengths = LENGTHS if causal else WITH_SHORT
     rows = []
     for name, title in NAMES.items():
@@ -62,3 +69,27 @@ def host(f: Figures) -> str:
     calls = [t for t in f.record.timings if t.case == "host"]
     rows = [[f"`{t.scheme}`", show(t.end_to_end_ms, ".1f", 1e3)] for t in calls]
     return table(["scheme", "µs of the host"], rows)
+
+
+def ceilings(f: Figures) -> str:
+    """Return the rates of the kernels that only copy, read or multiply."""
+    rows = [
+        [OF_THE_GPU[c.what], c.instruction, f"{show(c.rate)} {c.unit}", show(c.iqr, ".1f")]
+        for c in f.record.ceilings
+    ]
+    return table(["the most of", "made of", "median", "inter-quartile range"], rows, left=2)
+
+
+def first_calls(f: Figures) -> str:
+    """Return the seconds to the first result of each kind of call."""
+    rows = [
+        [
+            call.call if " " in call.call else f"`{call.call}`",
+            str(call.kernels),
+            show(call.cold_s, ".2f"),
+            show(call.warm_s, ".2f"),
+        ]
+        for call in f.record.first_calls
+    ]
+    header = ["first call of", "kernels", "s, empty cache", "s, kernels on disk"]
+    return table(header, rows)

@@ -1,0 +1,190 @@
+"""Calls of `attention` and `quantize`: any shape, memory, type, scheme and option, and wrong ones.
+
+A call is either right, within the error that its scheme may have, with inputs as they were and the
+output where it was wanted, or it ends in an exception of ours.
+"""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cuattn
+from cuattn.reference import exact
+
+AXES = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+
+# Root of the mean square of the error, relative to that of V: what 8 and 4 bits of Q, K, V and P
+# may come to on normal numbers, with room for the few that are drawn.
+BOUNDS = {"int4": 0.6, "fp8": 0.12, "int8": 0.06, "fp16": 0.006}
+
+
+def padded(x, axis):
+    """Return an array that is longer by one along an axis."""
+    return np.pad(x, [(0, int(n == axis)) for n in range(x.ndim)])
+
+
+# What is wrong with a call, and so must be refused.
+WRONG = {
+    "rank": lambda call: call["arrays"].update(q=call["arrays"]["q"][..., None]),
+    "head_dim": lambda call: call["arrays"].update(k=call["arrays"]["k"][..., :-1]),
+    "v's shape": lambda call: call["arrays"].update(v=padded(call["arrays"]["v"], axis=2)),
+    "batch": lambda call: call["arrays"].update(k=padded(call["arrays"]["k"], axis=0)),
+    "dtype": lambda call: call["arrays"].update(v=call["arrays"]["v"].astype(np.float64)),
+    "scheme": lambda call: call["options"].update(scheme="int7"),
+    "layout": lambda call: call["options"].update(layout="DNH"),
+    "scale": lambda call: call["options"].update(scale=float("nan")),
+    "negative scale": lambda call: call["options"].update(scale=-1.0),
+    "is_causal": lambda call: call["options"].update(is_causal="yes"),
+    "return_lse": lambda call: call["options"].update(return_lse=1),
+    "no array": lambda call: call["arrays"].update(k=[[1.0]]),
+    "stream": lambda call: call["options"].update(stream=object()),
+}
+
+
+@st.composite
+def memories(draw):
+    """How an array lies in memory: order of its axes, gaps between rows, where the first begins."""
+    return {
+        "axes": draw(st.sampled_from(AXES)),
+        "before": draw(st.integers(0, 17)),
+        "after": draw(st.integers(0, 17)),
+        "backwards": draw(st.booleans()),
+    }
+
+
+def placed(x, memory):
+    """Return an array [batch, head, token, head_dim] of the same values, placed like that."""
+    order = (*memory["axes"], 3)
+    before, after = memory["before"], memory["after"]
+    wide = np.pad(x.transpose(order), [(0, 0)] * 3 + [(before, after)])
+    if memory["backwards"]:
+        wide = np.ascontiguousarray(wide[:, ::-1])[:, ::-1]
+    return wide[..., before : before + x.shape[3]].transpose(np.argsort(order))
+
+
+@st.composite
+def calls(draw):
+    kv_heads = draw(st.integers(1, 3))
+    return {
+        "scheme": draw(st.sampled_from(sorted(cuattn.PRESETS))),
+        "dtype": draw(st.sampled_from(["float16", "float32"])),
+        "layout": draw(st.sampled_from(["HND", "NHD"])),
+        "is_causal": draw(st.booleans()),
+        "scale": draw(st.sampled_from([None, 0.0, 0.01, 0.2])),
+        "batch": draw(st.integers(0, 3)),
+        "heads": (kv_heads * draw(st.integers(1, 3)), kv_heads),
+        "seqlens": (draw(st.integers(0, 140)), draw(st.integers(0, 300))),
+        "head_dim": 8 * draw(st.integers(1, 32)),
+        "memories": [draw(memories()) for _ in range(4)],
+        "quantized": draw(st.sets(st.sampled_from("qkv"))),
+        "with_out": draw(st.booleans()),
+        "wrong": draw(st.none() | st.none() | st.sampled_from(sorted(WRONG))),
+        "seed": draw(st.integers(0, 2**32 - 1)),
+    }
+
+
+def run(place, count, configured, config, seed):
+    del config, seed
+
+    @given(call=calls())
+    def attention(call):
+        count(_tried(call, place))
+
+    configured(attention)()
+
+
+def _tried(call, place):
+    rng = np.random.default_rng(call["seed"])
+    (q_heads, kv_heads), (seqlen_q, seqlen_kv) = call["heads"], call["seqlens"]
+    batch, head_dim = call["batch"], call["head_dim"]
+    sizes = {"q": (q_heads, seqlen_q), "k": (kv_heads, seqlen_kv), "v": (kv_heads, seqlen_kv)}
+    values = {
+        name: rng.standard_normal((batch, *size, head_dim)).astype(call["dtype"])
+        for name, size in sizes.items()
+    }
+    is_nhd = call["layout"] == "NHD"
+    arrays = {}
+    for (name, x), memory in zip(values.items(), call["memories"], strict=False):
+        x = placed(x, memory)
+        arrays[name] = x.transpose(0, 2, 1, 3) if is_nhd else x
+    options = {key: call[key] for key in ("scheme", "layout", "is_causal", "scale")}
+    given_call = {"arrays": arrays, "options": {**options, "return_lse": True}}
+    if call["wrong"] is not None:
+        WRONG[call["wrong"]](given_call)
+    moved = {name: _to(place, x) for name, x in given_call["arrays"].items()}
+    before = {name: _host(x).copy() for name, x in moved.items() if hasattr(x, "dtype")}
+    try:
+        for name in sorted(call["quantized"]):
+            moved[name] = _quantized(moved[name], name, call)
+        out = None
+        if call["with_out"] and call["wrong"] is None:
+            out = _to(place, np.full_like(arrays["q"], np.nan))
+        o, lse = cuattn.attention(**moved, **given_call["options"], out=out)
+    except cuattn.CuattnError:
+        if call["wrong"] is None and not _may_be_refused(call, place):
+            raise
+        return "refused"
+    assert call["wrong"] is None, f"{call['wrong']} was taken"
+    assert out is None or o is out
+    for name, was in before.items():
+        if name not in call["quantized"]:
+            np.testing.assert_array_equal(_host(moved[name]), was)
+    o = _host(o)
+    _check(o.transpose(0, 2, 1, 3) if is_nhd else o, _host(lse), values, call)
+    return "right"
+
+
+def _quantized(x, name, call):
+    """Return an operand quantized beforehand, or as it is where the scheme leaves it so."""
+    try:
+        return cuattn.quantize(x, operand=name, scheme=call["scheme"], layout=call["layout"])
+    except cuattn.ArgumentError as error:
+        if "operand" not in str(error):
+            raise
+        return x
+
+
+def _may_be_refused(call, place):
+    """Whether a call that is right may still have no kernel: groups need whole groups."""
+    scheme = cuattn.PRESETS[call["scheme"]]
+    grouped = scheme.k_scope == "group" and call["head_dim"] % scheme.qk_group
+    return bool(grouped) or (place == "gpu" and "fp8" in (scheme.qk, scheme.pv))
+
+
+def _check(o, lse, values, call):
+    options = {"is_causal": call["is_causal"], "scale": call["scale"]}
+    truth, true_lse = exact.attention(*(x.astype(np.float64) for x in values.values()), **options)
+    assert o.shape == truth.shape
+    assert o.dtype == call["dtype"]
+    assert lse.shape == true_lse.shape
+    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(true_lse))
+    blind = np.isneginf(true_lse)
+    assert not o[blind].any()
+    assert np.isfinite(o).all()
+    if not o.size or blind.all():
+        return
+    scheme = cuattn.PRESETS[call["scheme"]]
+    worst = max((scheme.qk, scheme.pv), key=lambda kind: BOUNDS[kind])
+    norm = np.sqrt(np.mean(values["v"].astype(np.float64) ** 2))
+    error = np.sqrt(np.mean((o.astype(np.float64) - truth) ** 2))
+    assert error <= BOUNDS[worst] * norm, (error / norm, worst)
+
+
+def _to(place, x):
+    if place == "cpu" or not isinstance(x, np.ndarray):
+        return x
+    import cupy
+
+    # The values with the strides: the copy has the memory of the whole block.
+    base = x
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    whole = cupy.asarray(np.ascontiguousarray(base).reshape(-1))
+    start = (x.ctypes.data - base.ctypes.data) if base.flags.c_contiguous else None
+    if start is None:
+        return cupy.asarray(x)
+    return cupy.ndarray(x.shape, x.dtype, whole.data + start, strides=x.strides)
+
+
+def _host(x):
+    return x if isinstance(x, np.ndarray) else x.get()

@@ -1,0 +1,218 @@
+"""Histories of a `KVCache`: any order of any of its operations, right and wrong.
+
+Beside the cache goes a model of it, the tokens in float32. After every step lengths agree and no
+two sequences share a page; what is read is what was written, within the error of the format.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import cuattn
+from cuattn.reference import exact
+
+# Of one code and the range of its token, and of attention to such tokens.
+STEP = {8: 1 / 254, 4: 1 / 14}
+ATTEND = {8: 0.05, 4: 0.6}
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def run(place, count, configured, config, seed):
+    del configured
+
+    class Machine(History):
+        pass
+
+    Machine.place, Machine.count = place, staticmethod(count)
+    import hypothesis
+
+    hypothesis.seed(seed)(Machine)
+    run_state_machine_as_test(Machine, settings=config)
+
+
+class History(RuleBasedStateMachine):
+    place, count = "cpu", staticmethod(lambda end: None)
+
+    @initialize(
+        batch=st.integers(1, 3),
+        heads=st.integers(1, 2),
+        head_dim=st.sampled_from([64, 96, 128, 256]),
+        capacity=st.integers(1, 200),
+        bits=st.sampled_from([(8, 8), (4, 4), (8, 4), (4, 8)]),
+        group=st.sampled_from([0, 32, 64]),
+        v_zero=st.booleans(),
+        smooth_k=st.booleans(),
+        page_size=st.sampled_from([0, 16, 64]),
+        spare=st.integers(-3, 3),
+    )
+    def make(
+        self, batch, heads, head_dim, capacity, bits, group, v_zero, smooth_k, page_size, spare
+    ):
+        k_bits, v_bits = bits
+        self.k_bits, self.v_bits = bits
+        options = {"k_bits": k_bits, "v_bits": v_bits, "smooth_k": smooth_k, "page_size": page_size}
+        if 4 in bits and head_dim % (group or 1) == 0:
+            options["group"] = group
+        if v_bits == 4:
+            options["v_zero"] = v_zero
+        if page_size:
+            options["num_pages"] = max(1, batch * -(-capacity // page_size) + spare)
+        device = "cpu" if self.place == "cpu" else None
+        self.cache = cuattn.KVCache(batch, heads, head_dim, capacity, device=device, **options)
+        self.sizes, self.capacity = (batch, heads, head_dim), capacity
+        self.tokens = [[np.zeros((heads, 0, head_dim), np.float32)] * 2 for _ in range(batch)]
+        self.own_pages = False
+
+    def array(self, x):
+        if self.place == "cpu":
+            return x
+        import cupy
+
+        return cupy.asarray(x)
+
+    def host(self, x):
+        return x if isinstance(x, np.ndarray) else x.get()
+
+    @property
+    def lengths(self):
+        return [k.shape[1] for k, _ in self.tokens]
+
+    @rule(seed=SEEDS, most=st.integers(0, 70), with_counts=st.booleans())
+    def append(self, seed, most, with_counts):
+        rng = np.random.default_rng(seed)
+        batch, heads, head_dim = self.sizes
+        k, v = rng.standard_normal((2, batch, heads, most, head_dim)).astype(np.float16)
+        k += np.float16(1.5)
+        counts = rng.integers(0, most + 1, batch) if with_counts else np.full(batch, most)
+        options = {"counts": counts} if with_counts else {}
+        try:
+            self.cache.append(self.array(k), self.array(v), **options)
+        except cuattn.ArgumentError:
+            after = np.array(self.lengths) + counts
+            assert (after > self.capacity).any() or self.cache.page_table is not None
+            self.count("refused")
+            return
+        self.count("append")
+        for b, count in enumerate(counts):
+            self.tokens[b] = [
+                np.concatenate([old, new[b, :, :count].astype(np.float32)], axis=1)
+                for old, new in zip(self.tokens[b], (k, v), strict=True)
+            ]
+
+    @rule(seed=SEEDS)
+    def truncate(self, seed):
+        rng = np.random.default_rng(seed)
+        lengths = [int(rng.integers(0, n + 1)) for n in self.lengths]
+        self.cache.truncate(lengths)
+        self.tokens = [
+            [x[:, :n] for x in pair] for pair, n in zip(self.tokens, lengths, strict=True)
+        ]
+        self.count("truncate")
+
+    @rule()
+    def reset(self):
+        self.cache.reset()
+        self.tokens = [[x[:, :0] for x in pair] for pair in self.tokens]
+        self.count("reset")
+
+    @rule(tokens=st.integers(-1, 260))
+    def reserve(self, tokens):
+        try:
+            self.cache.reserve(tokens)
+        except cuattn.ArgumentError:
+            self.count("refused")
+        else:
+            assert 0 <= tokens <= self.capacity
+            self.count("reserve")
+
+    @rule(lengths=st.lists(st.integers(-3, 300), max_size=4))
+    def truncate_wrongly(self, lengths):
+        right = len(lengths) == len(self.lengths) and all(
+            0 <= n <= most for n, most in zip(lengths, self.lengths, strict=True)
+        )
+        if right:
+            return
+        try:
+            self.cache.truncate(lengths)
+        except cuattn.ArgumentError:
+            self.count("refused")
+        else:
+            raise AssertionError(f"truncate({lengths}) was taken")
+
+    @rule(seed=SEEDS, queries=st.integers(1, 4), group=st.integers(1, 3), is_causal=st.booleans())
+    def attend(self, seed, queries, group, is_causal):
+        rng = np.random.default_rng(seed)
+        batch, heads, head_dim = self.sizes
+        q = rng.standard_normal((batch, group * heads, queries, head_dim)).astype(np.float16)
+        o, lse = self.cache.attend(self.array(q), is_causal=is_causal, return_lse=True)
+        o, lse = self.host(o).astype(np.float64), self.host(lse)
+        assert np.isfinite(o).all()
+        bound = ATTEND[min(self.k_bits, self.v_bits)]
+        for b, (k, v) in enumerate(self.tokens):
+            exact_o, exact_lse = exact.attention(
+                *(x[None].astype(np.float64) for x in (q[b], k, v)), is_causal=is_causal
+            )
+            np.testing.assert_array_equal(np.isneginf(lse[b]), np.isneginf(exact_lse[0]))
+            if v.size:
+                error = np.sqrt(np.mean((o[b] - exact_o[0]) ** 2))
+                assert error <= bound * np.sqrt(np.mean(v**2)), error
+            else:
+                assert not o[b].any()
+        self.count("attend")
+
+    @rule()
+    def gather(self):
+        k, v = (self.host(x) for x in self.cache.gather("float32"))
+        for b, pair in enumerate(self.tokens):
+            for found, given, bits in zip((k, v), pair, (self.k_bits, self.v_bits), strict=True):
+                n = given.shape[1]
+                if n:
+                    # Smoothed keys less an offset have at most the range of those and of it.
+                    room = 2 * STEP[bits] * (np.abs(given).max() * 2 + 1)
+                    assert np.abs(found[b, :, :n] - given).max() <= room
+                assert not found[b, :, n:].any()
+        self.count("gather")
+
+    @rule()
+    def save_and_load(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cache.safetensors"
+            self.cache.save(path)
+            loaded = cuattn.KVCache.load(path, device="cpu" if self.place == "cpu" else None)
+        for mine, other in zip(self.cache.codes(), loaded.codes(), strict=True):
+            np.testing.assert_array_equal(mine.codes, other.codes)
+            np.testing.assert_array_equal(mine.scale, other.scale)
+        self.cache = loaded
+        self.count("save and load")
+
+    @precondition(lambda self: self.cache.page_table is not None)
+    @rule(table=st.lists(st.lists(st.integers(-2, 40), max_size=5), max_size=3))
+    def set_page_table_wrongly(self, table):
+        before = self.cache.page_table
+        try:
+            self.cache.set_page_table(table)
+        except cuattn.ArgumentError:
+            np.testing.assert_array_equal(self.cache.page_table, before)
+            self.count("refused")
+        else:
+            self.count("set page table")
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "cache"):
+            return
+        np.testing.assert_array_equal(self.cache.lengths, self.lengths)
+        table = self.cache.page_table
+        if table is not None:
+            used = table[table >= 0]
+            assert len(used) == len(set(used.tolist()))
