@@ -68,11 +68,11 @@ class KVCache:
     Notes
     -----
     Arrays are as those of `cuattn.attention`, of any library, but all of them where the cache is. A
-    call that raises has changed nothing.
+    call that raises has changed nothing; one that is interrupted has done all of it or nothing.
 
-    Making or loading a cache waits for the GPU, and so do `gather`, `codes` and `save`; `lengths`,
-    `truncate` and `set_page_table` do so if only the GPU knows the lengths, and `append` and
-    `attend` never.
+    Making, loading or copying (`copy.deepcopy`) a cache waits for the GPU, and so do `gather`,
+    `codes` and `save`; `lengths`, `truncate` and `set_page_table` do so if only the GPU knows the
+    lengths, and `append` and `attend` never.
 
     Appends are checked on the host. It no longer knows the lengths after one that is captured into
     a graph, or whose counts are on the GPU, until `lengths` is read; meanwhile the GPU refuses all
