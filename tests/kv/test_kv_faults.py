@@ -152,7 +152,7 @@ def test_a_fault_at_any_line_leaves_all_in_agreement(device, name, page_size):
     call, original = CALLS[name], original_for(name, device, page_size)
     before, done = state(original), copy_of(original)
     call(done)
-    assert not done._memory._undo
+    assert not done._memory.undo
     after = state(done)
     go_on(done)
     end, undone = state(done), 0
@@ -164,7 +164,7 @@ def test_a_fault_at_any_line_leaves_all_in_agreement(device, name, page_size):
             break
         except error:
             pass
-        if not cache._memory._undo:
+        if not cache._memory.undo:
             assert_agreement(cache)
         found = state(cache)  # a call, before which all is settled
         assert_agreement(cache)
@@ -218,7 +218,7 @@ def test_what_cannot_be_undone_at_once_is_undone_by_the_next_call(
         try:
             CALLS[name](cache)
         except MemoryError:
-            if cache._memory._undo:
+            if cache._memory.undo:
                 with pytest.raises(MemoryError):
                     NEXT[then](cache)
         else:
@@ -297,6 +297,6 @@ def test_a_failed_launch_changes_nothing(monkeypatch, error):
         for name in ("append", "append what fits", "append with counts of the GPU"):
             with pytest.raises(error, match="after a launch"):
                 CALLS[name](cache)
-            assert not cache._memory._undo
+            assert not cache._memory.undo
             assert_agreement(cache)
             assert same(state(cache), before)
