@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import hypothesis
 import numpy as np
 import pytest
+from helpers.package_index import why_no_index
 
 from cuattn.arrays.device import gpu_status
 from cuattn.compile import nvrtc as compiler
@@ -37,6 +38,8 @@ def pytest_collection_modifyitems(config, items):
             reason = f"gpu tests not run: no GPU here ({answer}: {_first_line(detail)})"
         elif not config.getoption("--slow") and item.get_closest_marker("slow"):
             reason = "slow tests not run: slow, run with --slow"
+        elif item.get_closest_marker("index") and (why := why_no_index()):
+            reason = f"index tests not run: {why[:200]}"
         elif missing := _missing(item):
             reason = f"tests of frameworks not run: no {missing} here, see make test FRAMEWORKS=1"
         else:
@@ -77,7 +80,8 @@ def compiled_anew(monkeypatch):
 
     `jit` never looks at the log of a good kernel, so only these tests need it.
     """
-    monkeypatch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, "-no-cache"))
+    if compiler.nvrtc_version() >= (12, 9):  # older ones remember nothing
+        monkeypatch.setattr(compiler, "_OPTIONS", (*compiler._OPTIONS, "-no-cache"))
 
 
 @pytest.fixture

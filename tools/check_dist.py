@@ -30,7 +30,10 @@ SOURCE_FOLDERS = (
     "tests",
     "tools",
 )
-SOURCE_FILES = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "pyproject.toml"}
+SOURCE_FILES = {
+    *("CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
+    *("pyproject.toml", "setup.py"),
+}
 
 # Where the wheel has the folders of the checkout, and the names that it takes of them.
 FOLDERS = {
@@ -44,6 +47,7 @@ FOLDERS = {
 COMMANDS = (
     ("--version",),
     ("info",),
+    ("cache", "show"),
     ("report", "--schemes=int8,fp16", "--heads=2", "--seqlen-q=64", "--head-dim=32"),
     # The scheme with the fewest kernels.
     ("compile", "--arch=sm_90a", "--schemes=fp16", "--head-dims=32", "--dtypes=float16"),
@@ -99,7 +103,7 @@ def run(folder, *command):
     """Run a command outside of the checkout, with nothing of this environment on its paths."""
     print("$", *command, flush=True)
     kept = {name: x for name, x in os.environ.items() if not name.startswith("PYTHON")}
-    environment = {**kept, "CUATTN_CACHE_DIR": str(folder / "cache")}
+    environment = {**kept, "CUATTN_CACHE_DIR": str(folder / "kernels größe")}
     subprocess.run(list(map(str, command)), cwd=folder, env=environment, check=True)
 
 
@@ -127,6 +131,7 @@ def main():
             dry = () if extra == args.extra else ("--dry-run",)
             # Not compiled to bytecode: most of CuPy is never imported here.
             pip(folder, python, "install", "--no-compile", *dry, f"{wheel}[{extra}]")
+        run(folder, python, "-m", "cuattn", "--version")
         for options in COMMANDS:
             run(folder, clean / "bin" / "cuattn", *options)
         run(folder, python, "-I", ROOT / "tools" / "use_installed.py")

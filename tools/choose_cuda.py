@@ -1,23 +1,25 @@
 """Print the extra of cuattn that suits this computer's driver: cuda12 or cuda13.
 
-The driver is asked through libcuda, then through nvidia-smi. With neither, the answer is cuda12: it
-compiles kernels without a GPU. A driver newer than CUDA 13 also runs what CUDA 13 builds.
+The driver is asked through its library, then through nvidia-smi. With neither, the answer is
+cuda12: it compiles kernels without a GPU. A driver newer than CUDA 13 also runs what CUDA 13
+builds.
 """
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
 
 
-def version_from_libcuda():
+def version_from_library():
     try:
-        libcuda = ctypes.CDLL("libcuda.so.1")
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return None
     version = ctypes.c_int(0)
     # Answers before cuInit, also where the driver is there and no device is.
-    if libcuda.cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value == 0:
+    if library.cuDriverGetVersion(ctypes.byref(version)) != 0 or version.value == 0:
         return None
     return version.value // 1000
 
@@ -34,7 +36,7 @@ def version_from_nvidia_smi():
 
 
 def main():
-    version = version_from_libcuda() or version_from_nvidia_smi()
+    version = version_from_library() or version_from_nvidia_smi()
     if version is None:
         chosen, reason = "cuda12", "no NVIDIA driver found; cuda12 compiles without one"
     elif version < 12:

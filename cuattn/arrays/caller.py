@@ -180,7 +180,10 @@ class _Address:
 
 @lru_cache(64)
 def _stream_at(address: int) -> Any:
-    return cupy_module().cuda.Stream.from_external(_Address(address))
+    cuda = cupy_module().cuda
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Address(address))
+    return cuda.ExternalStream(address)  # CuPy 13
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -7,10 +7,21 @@ from functools import cache
 from typing import Any
 
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
+from .cuda_runtime import forget_after_fork, import_cupy, install_advice, why_no_gpu
 
-__all__ = ["INSTALL", "TARGETS", "Device", "Target", "current_device", "gpu_status", "target"]
+__all__ = [
+    "OLDEST_TOOLKIT",
+    "TARGETS",
+    "Device",
+    "Target",
+    "all_targets",
+    "current_device",
+    "gpu_status",
+    "target",
+]
 
-INSTALL = "pip install cuattn[cuda12], or cuattn[cuda13] if the driver is for CUDA 13"
+# The first whose ptxas knows mma.sync on e4m3; older ones are not tried.
+OLDEST_TOOLKIT = (12, 4)
 
 _KIB = 1024
 
@@ -52,10 +63,10 @@ class Target:
 TARGETS: dict[str, Target] = {
     t.arch: t
     for t in (
-        Target("80", 163 * _KIB, 164 * _KIB, True, False, (12, 0)),
-        Target("86", 99 * _KIB, 100 * _KIB, True, False, (12, 0)),
-        Target("89", 99 * _KIB, 100 * _KIB, True, True, (12, 0)),
-        Target("90a", 227 * _KIB, 228 * _KIB, False, False, (12, 0)),
+        Target("80", 163 * _KIB, 164 * _KIB, True, False, OLDEST_TOOLKIT),
+        Target("86", 99 * _KIB, 100 * _KIB, True, False, OLDEST_TOOLKIT),
+        Target("89", 99 * _KIB, 100 * _KIB, True, True, OLDEST_TOOLKIT),
+        Target("90a", 227 * _KIB, 228 * _KIB, False, False, OLDEST_TOOLKIT),
         Target("100a", 227 * _KIB, 228 * _KIB, False, False, (12, 8)),
         Target("120a", 99 * _KIB, 100 * _KIB, False, True, (12, 8)),
     )
@@ -63,7 +74,7 @@ TARGETS: dict[str, Target] = {
 
 # Siblings that differ from a target in name and in the toolkit they need, not in what a plan asks.
 _SIBLINGS: dict[str, tuple[str, tuple[int, int]]] = {
-    "87": ("80", (12, 0)),
+    "87": ("80", OLDEST_TOOLKIT),
     "103a": ("100a", (12, 9)),
     "110a": ("100a", (13, 0)),
     "121a": ("120a", (12, 9)),
@@ -103,6 +114,7 @@ class Device:
 
 
 _devices: dict[int, Device] = {}
+forget_after_fork(_devices.clear)
 
 
 def target(arch: str) -> Target:
@@ -126,7 +138,13 @@ def target(arch: str) -> Target:
     if name in _SIBLINGS:
         like, min_toolkit = _SIBLINGS[name]
         return replace(TARGETS[like], arch=name, min_toolkit=min_toolkit)
-    raise ArgumentError("arch", arch, f"one of {[*TARGETS, *_SIBLINGS]}")
+    raise ArgumentError("arch", arch, f"one of {_listed()}")
+
+
+def all_targets() -> list[Target]:
+    """Return the facts of every target that kernels of this package are made for, oldest first."""
+    archs = sorted((*TARGETS, *_SIBLINGS), key=lambda arch: int(arch.rstrip("a")))
+    return [target(arch) for arch in archs]
 
 
 def gpu_status() -> tuple[str, str]:
@@ -139,16 +157,15 @@ def gpu_status() -> tuple[str, str]:
         The number of GPUs, or why there is none.
     """
     try:
-        import cupy
+        cupy = import_cupy()
     except ImportError as error:
-        return "no-cupy", f"{error}; {INSTALL}"
+        return "no-cupy", f"{error}; {install_advice()}"
     except OSError as error:
-        # CuPy creates its cache folder on import, which a read-only home directory refuses.
         return "no-cupy", f"CuPy does not import: {error}; CUPY_CACHE_DIR chooses another folder"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return "no-gpu", str(error)
+        return "no-gpu", why_no_gpu(error)
     return ("ok", str(count)) if count else ("no-gpu", "0 devices")
 
 
@@ -165,22 +182,25 @@ def current_device() -> Device:
     runtime = _runtime()
     try:
         ordinal = runtime.getDevice()
+        device = _devices.get(ordinal)
+        if device is None:
+            device = _describe(ordinal, runtime.getDeviceProperties(ordinal))
+            _devices[ordinal] = device
     except runtime.CUDARuntimeError as error:
-        raise NoGPUError(f"no usable GPU: {error}") from None
-    device = _devices.get(ordinal)
-    if device is None:
-        device = _describe(ordinal, runtime.getDeviceProperties(ordinal))
-        _devices[ordinal] = device
+        raise NoGPUError(f"no usable GPU: {why_no_gpu(error)}") from None
     return device
 
 
 @cache
 def _runtime() -> Any:
     try:
-        from cupy.cuda import runtime
+        return import_cupy().cuda.runtime
     except (ImportError, OSError):
         raise NoGPUError(gpu_status()[1]) from None
-    return runtime
+
+
+def _listed() -> str:
+    return ", ".join(f"sm_{known.arch}" for known in all_targets())
 
 
 def _describe(ordinal: int, properties: dict[str, Any]) -> Device:
@@ -191,7 +211,7 @@ def _describe(ordinal: int, properties: dict[str, Any]) -> Device:
     except ArgumentError:
         raise UnsupportedError(
             f"{name} has compute capability {properties['major']}.{properties['minor']}; "
-            f"this version has kernels for {[*TARGETS, *_SIBLINGS]}"
+            f"this version has kernels for {_listed()}"
         ) from None
     return Device(
         ordinal=ordinal,

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..reference.rounding import round_bfloat16
 from .dlpack import view
 from .streams import hand_over
-from .view import CPU, View, as_cupy
+from .view import CPU, View, as_cupy, cupy_module
 
 __all__ = ["HostArray", "heads_first", "look_on_host", "to_host", "write_on_host"]
 
@@ -69,8 +69,7 @@ def to_host(x: Any, name: str) -> HostArray:
 
 
 def _fetched(x: Any, name: str) -> tuple[str, NDArray[Any]]:
-    import cupy
-
+    cupy = cupy_module()
     with cupy.cuda.Device(x.__dlpack_device__()[1]):
         source = view(x, hand_over(cupy.cuda.get_current_stream().ptr), name)
         return _checked(source.dtype, name), as_cupy(source).get()

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..errors import NoGPUError
+from .cuda_runtime import forget_after_fork, import_cupy
 from .device import gpu_status
 
 __all__ = [
@@ -81,18 +82,20 @@ class View(NamedTuple):
 
 @cache
 def cupy_module() -> Any:
-    """Return CuPy.
+    """Return CuPy, which has a GPU.
 
     Raises
     ------
     NoGPUError
-        If it does not import.
+        If it does not import, or its CUDA finds no GPU.
     """
-    try:
-        import cupy
-    except (ImportError, OSError):
-        raise NoGPUError(gpu_status()[1]) from None
-    return cupy
+    state, why = gpu_status()
+    if state != "ok":
+        raise NoGPUError(why)
+    return import_cupy()
+
+
+forget_after_fork(cupy_module.cache_clear)
 
 
 def view_cupy(array: Any) -> View:

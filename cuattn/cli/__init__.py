@@ -10,11 +10,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from .. import __version__
 from ..errors import CuattnError
-from . import choose, info
+from . import cache, choose, info
 from . import compile as compile_command
 from .bench import command as bench
 from .report import command as report
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 after an error, which is one line on stderr.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may have letters that a terminal's encoding lacks.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(argv)
         args.run(args)
@@ -74,6 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, bench, choose, info, compile_command):
+    for command in (report, bench, choose, info, compile_command, cache):
         command.add_to(commands)
     return parser

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ..arrays.device import Target, current_device, gpu_status, target
-from ..compile import disk_cache as cache
 from ..compile.jit import Spec, precompile
 from ..compile.nvrtc import checked_arch
 from ..errors import ArgumentError
@@ -20,14 +19,13 @@ from ..operands.operand import DTYPES
 from ..plan.kernels import supported
 from ..plan.listing import attention_specs, rate_specs
 from ..reference.layout import HEAD_DIMS
+from .cache import summary
 from .options import at_least, items, one_of, schemes
 from .progress import Bar, duration
 
 __all__ = ["add_to"]
 
 S = TypeVar("S", bound=Spec)
-
-MIB = 2**20
 
 # What `--all` decides.
 CHOICES = ("schemes", "head_dims", "dtypes", "kv")
@@ -97,8 +95,7 @@ def run(args: argparse.Namespace) -> None:
             new = precompile(specs, [arch], jobs, bar.task(f"sm_{arch}"))
         took = duration(time.monotonic() - begun)
         print(f"sm_{arch}: {new} kernels compiled in {took}, {len(specs) - new} were there")
-    kernels, size = cache.usage()
-    print(f"cache: {cache.directory()}: {kernels} kernels, {size / MIB:.1f} MiB")
+    print(f"cache: {summary()}")
 
 
 def _bits(text: str) -> int:

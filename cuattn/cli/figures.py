@@ -76,7 +76,7 @@ def needs_matplotlib(option: str) -> None:
         If matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise UnsupportedError(f"{option} needs matplotlib: pip install cuattn[report]")
+        raise UnsupportedError(f"{option} needs matplotlib: pip install matplotlib")
 
 
 def style() -> AbstractContextManager[None]:

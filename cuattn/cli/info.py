@@ -11,22 +11,21 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..arrays.device import TARGETS, current_device, gpu_status, target
-from ..compile import disk_cache as cache
-from ..compile.nvrtc import checked_arch, nvrtc_version
-from ..errors import CuattnError, UnsupportedError
+from ..arrays.device import all_targets, current_device, gpu_status, target
+from ..compile.nvrtc import can_compile_for, checked_arch, nvrtc_version
+from ..errors import CuattnError
 from ..operands.operand import DTYPES
 from ..plan.listing import attention_specs
 from ..presets import PRESETS
 from ..records import record
 from ..reference.layout import HEAD_DIMS
 from ..scheme import Scheme
+from .cache import summary
 
 __all__ = ["add_to"]
 
 NAME_WIDTH = max(map(len, PRESETS))
 KIB = 1024
-MIB = 1024 * KIB
 
 
 def add_to(commands: Any) -> None:
@@ -60,8 +59,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     else:
         yield "GPU", f"none: {_first_line(detail)}"
     yield "compiler", _or_why_not(_compiler)
-    kernels, size = cache.usage()
-    yield "kernel cache", f"{cache.directory()}: {kernels} kernels, {size / MIB:.1f} MiB"
+    yield "kernel cache", _or_why_not(summary)
     lines = [f"{status.path.name}: {status}" for status in record.status()]
     for line in lines or ["none"]:
         yield "GPU record", line
@@ -101,16 +99,15 @@ def _compiler() -> str:
     version = "NVRTC {}.{}".format(*nvrtc_version())
     import cupy  # there is one, or there would be no NVRTC
 
-    able = ", ".join(f"sm_{arch}" for arch in TARGETS if _can_compile_for(arch))
-    return f"{version}, CuPy {cupy.__version__}; compiles for {able}"
-
-
-def _can_compile_for(arch: str) -> bool:
-    try:
-        checked_arch(arch)
-    except UnsupportedError:
-        return False
-    return True
+    able: list[str] = []
+    needing: dict[tuple[int, int], list[str]] = {}
+    for known in all_targets():
+        names = able if can_compile_for(known) else needing.setdefault(known.min_toolkit, [])
+        names.append(f"sm_{known.arch}")
+    compiles = [f"compiles for {', '.join(able) or 'none of the targets'}"]
+    for (major, minor), names in sorted(needing.items()):
+        compiles.append(f"{', '.join(names)} from CUDA {major}.{minor} on")
+    return f"{version}, CuPy {cupy.__version__}; {'; '.join(compiles)}"
 
 
 def _runs_on(scheme: Scheme) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import CompileError
 
 if TYPE_CHECKING:
-    from importlib.abc import Traversable
+    from importlib.resources.abc import Traversable
 
 __all__ = ["sources", "sources_digest"]
 

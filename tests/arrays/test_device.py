@@ -1,12 +1,15 @@
 """Facts of targets and GPUs, with CuPy's run-time replaced by a description of a GPU."""
 
 import importlib.abc
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from cuattn.arrays import device
+import cuattn
+from cuattn.arrays import caller, cuda_runtime, device
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
 
@@ -92,8 +95,8 @@ def test_no_cupy_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
     state, detail = device.gpu_status()
     assert state == "no-cupy"
-    assert "pip install cuattn[cuda12]" in detail
-    with pytest.raises(NoGPUError, match=r"pip install cuattn\[cuda12\]"):
+    assert 'pip install "cupy-cuda12x' in detail
+    with pytest.raises(NoGPUError, match='pip install "cupy-cuda12x'):
         device.current_device()
 
 
@@ -112,6 +115,187 @@ def test_cupy_that_cannot_make_its_folder_is_reported(monkeypatch):
         device.current_device()
 
 
+class CudaError(RuntimeError):
+    """As CuPy's, with the number of CUDA's error."""
+
+    def __init__(self, status):
+        super().__init__(f"cudaError{status}")
+        self.status = status
+
+
+def unusable_cupy(status, driver=0):
+    """Return a CuPy whose CUDA fails in every call but those for versions."""
+
+    def fail(*_):
+        raise CudaError(status)
+
+    runtime = SimpleNamespace(
+        CUDARuntimeError=CudaError,
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 13000,
+        **dict.fromkeys(("getDevice", "getDeviceCount", "getDeviceProperties"), fail),
+    )
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=fail))
+
+
+@pytest.fixture
+def unusable(monkeypatch, uncached_runtime):
+    """Let CuPy be one that finds no GPU, by the number of CUDA's error."""
+
+    def use(status, driver=0):
+        monkeypatch.setitem(sys.modules, "cupy", unusable_cupy(status, driver))
+        caller.cupy_module.cache_clear()
+
+    yield use
+    caller.cupy_module.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "visible", "text"),
+    [
+        (35, 0, None, "there is no NVIDIA driver"),
+        (35, 12040, None, "the NVIDIA driver is for CUDA 12.4, and CuPy here for CUDA 13"),
+        (100, 13000, None, "the NVIDIA driver finds no GPU"),
+        (100, 13000, "", "the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES is ''"),
+        (3, 13000, None, "cudaError3"),
+        (999, 13000, None, "cudaError999"),
+    ],
+)
+def test_why_there_is_no_gpu(unusable, monkeypatch, status, driver, visible, text):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    unusable(status, driver)
+    assert device.gpu_status() == ("no-gpu", text)
+    with pytest.raises(NoGPUError, match="no usable GPU"):
+        device.current_device()
+
+
+class OnGPU:
+    """An array that claims to be on a GPU, as those of a library whose own CUDA works."""
+
+    shape, dtype = (1, 1, 8, 8), "float16"
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **options):
+        raise AssertionError("was asked for its memory")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda x: cuattn.attention(x, x, x), id="attention"),
+        pytest.param(cuattn.quantize, id="quantize"),
+        pytest.param(lambda x: cuattn.measure_error(x, x, x), id="measure_error"),
+        pytest.param(lambda x: cuattn.KVCache(1, 1, 64, capacity=64), id="KVCache"),
+    ],
+)
+def test_arrays_on_a_gpu_that_cupy_cannot_use(unusable, call):
+    unusable(35, 12040)
+    with pytest.raises(NoGPUError, match=r"driver is for CUDA 12\.4"):
+        call(OnGPU())
+
+
+FORK = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from arrays.test_device import CudaError, unusable_cupy
+import cuattn
+from cuattn.arrays import caller, device
+
+parent = os.getpid()
+cupy = unusable_cupy(3)
+fail = cupy.cuda.runtime.getDeviceCount
+cupy.cuda.runtime.getDeviceCount = lambda: 1 if os.getpid() == parent else fail()
+sys.modules["cupy"] = cupy
+assert caller.cupy_module() is cupy
+device._devices[0] = "the parent's"
+child = os.fork()
+if child == 0:
+    assert not device._devices
+    try:
+        caller.cupy_module()
+    except cuattn.NoGPUError as error:
+        print(error)
+        sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_forked_process_is_told_to_be_spawned():
+    tests = os.path.dirname(os.path.dirname(__file__))
+    run = subprocess.run(
+        [sys.executable, "-c", FORK.format(tests=tests)],
+        cwd=os.path.dirname(tests),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "start processes with spawn" in run.stdout
+
+
+def test_home_that_cannot_be_written_does_not_keep_cupy_from_importing(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    pytest.importorskip("cupy")
+    code = (
+        "import os; from cuattn.arrays.cuda_runtime import import_cupy; import_cupy();"
+        "from cuattn.compile.nvrtc import nvrtc_version; print(nvrtc_version());"
+        "print(os.path.isdir(os.environ['CUPY_CACHE_DIR']), os.environ['CUPY_CACHE_DIR'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    version, folder = run.stdout.splitlines()
+    assert version.startswith("(1")
+    made, _, name = folder.partition(" ")
+    assert made == "True"
+    assert not os.path.exists(name)  # gone with the process
+
+
+def test_folder_that_the_user_chose_for_cupy_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("CUPY_CACHE_DIR", "chosen")
+    cuda_runtime.import_cupy()
+    assert os.environ["CUPY_CACHE_DIR"] == "chosen"
+
+
+@pytest.mark.gpu
+def test_forked_process_is_told_to_be_spawned_on_a_gpu():
+    code = (
+        "import os, cupy, cuattn\n"
+        "q = cupy.zeros((1, 1, 64, 64), 'float16')\n"
+        "cuattn.attention(q, q, q)\n"
+        "cache = cuattn.KVCache(1, 1, 64, capacity=64)\n"
+        "calls = (\n"
+        "    lambda: cuattn.attention(q, q, q),\n"
+        "    lambda: cuattn.quantize(q),\n"
+        "    lambda: cuattn.measure_error(q, q, q),\n"
+        "    lambda: cuattn.KVCache(1, 1, 64, capacity=64),\n"
+        "    lambda: cache.attend(q),\n"
+        ")\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    for call in calls:\n"
+        "        try:\n"
+        "            call()\n"
+        "        except cuattn.NoGPUError as error:\n"
+        "            print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.count("start processes with spawn") == 5
+
+
 def test_status_of_this_computer():
     state, detail = device.gpu_status()
     assert state in ("ok", "no-gpu", "no-cupy")
@@ -124,7 +308,9 @@ def test_target_by_any_of_its_names(name):
 
 
 def test_unknown_target_lists_the_known():
-    with pytest.raises(ArgumentError, match=r"arch must be one of.*'120a'"):
+    with pytest.raises(
+        ArgumentError, match=r"arch must be one of sm_80, sm_86.*sm_120a, sm_121a, got 'sm_75'"
+    ):
         device.target("sm_75")
 
 

@@ -263,7 +263,7 @@ def test_plot_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):
     assert main(["report", "--plot", str(tmp_path / "x.png")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert "pip install cuattn[report]" in output.err
+    assert "pip install matplotlib" in output.err
 
 
 class Terminal(io.StringIO):
@@ -300,7 +300,9 @@ def test_info_says_what_there_is(capsys, tmp_path, monkeypatch):
     text = capsys.readouterr().out
     assert re.search(r"^GPU +none: hidden by the test$", text, re.MULTILINE)
     assert re.search(
-        rf"^kernel cache +{re.escape(str(tmp_path))}: 0 kernels, 0\.0 MiB$", text, re.M
+        rf"^kernel cache +{re.escape(str(tmp_path))}: 0 kernels, 0\.0 MiB of at most \d+$",
+        text,
+        re.M,
     )
     assert re.search(r"^compiler +(NVRTC \d+\.\d|no: )", text, re.MULTILINE)
     assert re.search(r"^GPU record +\S", text, re.MULTILINE)

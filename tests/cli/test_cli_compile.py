@@ -28,13 +28,18 @@ def test_compile_fills_the_cache_once(capsys, tmp_path, monkeypatch):
         first, second, last = capsys.readouterr().out.splitlines()
         counts.append([int(n) for n in re.findall(r"(\d+) (?:kernels compiled|were)", second)])
         assert first == f"sm_80: {sum(counts[0])} kernels, 2 at a time"
-        there = rf"{sum(counts[0])} kernels, 0\.\d MiB"
+        there = rf"{sum(counts[0])} kernels, 0\.\d MiB of at most 2048"
         assert re.fullmatch(rf"cache: {re.escape(str(tmp_path))}: {there}", last)
     (compiled, there), again = counts
     assert compiled > 0
     assert there == 0
     assert again == [0, compiled]
     assert len(list(tmp_path.glob("sm_80/*.cubin"))) == compiled
+
+
+def test_unknown_target_lists_targets_as_they_are_written(capsys):
+    assert main(["compile", "--arch", "foo"]) == 2
+    assert "--arch: arch must be one of sm_80, sm_86, sm_87," in capsys.readouterr().err
 
 
 @pytest.fixture

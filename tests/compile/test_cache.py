@@ -1,12 +1,19 @@
 """The disk cache: round trips, damage, folders that cannot be written, several processes."""
 
 import multiprocessing
+import os
+import stat
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from cuattn.compile import cache_folder
 from cuattn.compile import disk_cache as cache
+from cuattn.errors import ArgumentError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="files have no owner or mode here")
 
 IMAGE = b"\x7fELF" + bytes(range(256)) * 3
 
@@ -14,19 +21,32 @@ IMAGE = b"\x7fELF" + bytes(range(256)) * 3
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CUATTN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CUATTN_CACHE_MAX_MIB", raising=False)
     monkeypatch.setattr(cache, "_unsaved", {})
+    monkeypatch.setattr(cache, "_warned_of", set())
     return tmp_path / "cache"
 
 
 def test_directory_follows_the_environment(monkeypatch, folder):
-    assert cache.directory() == folder
+    assert cache_folder.directory() == folder
     monkeypatch.delenv("CUATTN_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.directory() == Path("/somewhere/cuattn")
+    assert cache_folder.directory() == Path("/somewhere/cuattn")
     monkeypatch.setenv("HOME", "/home/someone")
     for ignored in ("relative", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert cache.directory() == Path("/home/someone/.cache/cuattn")
+        assert cache_folder.directory() == Path("/home/someone/.cache/cuattn")
+
+
+def test_user_without_a_home_gets_no_folder_in_the_working_directory(monkeypatch, tmp_path):
+    """A container may run as a number that no user has, and without HOME."""
+    for name in ("CUATTN_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cache_folder.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(cache_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = cache_folder.directory()
+    assert folder.parent == tmp_path
+    assert folder.name.startswith("cuattn-")
 
 
 def test_key_tells_parts_apart():
@@ -41,7 +61,7 @@ def test_written_image_is_read_back(folder):
     cache.write(file, IMAGE)
     assert cache.read(file) == IMAGE
     assert file.is_relative_to(folder / "sm_90a")
-    assert cache.usage() == (1, file.stat().st_size)
+    assert cache_folder.usage() == (1, file.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +75,7 @@ def test_written_image_is_read_back(folder):
         pytest.param(lambda data: data[:-5] + b"\1" + data[-4:], id="one byte changed"),
         pytest.param(lambda data: b"?" * len(data), id="garbage"),
         pytest.param(lambda data: IMAGE, id="image without header"),
-        pytest.param(lambda data: data.replace(b"cubin 1", b"cubin 0"), id="older format"),
+        pytest.param(lambda data: data.replace(b"cubin 2", b"cubin 1"), id="older format"),
     ],
 )
 def test_damaged_file_is_built_again(damage):
@@ -84,7 +104,7 @@ def test_folder_that_cannot_be_made_costs_only_the_saving(folder):
     for _ in range(3):
         assert cache.fetch(file, lambda: built.append(0) or IMAGE) == IMAGE
     assert len(built) == 1
-    assert cache.usage() == (0, 0)
+    assert cache_folder.usage() == (0, 0)
 
 
 def test_failed_write_leaves_nothing_behind(folder, monkeypatch):
@@ -123,3 +143,160 @@ def test_processes_fill_one_folder_at_once(folder):
     assert len(names) == files
     assert not [name for name in names if not name.endswith(".cubin")]
     assert fill(files) == 0
+
+
+def written(name, image=IMAGE, used=None):
+    """Write a file whose kernel was last used so many seconds ago."""
+    file = cache.path(cache.key([name]), "80")
+    cache.write(file, image)
+    if used is not None:
+        os.utime(file, (time.time() - used,) * 2)
+    return file
+
+
+def test_file_in_the_place_of_another_is_not_read():
+    one, other = written("one"), cache.path(cache.key(["other"]), "80")
+    os.replace(one, other)
+    assert cache.read(other) is None
+
+
+@posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o644)])
+def test_others_may_read_as_far_as_the_umask_lets_them(umask, mode):
+    before = os.umask(umask)
+    try:
+        file = written("x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert cache.read(file) == IMAGE
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602])
+def test_file_that_others_may_write_is_not_loaded_and_said_once(mode):
+    file, second = written("x"), written("y")
+    for path in (file, second):
+        path.chmod(mode)
+    with pytest.warns(RuntimeWarning, match=r"not used, as others may write it.*CUATTN_CACHE_DIR"):
+        assert cache.read(file) is None
+    assert cache.read(second) is None  # a second warning would be an error
+    assert cache.fetch(file, lambda: IMAGE) == IMAGE
+    assert cache.read(file) == IMAGE
+
+
+@posix
+@pytest.mark.parametrize(("owner", "trusted"), [(0, True), (4711, True), (4712, False)])
+def test_files_of_this_user_and_root_are_loaded(monkeypatch, owner, trusted):
+    file = written("x")
+    fstat = os.fstat
+
+    def owned(handle):
+        status = list(fstat(handle))
+        status[stat.ST_UID] = owner
+        return os.stat_result(status)
+
+    monkeypatch.setattr(cache.os, "fstat", owned)
+    monkeypatch.setattr(cache.os, "geteuid", lambda: 4711)
+    if trusted:
+        assert cache.read(file) == IMAGE
+    else:
+        with pytest.warns(RuntimeWarning, match="belongs to user 4712"):
+            assert cache.read(file) is None
+
+
+def test_where_files_have_no_owner_they_are_loaded(monkeypatch):
+    monkeypatch.delattr(os, "geteuid", raising=False)
+    monkeypatch.delattr(os, "O_NONBLOCK", raising=False)
+    file = written("x")
+    assert cache.read(file) == IMAGE
+
+
+@posix
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(os.mkfifo, id="named pipe"),
+        pytest.param(lambda file: file.symlink_to("nowhere"), id="dangling link"),
+        pytest.param(lambda file: file.mkdir(), id="folder"),
+    ],
+)
+def test_what_is_no_file_is_none(place):
+    file = cache.path(cache.key(["x"]), "80")
+    file.parent.mkdir(parents=True)
+    place(file)
+    assert cache.read(file) is None
+    assert cache_folder.usage() == (0, 0)
+    assert cache.fetch(file, lambda: IMAGE) == IMAGE
+    is_folder = file.is_dir()
+    assert cache.read(file) == (None if is_folder else IMAGE)
+    cache_folder.clear()
+    assert os.path.lexists(file) == is_folder
+
+
+def test_leftovers_of_killed_processes_are_removed(folder):
+    written("x")
+    old, new = (folder / "sm_80" / f".new-{name}" for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"half a kernel")
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert cache_folder.prune() == (1, 13)
+    assert not old.exists()
+    assert new.exists()  # somebody may be writing it
+    assert cache_folder.usage()[0] == 1
+
+
+def test_least_recently_used_are_removed_beyond_the_size(monkeypatch):
+    files = [written(str(n), bytes(400_000), used=3 * 3600 - n) for n in range(5)]
+    cache.read(files[0])  # used again
+    monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", "1")
+    removed = cache_folder.prune()
+    assert removed.files == 3
+    assert [file.exists() for file in files] == [True, False, False, False, True]
+    assert cache_folder.usage()[1] < 2**20
+    assert cache_folder.prune(0).files == 2
+
+
+def test_folder_is_pruned_when_kernels_are_written(monkeypatch):
+    monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", "1")
+    monkeypatch.setattr(cache, "_PRUNE_EVERY", 2)
+    for n in range(8):
+        written(str(n), bytes(400_000), used=3600 - n)
+    assert cache_folder.usage()[0] <= 3
+
+
+def test_use_is_marked_now_and_then(monkeypatch):
+    old, recent = written("x", used=7200), written("y", used=600)
+    before = recent.stat().st_mtime
+    assert cache.read(old) == cache.read(recent) == IMAGE
+    assert time.time() - old.stat().st_mtime < 60
+    assert recent.stat().st_mtime == before
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(cache.os, "utime", refuse)
+    assert cache.read(old) == IMAGE
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "much"])
+def test_size_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", text)
+    with pytest.raises(ArgumentError, match="CUATTN_CACHE_MAX_MIB must be a number of MiB"):
+        cache_folder.prune()
+
+
+def test_clear_leaves_nothing_of_ours_and_all_else(folder):
+    written("x")
+    (folder / "sm_80" / ".new-1").write_bytes(b"1")
+    (folder / "sm_90a").mkdir()
+    (folder / "notes").mkdir()
+    assert cache_folder.clear().files == 2
+    assert [path.name for path in folder.iterdir()] == ["notes"]
+
+
+def test_paths_with_spaces_and_letters_of_all_kinds(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUATTN_CACHE_DIR", str(tmp_path / "кэш ядер (größe) 核"))
+    assert cache.read(written("x")) == IMAGE
+    assert cache_folder.usage()[0] == 1

@@ -6,8 +6,7 @@ pytest.importorskip("cupy")
 
 from helpers import compile_check
 
-from cuattn.compile.nvrtc import compile_source
-from cuattn.compile.ptxas import KernelInfo, kernel_infos
+from cuattn.compile.nvrtc import KernelInfo, compile_source, kernel_infos
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
 

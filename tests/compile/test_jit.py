@@ -1,5 +1,6 @@
 """Compiling, caching and loading kernels, on a tiny kernel that stands in for kernels_cu/."""
 
+import re
 import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from cuattn.arrays.device import TARGETS, Device
+from cuattn.arrays.device import TARGETS, Device, all_targets, target
+from cuattn.compile import cache_folder, jit, sources
 from cuattn.compile import disk_cache as cache
-from cuattn.compile import jit, sources
 from cuattn.compile import nvrtc as compiler
 from cuattn.errors import ArgumentError, CompileError, CuattnError, UnsupportedError
 
@@ -101,7 +102,10 @@ def test_sources_are_named_by_their_place(kernels):
 @pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("arch", TARGETS)
 def test_cubin_is_a_whole_elf_file_with_the_entry(kernels, arch):
-    compiler.checked_arch(arch)
+    if not compiler.can_compile_for(target(arch)):  # NVRTC before 12.8
+        with pytest.raises(UnsupportedError, match=f"sm_{arch}"):
+            jit.compile_cubin("tiny.cu", TinySpec(), arch)
+        return
     cubin = jit.compile_cubin("tiny.cu", TinySpec(), arch)
     assert list(cubin.info) == ["tiny_entry"]
     assert 0 < cubin.info["tiny_entry"].registers < 64
@@ -137,28 +141,89 @@ def test_unknown_target_is_an_argument_error(kernels):
         jit.compile_cubin("tiny.cu", TinySpec(), "75")
 
 
-def test_compiler_too_old_for_the_target_names_the_toolkit(kernels, monkeypatch):
-    old = SimpleNamespace(getVersion=lambda: (12, 6), getSupportedArchs=lambda: (80, 86, 89, 90))
-    monkeypatch.setattr(compiler, "_nvrtc", lambda: old)
-    assert compiler.checked_arch("90a") == "90a"
-    with pytest.raises(UnsupportedError, match=r"NVRTC 12\.6 .*sm_100a.*toolkit 12\.8"):
+OF_CUDA_12_4 = (12, 4), (75, 80, 86, 87, 89, 90)
+
+
+def pretend(monkeypatch, version, archs, cupys_major=12):
+    """Let the compiler be another one."""
+    other = SimpleNamespace(getVersion=lambda: version, getSupportedArchs=lambda: archs)
+    monkeypatch.setattr(compiler, "_nvrtc", lambda: other)
+    monkeypatch.setattr(compiler, "_cuda_major", lambda cupy: cupys_major)
+
+
+def test_old_compiler_does_for_the_targets_that_it_knows(kernels, monkeypatch):
+    pretend(monkeypatch, *OF_CUDA_12_4)
+    able = [known.arch for known in all_targets() if compiler.can_compile_for(known)]
+    assert able == ["80", "86", "87", "89", "90a"]
+    assert compiler.checked_arch("sm_90") == "90a"
+
+
+def test_compiler_too_old_for_the_target_says_which_it_has_and_what_is_needed(kernels, monkeypatch):
+    pretend(monkeypatch, *OF_CUDA_12_4)
+    expected = (
+        "NVRTC 12.4 cannot compile for sm_100a, which needs CUDA 12.8 or newer; it has sm_80, "
+        'sm_86, sm_87, sm_89, sm_90a: pip install "nvidia-cuda-nvrtc-cu12>=12.8"'
+    )
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(expected)}$"):
         compiler.checked_arch("100a")
+    with pytest.raises(UnsupportedError, match=r"driver for CUDA 13.*cupy-cuda13x"):
+        compiler.checked_arch("110a")
+
+
+def test_compiler_older_than_any_that_was_tried_has_no_targets(kernels, monkeypatch):
+    pretend(monkeypatch, (12, 3), (80, 90))
+    with pytest.raises(UnsupportedError, match=r"sm_80, .*CUDA 12\.4 .* none of the targets"):
+        compiler.checked_arch("80")
 
 
 def test_missing_cupy_says_what_to_install(kernels, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setitem(sys.modules, "cupy.cuda", None)
-    with pytest.raises(CompileError, match=r"pip install cuattn\[cuda12\]"):
+    with pytest.raises(CompileError, match=r'no CuPy.*pip install "cupy-cuda12x.*"cupy-cuda13x'):
         compiler.nvrtc_version()
 
 
-def test_missing_nvrtc_says_what_to_install(kernels, monkeypatch):
-    def absent():
-        raise RuntimeError("libnvrtc.so not found")
+@pytest.fixture
+def missing_nvrtc(kernels, monkeypatch):
+    """No NVRTC is found, until the list has something in it."""
+    loaded = []
 
-    monkeypatch.setattr("cupy.cuda.nvrtc.getVersion", absent)
-    with pytest.raises(CompileError, match=r"libnvrtc.*pip install cuattn\[cuda12\]"):
+    def version():
+        if not loaded:
+            raise RuntimeError("libnvrtc.so not found\nin any place")
+        return 12, 4
+
+    monkeypatch.setattr("cupy.cuda.nvrtc.getVersion", version)
+    monkeypatch.setattr(compiler.ctypes, "CDLL", loaded.append)
+    monkeypatch.setattr(compiler, "_cuda_major", lambda cupy: 12)
+    return loaded
+
+
+def packages_in(monkeypatch, *folders):
+    spec = SimpleNamespace(submodule_search_locations=list(map(str, folders)))
+    monkeypatch.setattr(compiler, "find_spec", lambda name: spec if folders else None)
+
+
+def test_missing_nvrtc_says_what_to_install(missing_nvrtc, monkeypatch):
+    packages_in(monkeypatch)
+    expected = r'found in any place; pip install "nvidia-cuda-nvrtc-cu12.*runtime'
+    with pytest.raises(CompileError, match=expected):
         jit.precompile([TinySpec()], ["80"])
+
+
+def test_nvrtc_of_a_package_is_loaded_where_cupy_does_not_look(
+    missing_nvrtc, monkeypatch, tmp_path
+):
+    """As CuPy 13 beside PyTorch; its second library first, which not every version finds."""
+    folder = tmp_path / "nvidia" / "cuda_nvrtc" / "lib"
+    folder.mkdir(parents=True)
+    for name in ("libnvrtc.so.12", "libnvrtc-builtins.so.12.4", "libnvrtc.alt.so.12"):
+        (folder / name).touch()
+    packages_in(monkeypatch, tmp_path / "nothing", tmp_path / "nvidia")
+    assert compiler.nvrtc_version() == (12, 4)
+    assert [name.rpartition("/")[2] for name in missing_nvrtc] == [
+        "libnvrtc-builtins.so.12.4",
+        "libnvrtc.so.12",
+    ]
 
 
 def test_load_compiles_once_per_spec_and_loads_once_per_device(compiled):
@@ -272,7 +337,7 @@ def test_precompile_fills_the_cache_and_reports(compiled):
     archs = ["80", "sm_90"]
     assert jit.precompile(specs, archs, 2, lambda *done: seen.append(done)) == 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert cache.usage()[0] == 4
+    assert cache_folder.usage()[0] == 4
     assert jit.precompile(specs, archs) == 0
     jit.load(TinySpec(), H100)
     assert sorted(compiled) == ["80", "80", "90a", "90a"]

@@ -1,6 +1,7 @@
 """The package as a whole: its names, its version, and what importing it costs."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,22 @@ def test_package_takes_the_kernels_along():
     folder = ROOT / "kernels_cu"
     taken = {path for pattern in re.findall(r'"(.+?)"', line) for path in folder.glob(pattern)}
     assert {path.relative_to(folder).as_posix() for path in taken} == set(sources())
+
+
+def test_every_folder_with_modules_is_a_package_of_the_wheel(monkeypatch):
+    """Those of links too, once; a new folder only needs its ``__init__.py``."""
+    given = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", given.update)
+    runpy.run_path("setup.py")
+    folders = {
+        path.parent.relative_to(ROOT)
+        for top in ("cuattn", "reference")
+        for path in (ROOT / top).rglob("*.py")
+    }
+    places = {name: Path(name.replace(".", "/")) for name in given["packages"]}
+    places.update({name: Path(folder) for name, folder in given["package_dir"].items()})
+    assert len(given["packages"]) == len(set(given["packages"]))
+    assert folders <= set(places.values())
+    assert {path for path in places.values() if not (ROOT / path).is_dir()} == set()
+    assert {"cuattn.reference", "cuattn.kernels_cu", "cuattn.records.committed"} <= set(places)

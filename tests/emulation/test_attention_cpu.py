@@ -290,7 +290,7 @@ def test_array_on_a_gpu_needs_cupy(monkeypatch):
 
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     caller.cupy_module.cache_clear()
-    with pytest.raises(NoGPUError, match="cuattn\\[cuda12\\]"):
+    with pytest.raises(NoGPUError, match='pip install "cupy-cuda12x'):
         cuattn.attention(OnGPU(), OnGPU(), OnGPU())
     with pytest.raises(NoGPUError):
         cuattn.quantize(OnGPU())

@@ -72,6 +72,7 @@ class SimulatedGPU:
         monkeypatch.setattr(launch, "load", self._load)
         monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
+        monkeypatch.setattr("cuattn.compile.launch.cupy_module", lambda: sys.modules["cupy"])
         monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
         monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
         for name in PLANNERS:

@@ -33,7 +33,7 @@ def check(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise ArgumentError("--plot", str(path), f"a file that ends in one of {FORMATS}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UnsupportedError("--plot needs matplotlib: pip install cuattn[report]")
+        raise UnsupportedError("--plot needs matplotlib: pip install matplotlib")
 
 
 def draw(measured: list[Measured], path: Path) -> None:
