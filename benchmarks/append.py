@@ -9,13 +9,11 @@ from typing import Any
 
 import cuattn
 from cuattn.bench import caches, ours
-from cuattn.bench.baselines import all as baselines
+from cuattn.bench.baselines import registry as baselines
 from cuattn.bench.cases import Case, decoding
-from cuattn.bench.gpu_memory import room_for
-from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import token_noise
-from cuattn.bench.left_out import LeftOut
-from cuattn.choice.timing import ROUNDS, WARMUP, CleanL2, Median, time_gpu
+from cuattn.bench.left_out import LeftOut, room_for
+from cuattn.choice.timing import ROUNDS, WARMUP, CleanL2, Graph, Median, time_gpu
 from cuattn.records.record import Timing
 
 TOKEN = decoding(16, 8, 8192, num_q_heads=8)

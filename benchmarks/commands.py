@@ -10,37 +10,71 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 from pathlib import Path
 
 from cuattn.errors import CuattnError
 from cuattn.records.record import Counts, Sanitizer
 
-__all__ = ["run", "sanitizer", "tests"]
+__all__ = ["NO_SANITIZER", "run", "sanitizer", "tests"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# About the record itself, which is being written, and what the documents take from it.
-NOT_HERE = (
-    "tests/records/test_record.py::test_committed_records_are_there_and_of_this_code",
-    "tests/docs/test_figures.py::test_documents_have_the_figures_of_the_record",
-)
+# Tests that another computer cannot run: of kernels, and of examples for frameworks, which use the
+# GPU where there is one. Those marked so are not to share it, so they follow by themselves.
+TOGETHER = "(gpu or needs) and not alone"
+ALONE = "gpu and alone"
+# Cores that are left for the phases beside the tests.
+CORES_LEFT, MOST_WORKERS = 4, 12
+
+# Processes that share a GPU and the cores: JAX is not to take most of the memory, nor PyTorch a
+# thread for each core.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "OMP_NUM_THREADS": "1"}
+
+# Of pytest: some tests failed; none was selected. Anything else but 0 is its own trouble.
+SOME_FAILED, NONE_SELECTED = 1, 5
+
+NO_SANITIZER = "compute-sanitizer not found: it comes with the CUDA toolkit"
 
 
 def tests(options: str) -> Counts:
-    """Run the project's tests, but for those of the record itself, with these options of pytest.
+    """Run the tests that need a GPU with these options of pytest, in processes side by side.
 
     Raises
     ------
     CuattnError
         If pytest ends otherwise than after its tests.
     """
+    workers = 0
+    if find_spec("xdist") is not None:
+        workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - CORES_LEFT))
+    together = _pytest(TOGETHER, workers, options)
+    alone = _pytest(ALONE, min(workers, 1), options)
+    return Counts(
+        passed=together.passed + alone.passed,
+        failed=together.failed + alone.failed,
+        skipped=together.skipped + alone.skipped,
+    )
+
+
+def _pytest(marks: str, workers: int, options: str) -> Counts:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        asked = [f"--junitxml={report}", *(f"--deselect={test}" for test in NOT_HERE)]
-        asked += shlex.split(options)
-        done = run([sys.executable, "-m", "pytest", *asked])
-        # 1: some tests failed. Anything else but 0 is pytest's own trouble.
-        if done.returncode not in (0, 1):
+        # A file that cannot be imported is one error, and no reason to leave out the others.
+        # pytest-benchmark, where it is installed, objects to tests that run in parallel.
+        asked = [
+            "-v",
+            "--tb=short",
+            "-m",
+            marks,
+            f"--junitxml={report}",
+            "--continue-on-collection-errors",
+        ]
+        asked += ["-p", "no:cacheprovider", "-p", "no:benchmark"]
+        if workers:
+            asked += [f"-n{workers}", "--dist=worksteal"]
+        done = run([sys.executable, "-m", "pytest", *asked, *shlex.split(options)])
+        if done.returncode not in (0, SOME_FAILED, NONE_SELECTED):
             raise CuattnError(f"pytest ended with {done.returncode}")
         total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
@@ -51,28 +85,38 @@ def tests(options: str) -> Counts:
     return Counts(passed=passed, failed=failed, skipped=total["skipped"])
 
 
-def sanitizer() -> Sanitizer | None:
-    """Run the grid under compute-sanitizer and return its findings; None if it is not installed.
+def sanitizer(part: int = 0, parts: int = 2) -> Sanitizer | None:
+    """Run a part of the grid under one of compute-sanitizer's tools.
+
+    Parameters
+    ----------
+    part, parts : int
+        Even parts are watched by memcheck, odd ones by racecheck; each has its share of the grid.
+
+    Returns
+    -------
+    Sanitizer or None
+        The tool's findings; None if it is not installed.
 
     Raises
     ------
     CuattnError
-        If a tool ends without having counted.
+        If the tool ends without having counted.
     """
     tool = shutil.which("compute-sanitizer", path=_toolkit_path())
     if tool is None:
-        print("compute-sanitizer not found: it comes with the CUDA toolkit", flush=True)
         return None
-    return Sanitizer(
-        # What the libraries try and handle themselves is not a finding.
-        memcheck=_watched([tool, "--report-api-errors", "no"], "memcheck", "ERROR SUMMARY: "),
-        racecheck=_watched([tool], "racecheck", "RACECHECK SUMMARY: "),
-    )
+    share = [str(part // 2), str(parts // 2)]
+    if part % 2:
+        return Sanitizer(racecheck=_watched([tool], "racecheck", "RACECHECK SUMMARY: ", share))
+    # What the libraries try and handle themselves is not a finding.
+    command = [tool, "--report-api-errors", "no"]
+    return Sanitizer(memcheck=_watched(command, "memcheck", "ERROR SUMMARY: ", share))
 
 
-def _watched(sanitizer: list[str], tool: str, summary: str) -> int:
-    """Run the grid under a tool and return the number at the head of its summary line."""
-    grid = [sys.executable, "-m", "benchmarks.sanitizer_grid"]
+def _watched(sanitizer: list[str], tool: str, summary: str, share: list[str]) -> int:
+    """Run a share of the grid under a tool and return the number at the head of its summary."""
+    grid = [sys.executable, "-m", "benchmarks.sanitizer_grid", *share]
     done = run([*sanitizer, "--tool", tool, *grid], capture=True)
     counts = re.findall(rf"{summary}(\d+)", done.stdout)
     if counts:
@@ -90,7 +134,7 @@ def run(command: list[str], *, capture: bool = False) -> subprocess.CompletedPro
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **SHARED, "PYTHONPATH": path},
         stdout=subprocess.PIPE if capture else None,
         stderr=subprocess.STDOUT if capture else None,
         text=True,

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from cuattn.bench import caches
-from cuattn.bench.baselines.all import Baseline
+from cuattn.bench.baselines.registry import Baseline
 from cuattn.bench.cases import DECODE, decoding
 from cuattn.bench.decode import (
     Call,
@@ -23,11 +23,9 @@ from cuattn.bench.decode import (
 from cuattn.bench.decode import (
     timings as timings_of,
 )
-from cuattn.bench.gpu_memory import room_for
-from cuattn.bench.graphs import Graph
 from cuattn.bench.inputs import noise
-from cuattn.bench.left_out import LeftOut
-from cuattn.choice.timing import Median, time_host
+from cuattn.bench.left_out import LeftOut, room_for
+from cuattn.choice.timing import Graph, Median, time_host
 from cuattn.records.record import Timing
 
 # Half the codes beside as many scales.

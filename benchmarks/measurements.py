@@ -1,14 +1,15 @@
-"""The two phases of the GPU check that give figures: errors against float64, and times."""
+"""Phases of the GPU check that give figures: errors against float64, and times of prefill."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import cuattn
 from cuattn.bench import errors, exact, ours, prefill
-from cuattn.bench.baselines import all as baselines
+from cuattn.bench.baselines import registry as baselines
 from cuattn.bench.cases import (
     ACCURACY,
     CORE,
@@ -21,9 +22,9 @@ from cuattn.bench.cases import (
     SCHEMES,
 )
 from cuattn.bench.errors import Point
-from cuattn.bench.gpu_memory import room_for
 from cuattn.bench.inputs import noise
-from cuattn.choice.timing import Median, time_gpu, time_host
+from cuattn.bench.left_out import room_for
+from cuattn.choice.timing import ROUNDS, WARMUP, Median, time_gpu, time_host
 from cuattn.presets import resolve
 from cuattn.records.record import Accuracy, Timing
 from cuattn.reference import distributions
@@ -45,21 +46,31 @@ QUANTIZERS = (
 )
 
 
-def accuracy() -> Iterator[Accuracy]:
+# A long case has few rounds: its times differ little, and all rounds of all cases take minutes.
+LONG_ROUNDS, LONG_WARMUP = 12, 2
+
+
+def accuracy(part: int = 0, parts: int = 1) -> Iterator[Accuracy]:
     """Yield the errors of every scheme and baseline on every distribution and case.
 
-    The papers' schemes, and their cases beyond these, follow, and those of the KV cache.
+    The papers' schemes, and their cases beyond these, follow. Inputs are shared out among `parts`,
+    as most of the time goes by on the host.
     """
     exact.check()
     present = baselines.present(left_out)
     points = accuracy_points()
     every = dict.fromkeys(x for some in points.values() for x in some)
     supported = ours.supported_schemes(every, left_out)
-    for point, schemes in points.items():
+    for point, schemes in islice(points.items(), part, None, parts):
         compared = present if point[0] in ACCURACY else []
         yield from errors.of_schemes(
             point, [x for x in schemes if x in supported], compared, left_out
         )
+
+
+def cache_accuracy() -> Iterator[Accuracy]:
+    """Yield the errors of decoding from KV caches."""
+    exact.check()
     yield from decode_errors.accuracy()
 
 
@@ -81,8 +92,8 @@ def accuracy_points() -> dict[Point, list[Scheme]]:
     return points
 
 
-def timings() -> Iterator[Timing]:
-    """Yield the times of attention, of the quantizers, of the host and of the KV cache."""
+def prefill_timings() -> Iterator[Timing]:
+    """Yield the times of attention, of the quantizers and of the host."""
     schemes, present = ours.supported_schemes(SCHEMES, left_out), baselines.present(left_out)
     yield from _host(schemes)
     yield from _quantizers()
@@ -91,8 +102,16 @@ def timings() -> Iterator[Timing]:
         needed = prefill.bytes_needed(case, len(timed) + len(present))
         with room_for(case, needed, left_out) as fits:
             if fits:
-                yield from prefill.timings(case, timed, present, left_out)
-    yield from decode.timings(present, left_out)
+                is_long = case.seqlen_kv > LONG_FROM
+                rounds = (LONG_ROUNDS, LONG_WARMUP) if is_long else (ROUNDS, WARMUP)
+                yield from prefill.timings(
+                    case, timed, present, left_out, rounds[0], warmup=rounds[1]
+                )
+
+
+def cache_timings() -> Iterator[Timing]:
+    """Yield the times of decoding from KV caches and of appending to them."""
+    yield from decode.timings(baselines.present(left_out), left_out)
     yield from append.timings(left_out)
 
 

@@ -1,19 +1,26 @@
 """A few small calls that touch every kind of kernel, for compute-sanitizer to watch.
 
-Run as: compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_grid
+Run as: compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_grid [PART PARTS]
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 
 import cuattn
 from cuattn.arrays.device import current_device
-from cuattn.bench.cases import Case
+from cuattn.bench.cases import CORE, Case
 from cuattn.bench.ours import supported_schemes
 from cuattn.bench.rate_kernels import rate_calls
+from cuattn.plan import kernels as plan
+from cuattn.plan.prepared import prepare
 from cuattn.presets import PRESETS, resolve
 from cuattn.scheme import Scheme
 
@@ -34,12 +41,13 @@ def case(heads: tuple[int, int], seqlens: tuple[int, int], head_dim: int, causal
     )
 
 
-# For each scheme: whole tiles, and every kind of edge at once. The tools slow a kernel down a
-# hundredfold, so nothing is larger than it must be to have two tiles each way.
-SHAPES = [
-    case((1, 1), (256, 256), 128, causal=False),
-    case((2, 1), (129, 257), 64, causal=True),
-]
+# Whole tiles, and every kind of edge at once. The tools slow a kernel down a hundredfold, so
+# nothing is larger than it must be to have two tiles each way.
+WHOLE = case((1, 1), (256, 256), 128, causal=False)
+RAGGED = case((2, 1), (129, 257), 64, causal=True)
+SHAPES = [WHOLE, RAGGED]
+# Schemes that the kernels of mma.sync are watched with where another family serves calls.
+OF_MMA = ("int8", "int8-block", "int8-fp16", "int4", "int-flash", "fp16")
 # What no preset has: groups of channels, V rotated of which the ranges of channels are wanted.
 COMPOSED = [
     replace(PRESETS["int4"], name="groups", q_scope="group", k_scope="group", qk_group=32),
@@ -80,22 +88,51 @@ def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
             raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
 
 
+@contextmanager
+def mma_family() -> Iterator[None]:
+    """Let the kernels of mma.sync serve all calls."""
+    plans = (plan.attention_spec, prepare)
+    with patch.object(plan, "wgmma_serves", lambda target, scheme: False):
+        for kept in plans:
+            kept.cache_clear()
+        yield
+    for kept in plans:
+        kept.cache_clear()
+
+
+def run_by_mma(scheme: str) -> None:
+    """Attend on edges by the kernels of mma.sync."""
+    with mma_family():
+        run(scheme, RAGGED, "float16", "HND")
+
+
+def calls() -> list[Callable[[], object]]:
+    """Return all that is watched: of each kind of kernel something, of no product all."""
+    schemes = supported_schemes(PRESETS, left_out)
+    # Those that are compared with differ from these by values of one template, so edges will do.
+    shaped = [(x, shape) for x in schemes for shape in (SHAPES if x in CORE else [RAGGED])]
+    found: list[Callable[[], object]] = []
+    for count, (scheme, shape) in enumerate([*shaped, *EDGES]):
+        dtype, layout = ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2]
+        found.append(partial(run, scheme, shape, dtype, layout))
+    found += [partial(run_by_mma, scheme) for scheme in OF_MMA if scheme in schemes]
+    found += [partial(sanitizer_caches.run, small) for small in sanitizer_caches.CACHES]
+    # Two rounds of products, and what the CTAs of an H200 read in two turns.
+    rates = rate_calls(current_device(), 1 << 25, {True: 2, False: 2})
+    return found + [call.run for call in rates]
+
+
 def main() -> None:
     """Run the grid with every array in an allocation of its own, so that memcheck sees its end."""
     import cupy
 
+    part, parts = map(int, sys.argv[1:]) if sys.argv[1:] else (0, 1)
     cupy.cuda.set_allocator(None)
-    schemes = supported_schemes(PRESETS, left_out)
-    calls = [(scheme, shape) for scheme in schemes for shape in SHAPES] + EDGES
-    for count, (scheme, shape) in enumerate(calls):
-        run(scheme, shape, ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2])
-    for small in sanitizer_caches.CACHES:
-        sanitizer_caches.run(small)
-    # Two rounds of products, and what the CTAs of an H200 read in two turns.
-    for call in rate_calls(current_device(), 1 << 25, {True: 2, False: 2}):
-        call.run()
+    mine = calls()[part::parts]
+    for call in mine:
+        call()
     cupy.cuda.runtime.deviceSynchronize()
-    print(f"{len(calls) + len(sanitizer_caches.CACHES)} calls done")
+    print(f"{len(mine)} calls done")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def show(record: Record) -> str:
     parts.append(f"sanitizer: {record.sanitizer}")
     parts += [_accuracy(record), _model(record)]
     parts += [_ceilings(record), _host_and_memory(record), _first_calls(record)]
-    parts += [_speed(record), _ratios(record), _decode(record)]
+    parts += [_speed(record), _ratios(record), _comparison(record), _models(record)]
+    parts.append(_decode(record))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -117,6 +118,27 @@ def _ratios(record: Record) -> str:
             }
     title = "times as fast, kernel only / end to end"
     return _table(title, [str(case) for case in PREFILL], rows)
+
+
+def _comparison(record: Record) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for t in record.timings:
+        if t.case == "comparison":
+            shape = f"{t.batch}x{t.num_q_heads}/{t.num_kv_heads} {_case(t)}"
+            row = rows.setdefault(f"{Series.of(t).name}, {t.state}", {})
+            row[shape] = f"{t.tops or 0:.0f}/{end_to_end_tops(t) or 0:.0f}"
+    shapes = list(dict.fromkeys(shape for row in rows.values() for shape in row))
+    return _table("beside others: TOPS, kernel only / end to end", shapes, rows)
+
+
+def _models(record: Record) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for t in record.timings:
+        if t.case == "model" and t.end_to_end_ms:
+            row = rows.setdefault(f"{t.model}, {t.state}", {})
+            row[Series.of(t).name] = f"{t.end_to_end_ms:.3f}"
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return _table("shapes of models: ms of a call from float16", names, rows)
 
 
 def _decode(record: Record) -> str:

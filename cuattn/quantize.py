@@ -13,7 +13,7 @@ from .arrays.device import current_device, target
 from .arrays.view import CPU, CUDA, Array, View, contiguous, cupy_module
 from .common.remember import remember
 from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
-from .emulation.attention import quantize_on_host
+from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import Form
 from .operands.operand import operand_of

@@ -1,7 +1,7 @@
 """Attention and every quantized form of it in NumPy float64, and how far apart they are.
 
-Nothing here needs a GPU, or anything beyond NumPy. The formulas and their derivations are in
-``docs/numerics.md``.
+Nothing here needs a GPU, or anything beyond NumPy and threadpoolctl. The formulas and their
+derivations are in ``docs/numerics.md``.
 
 May import `errors`, `common`, `scheme`, `presets` and `kv_format`.
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ..presets import resolve
 from ..scheme import Scheme
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, whole_counts
+from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .kv_cache import CachedOperand
 from .masking import Mask
@@ -65,6 +66,7 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(o, row_max, a.row_sum * of_a + b.row_sum * of_b)
 
 
+@one_blas_thread()
 def decode(
     q: ArrayLike,
     k: CachedOperand,

@@ -17,6 +17,7 @@ from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from .arrays import FloatArray, Progress, check_scale, spans
+from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .masking import Mask
 from .quantize import Operand, Operands, Quantized, block_of, operands, scope_of
@@ -87,6 +88,7 @@ def attention(
     )
 
 
+@one_blas_thread()
 def emulate(
     ops: Operands,
     scheme: str | Scheme,

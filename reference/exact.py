@@ -7,11 +7,13 @@ from numpy.typing import ArrayLike
 
 from ..errors import ArgumentError
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, spans
+from .blas_threads import one_blas_thread
 from .masking import Mask, weighted_sum
 
 __all__ = ["attention"]
 
 
+@one_blas_thread()
 def attention(
     q: ArrayLike,
     k: ArrayLike,

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ArgumentError
 from .arrays import FloatArray
+from .blas_threads import one_blas_thread
 
 __all__ = [
     "METRICS",
@@ -31,6 +32,7 @@ __all__ = [
 RELATIVE_FLOOR = 1e-5
 
 
+@one_blas_thread()
 def metrics(o: ArrayLike, reference: ArrayLike) -> dict[str, float]:
     """Return every metric of this module by name.
 

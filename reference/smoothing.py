@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
+from .blas_threads import one_blas_thread
 
 __all__ = [
     "Q_BLOCK",
@@ -124,6 +125,7 @@ def less_means(q: ArrayLike, mean: Float32Array) -> FloatArray:
     return less
 
 
+@one_blas_thread()
 def products_with_means(
     mean: Float32Array, k: ArrayLike, vector: Float32Array | None
 ) -> FloatArray:

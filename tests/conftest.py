@@ -1,4 +1,4 @@
-"""Which tests run where: GPU tests wherever there is a GPU, slow ones on request."""
+"""Which tests run where: of the GPU where there is one; slow ones and all products on request."""
 
 import os
 import zlib
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import hypothesis
 import numpy as np
 import pytest
+from helpers.covering import surplus
 from helpers.package_index import why_no_index
 
 from cuattn.arrays.device import gpu_status
@@ -45,6 +46,11 @@ def pytest_collection_modifyitems(config, items):
         else:
             continue
         gone.setdefault(reason, []).append(item)
+    if not config.getoption("--slow"):
+        dropped = {item for some in gone.values() for item in some}
+        kept = [item for item in items if item not in dropped]
+        if left := surplus(kept):
+            gone["combinations not run: every pair is in others, all run with --slow"] = left
     for reason, dropped in gone.items():
         config.hook.pytest_deselected(items=dropped)
         config.stash[NOT_RUN][reason] = len(dropped)
@@ -56,6 +62,28 @@ def _missing(item):
     """Return the first module that a test needs and that is not installed."""
     names = (name for marker in item.iter_markers("needs") for name in marker.args)
     return next((name for name in names if find_spec(name) is None), None)
+
+
+def pytest_sessionfinish(session):
+    """Tell the process that shows the results, where tests run in several processes."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = session.config.stash[NOT_RUN]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    # Each process has left out the same tests.
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Processes of ``-n auto``: one for each core, or with a GPU this process alone.
+
+    Each would take some of the GPU's memory, and a few tests need most of it. With enough,
+    ``-n 16`` works, as benchmarks/gpu_check.py has it, which runs those apart.
+    """
+    return 0 if gpu_status()[0] == "ok" else os.cpu_count() or 1
 
 
 def pytest_terminal_summary(terminalreporter, config):

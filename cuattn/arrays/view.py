@@ -119,7 +119,8 @@ def as_cupy(source: View) -> Any:
     bfloat16 appears as uint16 and float8 as uint8. CuPy has no read-only arrays: whoever writes
     checks `View.readonly` first.
     """
-    cupy = cupy_module()
+    import cupy
+
     dtype = cupy.dtype(_STORAGE.get(source.dtype, source.dtype))
     steps = zip(source.shape, source.strides, strict=True)
     elements = sum((n - 1) * step for n, step in steps if step > 0) + 1 if all(source.shape) else 0

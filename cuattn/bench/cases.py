@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..presets import PRESETS
 from ..records.record import Shape
@@ -87,6 +87,17 @@ DECODE = (
     decoding(64, 8, 4096),
     decoding(1, 32, 32768),
 )
+
+# What claims beside other libraries are about: grouped heads of a large model, which cuDNN's own
+# figures are of, and the papers' shape. Few, as each is timed in two states.
+COMPARISON = [
+    *(
+        replace(Case.square(1, 64, seqlen, 128, is_causal), num_kv_heads=8)
+        for seqlen, is_causal in ((4096, False), (16384, False), (16384, True))
+    ),
+    Case.square(4, 32, 4096, 128, False),
+]
+COMPARED = ("int8", "int8-block", "int8-fast", "fp16")
 
 EVERY_SCHEME = [Case.square(4, 32, seqlen, 128, False) for seqlen in (4096, 16384)]
 

@@ -1,4 +1,4 @@
-"""What this GPU can do at most: small kernels that only copy, read or multiply."""
+"""What this GPU can do at most, and where a call stands below it: the two axes of a roofline."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from ..arrays.device import current_device
 from ..choice.timing import ROUNDS, CleanL2, time_gpu
 from ..presets import resolve
 from ..records.record import Ceiling, Timing
+from . import prefill
 from .rate_kernels import rate_calls
 
-__all__ = ["best", "measure", "share", "tops_of"]
+__all__ = ["best", "intensity", "measure", "share", "tops_of"]
+
+BITS = {"int4": 4, "int8": 8, "fp8": 8, "fp16": 16}
 
 
 def measure(rounds: int = ROUNDS) -> list[Ceiling]:
@@ -60,3 +63,22 @@ def share(ceilings: Sequence[Ceiling], timing: Timing) -> float | None:
     rate = timing.tops if timing.gbps is None else timing.gbps
     most = tops_of(ceilings, timing.scheme) if timing.gbps is None else best(ceilings, "copy")
     return rate / most if most and rate else None
+
+
+def intensity(timing: Timing) -> float | None:
+    """Return operations for each byte that the kernel cannot but move; None if not known.
+
+    Attention to as many keys as queries reads codes of Q, K and V once and writes O in 16 bits, if
+    its caches are large enough. Decoding says itself what it reads.
+    """
+    if timing.gbps is not None:
+        if not timing.kernel_ms:
+            return None
+        return timing.operations / (timing.gbps * timing.kernel_ms * 1e6)
+    if timing.case != prefill.KIND:
+        return None
+    how = resolve(timing.scheme)
+    q_rows = timing.batch * timing.num_q_heads * timing.seqlen_q
+    kv_rows = timing.batch * timing.num_kv_heads * timing.seqlen_kv
+    bits = (q_rows + kv_rows) * BITS[how.qk] + kv_rows * BITS[how.pv] + 16 * q_rows
+    return timing.operations / (timing.head_dim * bits / 8)

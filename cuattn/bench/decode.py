@@ -10,8 +10,8 @@ from ..choice.timing import ROUNDS, CleanL2, time_gpu
 from ..records.record import Timing
 from ..reference.arrays import Progress
 from . import caches, ours
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
 from .inputs import noise, token_noise
 from .left_out import LeftOut

@@ -11,12 +11,11 @@ from ..presets import resolve
 from ..records.record import Accuracy
 from ..scheme import Scheme
 from . import caches, exact, ours
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
-from .gpu_memory import give_back
 from .inputs import inputs
-from .left_out import LeftOut
+from .left_out import LeftOut, give_back
 
 # A shape and the name of the distribution that is drawn.
 Point: TypeAlias = tuple[Case, str]

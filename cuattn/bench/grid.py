@@ -1,4 +1,4 @@
-"""The shapes of one run of `cuattn bench`."""
+"""The shapes of one run of `cuattn bench`, and the kernels that it takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from ..arrays.device import Target
+from ..compile.jit import Spec
 from ..errors import ArgumentError
-from ..kv_format import KV_HEAD_DIMS
+from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
+from ..kv_format import KV_HEAD_DIMS, KVFormat
+from ..plan.listing import attention_specs, rate_specs
 from ..reference.layout import pad_head_dim
+from ..specs.attention import Type
+from .caches import SCHEMES
 from .cases import CORE, DECODE, Case, decoding
 from .errors import Point
 
-__all__ = ["PARTS", "QUICK", "QUICK_ROUNDS", "Grid", "make"]
+__all__ = ["PARTS", "QUICK", "QUICK_ROUNDS", "Grid", "kernels", "make"]
 
 PARTS = ("ceilings", "prefill", "decode", "errors")
 
@@ -135,3 +141,30 @@ def _errors(head_dims: Sequence[int], of_caches: Sequence[int]) -> Iterator[Poin
     cases = [Case.square(1, 4, ERROR_TOKENS, head_dim, False) for head_dim in head_dims]
     cases += [decoding(1, 4, CACHE_ERROR_TOKENS, 16, head_dim) for head_dim in of_caches]
     yield from product(cases, DISTRIBUTIONS)
+
+
+def kernels(grid: Grid, schemes: Sequence[str], target: Target) -> list[Spec]:
+    """List the kernels of a grid, of those of its schemes that the target has kernels of.
+
+    Inputs are those of `cuattn.bench.inputs`: float16, and aligned at 16 bytes where their rows
+    are.
+    """
+    cases = [*grid.prefill, *grid.decode, *(case for case, _ in grid.errors)]
+    head_dims = dict.fromkeys(case.head_dim for case in cases if not case.decodes)
+    found: dict[Spec, None] = dict.fromkeys(rate_specs(target) if grid.ceilings else ())
+    for spec in attention_specs(schemes, head_dims, ["float16"], target):
+        if getattr(spec, "aligned", True):
+            found[spec] = None
+    for case in cases:
+        if case.decodes:
+            found.update(dict.fromkeys(_of_caches(case, target)))
+    return list(found)
+
+
+def _of_caches(case: Case, target: Target) -> Iterator[Spec]:
+    rows = case.num_q_heads // case.num_kv_heads
+    for options in SCHEMES.values():
+        kv_format = KVFormat(case.head_dim, options["bits"], options["bits"])
+        yield decode_spec(kv_format, Type.fp16, rows, target)
+        yield AppendSpec.of(kv_format, Type.fp16, aligned=True)
+    yield OffsetSpec(Type.fp16, case.head_dim, True)

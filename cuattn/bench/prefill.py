@@ -1,21 +1,39 @@
-"""Times of attention with as many queries as keys: ours and others', in turns."""
+"""Times of attention with as many queries as keys: ours and others', in turns.
+
+A run is bound once for each implementation; its calls are then timed one way or another, and rows
+made of the times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Literal, NamedTuple, TypeAlias
 
-from ..choice.timing import ROUNDS, time_gpu
+from ..choice.timing import ROUNDS, WARMUP, Median, time_gpu
 from ..records.record import Timing
+from ..records.rows import State
 from ..reference.arrays import Progress
 from . import ours
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
-from .inputs import noise
+from .inputs import noise, token_noise
 from .left_out import LeftOut
 
 KIND = "prefill"
+
+
+class Who(NamedTuple):
+    """Whose call it is, what it computes, and by which kernels."""
+
+    implementation: str
+    scheme: str
+    family: str
+
+
+# A call of someone: on quantized operands, or from float16.
+Call: TypeAlias = tuple[Who, Literal["kernel", "end_to_end"]]
 
 
 def bytes_needed(case: Case, implementations: int) -> int:
@@ -30,6 +48,7 @@ def timings(
     left_out: LeftOut,
     rounds: int = ROUNDS,
     progress: Progress | None = None,
+    warmup: int = WARMUP,
 ) -> Iterator[Timing]:
     """Yield the times of every scheme and baseline on one shape: kernel only, and end to end.
 
@@ -46,32 +65,61 @@ def timings(
         How often each is run.
     progress : callable, optional
         Called with (rounds done, rounds in all).
+    warmup : int
+        Rounds before these that do not count.
     """
-    q, k, v = (noise(case, seed) for seed in range(3))
+    runs = bind(case, schemes, present, left_out)
+    times = time_gpu(calls(runs), rounds=rounds, warmup=warmup, progress=progress)
+    yield from rows(case, runs, times)
+
+
+def bind(
+    case: Case, schemes: Sequence[str], present: Sequence[Baseline], left_out: LeftOut
+) -> dict[Who, ours.Run]:
+    """Return the calls of schemes and baselines on one shape, whose noise they share."""
+    q = noise(case, 0)
+    k, v = (token_noise(case, case.seqlen_kv, seed) for seed in (1, 2))
     runs = {
-        (ours.NAME, scheme, ours.family(scheme, case)): ours.prepare(q, k, v, case, scheme)
+        Who(ours.NAME, scheme, ours.family(scheme, case)): ours.prepare(q, k, v, case, scheme)
         for scheme in schemes
     }
     for baseline in present:
         run = baselines.bound(baseline, q, k, v, case, left_out)
         if run is not None:
-            runs[baseline.name, baseline.scheme, baselines.FAMILY] = run
-    functions = {}
+            runs[Who(baseline.name, baseline.scheme, baselines.FAMILY)] = run
+    return runs
+
+
+def calls(runs: Mapping[Who, ours.Run]) -> dict[Call, Callable[[], object]]:
+    """Return all that is to be timed: where the kernel is all there is, it is one call."""
+    found: dict[Call, Callable[[], object]] = {}
     for who, run in runs.items():
-        functions[who, "end_to_end"] = run.end_to_end
+        found[who, "end_to_end"] = run.end_to_end
         if run.kernel is not None and run.kernel is not run.end_to_end:
-            functions[who, "kernel"] = run.kernel
-    times = time_gpu(functions, rounds=rounds, progress=progress)
+            found[who, "kernel"] = run.kernel
+    return found
+
+
+def rows(
+    case: Case,
+    runs: Mapping[Who, ours.Run],
+    times: Mapping[Call, Median],
+    *,
+    kind: str = KIND,
+    state: State = "cold",
+    model: str | None = None,
+) -> Iterator[Timing]:
+    """Yield the rows of a record of the times of `calls`, or of those from float16 alone."""
     for who, run in runs.items():
         end_to_end = times[who, "end_to_end"]
-        kernel = times.get((who, "kernel"), end_to_end if run.kernel else None)
-        implementation, scheme, family = who
+        is_one = run.kernel is run.end_to_end
+        kernel = times.get((who, "kernel"), end_to_end if is_one else None)
         yield Timing(
             **asdict(case),
-            case=KIND,
-            implementation=implementation,
-            scheme=scheme,
-            family=family,
+            case=kind,
+            **who._asdict(),
+            state=state,
+            model=model,
             kernel_ms=kernel.ms if kernel else None,
             kernel_iqr_ms=kernel.iqr_ms if kernel else None,
             end_to_end_ms=end_to_end.ms,

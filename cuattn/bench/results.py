@@ -1,14 +1,22 @@
-"""What one run of `cuattn bench` found, as a JSON file."""
+"""What one run of `cuattn bench` found, as a JSON file, and versions of what took part."""
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 
-from ..common.typed_json import read, write
-from ..records.record import Accuracy, Ceiling, Timing
+import cuattn
 
-__all__ = ["Ceiling", "Results", "load", "save"]
+from ..common.typed_json import read, write
+from ..compile.nvrtc import nvrtc_version
+from ..records.record import Accuracy, Ceiling, Timing
+from .baselines import registry as baselines
+
+__all__ = ["PACKAGES", "Ceiling", "Results", "load", "save", "versions"]
+
+PACKAGES = ("numpy", "scipy", "cupy-cuda12x", "cupy-cuda13x", *baselines.PACKAGES)
 
 
 @dataclass
@@ -63,3 +71,22 @@ def load(path: Path) -> Results:
 def save(results: Results, path: Path) -> None:
     """Write results, whole or not at all; a figure that is not finite becomes null."""
     write(asdict(results), path)
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of this package, Python, driver, compiler, and packages installed."""
+    from cupy.cuda import runtime
+
+    driver = runtime.driverGetVersion()
+    found = {
+        "cuattn": cuattn.__version__,
+        "python": platform.python_version(),
+        "driver_cuda": f"{driver // 1000}.{driver % 1000 // 10}",
+        "nvrtc": "{}.{}".format(*nvrtc_version()),
+    }
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

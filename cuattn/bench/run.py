@@ -12,16 +12,14 @@ from ..compile.jit import precompile
 from ..errors import CuattnError
 from ..records.record import Accuracy, digest
 from ..reference.arrays import Progress
-from . import ceilings, decode, errors, exact, kernels, ours, prefill
-from .baselines import all as baselines
-from .baselines.all import Baseline
+from . import ceilings, decode, errors, exact, ours, prefill
+from .baselines import registry as baselines
+from .baselines.registry import Baseline
 from .cases import Case
 from .errors import Point
-from .gpu_memory import room_for
-from .grid import Grid
-from .left_out import LeftOut, in_a_line
-from .results import Results
-from .versions import versions
+from .grid import Grid, kernels
+from .left_out import LeftOut, in_a_line, room_for
+from .results import Results, versions
 
 __all__ = ["Task", "begun", "measure"]
 
@@ -90,7 +88,7 @@ def measure(
 
     facts = target(current_device().arch)
     schemes = ours.supported_schemes(grid.schemes, left_out)
-    specs = kernels.needed(grid, schemes, facts)
+    specs = kernels(grid, schemes, facts)
     precompile(specs, [facts.arch], progress=task(f"compiling {len(specs)} kernels"))
     if grid.ceilings:
         task("ceilings")

@@ -1,4 +1,4 @@
-"""Error and speed of everything that was measured on comparable inputs."""
+"""Error and speed of what was measured on comparable inputs, and the choices worth making."""
 
 from __future__ import annotations
 
@@ -8,11 +8,32 @@ from dataclasses import dataclass
 
 from ..records.record import Accuracy, Shape, Timing
 from . import prefill
-from .pareto import Point
 from .results import Results
 from .series import Series, end_to_end_tops, shape_of
 
-__all__ = ["Tradeoff", "tradeoffs"]
+__all__ = ["WORTH", "Point", "Tradeoff", "front", "tradeoffs"]
+
+# A slower choice has to have so many times less error: outputs in half precision, summed up in
+# another order, differ by about 1 %.
+WORTH = 1.02
+
+
+@dataclass(frozen=True)
+class Point:
+    """A choice.
+
+    Attributes
+    ----------
+    name : str
+    speed : float
+        More is better.
+    error : float
+        Less is better.
+    """
+
+    name: str
+    speed: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,18 @@ class Tradeoff:
     errors_on: Shape
     timed_on: Shape
     points: dict[Series, Point]
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other beats in both speed and error, the fastest first.
+
+    A point that is slower than another and not `WORTH` more accurate counts as beaten.
+    """
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.speed, p.error)):
+        if not found or point.error * WORTH < found[-1].error:
+            found.append(point)
+    return found
 
 
 def tradeoffs(results: Results) -> Iterator[Tradeoff]:

@@ -1,10 +1,11 @@
-"""Time on the GPU's own clock, from a cold L2 cache; and time that a call keeps the host."""
+"""Time on the GPU's own clock, from a cold L2 cache or of calls in a row; and time of the host."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,11 @@ FLUSH_BYTES = 1 << 30
 SUMS = 4096
 
 ROUNDS, WARMUP = 30, 5
+
+# Calls in a row take so many seconds in all; clocks have settled after the first of them.
+SUSTAINED_S, SETTLE_S = 0.3, 0.1
+# Parts of the rest that are timed apart, to see how much they differ.
+PARTS = 8
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -111,12 +117,14 @@ def time_gpu(
     warmup: int = WARMUP,
     flush: Callable[[], Callable[[], None]] = ColdL2,
     progress: Progress | None = None,
+    order_seed: int | None = None,
 ) -> dict[Name, Median]:
     """Time functions that enqueue work on the current stream, each from a cold L2 cache.
 
-    A round runs every function once, and each round starts with the next one, so that clocks that
-    drift and heat that builds up meet all of them alike. Before each, what `flush` makes fills the
-    cache.
+    A round runs every function once, so that clocks that drift and heat that builds up meet all of
+    them alike. Each round starts with the next one, or, with `order_seed`, has them in an order of
+    its own at random, so that none has the same neighbour again and again. Before each, what
+    `flush` makes fills the cache.
     `progress` is called between rounds.
     """
     names = list(functions)
@@ -124,10 +132,14 @@ def time_gpu(
         return {}
     fill_l2 = flush()
     seconds: dict[Name, list[float]] = {name: [] for name in names}
+    rng = None if order_seed is None else np.random.default_rng(order_seed)
     for count in range(-warmup, rounds):
         first = count % len(names)
+        order = [*range(first, len(names)), *range(first)]
+        if rng is not None:
+            order = rng.permutation(len(names)).tolist()
         stamps = []
-        for name in names[first:] + names[:first]:
+        for name in (names[i] for i in order):
             fill_l2()
             start = Stamp()
             functions[name]()
@@ -138,6 +150,57 @@ def time_gpu(
             if progress is not None:
                 progress(count + 1, rounds)
     return {name: Median.of(values) for name, values in seconds.items()}
+
+
+def time_sustained(
+    functions: Mapping[Name, Callable[[], object]],
+    *,
+    seconds: float = SUSTAINED_S,
+    settle: float = SETTLE_S,
+    neutral: Callable[[], Callable[[], None]] = ColdL2,
+    order_seed: int = 0,
+) -> dict[Name, Median]:
+    """Time functions that enqueue work on the current stream, many calls of each in a row.
+
+    Parameters
+    ----------
+    functions : mapping of name to callable
+        Taken one after the other, in a random order.
+    seconds : float
+        Of GPU time that the calls of each take in all.
+    settle : float
+        Of these, what goes by before times count: clocks sink under load until they are steady.
+    neutral : callable
+        Makes what runs before each function, so that it does not begin with the clocks of another.
+    order_seed : int
+        Of the order.
+
+    Returns
+    -------
+    dict of name to Median
+        Of one call: the median over `PARTS` stretches of the calls.
+    """
+    names = list(functions)
+    rest = neutral()
+    found: dict[Name, Median] = {}
+    for i in np.random.default_rng(order_seed).permutation(len(names)).tolist():
+        function = functions[names[i]]
+        rest()
+        function()
+        start = Stamp()
+        function()
+        single = max(Stamp() - start, 1e-7)
+        for _ in range(int(settle / single)):
+            function()
+        calls = max(1, round((seconds - settle) / single / PARTS))
+        stamps = [Stamp()]
+        for _ in range(PARTS):
+            for _ in range(calls):
+                function()
+            stamps.append(Stamp())
+        stretches = [(end - start) / calls for start, end in pairwise(stamps)]
+        found[names[i]] = Median.of(stretches)
+    return {name: found[name] for name in names}
 
 
 def time_host(function: Callable[[], object], *, calls: int = 50, rounds: int = 20) -> Median:
@@ -154,3 +217,31 @@ def time_host(function: Callable[[], object], *, calls: int = 50, rounds: int = 
             seconds.append((time.perf_counter() - start) / calls)
     cupy.cuda.get_current_stream().synchronize()
     return Median.of(seconds)
+
+
+class Graph:
+    """Calls captured on CuPy's current stream, which is not the default one.
+
+    Parameters
+    ----------
+    function : callable
+        Called once before, which loads its kernels.
+    calls : int
+        How many of it are captured.
+    """
+
+    def __init__(self, function: Callable[[], object], calls: int = 1) -> None:
+        import cupy
+
+        self._stream = cupy.cuda.get_current_stream()
+        self._pool = cupy.cuda.MemoryPool()  # its own: nobody else is given its memory
+        with cupy.cuda.using_allocator(self._pool.malloc):
+            function()
+            self._stream.begin_capture()
+            for _ in range(calls):
+                function()
+            self._graph = self._stream.end_capture()
+
+    def launch(self) -> None:
+        """Enqueue the calls."""
+        self._graph.launch(self._stream)

@@ -11,7 +11,6 @@ from ..choice.scheme_plan import plan_schemes
 from . import inputs, setting
 from .options import between, check_folder
 from .progress import Bar
-from .threads import one_blas_thread
 
 __all__ = ["add_to"]
 
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     options = setting.keywords(args)
     given = inputs.inputs(args)
     print(setting.headline(args), flush=True)
-    with Bar() as bar, one_blas_thread():
+    with Bar() as bar:
         plan = plan_schemes(
             {x.name: (x.q, x.k, x.v) for x in given},
             **options,

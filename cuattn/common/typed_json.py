@@ -11,7 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ArgumentError
 
-__all__ = ["finite", "read", "typed", "write"]
+__all__ = ["ADDED", "finite", "read", "typed", "write"]
+
+# Metadata of a dataclass's field that older files lack: its default stands for it then.
+ADDED = {"added": True}
 
 
 def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
@@ -55,7 +58,8 @@ def typed(value: Any, kind: Any, where: str) -> Any:
         Of JSON's own types.
     kind : type
         str, int, float, bool, ``Literal[...]`` of these, ``list[...]``, ``dict[str, ...]``, a
-        dataclass whose fields are such types, or one of these ``| None``.
+        dataclass whose fields are such types, or one of these ``| None``. Fields with the metadata
+        `ADDED` may be missing.
     where : str
         Place of the value, named in the error.
 
@@ -101,10 +105,13 @@ def finite(value: Any) -> Any:
 def _fields(value: Any, kind: Any, where: str) -> Any:
     given = typed(value, dict, where)
     wanted = [f.name for f in fields(kind)]
-    if sorted(given) != sorted(wanted):
+    needed = {f.name for f in fields(kind) if not f.metadata.get("added")}
+    if not needed <= given.keys() <= set(wanted):
         raise ArgumentError(where, sorted(given), f"an object with the keys {sorted(wanted)}")
     hints = get_type_hints(kind)
-    values = {name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted}
+    values = {
+        name: typed(given[name], hints[name], f"{where}.{name}") for name in wanted if name in given
+    }
     try:
         return kind(**values)
     except ArgumentError as error:

@@ -11,7 +11,7 @@ from ..arrays.caller import device_of
 from ..arrays.host import heads_first, look_on_host, to_host
 from ..arrays.view import CPU, Array
 from ..common.sizes import ceil_div
-from ..emulation.attention import delivered, output_on_host
+from ..emulation.arrays import delivered, output_on_host
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
 from ..reference.arrays import whole_counts

@@ -1,17 +1,19 @@
 """The record of a GPU run: its form, and whether it still speaks for the code at hand.
 
-`make gpu-check` writes one JSON file for each GPU into benchmarks/records/. The digest in it covers
-the kernels and every module that takes part in a launch, so that a record of other code shows.
+`make gpu-check` writes one JSON file for each GPU into benchmarks/records/. Each phase of the check
+has a digest in it of the kernels that it launches and of the modules that take part in that, so
+that findings of other code show, and only these have to be made anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..common.typed_json import read, write
-from .digest import digest
+from ..common.typed_json import ADDED, read, write
+from .digest import digest, phase_digests
 from .rows import Accuracy, Ceiling, FirstCall, Shape, Timing
 
 __all__ = [
@@ -19,13 +21,16 @@ __all__ = [
     "Ceiling",
     "Counts",
     "FirstCall",
+    "PhaseRun",
     "Record",
     "Sanitizer",
     "Shape",
     "Status",
     "Timing",
+    "TimingMethod",
     "digest",
     "load",
+    "phase_digests",
     "problems",
     "records",
     "save",
@@ -52,14 +57,62 @@ class Sanitizer:
     racecheck: int | None = None
 
 
+@dataclass(frozen=True)
+class PhaseRun:
+    """A phase's last run.
+
+    Attributes
+    ----------
+    digest : str
+        Of the part of the code that the phase depends on, from `phase_digests`.
+    seconds : float
+        Wall clock.
+    left_out : str, optional
+        Why it has nothing to say: what it needs is not installed.
+    failed : str, optional
+        What went wrong, if it did not come to its end.
+    """
+
+    digest: str
+    seconds: float
+    left_out: str | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class TimingMethod:
+    """How times are taken of the cases "comparison" and "model".
+
+    Attributes
+    ----------
+    rounds, warmup : int
+        Single calls of each that count, and before these.
+    order_seed : int
+        Of the random order in which all take turns in a round.
+    flush_bytes, neutral_calls : int
+        What is written between two calls, whose own it replaces in the L2 cache, and how often:
+        clocks recover meanwhile from a kernel that draws much power, as float16 products do.
+    sustained_s, settle_s : float
+        Seconds of GPU time of calls in a row, and how many of them go by before times count.
+    """
+
+    rounds: int
+    warmup: int
+    order_seed: int
+    flush_bytes: int
+    neutral_calls: int
+    sustained_s: float
+    settle_s: float
+
+
 @dataclass
 class Record:
-    """All that one GPU has been seen to do with one state of the code.
+    """All that one GPU has been seen to do.
 
     Parameters
     ----------
     digest : str
-        `digest()` of the code that ran.
+        `digest()` of the code of the last run.
     gpu : str
         Name of the GPU, as the driver gives it.
     versions : dict of str to str
@@ -70,6 +123,10 @@ class Record:
         Which tests failed and why, if it was not for want of something in the code.
     tests, sanitizer, accuracy, timings, ceilings, first_calls
         What each phase of the check found; None or empty until it has run.
+    phases : dict of str to PhaseRun
+        When each ran last, by its name. Records from before there were any have none.
+    method : TimingMethod, optional
+        Of the timings that say cold or sustained.
     """
 
     digest: str
@@ -83,15 +140,25 @@ class Record:
     timings: list[Timing] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     first_calls: list[FirstCall] = field(default_factory=list)
+    phases: dict[str, PhaseRun] = field(default_factory=dict, metadata=ADDED)
+    method: TimingMethod | None = field(default=None, metadata=ADDED)
 
-    def state(self, now: str) -> State:
-        """Return how the record relates to code of digest `now`.
+    def outdated(self, now: Mapping[str, str]) -> list[str]:
+        """Return the phases that have not run to their end with code of these digests."""
+        return [name for name in now if not self._speaks_for(name, now[name])]
+
+    def state(self, now: Mapping[str, str]) -> State:
+        """Return how the record relates to code whose phases have the digests `now`.
 
         "current" is of that code, "stale" of older code with the reason given, "outdated" without.
         """
-        if self.digest == now:
+        if not self.outdated(now):
             return "current"
         return "stale" if self.stale and self.stale.strip() else "outdated"
+
+    def _speaks_for(self, phase: str, digest: str) -> bool:
+        ran = self.phases.get(phase)
+        return ran is not None and ran.digest == digest and ran.failed is None
 
 
 @dataclass(frozen=True)
@@ -109,7 +176,7 @@ class Status:
         about = {
             "current": "of this very code",
             "stale": f"of older code ({self.record.stale})",
-            "outdated": "of other code, no reason given",
+            "outdated": "of other code in part or whole, no reason given",
         }[self.state]
         return f"{self.record.gpu}, {about}: {'; '.join([ran, *found])}"
 
@@ -142,7 +209,7 @@ def save(record: Record, path: Path) -> None:
 
 def status() -> list[Status]:
     """Return what each committed record is worth for the code at hand."""
-    now = digest()
+    now = phase_digests()
     loaded = [(path, load(path)) for path in records()]
     return [Status(path, record, record.state(now)) for path, record in loaded]
 
@@ -150,10 +217,12 @@ def status() -> list[Status]:
 def problems(record: Record) -> list[str]:
     """Return what keeps a record from standing beside the code at hand, one line each."""
     found = []
-    if record.state(digest()) == "outdated":
+    now = phase_digests()
+    if record.state(now) == "outdated":
         found.append(
-            "its digest is not that of kernels_cu/ and the launch code: run make gpu-check again, "
-            "or say why it cannot be run with benchmarks/gpu_check.py --stale 'REASON'"
+            f"outdated, of other kernels or launch code: {', '.join(record.outdated(now))}; run "
+            "make gpu-check, which makes these anew, or say why it cannot be run with "
+            "benchmarks/gpu_check.py --stale 'REASON'"
         )
     if record.tests is None:
         found.append("the tests have not run")

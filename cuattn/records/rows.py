@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ..common.typed_json import ADDED
 from ..reference import arrays
 from ..reference.masking import operations
 
-__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "Timing"]
+__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "State", "Timing"]
+
+State = Literal["cold", "sustained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,24 @@ class Accuracy(Shape):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing(Shape):
-    """Median times of one case, with inter-quartile ranges; null where a figure does not apply."""
+    """Median times of one case, with inter-quartile ranges; null where a figure does not apply.
+
+    Attributes
+    ----------
+    case : str
+        What is timed: benchmarks/records/README.md lists the cases.
+    implementation, scheme, family : str
+        Whose call, what it computes, and by which kernels.
+    kernel_ms, end_to_end_ms : float, optional
+        Of a call on quantized operands, and from float16 inputs; GPU time in milliseconds.
+    tops, gbps : float, optional
+        Speed of the former.
+    state : {"cold", "sustained"}
+        Of the GPU: single calls, each behind a flush of the L2 cache; or calls in a row for so long
+        that its clocks have settled.
+    model : str, optional
+        Whose shape it is, in rows of the case "model".
+    """
 
     case: str
     implementation: str
@@ -47,6 +67,8 @@ class Timing(Shape):
     end_to_end_iqr_ms: float | None = None
     tops: float | None = None
     gbps: float | None = None
+    state: State = field(default="cold", metadata=ADDED)
+    model: str | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True)

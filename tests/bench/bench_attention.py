@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from cuattn.bench.baselines.all import BASELINES
+from cuattn.bench.baselines.registry import BASELINES
 from cuattn.bench.ceilings import tops_of
 from cuattn.bench.grid import make
 from cuattn.bench.inputs import noise

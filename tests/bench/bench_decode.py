@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from cuattn.bench.baselines.all import BASELINES
+from cuattn.bench.baselines.registry import BASELINES
 from cuattn.bench.caches import SCHEMES, filled
 from cuattn.bench.ceilings import best
 from cuattn.bench.decode import KIND, attend, copy

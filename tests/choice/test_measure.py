@@ -187,6 +187,7 @@ def test_gpu_is_measured_and_timed(qkv, layout):
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 def test_what_the_host_takes_is_not_in_the_time(monkeypatch):
     import cupy
 

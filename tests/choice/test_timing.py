@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cuattn.bench.graphs import Graph
 from cuattn.choice import timing
-from cuattn.choice.timing import CleanL2, time_gpu
+from cuattn.choice.timing import CleanL2, Graph, time_gpu
 
 MEMORY = 1 << 24
 
@@ -100,3 +99,48 @@ def test_a_graph_is_of_so_many_calls_behind_one_that_loads_them(monkeypatch):
     assert events == ["call", "begin", "call", "call", "call"]
     graph.launch()
     assert events[5:] == [True]
+
+
+def test_a_random_order_is_that_of_its_seed(clock):
+    def orders(seed):
+        ran = []
+        functions = {name: (lambda name=name: ran.append(name)) for name in range(6)}
+        time_gpu(functions, rounds=4, warmup=1, flush=lambda: int, order_seed=seed)
+        return [ran[i : i + 6] for i in range(0, len(ran), 6)]
+
+    rounds = orders(1)
+    assert all(sorted(some) == list(range(6)) for some in rounds)
+    assert len({tuple(some) for some in rounds}) == 5
+    assert orders(1) == rounds
+    assert orders(2) != rounds
+
+
+def test_calls_in_a_row_are_timed_when_clocks_have_settled(clock):
+    calls = {"fast": 0, "slow": 0}
+    rested = []
+
+    def function(name, ms):
+        def run():
+            calls[name] += 1
+            # Of a call that begins before 0.1 s have gone by the clock is higher.
+            clock.takes(ms * (0.5 if calls[name] * ms < 50 else 1.0) * 1e-3)
+
+        return run
+
+    def neutral():
+        return lambda: rested.append(dict(calls))
+
+    functions = {"slow": function("slow", 10.0), "fast": function("fast", 1.0)}
+    times = timing.time_sustained(functions, seconds=0.3, settle=0.1, neutral=neutral)
+    assert list(times) == ["slow", "fast"]
+    assert {name: round(x.ms, 6) for name, x in times.items()} == {"slow": 10.0, "fast": 1.0}
+    assert all(x.iqr_ms < 1e-9 for x in times.values())
+    assert len(rested) == 2
+    # Each takes about the seconds asked for, whatever a call takes.
+    assert 20 <= calls["slow"] <= 70
+    assert 200 <= calls["fast"] <= 700
+
+
+def test_a_call_that_is_longer_than_all_the_time_is_made_all_the_same(clock):
+    times = timing.time_sustained({"long": lambda: clock.takes(2.0)}, neutral=lambda: int)
+    assert times["long"].ms == 2000.0

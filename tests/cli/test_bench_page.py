@@ -7,9 +7,8 @@ import pytest
 from helpers.bench_results import HEAD_DIMS, IQR, LENGTHS, changed, nothing, results
 from html_pages import BROWSER, Page, has_its_own_colors, is_shown_as_it_should_be, is_sound
 
-from cuattn.bench.ceilings import share
+from cuattn.bench.ceilings import intensity, share
 from cuattn.bench.compare import compare
-from cuattn.bench.intensity import intensity
 from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.bench.tradeoff import tradeoffs
 from cuattn.cli.bench import page as bench_page

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import stand_ins as libraries
 
-from cuattn.bench.baselines import all as baselines
-from cuattn.bench.baselines import cudnn_fp8, flash_infer
-from cuattn.bench.baselines.all import BASELINES
+from cuattn.bench.baselines import flash_infer, fp8
+from cuattn.bench.baselines import registry as baselines
+from cuattn.bench.baselines.registry import BASELINES
 from cuattn.bench.cases import Case
 from cuattn.reference import exact, metrics
 from tools.tables import names
@@ -63,10 +63,10 @@ def install(monkeypatch, modules):
 @pytest.fixture(autouse=True)
 def pytorch(monkeypatch):
     install(monkeypatch, libraries.pytorch())
-    for kept in (flash_infer._workspace, cudnn_fp8._graph, cudnn_fp8._handle):
+    for kept in (flash_infer._workspace, fp8._graph, fp8._handle):
         kept.cache_clear()
     yield
-    for kept in (flash_infer._workspace, cudnn_fp8._graph, cudnn_fp8._handle):
+    for kept in (flash_infer._workspace, fp8._graph, fp8._handle):
         kept.cache_clear()
 
 

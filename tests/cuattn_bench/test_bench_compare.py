@@ -10,10 +10,10 @@ from helpers.bench_results import changed, nothing, results
 
 from cuattn.bench import drift
 from cuattn.bench import results as bench_results
-from cuattn.bench.baselines.all import BASELINES
+from cuattn.bench.baselines.registry import BASELINES
 from cuattn.bench.compare import compare
 from cuattn.bench.drift import Drift, standard_error
-from cuattn.bench.pareto import Point, front
+from cuattn.bench.tradeoff import Point, front
 from cuattn.cli.bench import changes as bench_changes
 from cuattn.presets import PRESETS
 

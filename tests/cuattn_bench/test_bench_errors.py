@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cuattn.bench import caches, errors, exact, gpu_memory
+from cuattn.bench import caches, errors, exact, left_out
 from cuattn.bench.cases import Case, decoding
-from cuattn.bench.gpu_memory import GIB, room_for
+from cuattn.bench.left_out import GIB, room_for
 from cuattn.bench.ours import Run
 from cuattn.presets import PRESETS
 from cuattn.reference import exact as reference
@@ -104,7 +104,7 @@ def given_back(monkeypatch):
     runtime = SimpleNamespace(memGetInfo=lambda: (4 * GIB, 8 * GIB))
     sys.modules["cupy"].cuda = SimpleNamespace(runtime=runtime)
     times = []
-    monkeypatch.setattr(gpu_memory, "give_back", lambda: times.append(1))
+    monkeypatch.setattr(left_out, "give_back", lambda: times.append(1))
     return times
 
 

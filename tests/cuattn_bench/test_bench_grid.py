@@ -3,7 +3,7 @@
 import pytest
 
 from cuattn.arrays.device import TARGETS
-from cuattn.bench import grid, kernels
+from cuattn.bench import grid
 from cuattn.bench.cases import CORE, DECODE, PREFILL, SCHEMES
 from cuattn.bench.grid import PARTS, QUICK, make
 from cuattn.errors import ArgumentError
@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_refused(options, message):
 def test_kernels_of_a_grid_are_listed_once(arch):
     facts = TARGETS[arch]
     schemes = [scheme.name for scheme in supported(facts) if scheme.name in SCHEMES]
-    listed = kernels.needed(make(), schemes, facts)
+    listed = grid.kernels(make(), schemes, facts)
     assert len(set(listed)) == len(listed)
     sources = {spec.source for spec in listed}
     assert sources >= {"quantize.cu", "stats.cu", "decode.cu", "append.cu", "offsets.cu"}
@@ -108,9 +108,9 @@ def test_kernels_of_a_grid_are_listed_once(arch):
 
 def test_kernels_of_one_part_are_its_own():
     facts = TARGETS["90a"]
-    of_caches = kernels.needed(make(parts=["decode"]), CORE, facts)
+    of_caches = grid.kernels(make(parts=["decode"]), CORE, facts)
     assert {x.source for x in of_caches} == {"decode.cu", "append.cu", "offsets.cu"}
-    of_ceilings = kernels.needed(make(parts=["ceilings"]), CORE, facts)
+    of_ceilings = grid.kernels(make(parts=["ceilings"]), CORE, facts)
     assert {x.source for x in of_ceilings} == {
         "memory_rate.cu",
         "mma_rate_sm80.cu",

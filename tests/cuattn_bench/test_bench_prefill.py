@@ -1,13 +1,16 @@
 """Rows of prefill that a run yields, with kernels and times made up."""
 
+import dataclasses
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from cuattn.bench import prefill
+from cuattn.bench import inputs, prefill
 from cuattn.bench.cases import Case
 from cuattn.bench.ours import Run
-from cuattn.choice.timing import Median
+from cuattn.choice.timing import WARMUP, Median
 
 CASE = Case.square(1, 2, 64, 32, True)
 
@@ -27,8 +30,8 @@ def rows(monkeypatch):
     def show(*at):
         shown.append(at)
 
-    def time_gpu(functions, *, rounds, progress):
-        assert rounds == 7
+    def time_gpu(functions, *, rounds, warmup, progress):
+        assert (rounds, warmup) == (7, WARMUP)
         progress(3, 7)
         return {name: Median(0.5 if name[1] == "kernel" else 1.0, 0.1) for name in functions}
 
@@ -40,6 +43,7 @@ def rows(monkeypatch):
 
     runs = {"int8": Run(call, quantizing), "int4": Run(None, quantizing), "fp16": Run(call, call)}
     monkeypatch.setattr(prefill, "noise", lambda case, seed: None)
+    monkeypatch.setattr(prefill, "token_noise", lambda case, tokens, seed: None)
     monkeypatch.setattr(prefill, "time_gpu", time_gpu)
     monkeypatch.setattr(prefill.ours, "family", lambda scheme, case: "attention_mma")
     monkeypatch.setattr(prefill.ours, "prepare", lambda q, k, v, case, scheme: runs[scheme])
@@ -76,3 +80,32 @@ def test_rows_are_of_schemes_and_of_baselines_that_work(rows):
     assert all(
         (row.case, row.seqlen_q, row.is_causal) == ("prefill", 64, True) for row in rows.values()
     )
+
+
+def test_rows_say_the_state_of_the_gpu_and_whose_shape_it_is():
+    run = Run(lambda: None, lambda: None)
+    who = prefill.Who("cuattn", "int8", "attention_mma")
+    times = {(who, "end_to_end"): Median(2.0, 0.1)}
+    (row,) = prefill.rows(CASE, {who: run}, times, kind="model", state="sustained", model="A")
+    assert (row.case, row.state, row.model) == ("model", "sustained", "A")
+    # Only the call from float16 was timed.
+    assert (row.kernel_ms, row.tops, row.end_to_end_ms) == (None, None, 2.0)
+
+
+def test_query_heads_share_heads_of_k_and_v(monkeypatch):
+    sizes = []
+
+    def drawn(shape, seed):
+        return np.zeros(shape, np.float16)
+
+    def prepare(q, k, v, case, scheme):
+        sizes.append([x.shape for x in (q, k, v)])
+        return Run(None, lambda: None)
+
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    monkeypatch.setattr(inputs, "_drawn", drawn)
+    monkeypatch.setattr(prefill.ours, "family", lambda scheme, case: "attention_mma")
+    monkeypatch.setattr(prefill.ours, "prepare", prepare)
+    case = dataclasses.replace(CASE, batch=3, num_q_heads=4)
+    prefill.bind(case, ["int8"], [], lambda what, why: None)
+    assert sizes == [[(3, 4, 64, 32), (3, 2, 64, 32), (3, 2, 64, 32)]]

@@ -1,7 +1,5 @@
 """The pages about extending the project are true: their steps work, one after the other."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from page_steps import copy_of_the_project, edited, take
 
@@ -12,21 +10,10 @@ pytest.importorskip("cupy")  # both pages compile kernels
 PAGES = {"howto/add-a-scheme.md": 9, "howto/add-a-kernel-family.md": 11}
 
 
-@pytest.fixture(scope="module")
-def taken(tmp_path_factory):
-    """The pages' steps, taken side by side: most are commands, which this process waits for."""
-    with ThreadPoolExecutor(len(PAGES)) as pool:
-        yield {page: pool.submit(steps_of, page, tmp_path_factory.mktemp("copy")) for page in PAGES}
-
-
-def steps_of(page, folder):
-    copy_of_the_project(folder)
-    return take(page, folder)
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_steps_of_the_page_work(page, taken):
-    assert taken[page].result() >= PAGES[page]
+def test_steps_of_the_page_work(page, tmp_path):
+    copy_of_the_project(tmp_path)
+    assert take(page, tmp_path) >= PAGES[page]
 
 
 def test_an_edit_fits_in_one_place():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from cuattn.reference.layout import pad_head_dim
+
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -42,3 +44,24 @@ MEMORY = {
         lambda xp: xp.asarray(np.ascontiguousarray(x[:, :, ::-1]))[:, :, ::-1]
     ),
 }
+
+
+# What matters of a size or a place, for tests with the mark `covering`.
+def is_padded(head_dim):
+    """Whether channels are added to those of the inputs."""
+    return pad_head_dim(head_dim) != head_dim
+
+
+def is_ragged(tokens):
+    """Whether the last block of keys, or half a block, is not whole."""
+    return tokens % 64 != 0
+
+
+def is_long(tokens):
+    """Whether there are blocks to go through one after the other."""
+    return tokens > 128
+
+
+def is_aligned(memory):
+    """Whether rows begin at whole vectors."""
+    return not memory.startswith("odd")

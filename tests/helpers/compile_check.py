@@ -40,7 +40,7 @@ def complaints(specs, arch, bounds):
     """
     checked_arch(arch)  # loads the compiler, which several threads must not do at the same time
     bounds = {spec: bounds(spec) for spec in specs}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_threads()) as pool:
         compiled = pool.map(lambda spec: compile_cubin(spec.source, spec, arch), bounds)
         cubins = dict(zip(bounds, compiled, strict=True))
         counts = _counted(
@@ -53,6 +53,12 @@ def complaints(specs, arch, bounds):
         for spec, cubin in cubins.items()
         for problem in problems(cubin, counts=counts.get(spec), **bounds[spec])
     )
+
+
+def _threads():
+    """Cores that a process has to itself: where tests run in several, these share them."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 def _counted(images, arch, pool):

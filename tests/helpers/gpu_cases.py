@@ -51,6 +51,14 @@ MMA_SCHEMES = [name for name, how in SCHEMES.items() if "fp8" not in (how.qk, ho
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 every_preset = pytest.mark.parametrize("scheme", [name for name in SCHEMES if name in PRESETS])
 
+# What matters of (queries, keys): whether rows see nothing under a mask, and whether blocks of
+# keys, and rows of a warpgroup, are whole.
+OF_LENGTHS = (
+    lambda seqlens: seqlens[0] > seqlens[1],
+    lambda seqlens: seqlens[1] % 128 == 0,
+    lambda seqlens: seqlens[0] % 64 == 0,
+)
+
 DTYPES = ("float16", "bfloat16", "float32")
 
 # Half a unit in the last place, relative.

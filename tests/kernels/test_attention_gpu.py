@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.gpu_cases import (
     DTYPES,
+    OF_LENGTHS,
     SCHEMES,
     _kernels,  # noqa: F401
     assert_close,
@@ -45,6 +46,7 @@ LENGTHS = [
 HEADS = [(2, 2), (4, 2), (3, 1)]
 
 
+@pytest.mark.covering
 @every_scheme
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -58,6 +60,7 @@ def test_attention_matches_emulation(rng, scheme, head_dim, is_causal):
         check(run(arrays, scheme, is_causal=is_causal), arrays, scheme, is_causal=is_causal)
 
 
+@pytest.mark.covering
 @every_scheme
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_dim", [64, 128])
@@ -70,6 +73,7 @@ def test_every_type_is_taken_and_returned(rng, scheme, dtype, head_dim):
     check((o, lse), arrays, scheme, scale=0.2)
 
 
+@pytest.mark.covering(seqlens=OF_LENGTHS)
 @every_scheme
 @pytest.mark.parametrize("seqlens", LENGTHS, ids=str)
 def test_every_length_under_the_mask(rng, scheme, seqlens):
@@ -144,6 +148,7 @@ MEMORY = [
 ]
 
 
+@pytest.mark.covering
 @every_preset
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("which", range(4), ids=["q", "k", "v", "out"])

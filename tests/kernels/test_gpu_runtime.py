@@ -32,6 +32,7 @@ def test_work_is_ordered_on_the_current_stream(cupy, rng, scheme):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.alone
 def test_nothing_waits_for_the_gpu(cupy, rng):
     q, k, v = arrays(rng)
     stream = cupy.cuda.Stream(non_blocking=True)

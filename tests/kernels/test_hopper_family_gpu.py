@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.gpu_cases import (
     MMA_SCHEMES,
+    OF_LENGTHS,
     SCHEMES,
     _kernels,  # noqa: F401
     assert_close,
@@ -56,6 +57,7 @@ EDGES = [
 ]
 
 
+@pytest.mark.covering(seqlens=OF_LENGTHS)
 @every_scheme
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("seqlens", EDGES, ids=str)
@@ -80,6 +82,7 @@ def test_rows_that_see_nothing(rng, scheme, seqlens):
     check((o, lse), arrays, scheme, is_causal=True)
 
 
+@pytest.mark.covering
 @every_scheme
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize(("batch", "heads"), [(1, (1, 1)), (7, (9, 3)), (5, (40, 8))])
@@ -89,6 +92,7 @@ def test_fewer_and_more_items_than_multiprocessors(rng, scheme, is_causal, batch
     check(run(arrays, scheme, is_causal=is_causal), arrays, scheme, is_causal=is_causal)
 
 
+@pytest.mark.covering
 @every_scheme
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
@@ -109,6 +113,7 @@ def test_runs_are_bit_identical(rng, scheme, is_causal):
     assert_runs_are_bit_identical(arrays, scheme, times=10, is_causal=is_causal)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheme", MMA_SCHEMES)
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -158,6 +163,7 @@ def of_one_token(cupy, x):
 ARRANGEMENTS = [broadcast_heads, broadcast_batch, rows_that_overlap, packed, odd, of_one_token]
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheme", [n for n, how in SCHEMES.items() if how.pv == "fp16"])
 @pytest.mark.parametrize("arrange", ARRANGEMENTS)
 @pytest.mark.parametrize("which", range(3), ids="qkv")
@@ -206,6 +212,7 @@ def ones(cupy, seqlen, value=1.0, head_dim=64):
     return cupy.full((1, 1, seqlen, head_dim), value, np.float32)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("seqlen_kv", [66_000, INTEGER_O_KEYS, INTEGER_O_KEYS + 1, 150_000])
 @pytest.mark.parametrize("value", [3.0, -3.0])
 @pytest.mark.parametrize("head_dim", [64, 256])
@@ -226,6 +233,7 @@ def test_largest_sums_of_very_many_keys(cupy, seqlen_kv, value, head_dim):
     np.testing.assert_allclose(on_host(lse), wanted, atol=DRIFT)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("half", [30_000, 33_000, 80_000])
 @pytest.mark.parametrize("seen_first", [True, False])
 @pytest.mark.parametrize("value", [2.0, -2.0])

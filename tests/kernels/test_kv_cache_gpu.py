@@ -98,6 +98,7 @@ def test_work_is_ordered_on_the_stream(cupy, rng):
         np.testing.assert_array_equal(on_host(found), o)
 
 
+@pytest.mark.alone
 def test_nothing_waits_for_the_gpu(cupy, rng):
     stream = cupy.cuda.Stream(non_blocking=True)
     for page_size in (0, 16):

@@ -161,6 +161,7 @@ def test_many_heads_and_batches(rng):
     assert np.abs(o - truth).sum() <= 0.02 * np.abs(truth).sum()
 
 
+@pytest.mark.alone
 def test_addresses_beyond_32_bits(cupy):
     """Eight gigabytes of V, of which the last head counts."""
     free, _ = cupy.cuda.runtime.memGetInfo()

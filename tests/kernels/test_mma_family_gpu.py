@@ -6,6 +6,7 @@ import pytest
 from helpers.gpu_cases import (
     DTYPES,
     MMA_SCHEMES,
+    OF_LENGTHS,
     SCHEMES,
     _kernels,  # noqa: F401
     assert_runs_are_bit_identical,
@@ -51,6 +52,7 @@ def test_this_family_serves():
     assert isinstance(spec, AttentionSpec)
 
 
+@pytest.mark.covering
 @every_scheme
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -64,6 +66,7 @@ def test_attention_matches_emulation(rng, scheme, head_dim, is_causal):
         check(run(arrays, scheme, is_causal=is_causal), arrays, scheme, is_causal=is_causal)
 
 
+@pytest.mark.covering(seqlens=OF_LENGTHS)
 @every_scheme
 @pytest.mark.parametrize("seqlens", LENGTHS, ids=str)
 @pytest.mark.parametrize("is_causal", [False, True])

@@ -2,14 +2,23 @@
 
 import numpy as np
 import pytest
-from helpers.arrays_in_memory import DTYPES, MEMORY, as_float32, storage
+from helpers.arrays_in_memory import (
+    DTYPES,
+    MEMORY,
+    as_float32,
+    is_aligned,
+    is_long,
+    is_padded,
+    is_ragged,
+    storage,
+)
 from helpers.gpu_cases import runs_here
 
 import cuattn
 from cuattn.operands.layout import Form
 from cuattn.operands.token_order import natural_scale, stored
 from cuattn.presets import PRESETS
-from cuattn.reference.layout import LOG2_BIAS
+from cuattn.reference.layout import LOG2_BIAS, pad_head_dim
 from cuattn.reference.quantize import quantize, smoothing_vector
 from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.scheme import Scheme
@@ -176,6 +185,7 @@ def check_scale(found, wanted, operand, how, shape):
         assert np.isfinite(found[np.isfinite(wanted)]).all()
 
 
+@pytest.mark.covering(head_dim=(pad_head_dim, is_padded))
 @every_way
 @pytest.mark.parametrize("head_dim", range(8, 257, 8))
 def test_every_head_dim_is_bit_exact(rng, operand, scheme, head_dim):
@@ -183,6 +193,7 @@ def test_every_head_dim_is_bit_exact(rng, operand, scheme, head_dim):
     check(rng.normal(size=(1, 2, 130, head_dim)), "float16", operand, scheme)
 
 
+@pytest.mark.covering
 @every_way
 @pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 192, 256])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -192,12 +203,14 @@ def test_every_type_is_bit_exact(rng, operand, scheme, head_dim, dtype):
     check(x + rng.normal(size=(1, 3, 1, head_dim)), dtype, operand, scheme)
 
 
+@pytest.mark.covering(tokens=(is_ragged, is_long))
 @every_way
 @pytest.mark.parametrize("tokens", LENGTHS)
 def test_every_length_is_bit_exact(rng, operand, scheme, tokens):
     check(rng.normal(size=(2, 2, tokens, 128)), "float16", operand, scheme)
 
 
+@pytest.mark.covering(memory=is_aligned)
 @every_way
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

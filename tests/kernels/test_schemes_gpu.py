@@ -63,6 +63,7 @@ def family(request):
             yield
 
 
+@pytest.mark.covering
 @every_other
 @both_families
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from cuattn.arrays.device import TARGETS
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.plan.listing import quantizer_specs
@@ -28,7 +27,6 @@ from helpers.around_quantizer_cases import (
     check_rotation,
     check_unpacked,
 )
-from helpers.compile_check import complaints
 from helpers.spec_structs import begins_with_its_fields
 from simulated_gpu import GPU, SimulatedGPU
 
@@ -83,25 +81,6 @@ def test_ctas_cover_all_codes():
     spec = UnpackSpec()
     whole = spec.pieces * PIECE
     assert [spec.ctas(n) for n in (PIECE, whole, whole + PIECE)] == [1, 1, 2]
-
-
-@pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("arch", TARGETS)
-def test_kernels_spill_nothing(arch):
-    turn = list(TARGETS).index(arch)
-    # Types of inputs, and whether they are aligned, come in turn.
-    rows = [
-        kind(INPUTS[(i + turn) % 3], head_dim, aligned=(i + i // 6 + turn // 3) % 2 == 0)
-        for i, (kind, head_dim) in enumerate((kind, d) for kind in ROWS for d in HEAD_DIMS)
-    ]
-    assert complaints([UnpackSpec(), *rows], arch, products) == ""
-
-
-def products(spec):
-    """Return what to require of a kernel: the instruction of its product, if it has one."""
-    if not isinstance(spec, DeltaSpec):
-        return {}
-    return {"require": ["HMMA.16816.F32" if spec.input is Type.fp16 else "HMMA.16816.F32.BF16"]}
 
 
 def test_schemes_say_which_of_them_are_needed():

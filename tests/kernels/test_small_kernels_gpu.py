@@ -11,10 +11,10 @@ from helpers.around_quantizer_cases import (
     run_block_means,
     run_deltas,
 )
-from helpers.arrays_in_memory import DTYPES, MEMORY
+from helpers.arrays_in_memory import DTYPES, MEMORY, is_padded
 
 from cuattn.arrays.device import current_device
-from cuattn.reference.layout import HEAD_DIMS
+from cuattn.reference.layout import HEAD_DIMS, pad_head_dim
 from cuattn.reference.smoothing import block_means
 
 pytestmark = pytest.mark.gpu
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.gpu
 LENGTHS = (0, 1, 127, 128, 129, 1000)
 every_type = pytest.mark.parametrize("dtype", DTYPES)
 every_head_dim = pytest.mark.parametrize("head_dim", range(8, 257, 8))
+of_head_dims = pytest.mark.covering(head_dim=(pad_head_dim, is_padded))
 every_length = pytest.mark.parametrize("tokens", LENGTHS)
 every_memory = pytest.mark.parametrize("memory", MEMORY)
 
@@ -42,6 +43,7 @@ def unrounded(rng, *shape):
     return np.ldexp(bits, -23).astype(np.float32)
 
 
+@of_head_dims
 @every_head_dim
 @every_type
 def test_means_of_blocks_of_every_head_dim(gpu, rng, head_dim, dtype):
@@ -68,6 +70,7 @@ def test_what_is_not_a_number_leaves_means_finite(gpu, rng):
     assert np.isfinite(got).all()
 
 
+@of_head_dims
 @every_head_dim
 @every_type
 def test_deltas_of_every_head_dim(gpu, rng, head_dim, dtype):
@@ -142,6 +145,7 @@ def test_a_key_that_is_not_a_number_keeps_to_itself(gpu, rng):
     np.testing.assert_array_equal(got[..., ~spoilt], clean[..., ~spoilt])
 
 
+@of_head_dims
 @every_head_dim
 @every_type
 @pytest.mark.parametrize("smooth", [False, True])

@@ -1,16 +1,19 @@
 """What the benchmarks do where something is missing: a scheme, a baseline, a GPU of the kind."""
 
+import inspect
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import real_model
+from benchmarks import measurements, real_model
 from cuattn.arrays.device import TARGETS
 from cuattn.bench import ours
-from cuattn.bench.baselines import all as baselines
-from cuattn.bench.baselines.all import Baseline
-from cuattn.bench.cases import HOST, PREFILL, SCHEMES, Case
+from cuattn.bench.baselines import registry as baselines
+from cuattn.bench.baselines.registry import Baseline
+from cuattn.bench.cases import CORE, EVERY_SCHEME, HOST, PREFILL, SCHEMES, Case
+from cuattn.choice.timing import ROUNDS, WARMUP
 from cuattn.errors import UnsupportedError
 from cuattn.plan.kernels import supported
 
@@ -93,3 +96,27 @@ def test_rows_say_which_kernels_served_them(case, monkeypatch):
         monkeypatch.setattr(ours, "current_device", lambda arch=arch: SimpleNamespace(arch=arch))
         assert ours.family("int8", case) == family
         assert ours.family("int8", case, real_model.DTYPE) == family
+
+
+def test_long_cases_have_fewer_rounds_and_schemes_are_those_of_the_case(monkeypatch):
+    timed = {}
+
+    wanted = inspect.signature(measurements.prefill.timings)
+
+    def timings(case, schemes, present, left_out, rounds, *, warmup):
+        wanted.bind(case, schemes, present, left_out, rounds, warmup=warmup)
+        timed[case] = (schemes, rounds, warmup)
+        return iter([])
+
+    monkeypatch.setattr(measurements.prefill, "timings", timings)
+    monkeypatch.setattr(measurements.ours, "supported_schemes", lambda some, told: [*some])
+    monkeypatch.setattr(measurements.baselines, "present", lambda told: [])
+    monkeypatch.setattr(measurements, "room_for", lambda *args: nullcontext(True))
+    for name in ("_host", "_quantizers"):
+        monkeypatch.setattr(measurements, name, lambda *args: iter([]))
+    assert list(measurements.prefill_timings()) == []
+    assert [*timed] == PREFILL
+    for case, (schemes, *rounds) in timed.items():
+        assert schemes == list(SCHEMES if case in EVERY_SCHEME else CORE)
+        long = (measurements.LONG_ROUNDS, measurements.LONG_WARMUP)
+        assert tuple(rounds) == (long if case.seqlen_kv == 16384 else (ROUNDS, WARMUP))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,12 @@ SHAPE = {
 }
 
 
+def phases(**digests):
+    """Return a run of each phase with the code at hand, or that of another digest."""
+    now = record.phase_digests() | digests
+    return {name: record.PhaseRun(digest=now[name], seconds=1.0) for name in now}
+
+
 def sound():
     """Return a record with nothing to object to."""
     about = {**SHAPE, "scheme": "int8", "family": "attention_mma"}
@@ -29,6 +36,7 @@ def sound():
     return record.Record(
         digest=record.digest(),
         gpu="NVIDIA Test",
+        phases=phases(),
         versions={"cupy": "14.2.0"},
         tests=record.Counts(passed=10, failed=0, skipped=1),
         sanitizer=record.Sanitizer(memcheck=0, racecheck=0),
@@ -56,9 +64,46 @@ def test_digest_sees_contents_and_names(monkeypatch):
         monkeypatch.setattr(code_digest, "sources", lambda variant=variant: variant)
         seen.add(record.digest())
     monkeypatch.undo()
-    monkeypatch.setattr(code_digest, "LAUNCH_CODE", code_digest.LAUNCH_CODE[1:])
-    seen.add(record.digest())
+    without = dataclasses.replace(code_digest.WHOLE, code=code_digest.LAUNCH_CODE[1:])
+    seen.add(record.digest(without))
     assert len(seen) == 4
+
+
+# An edit of a file, and phases that it outdates besides those that depend on everything.
+EDITS = {
+    "decode.cu": {"cache_accuracy", "decode"},
+    "kv/unit.cuh": {"cache_accuracy", "decode"},
+    "quantize.cu": {"accuracy", "real_model", "prefill", "comparison", "models"},
+    "sm90/producer.cuh": {"accuracy", "real_model", "prefill", "comparison", "models"},
+    "memory_rate.cu": {"ceilings"},
+    "ptx/mma.cuh": {*record.phase_digests()},
+}
+OF_ALL = {"tests", "sanitizer", "first_calls"}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_outdates_the_phases_that_depend_on_it(monkeypatch, name):
+    edited = dict(code_digest.sources())
+    edited[name] += "// edited"
+    whole = sound()
+    monkeypatch.setattr(code_digest, "sources", lambda: edited)
+    assert {*whole.outdated(record.phase_digests())} == EDITS[name] | OF_ALL
+
+
+def test_every_kernel_belongs_to_a_phase_that_has_not_all():
+    kernels = {name for name in code_digest.sources() if name.endswith(".cu")}
+    parts = [part for part in code_digest.PHASES.values() if part.kernels]
+    assert {name for part in parts for name in part.kernels} == kernels
+    headers = {x for part in parts for x in code_digest.with_includes(part.kernels)}
+    assert headers == {*code_digest.sources()}
+
+
+def test_code_of_every_phase_is_there():
+    package = Path(code_digest.__file__).parents[1]
+    for part in code_digest.PHASES.values():
+        for name in part.code:
+            path = package / name
+            assert path.is_file() if path.suffix else [*path.glob("*.py")], name
 
 
 def test_record_comes_back_as_saved(tmp_path):
@@ -84,17 +129,45 @@ def test_saved_record_has_the_published_keys(tmp_path):
         "timings",
         "ceilings",
         "first_calls",
+        "phases",
+        "method",
     }
     assert set(data["tests"]) == {"passed", "failed", "skipped"}
     assert set(data["sanitizer"]) == {"memcheck", "racecheck"}
     assert set(data["accuracy"][0]) == {*SHAPE, "scheme", "family", "distribution", "metrics"}
     assert set(data["timings"][0]) == {
         *SHAPE,
-        *("case", "implementation", "scheme", "family"),
+        *("case", "implementation", "scheme", "family", "state", "model"),
         *("kernel_ms", "kernel_iqr_ms", "end_to_end_ms", "end_to_end_iqr_ms", "tops", "gbps"),
     }
     assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}
     assert set(data["first_calls"][0]) == {"call", "head_dim", "kernels", "cold_s", "warm_s"}
+
+
+def test_a_record_from_before_phases_is_read_and_outdated(tmp_path):
+    path = tmp_path / "gpu.json"
+    record.save(sound(), path)
+    data = json.loads(path.read_text())
+    del data["phases"], data["method"], data["timings"][0]["state"], data["timings"][0]["model"]
+    path.write_text(json.dumps(data))
+    old = record.load(path)
+    now = record.phase_digests()
+    assert old.state(now) == "outdated"
+    assert old.outdated(now) == list(now)
+    assert [(t.state, t.model) for t in old.timings] == [("cold", None)]
+    (problem,) = record.problems(old)
+    assert "outdated" in problem
+    assert "prefill" in problem
+    assert dataclasses.replace(old, stale="no such GPU since May").state(now) == "stale"
+
+
+def test_a_phase_that_failed_is_outdated():
+    whole = sound()
+    now = record.phase_digests()
+    whole.phases["decode"] = dataclasses.replace(whole.phases["decode"], failed="took too long")
+    assert whole.outdated(now) == ["decode"]
+    whole.phases["decode"] = dataclasses.replace(whole.phases["decode"], failed=None)
+    assert whole.outdated(now) == []
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path):
@@ -150,9 +223,10 @@ def test_a_sound_record_has_no_problems():
 
 
 def test_a_record_of_other_code_is_a_problem_unless_it_says_why():
-    old = dataclasses.replace(sound(), digest="0" * 64)
+    old = dataclasses.replace(sound(), phases=phases(decode="0" * 64))
     (problem,) = record.problems(old)
     assert "make gpu-check" in problem
+    assert "launch code: decode;" in problem
     assert record.problems(dataclasses.replace(old, stale=" ")) == [problem]
     assert record.problems(dataclasses.replace(old, stale="no such GPU since May")) == []
 
@@ -180,8 +254,8 @@ def test_an_incomplete_or_failed_run_is_a_problem(change, said):
     ("change", "said"),
     [
         ({}, "of this very code"),
-        ({"digest": "0", "stale": "no such GPU since May"}, "no such GPU since May"),
-        ({"digest": "0"}, "no reason given"),
+        ({"phases": {}, "stale": "no such GPU since May"}, "no such GPU since May"),
+        ({"phases": {}}, "no reason given"),
     ],
 )
 def test_status_says_what_the_record_is_worth(tmp_path, monkeypatch, change, said):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuattn.bench.baselines import all as baselines
+from cuattn.bench.baselines import registry as baselines
 from cuattn.presets import PRESETS
 
 # What the presets that docs/results.md shows are; in brackets the papers that it links.

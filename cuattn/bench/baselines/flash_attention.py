@@ -12,7 +12,7 @@ from typing import Any
 
 from ..cases import Case
 from ..ours import Run
-from . import e4m3
+from .fp8 import quantize_e4m3
 
 
 def prepare_2(q: Any, k: Any, v: Any, case: Case) -> Run:
@@ -55,7 +55,7 @@ def prepare_3_fp8(q: Any, k: Any, v: Any, case: Case) -> Run:
     def quantize() -> None:
         for name, x in operands.items():
             grouped, into = (y.unflatten(1, (case.num_kv_heads, -1)) for y in (x, codes[name]))
-            descale = e4m3.quantize(grouped, into, axes=(2, 3, 4))
+            descale = quantize_e4m3(grouped, into, axes=(2, 3, 4))
             descales[name].copy_(descale.reshape(by_head))
 
     def attend() -> Any:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from ...bench import prefill
 from ...bench.ceilings import share
-from ...bench.pareto import front
 from ...bench.results import Results
 from ...bench.series import Series, by_shape, end_to_end_tops
-from ...bench.tradeoff import Tradeoff, tradeoffs
+from ...bench.tradeoff import Tradeoff, front, tradeoffs
 from ..table import number
 from .decode import rows, speedups
 from .names import shape_name

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ...bench.pareto import Point, front
 from ...bench.results import Results
-from ...bench.tradeoff import Tradeoff, tradeoffs
+from ...bench.tradeoff import Point, Tradeoff, front, tradeoffs
 from ..figures import INK, canvas, scale, svg
 from ..label_points import label_points
 from ..labels import Label

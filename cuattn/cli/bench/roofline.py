@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...bench import decode, prefill
-from ...bench.ceilings import best
-from ...bench.intensity import intensity
+from ...bench.ceilings import best, intensity
 from ...bench.results import Results
 from ...bench.series import Series
 from ...records.record import Timing

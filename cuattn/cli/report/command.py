@@ -17,7 +17,6 @@ from .. import figures, setting
 from ..inputs import Input, add_options, inputs
 from ..options import at_least, check_folder
 from ..progress import Bar
-from ..threads import one_blas_thread
 from . import html as html_report
 from . import plot, sweep
 from .measured import Measured, tables
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
         plot.draw(measured, args.plot)
     if args.html is not None:
-        with Bar() as bar, one_blas_thread(), figures.style():
+        with Bar() as bar, figures.style():
             html_report.write(
                 args.html, measured, swept, options, headline, args.close_ups, bar.task
             )
@@ -112,16 +111,15 @@ def _measure(
 ) -> Measured:
     qkv = (x.q, x.k, x.v)
     reference, _ = exact.attention(*qkv, **options, progress=bar.task(f"{name}, float64"))
-    with one_blas_thread():
-        reports = [
-            measure_error(
-                *qkv,
-                **options,
-                scheme=scheme,
-                by_source=by_source,
-                progress=bar.task(f"{name}, {scheme.name}"),
-                reference=reference,
-            )
-            for scheme in chosen
-        ]
+    reports = [
+        measure_error(
+            *qkv,
+            **options,
+            scheme=scheme,
+            by_source=by_source,
+            progress=bar.task(f"{name}, {scheme.name}"),
+            reference=reference,
+        )
+        for scheme in chosen
+    ]
     return Measured(x, reports)

@@ -15,7 +15,7 @@ from typing import Any
 from ..cases import Case
 from ..left_out import LeftOut, in_a_line
 from ..ours import Run
-from . import comfy, cudnn_fp8, flash_attention, flash_infer, sage, torch_sdpa
+from . import flash_attention, flash_infer, fp8, sage, torch_ops
 
 FAMILY = "baseline"
 
@@ -96,8 +96,8 @@ class Baseline:
 
 
 BASELINES = (
-    Baseline("pytorch-flash", "fp16", "torch", True, torch_sdpa.flash, square=True, decodes=True),
-    Baseline("pytorch-cudnn", "fp16", "torch", True, torch_sdpa.cudnn, square=True, decodes=True),
+    Baseline("pytorch-flash", "fp16", "torch", True, torch_ops.flash, square=True, decodes=True),
+    Baseline("pytorch-cudnn", "fp16", "torch", True, torch_ops.cudnn, square=True, decodes=True),
     Baseline(
         "flash-attention-2",
         "fp16",
@@ -123,7 +123,7 @@ BASELINES = (
     ),
     Baseline("flash-attention-4", "fp16", "flash_attn.cute", True, flash_attention.prepare_4),
     Baseline("flashinfer", "fp16", "flashinfer", True, flash_infer.prepare, decodes=True),
-    Baseline("cudnn-fp8", "fp8", "cudnn", True, cudnn_fp8.prepare, square=True),
+    Baseline("cudnn-fp8", "fp8", "cudnn", True, fp8.cudnn_fp8, square=True),
     Baseline(
         "sageattention-1",
         "int8-fp16",
@@ -148,7 +148,7 @@ BASELINES = (
         sage.prepare_2_fp8,
         square=True,
     ),
-    Baseline("comfy-kitchen", "int8", "comfy_kitchen", False, comfy.prepare),
+    Baseline("comfy-kitchen", "int8", "comfy_kitchen", False, torch_ops.comfy_kitchen),
 )
 
 

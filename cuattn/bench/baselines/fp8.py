@@ -1,4 +1,7 @@
-"""cuDNN's FP8 attention through its graph API: E4M3 in and out, one scale for each tensor."""
+"""FP8 attention of which the caller quantizes: to E4M3 in PyTorch, and cuDNN's by its graph API.
+
+cuDNN's has E4M3 in and out, and one scale for each tensor.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import Any
 
 from ..cases import Case
 from ..ours import Run
-from . import e4m3
+
+E4M3_MAX = 448.0
+# The inverse of a smaller range would overflow float16.
+SMALLEST_RANGE = 2.0**-7
 
 # P lies in [0, 1]; times this, E4M3 has normal numbers down to 2^-14. FlashAttention-3 does so too.
 P_SCALE = 256.0
@@ -18,7 +24,31 @@ SCALES = ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_
 AMAXES = ("amax_s", "amax_o")
 
 
-def prepare(q: Any, k: Any, v: Any, case: Case) -> Run:
+def quantize_e4m3(x: Any, codes: Any, axes: tuple[int, ...] | None = None) -> Any:
+    """Write the codes of a float16 tensor, and return what they are to be multiplied by.
+
+    Parameters
+    ----------
+    x : Tensor of float16
+    codes : Tensor of float8_e4m3fn
+        Of the same shape; written.
+    axes : tuple of int, optional
+        Those that share a scale; by default all.
+
+    Returns
+    -------
+    Tensor of float32
+        As many axes as `x`, of length 1 where they share a scale.
+    """
+    import torch
+
+    largest = torch.linalg.vector_norm(x, math.inf, dim=axes, keepdim=True)
+    scale = (E4M3_MAX / largest.clamp(min=SMALLEST_RANGE).float()).half()
+    codes.copy_(x * scale)
+    return scale.float().reciprocal()
+
+
+def cudnn_fp8(q: Any, k: Any, v: Any, case: Case) -> Run:
     """Bind the kernel to PyTorch tensors [B, H, N, D] in float16.
 
     The kernel's own output stays in its buffer: CuPy has no type for it.
@@ -45,7 +75,7 @@ def prepare(q: Any, k: Any, v: Any, case: Case) -> Run:
 
     def quantize() -> None:
         for name, x in operands.items():
-            buffers[f"descale_{name}"].copy_(e4m3.quantize(x, buffers[name]))
+            buffers[f"descale_{name}"].copy_(quantize_e4m3(x, buffers[name]))
         # The output averages rows of V, so it stays within V's range.
         torch.reciprocal(buffers["descale_v"], out=buffers["scale_o"])
 

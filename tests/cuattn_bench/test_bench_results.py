@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import cuattn
-from cuattn.bench import versions
+from cuattn.bench import results
 
 
 def test_versions_are_those_of_what_is_installed(monkeypatch):
@@ -15,8 +15,8 @@ def test_versions_are_those_of_what_is_installed(monkeypatch):
     cuda = SimpleNamespace(runtime=runtime)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
-    monkeypatch.setattr(versions, "nvrtc_version", lambda: (12, 9))
-    found = versions.versions(("numpy", "no-such-package"))
+    monkeypatch.setattr(results, "nvrtc_version", lambda: (12, 9))
+    found = results.versions(("numpy", "no-such-package"))
     assert found == {
         "cuattn": cuattn.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""PyTorch's `scaled_dot_product_attention`, held to one of its backends."""
+"""Operations on PyTorch tensors: its own attention by one of its backends, and comfy-kitchen's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ def flash(q: Any, k: Any, v: Any, case: Case) -> Run:
 def cudnn(q: Any, k: Any, v: Any, case: Case) -> Run:
     """Bind the cuDNN that PyTorch brings to tensors [B, H, N, D]."""
     return _bound(q, k, v, case, "CUDNN_ATTENTION")
+
+
+def comfy_kitchen(q: Any, k: Any, v: Any, case: Case) -> Run:
+    """Bind comfy-kitchen's attention in full INT8 to PyTorch tensors [B, H, N, D] in float16."""
+    import comfy_kitchen as library
+
+    del case
+    quantized = library.prequantize_int8_attention(q, k, v)
+    return Run(
+        kernel=lambda: library.int8_attention_from_prequantized(quantized),
+        end_to_end=lambda: library.int8_attention(q, k, v),
+    )
 
 
 def _bound(q: Any, k: Any, v: Any, case: Case, backend: str) -> Run:

@@ -1,0 +1,80 @@
+"""A caller's arrays in host memory: what is read of them, and the result as they want it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import numpy_dtype
+from ..arrays.host import look_on_host, to_host, write_on_host
+from ..arrays.overlap import overlap
+from ..arrays.view import Array, View
+from ..errors import ArgumentError
+from ..operands.operand import dtype_name
+from ..operands.problem import Problem
+from ..operands.quantized import QuantizedTensor
+from ..specs.coding import Name
+
+__all__ = ["check_finite", "delivered", "output_on_host", "signature_on_host", "values_on_host"]
+
+
+def signature_on_host(x: Any, name: str) -> Any:
+    """Return what the plan has to know of an array or a QuantizedTensor."""
+    if isinstance(x, QuantizedTensor):
+        return x.signature
+    seen = look_on_host(x, name)
+    return Array(seen.shape, seen.strides, seen.dtype, seen.device)
+
+
+def values_on_host(x: Any, name: str, layout: str) -> Any:
+    """Return an array [batch, head, token, head_dim] of NumPy, or a QuantizedTensor as it is."""
+    if isinstance(x, QuantizedTensor):
+        return x
+    values = to_host(x, name).values
+    return values.swapaxes(1, 2) if layout == "NHD" else values
+
+
+def check_finite(values: Mapping[Name, Any], given: Mapping[Name, Any]) -> None:
+    """Look for NaN and infinities in values, or scales, of arguments by their names.
+
+    Raises
+    ------
+    ArgumentError
+        Naming the first that has any.
+    """
+    for name, x in values.items():
+        if not np.isfinite(x.scale if isinstance(x, QuantizedTensor) else x).all():
+            raise ArgumentError(name, given[name], "without NaN and infinity")
+
+
+def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View:
+    """Look at a caller's output, and check it against the problem and the inputs by their names.
+
+    Raises
+    ------
+    ArgumentError
+        If it does not fit, cannot be written, or overlaps an input.
+    """
+    target = look_on_host(out, "out")
+    problem.output(signature_on_host(out, "out"))
+    if target.readonly:
+        raise ArgumentError("out", out, "writable")
+    itemsize = problem.q.dtype.nbytes
+    for name, x in given.items():
+        if not isinstance(x, QuantizedTensor) and overlap(target, look_on_host(x, name), itemsize):
+            raise ArgumentError("out", out, f"in memory apart from that of {name}")
+    return target
+
+
+def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
+    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one."""
+    if problem.layout == "NHD":
+        o = o.swapaxes(1, 2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if target is not None:
+            write_on_host(target, o)
+            return out
+        return np.ascontiguousarray(o.astype(numpy_dtype(dtype_name(problem.q.dtype))))
