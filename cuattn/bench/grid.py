@@ -9,8 +9,7 @@ from itertools import product
 from ..arrays.device import Target
 from ..compile.jit import Spec
 from ..errors import ArgumentError
-from ..kv.decode_kernel import decode_spec
-from ..kv.spec import AppendSpec, OffsetSpec
+from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
 from ..kv_format import KV_HEAD_DIMS, KVFormat
 from ..plan.listing import attention_specs, rate_specs
 from ..reference.layout import pad_head_dim

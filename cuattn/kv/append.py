@@ -1,19 +1,25 @@
-"""Appending tokens to a KV cache on the GPU, with everything settled but addresses."""
+"""Appending tokens to a KV cache on the GPU: what is checked, launched and noted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device
-from ..arrays.view import Array
-from ..compile.launch import Buffers, Launch, loaded
-from ..operands.operand import Operand
-from .attend import store_values
+from ..arrays.view import CPU, Array, View, as_cupy, view_cupy
+from ..compile.launch import Buffers, Launch, enqueue, loaded
+from ..errors import ArgumentError
+from ..operands.operand import Operand, in_order, operand_of
+from ..reference.arrays import whole_counts
+from .device import SCHEME, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
-from .operands import token_operands
 from .spec import AppendSpec, OffsetSpec
 
-__all__ = ["GIVEN", "AppendCall", "prepare_append"]
+__all__ = ["GIVEN", "AppendCall", "append_on_device", "prepare_append", "token_operands"]
 
 # The addresses of a call, in this order. Null are "pages" of a cache without them, "k_offset" of
 # one that does not smooth K, and "counts" if all tokens of all sequences are appended.
@@ -48,6 +54,45 @@ class AppendCall:
     tokens: int
     launches: list[Launch]
     buffers: Buffers
+
+
+def append_on_device(
+    memory: DeviceMemory, k: Any, v: Any, counts: Any, layout: str, stream: Any
+) -> None:
+    """Do what `KVCache.append` says, of arrays on the GPU."""
+    memory.check_device(k, "k", device_of(k, "k"))
+    with memory.on_device():
+        caller = Caller(k, stream)
+        k_view, v_view = memory.look(caller, k, "k"), memory.look(caller, v, "v")
+        with caller:
+            k_view, v_view = direct(k_view), direct(v_view)
+            tokens = k_view.signature, v_view.signature
+            call = memory.prepared(prepare_append, *tokens, layout, False)
+            fresh = _fresh(memory, caller, counts, call.tokens)
+            book, is_captured = memory.book, memory.is_captured()
+            plan = None
+            if book.is_known and not isinstance(fresh, View) and not is_captured:
+                plan = book.appended(call.tokens if fresh is None else fresh, k_view.shape)
+            counts_view = _sent_counts(memory, fresh, call.tokens)
+            begins = book.may_begin if plan is None else plan.begins
+            if begins and memory.k_offset is not None:
+                call = memory.prepared(prepare_append, *tokens, layout, True)
+            given = (
+                *memory.append_addresses,
+                memory.counters(1),
+                memory.refused_address,
+                k_view.ptr,
+                v_view.ptr,
+                0 if counts_view is None else counts_view.ptr,
+            )
+            after = book.forgotten(replayed=is_captured) if plan is None else plan.after
+            if is_captured:  # which nothing undoes
+                memory.book = after
+            with memory.transaction(after, memory.write_lengths, memory.write_limits):
+                if plan is not None and plan.entries is not None:
+                    memory.write_entries(plan.entries)
+                    memory.write_limits(after)
+                enqueue(call.launches, call.buffers, given)
 
 
 def prepare_append(
@@ -94,6 +139,54 @@ def prepare_append(
     grid = (of_k.heads * append.pieces(tokens),)
     launches.append(Launch(append, device, grid, values))
     return AppendCall(tokens, loaded(launches), buffers)
+
+
+def token_operands(
+    geometry: KVGeometry, k: Array, v: Array, layout: str
+) -> tuple[Operand, Operand]:
+    """Check tokens that are to be appended.
+
+    Raises
+    ------
+    ArgumentError
+        For shapes, types and devices that are not those of the cache or of each other.
+    """
+    operands = (operand_of("k", k, SCHEME, layout), operand_of("v", v, SCHEME, layout))
+    tokens = operands[0].tokens
+    for name, x, operand in zip("kv", (k, v), operands, strict=True):
+        wanted = (geometry.batch, geometry.num_kv_heads, tokens, geometry.kv_format.head_dim)
+        if operand.shape != wanted:
+            expected = f"{in_order(wanted, layout)}, as the cache has it"
+            raise ArgumentError(f"{name}.shape", x.shape, expected)
+    for what in ("dtype", "device"):
+        if getattr(v, what) != getattr(k, what):
+            raise ArgumentError(f"v.{what}", getattr(v, what), f"{getattr(k, what)}, as k has it")
+    return operands
+
+
+def _fresh(
+    memory: DeviceMemory, caller: Caller, counts: Any, tokens: int
+) -> View | NDArray[np.int64] | None:
+    """Return how many tokens of each sequence there are: on the GPU, on the host, or all."""
+    if counts is None:
+        return None
+    of_host = not hasattr(counts, "__dlpack_device__") or device_of(counts, "counts")[0] == CPU
+    if of_host:
+        return whole_counts("counts", counts, memory.geometry.batch, tokens)
+    return memory.look_at_integers(caller, counts, "counts")
+
+
+def _sent_counts(
+    memory: DeviceMemory, fresh: View | NDArray[np.int64] | None, tokens: int
+) -> View | None:
+    """Return the counts as the kernels read them, None if all tokens are meant."""
+    if isinstance(fresh, View):
+        if fresh.dtype == "int32" and fresh.strides == (1,):
+            return fresh
+        return view_cupy(as_cupy(fresh).astype(np.int32, order="C"))
+    if fresh is None or (fresh == tokens).all():
+        return None
+    return view_cupy(memory.sent(fresh.astype(np.int32)))
 
 
 def _strides(name: str, x: Operand) -> dict[str, int]:

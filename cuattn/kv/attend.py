@@ -1,30 +1,46 @@
-"""The launch of a call of `KVCache.attend`."""
+"""Attending to a KV cache on the GPU: what is checked and launched."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device, target
-from ..arrays.overlap import extent
-from ..arrays.view import Array
+from ..arrays.overlap import check_output, extent
+from ..arrays.view import Array, as_cupy, cupy_module, view_cupy
 from ..common.sizes import ceil_div
-from ..compile.launch import Buffers, Launch, loaded
+from ..compile.launch import Buffers, Launch, enqueue, loaded
 from ..errors import ArgumentError
-from ..operands.operand import in_order
-from ..operands.problem import Problem
-from .decode_kernel import decode_spec
+from ..operands.operand import in_order, operand_of
+from ..operands.problem import Options, Problem
+from .device import SCHEME, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
-from .operands import QueryOptions, query_problem
-from .spec import KV_BLOCK
+from .spec import KV_BLOCK, decode_spec
 
-__all__ = ["GIVEN", "AttendCall", "prepare_attend", "store_values"]
+__all__ = [
+    "GIVEN",
+    "AttendCall",
+    "QueryOptions",
+    "attend_on_device",
+    "prepare_attend",
+    "query_problem",
+]
 
 # The addresses that a call has from outside: see `Buffers`.
 GIVEN = ("units", "pages", "lengths", "k_offset", "arrivals", "q", "o", "lse")
 
 # Blocks of all heads and tiles of rows are counted in 32-bit integers.
 _MAX_BLOCKS = 2**30
+
+
+class QueryOptions(NamedTuple):
+    """The arguments of `KVCache.attend` that are not arrays, as the caller gave them."""
+
+    scale: float | None
+    is_causal: bool
+    return_lse: bool
+    layout: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +70,46 @@ class AttendCall:
     arrivals: int
     launches: list[Launch]
     buffers: Buffers
+
+
+def attend_on_device(
+    memory: DeviceMemory, q: Any, options: QueryOptions, out: Any, stream: Any
+) -> Any:
+    """Do what `KVCache.attend` says, of arrays on the GPU."""
+    memory.check_device(q, "q", device_of(q, "q"))
+    with memory.on_device():
+        caller = Caller(q, stream)
+        q_view = memory.look(caller, q, "q")
+        out_view = None if out is None else memory.look(caller, out, "out")
+        with caller:
+            memory.settle()
+            q_view = direct(q_view)
+            of_out = None if out_view is None else out_view.signature
+            call = memory.prepared(prepare_attend, q_view.signature, of_out, *options)
+            of_q, return_lse = call.problem.q, call.problem.return_lse
+            if out_view is not None:
+                check_output(out, out_view, {"q": q_view}, call.extents, of_q.dtype.nbytes)
+            o, o_view = out, out_view
+            if o_view is None:
+                o, o_view = caller.empty(q_view.shape, q_view.dtype)
+            lse = lse_view = None
+            if return_lse:
+                lse, lse_view = caller.empty(of_q.shape[:3], "float32")
+            written = o_view
+            if not call.writes_out:
+                written = view_cupy(cupy_module().empty_like(as_cupy(o_view), order="C"))
+            given = (
+                *memory.attend_addresses,
+                memory.counters(call.arrivals),
+                q_view.ptr,
+                written.ptr,
+                0 if lse_view is None else lse_view.ptr,
+            )
+            enqueue(call.launches, call.buffers, given)
+            if written is not o_view:
+                as_cupy(o_view)[...] = written.owner
+            result = o if out is not None else caller.deliver(o)
+            return (result, caller.deliver(lse)) if return_lse else result
 
 
 def prepare_attend(
@@ -125,15 +181,19 @@ def prepare_attend(
     )
 
 
-def store_values(geometry: KVGeometry, buffers: Buffers) -> dict[str, int]:
-    """Return the members of KvStore in kernels_cu/kv/kv_params.cuh."""
-    addresses = ("units", "pages", "lengths", "k_offset")
-    return {
-        **{name: buffers[name] for name in addresses},
-        "page_stride": geometry.page_stride,
-        "head_stride": geometry.head_stride,
-        "page_units": geometry.page_units,
-        "pages_per_sequence": geometry.pages_per_sequence,
-        "batch": geometry.batch,
-        "num_kv_heads": geometry.num_kv_heads,
-    }
+def query_problem(geometry: KVGeometry, q: Array, options: QueryOptions) -> Problem:
+    """Check a query and its options: a problem whose K and V have no tokens, which nobody knows.
+
+    Raises
+    ------
+    ArgumentError
+        For a query that does not fit the cache, or options that make no sense.
+    """
+    operand = operand_of("q", q, SCHEME, options.layout)
+    batch, heads, head_dim = geometry.batch, geometry.num_kv_heads, geometry.kv_format.head_dim
+    if (operand.shape[0], operand.shape[3]) != (batch, head_dim):
+        expected = f"of batch {batch} and head_dim {head_dim}, as the cache has it"
+        raise ArgumentError("q.shape", q.shape, expected)
+    cached = in_order((batch, heads, 0, head_dim), options.layout)
+    stand_in = Array(cached, (0, 0, 0, 1), q.dtype, q.device)
+    return Problem.of(q, stand_in, stand_in, Options(SCHEME, *options))

@@ -17,50 +17,70 @@ __all__ = ["Book", "Plan"]
 
 
 class Plan(NamedTuple):
-    """An append that has passed every check: the lengths after it, and if it lacks pages."""
-
-    after: NDArray[np.int64]
-    lacks_pages: bool
-    begins: bool
-
-
-class Book:
-    """Lengths and limits of sequences; nothing here waits for a GPU.
-
-    Parameters
-    ----------
-    geometry : KVGeometry
+    """A change of a cache that has passed every check.
 
     Attributes
     ----------
+    after : Book
+        What the host knows when it is done.
+    entries : Entries or None
+        What is new in the page table.
+    begins : bool
+        Whether sequences get their first tokens.
+    """
+
+    after: Book
+    entries: Entries | None = None
+    begins: bool = False
+
+
+class Book(NamedTuple):
+    """Lengths and limits of sequences; nothing here waits for a GPU.
+
+    It does not change: a call makes the next one, does everything else, and then turns to it
+    (`Memory.transaction`).
+
+    Attributes
+    ----------
+    geometry : KVGeometry
     lengths : ndarray of int64 [batch]
         Tokens of each sequence; if not `is_known`, what they were when that was known last, or 0.
     limits : ndarray of int64 [batch]
         Tokens that each sequence has room for without more pages.
     pages : Pages or None
         None if every sequence lies in one piece.
+    reserved : int
+        Tokens that every sequence keeps pages for, until all are emptied.
     is_known : bool
         Whether the lengths are those of the device, once it has done what is enqueued.
     is_replayed : bool
         Whether a graph may change the lengths at any time.
     """
 
-    def __init__(self, geometry: KVGeometry) -> None:
-        self._geometry = geometry
-        self._reserved = 0
-        self.pages = Pages(geometry) if geometry.page_size else None
-        self.is_known = True
-        self.is_replayed = False
-        self.lengths: NDArray[np.int64] = np.zeros(geometry.batch, np.int64)
-        self.update_limits()
+    geometry: KVGeometry
+    lengths: NDArray[np.int64]
+    limits: NDArray[np.int64]
+    pages: Pages | None
+    reserved: int = 0
+    is_known: bool = True
+    is_replayed: bool = False
+
+    @classmethod
+    def empty(cls, geometry: KVGeometry) -> Book:
+        """Return the book of a cache without tokens."""
+        lengths = np.zeros(geometry.batch, np.int64)
+        if not geometry.page_size:
+            return cls(geometry, lengths, np.full_like(lengths, geometry.capacity), None)
+        pages = Pages.all_free(geometry)
+        return cls(geometry, lengths, pages.limits, pages)
 
     @property
     def may_begin(self) -> bool:
         """Whether there may be sequences without a token."""
         return not self.lengths.all()
 
-    def plan(self, counts: NDArray[np.int64] | int, shape: tuple[int, ...]) -> Plan:
-        """Check an append to lengths that are known.
+    def appended(self, counts: NDArray[np.int64] | int, shape: tuple[int, ...]) -> Plan:
+        """Plan an append to lengths that are known.
 
         Parameters
         ----------
@@ -73,47 +93,43 @@ class Book:
         ArgumentError
             If a sequence has no room for its tokens.
         """
-        after = self.lengths + counts
-        begins = bool((after[self.lengths == 0] > 0).any()) if self.may_begin else False
-        if (after <= self.limits).all():
-            return Plan(after, False, begins)
-        capacity = self._geometry.capacity
-        b = int(np.argmax(after))
-        if after[b] > capacity:
+        lengths = self.lengths + counts
+        begins = bool((lengths[self.lengths == 0] > 0).any()) if self.may_begin else False
+        if (lengths <= self.limits).all():
+            return Plan(self.learned(lengths), None, begins)
+        capacity = self.geometry.capacity
+        b = int(np.argmax(lengths))
+        if lengths[b] > capacity:
             before = self.lengths[b]
             expected = (
                 f"of at most {capacity - before} tokens for sequence {b}, which has {before} of "
-                f"{capacity} and was to get {after[b] - before}"
+                f"{capacity} and was to get {lengths[b] - before}"
             )
             raise ArgumentError("k", shape, expected)
-        if self.pages is not None:
-            self.pages.check(after, "k", shape)
-        return Plan(after, True, begins)
+        after, entries, _ = self._with_room(lengths, "k", shape)
+        return Plan(after.learned(lengths), entries, begins)
 
-    def give_pages(self, tokens: NDArray[np.int64]) -> Entries | None:
-        """Give sequences the pages for numbers of tokens that have been checked."""
-        if self.pages is None:
-            return None
-        given = self.pages.give(tokens)
-        self.update_limits()
-        return given
-
-    def forget(self, *, replayed: bool) -> None:
-        """Note that the lengths are changed by what only the device knows."""
-        self.is_known = False
-        self.is_replayed |= replayed
-
-    def learn(self, lengths: NDArray[np.int64]) -> None:
-        """Note what the lengths are."""
-        self.lengths, self.is_known = lengths, True
-
-    def truncated(self, lengths: ArrayLike) -> NDArray[np.int64]:
-        """Check new lengths of sequences, none longer than it is.
+    def reserving(self, tokens: int) -> Plan:
+        """Plan to give every sequence the pages for a number of tokens, until all are emptied.
 
         Raises
         ------
         ArgumentError
-            If they are anything else.
+            If it is more than the capacity, or than the free pages have room for.
+        """
+        capacity = self.geometry.capacity
+        if not is_whole_number(tokens) or not 0 <= tokens <= capacity:
+            raise ArgumentError("tokens", tokens, f"a whole number from 0 to {capacity}")
+        after, entries, _ = self._with_room(np.full_like(self.lengths, tokens), "tokens", tokens)
+        return Plan(after._replace(reserved=max(self.reserved, tokens)), entries)
+
+    def truncated(self, lengths: ArrayLike) -> Book:
+        """Shorten sequences; pages that no token is in, and none was reserved in, are free.
+
+        Raises
+        ------
+        ArgumentError
+            If a length is not a whole number from 0 to what it is.
         """
         given = whole_numbers("lengths", lengths, self.lengths.shape)
         wrong = (given < 0) | (given > self.lengths)
@@ -121,43 +137,18 @@ class Book:
             b = int(np.argmax(wrong))
             expected = f"from 0 to {self.lengths[b]} for sequence {b}, not {given[b]}"
             raise ArgumentError("lengths", lengths, expected)
-        return given.astype(np.int64)
-
-    def truncate(self, lengths: NDArray[np.int64]) -> None:
-        """Shorten sequences; pages that no token is in, and none was reserved in, are free."""
-        self.lengths = lengths
-        if self.pages is not None:
-            self.pages.take_back(np.maximum(lengths, self._reserved))
-            self.update_limits()
-
-    def reset(self) -> None:
-        """Empty all sequences, and forget what was reserved."""
-        self._reserved = 0
-        self.learn(np.zeros_like(self.lengths))
-        if self.pages is not None:
-            self.pages.clear()
-            self.update_limits()
-
-    def reserve(self, tokens: int) -> Entries | None:
-        """Give every sequence the pages for a number of tokens, until `reset`.
-
-        Raises
-        ------
-        ArgumentError
-            If it is more than the capacity, or than the free pages have room for.
-        """
-        capacity = self._geometry.capacity
-        if not is_whole_number(tokens) or not 0 <= tokens <= capacity:
-            raise ArgumentError("tokens", tokens, f"a whole number from 0 to {capacity}")
+        after = self.learned(given.astype(np.int64))
         if self.pages is None:
-            return None
-        wanted = np.full(len(self.lengths), tokens, np.int64)
-        self.pages.check(wanted, "tokens", tokens)
-        self._reserved = max(self._reserved, tokens)
-        return self.give_pages(wanted)
+            return after
+        return after._with_pages(self.pages.taken_back(np.maximum(after.lengths, self.reserved)))
 
-    def replace_pages(self, table: Any) -> None:
-        """Take the caller's page table; see `Pages.replace`.
+    def emptied(self) -> Book:
+        """Empty all sequences, and forget what was reserved."""
+        after = self.learned(np.zeros_like(self.lengths))._replace(reserved=0)
+        return after if self.pages is None else after._with_pages(self.pages.cleared())
+
+    def replaced_pages(self, table: Any) -> Book:
+        """Take the caller's page table; see `Pages.replaced`.
 
         Raises
         ------
@@ -166,12 +157,38 @@ class Book:
         """
         if self.pages is None:
             raise ArgumentError("table", table, "given to a cache with a page_size only")
-        self.pages.replace(table, self.lengths)
-        self.update_limits()
+        return self._with_pages(self.pages.replaced(table, self.lengths))
 
-    def update_limits(self) -> None:
-        """Work the limits out again."""
-        if self.pages is not None:
-            self.limits = self.pages.limits
-        else:
-            self.limits = np.full(len(self.lengths), self._geometry.capacity, np.int64)
+    def learned(self, lengths: NDArray[np.int64]) -> Book:
+        """Note what the lengths are."""
+        # Every append comes here: _replace takes longer.
+        same = self.limits, self.pages, self.reserved
+        return Book(self.geometry, lengths, *same, True, self.is_replayed)
+
+    def forgotten(self, *, replayed: bool, may_begin: bool = False) -> Book:
+        """Note that the lengths are changed by what only the device knows.
+
+        Parameters
+        ----------
+        replayed : bool
+            Whether a graph does so, whenever it is launched.
+        may_begin : bool
+            Whether sequences may have no tokens after it.
+        """
+        lengths = np.zeros_like(self.lengths) if may_begin else self.lengths
+        is_replayed = self.is_replayed or replayed
+        return self._replace(lengths=lengths, is_known=False, is_replayed=is_replayed)
+
+    def copied(self) -> Book:
+        """Return the same for another cache, to which no graph appends."""
+        pages = None if self.pages is None else self.pages.copied()
+        return self._replace(pages=pages, is_replayed=False)
+
+    def _with_room(self, tokens: NDArray[np.int64], name: str, value: Any) -> Plan:
+        if self.pages is None:
+            return Plan(self)
+        pages, entries = self.pages.given(tokens, name, value)
+        return Plan(self if entries is None else self._with_pages(pages), entries)
+
+    def _with_pages(self, pages: Pages) -> Book:
+        return self._replace(pages=pages, limits=pages.limits)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, SupportsIndex
 
-from .contents import Contents
-from .operands import QueryOptions
-from .options import geometry_of
-from .stores import loaded_store, new_store
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..arrays.caller import device_of
+from ..arrays.view import CPU
+from ..errors import UnsupportedError
+from ..kv_format import KVFormat
+from ..reference.kv_cache import CachedOperand
+from .append import append_on_device
+from .attend import QueryOptions, attend_on_device
+from .contents import cached_operands, values
+from .device import DeviceMemory, new_memory
+from .files import read, restore, write
+from .geometry import check_choices, geometry_of
+from .host import append_on_host, attend_on_host
+from .memory import Memory
 
 __all__ = ["KVCache"]
 
 
-class KVCache(Contents):
+class KVCache:
     """Quantized keys and values of several sequences, for decoding.
 
     A token of a head has codes of 8 or 4 bits with a float32 scale, or one for each group of
@@ -56,11 +68,11 @@ class KVCache(Contents):
     Notes
     -----
     Arrays are as those of `cuattn.attention`, of any library, but all of them where the cache is. A
-    call that raises has changed nothing.
+    call that raises has changed nothing; one that is interrupted has done all of it or nothing.
 
-    Making or loading a cache waits for the GPU, and so do `gather`, `codes` and `save`; `lengths`,
-    `truncate` and `set_page_table` do so if only the GPU knows the lengths, and `append` and
-    `attend` never.
+    Making, loading or copying (`copy.deepcopy`) a cache waits for the GPU, and so do `gather`,
+    `codes` and `save`; `lengths`, `truncate` and `set_page_table` do so if only the GPU knows the
+    lengths, and `append` and `attend` never.
 
     Appends are checked on the host. It no longer knows the lengths after one that is captured into
     a graph, or whose counts are on the GPU, until `lengths` is read; meanwhile the GPU refuses all
@@ -86,20 +98,72 @@ class KVCache(Contents):
         num_pages: int | None = None,
         device: Literal["cpu"] | None = None,
     ) -> None:
-        geometry = geometry_of(
-            batch,
-            num_kv_heads,
-            head_dim,
-            capacity,
-            bits=bits,
-            k_bits=k_bits,
-            v_bits=v_bits,
-            group=group,
-            v_zero=v_zero,
-            page_size=page_size,
-            num_pages=num_pages,
-        )
-        super().__init__(new_store(geometry, smooth_k, device))
+        sizes = batch, num_kv_heads, head_dim, capacity
+        geometry = geometry_of(*sizes, bits, k_bits, v_bits, group, v_zero, page_size, num_pages)
+        self._memory = new_memory(geometry, smooth_k, device)
+
+    @property
+    def format(self) -> KVFormat:
+        """What the numbers mean."""
+        return self._memory.geometry.kv_format
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache, but for a few counters."""
+        return self._memory.nbytes
+
+    @staticmethod
+    def bytes_needed(
+        batch: int,
+        num_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        smooth_k: bool = True,
+        device: Literal["cpu"] | None = None,
+        **options: Any,
+    ) -> int:
+        """Return `nbytes` of a cache that is not made, from the arguments of `KVCache`.
+
+        Raises
+        ------
+        ArgumentError
+            If one is wrong.
+        """
+        geometry = geometry_of(batch, num_kv_heads, head_dim, capacity, **options)
+        check_choices(smooth_k, device)
+        return geometry.nbytes(smooth_k)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token of one sequence: codes and scales of all heads, of K and V."""
+        return self._memory.geometry.bytes_per_token
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sequence, int32 [batch]; waits for the GPU if only that knows.
+
+        Raises
+        ------
+        ArgumentError
+            If the GPU has refused an append since the last time or `reset`, of which nothing was
+            written. The lengths can be read the next time.
+        """
+        return self._memory.known_lengths().astype(np.int32)
+
+    @property
+    def device_lengths(self) -> Any:
+        """The same where the cache is: the array int32 [batch] that its kernels use."""
+        return self._memory.lengths
+
+    @property
+    def page_table(self) -> NDArray[np.int32] | None:
+        """Pages of each sequence, int32 [batch, pages of the capacity]; -1 where there is none.
+
+        None for a cache without pages.
+        """
+        pages = self._memory.book.pages
+        return None if pages is None else pages.table
 
     def append(
         self, k: Any, v: Any, *, counts: Any = None, layout: str = "HND", stream: Any = None
@@ -126,7 +190,10 @@ class KVCache(Contents):
         UnsupportedError, CompileError
             As for `cuattn.attention`.
         """
-        self._store.append(k, v, counts, layout, stream)
+        if isinstance(self._memory, DeviceMemory):
+            append_on_device(self._memory, k, v, counts, layout, stream)
+        else:
+            append_on_host(self._memory, k, v, counts, layout, stream)
 
     def attend(
         self,
@@ -170,7 +237,134 @@ class KVCache(Contents):
             As for `cuattn.attention`.
         """
         options = QueryOptions(scale, is_causal, return_lse, layout)
-        return self._store.attend(q, options, out, stream)
+        if isinstance(self._memory, DeviceMemory):
+            return attend_on_device(self._memory, q, options, out, stream)
+        return attend_on_host(self._memory, q, options, out, stream)
+
+    def truncate(self, lengths: ArrayLike, *, stream: Any = None) -> None:
+        """Shorten sequences, as speculative decoding does; pages without tokens are free again.
+
+        Parameters
+        ----------
+        lengths : array_like of int [batch], or array of the GPU
+            Tokens that remain, none more than there are. Of an array on the GPU a sequence keeps at
+            most as many, and its pages; the host no longer knows the lengths then.
+        stream : int or stream, optional
+            As for `attend`.
+
+        Raises
+        ------
+        ArgumentError
+            If lengths do not fit. Nothing has changed.
+        """
+        memory = self._memory
+        if hasattr(lengths, "__dlpack_device__") and device_of(lengths, "lengths")[0] != CPU:
+            memory.shorten(lengths, stream)
+            return
+        memory.known_lengths()
+        with memory.call_on(stream):
+            after = memory.book.truncated(lengths)
+            memory.turn_to(after, memory.write_lengths, memory.write_limits)
+
+    def reset(self, *, stream: Any = None) -> None:
+        """Empty all sequences; all pages are free, unless the caller has set them.
+
+        Parameters
+        ----------
+        stream : int or stream, optional
+            As for `attend`.
+        """
+        memory = self._memory
+        with memory.call_on(stream):
+            memory.turn_to(memory.book.emptied(), memory.write_lengths, memory.write_limits)
+            memory.forget_refusal()
+            # Keys of sequences with tokens need their offsets: not before these are gone for good.
+            if memory.k_offset is not None:
+                memory.k_offset[...] = 0
+
+    def reserve(self, tokens: int, *, stream: Any = None) -> None:
+        """Give every sequence the pages for a number of tokens, so that graphs can append them.
+
+        Parameters
+        ----------
+        tokens : int
+            At most the capacity. Without pages there is nothing to do.
+        stream : int or stream, optional
+            As for `attend`.
+
+        Raises
+        ------
+        ArgumentError
+            If there are not as many free pages. Nothing has changed.
+        """
+        memory = self._memory
+        with memory.call_on(stream):
+            after, entries, _ = memory.book.reserving(tokens)
+            memory.write_entries(entries)
+            memory.turn_to(after, memory.write_limits)
+
+    def set_page_table(self, table: ArrayLike, *, stream: Any = None) -> None:
+        """Use the caller's pages from now on, where whatever has been appended has to lie.
+
+        The cache gives no pages itself any more: a sequence has room for the tokens of its own.
+
+        Parameters
+        ----------
+        table : array_like of int [batch, pages of the capacity]
+            Pages of each sequence in their order, then -1. None may be there twice.
+        stream : int or stream, optional
+            As for `attend`.
+
+        Raises
+        ------
+        ArgumentError
+            If the table is wrong, or lacks pages for tokens that there are. Nothing has changed.
+        """
+        memory = self._memory
+        memory.known_lengths()
+        with memory.call_on(stream):
+            after = memory.book.replaced_pages(table)
+            memory.turn_to(after, memory.write_table, memory.write_limits)
+
+    def gather(self, dtype: str = "float16") -> tuple[Any, Any]:
+        """Return K and V as they are represented, in new arrays; waits for the GPU.
+
+        Parameters
+        ----------
+        dtype : {"float16", "bfloat16", "float32"}
+
+        Returns
+        -------
+        k, v : array [batch, num_kv_heads, longest length, head_dim]
+            Of CuPy, or of NumPy for a cache in host memory; 0 beyond the length of a sequence.
+
+        Raises
+        ------
+        ArgumentError
+            For another type.
+        """
+        with self._memory.at_rest() as lengths:
+            return values(self._memory, lengths, dtype)
+
+    def codes(self) -> tuple[CachedOperand, CachedOperand]:
+        """Return codes and scales of K and V on the host; waits for the GPU."""
+        with self._memory.at_rest() as lengths:
+            return cached_operands(self._memory, lengths)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what the cache holds to a file of the safetensors format, whole or not at all.
+
+        Waits for the GPU.
+
+        Raises
+        ------
+        ArgumentError
+            If there can be no such file.
+        CuattnError
+            If the package safetensors is missing.
+        """
+        with self._memory.at_rest() as lengths:
+            write(path, self._memory, lengths)
 
     @staticmethod
     def load(path: str | PathLike[str], device: Literal["cpu"] | None = None) -> KVCache:
@@ -187,6 +381,25 @@ class KVCache(Contents):
         NoGPUError, UnsupportedError
             If there is no GPU that can be used.
         """
+        saved = read(path)
+        memory = new_memory(saved.geometry, saved.k_offset is not None, device)
+        restore(memory, saved)
+        return KVCache._of(memory)
+
+    def __deepcopy__(self, memo: object = None) -> KVCache:
+        """Return a cache of its own with the same contents, where this one is; waits for the GPU.
+
+        Graphs that append to this one do not append to the copy.
+        """
+        return KVCache._of(self._memory.copied())
+
+    __copy__ = __deepcopy__
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise UnsupportedError("a KVCache cannot be pickled: save it to a file, and load that")
+
+    @staticmethod
+    def _of(memory: Memory) -> KVCache:
         cache = KVCache.__new__(KVCache)
-        Contents.__init__(cache, loaded_store(path, device))
+        cache._memory = memory
         return cache

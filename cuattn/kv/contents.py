@@ -1,99 +1,127 @@
-"""What a KV cache takes and holds: bytes, codes, and the values that they stand for."""
+"""What a KV cache holds: the units of a sequence, codes on the host, and what they stand for."""
 
 from __future__ import annotations
 
-from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
-from ..kv_format import UNIT_TOKENS, KVFormat
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import numpy_dtype
+from ..common.sizes import ceil_div
+from ..errors import ArgumentError
+from ..kv_format import UNIT_TOKENS
+from ..operands.operand import DTYPES
 from ..reference.kv_cache import CachedOperand
-from .files import write
-from .options import bytes_of, check_choices, geometry_of
-from .read import cached_operands, values
-from .sequences import Sequences
+from .memory import Memory
+from .units import Tokens, unpack_units
 
-__all__ = ["Contents"]
+__all__ = ["cached_operands", "read_units", "values", "write_units"]
 
 
-class Contents(Sequences):
-    """What `KVCache` says of its tokens; see `Sequences`."""
+def read_units(memory: Memory, sequence: int, first: int, last: int) -> Any:
+    """Return units of a sequence, uint8 [1, kv head, last - first, unit_bytes]."""
+    if memory.pages is None:
+        return memory.units[sequence : sequence + 1, :, first:last]
+    size = memory.geometry.page_units
+    begin = first // size
+    pages = memory.units[memory.pages[sequence, begin : ceil_div(last, size)]]
+    count, heads, _, nbytes = pages.shape
+    whole = pages.swapaxes(0, 1).reshape(1, heads, count * size, nbytes)
+    return whole[:, :, first - begin * size : last - begin * size]
 
-    @property
-    def format(self) -> KVFormat:
-        """What the numbers mean."""
-        return self._store.geometry.kv_format
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cache, but for a few counters."""
-        return self._store.nbytes
+def write_units(memory: Memory, sequence: int, first: int, units: Any) -> None:
+    """Replace units of a sequence from unit `first` on, in pages that the memory's table has."""
+    row = None if memory.pages is None else memory.to_host(memory.pages[sequence])
+    size = memory.geometry.page_units
+    at, end = first, first + units.shape[2]
+    while at < end:
+        page = sequence if row is None else int(row[at // size])
+        slot = at % size
+        count = min(size - slot, end - at)
+        memory.units[page, :, slot : slot + count] = units[0, :, at - first : at - first + count]
+        at += count
 
-    @staticmethod
-    def bytes_needed(
-        batch: int,
-        num_kv_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        smooth_k: bool = True,
-        device: Literal["cpu"] | None = None,
-        **options: Any,
-    ) -> int:
-        """Return `nbytes` of a cache that is not made, from the arguments of `KVCache`.
 
-        Raises
-        ------
-        ArgumentError
-            If one is wrong.
-        """
-        geometry = geometry_of(batch, num_kv_heads, head_dim, capacity, **options)
-        check_choices(smooth_k, device)
-        return bytes_of(geometry, smooth_k)
+def _tokens(memory: Memory, sequence: int, length: int) -> tuple[Tokens, Tokens]:
+    """Return the first tokens of a sequence: K and V, whose batch is 1."""
+    units = read_units(memory, sequence, 0, ceil_div(length, UNIT_TOKENS))
+    k, v = unpack_units(units, memory.geometry.kv_format)
+    return _first(k, length), _first(v, length)
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of a token of one sequence: codes and scales of all heads, of K and V."""
-        return self._store.geometry.num_kv_heads * self.format.unit_bytes // UNIT_TOKENS
 
-    def gather(self, dtype: str = "float16") -> tuple[Any, Any]:
-        """Return K and V as they are represented, in new arrays; waits for the GPU.
+def _first(x: Tokens, length: int) -> Tokens:
+    zero = None if x.zero is None else x.zero[:, :, :length]
+    return Tokens(x.codes[:, :, :length], x.scale[:, :, :length], zero)
 
-        Parameters
-        ----------
-        dtype : {"float16", "bfloat16", "float32"}
 
-        Returns
-        -------
-        k, v : array [batch, num_kv_heads, longest length, head_dim]
-            Of CuPy, or of NumPy for a cache in host memory; 0 beyond the length of a sequence.
+def cached_operands(
+    memory: Memory, lengths: NDArray[np.int64]
+) -> tuple[CachedOperand, CachedOperand]:
+    """Copy codes, scales and zero points to the host.
 
-        Raises
-        ------
-        ArgumentError
-            For another type.
-        """
-        lengths = self._known_lengths()
-        self._store.wait()
-        with self._store.call_on(None):
-            return values(self._store, lengths, dtype)
+    Parameters
+    ----------
+    memory : Memory
+    lengths : ndarray of int [batch]
+        Tokens of each sequence.
 
-    def codes(self) -> tuple[CachedOperand, CachedOperand]:
-        """Return codes and scales of K and V on the host; waits for the GPU."""
-        lengths = self._known_lengths()
-        self._store.wait()
-        with self._store.call_on(None):
-            return cached_operands(self._store, lengths)
+    Returns
+    -------
+    k, v : CachedOperand
+        Of the longest sequence's tokens; all is 0 beyond the length of another.
+    """
+    geometry = memory.geometry
+    kv_format = geometry.kv_format
+    of_tokens = (geometry.batch, geometry.num_kv_heads, int(lengths.max()))
+    sizes = (kv_format.head_dim, kv_format.k_groups, kv_format.head_dim, kv_format.v_groups)
+    k_codes, k_scale, v_codes, v_scale = (
+        np.zeros((*of_tokens, size), dtype)
+        for size, dtype in zip(sizes, (np.int8, np.float32) * 2, strict=True)
+    )
+    zero = np.zeros_like(v_scale) if kv_format.v_zero else None
+    for b in np.flatnonzero(lengths):
+        n = int(lengths[b])
+        k, v = _tokens(memory, int(b), n)
+        k_codes[b, :, :n], k_scale[b, :, :n] = memory.to_host(k.codes), memory.to_host(k.scale)
+        v_codes[b, :, :n], v_scale[b, :, :n] = memory.to_host(v.codes), memory.to_host(v.scale)
+        if zero is not None:
+            zero[b, :, :n] = memory.to_host(v.zero)
+    vector = None if memory.k_offset is None else memory.to_host(memory.k_offset).copy()
+    return CachedOperand(k_codes, k_scale, None, vector), CachedOperand(v_codes, v_scale, zero)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write what the cache holds to a file of the safetensors format, whole or not at all.
 
-        Waits for the GPU.
+def values(memory: Memory, lengths: NDArray[np.int64], dtype: str) -> tuple[Any, Any]:
+    """Return the values of K and V as arrays of the cache's library.
 
-        Raises
-        ------
-        ArgumentError
-            If there can be no such file.
-        CuattnError
-            If the package safetensors is missing.
-        """
-        write(path, self._store, self._known_lengths())
+    Parameters
+    ----------
+    memory : Memory
+    lengths : ndarray of int [batch]
+    dtype : {"float16", "bfloat16", "float32"}
+
+    Returns
+    -------
+    k, v : ndarray [batch, num_kv_heads, longest length, head_dim]
+        0 beyond the length of a sequence.
+
+    Raises
+    ------
+    ArgumentError
+        For another type.
+    """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ArgumentError("dtype", dtype, f"one of {list(DTYPES)}")
+    geometry, kind = memory.geometry, numpy_dtype(dtype)
+    shape = (geometry.batch, geometry.num_kv_heads, int(lengths.max()), geometry.kv_format.head_dim)
+    k_values, v_values = memory.xp.zeros(shape, kind), memory.xp.zeros(shape, kind)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for b in np.flatnonzero(lengths).tolist():
+            n = int(lengths[b])
+            k, v = _tokens(memory, b, n)
+            keys = k.values()
+            if memory.k_offset is not None:
+                keys += memory.k_offset[b : b + 1, :, None]
+            k_values[b, :, :n], v_values[b, :, :n] = keys[0], v.values()[0]
+    return k_values, v_values

@@ -1,138 +1,232 @@
-"""A KV cache on a GPU: its calls, as launches that are remembered by their kind."""
+"""The memory of a KV cache on a GPU, and what all calls on it have in common."""
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import Caller, device_of
-from ..arrays.overlap import check_output
-from ..arrays.view import CPU, View, as_cupy, contiguous, cupy_module, view_cupy
-from ..compile.launch import enqueue
-from ..reference.arrays import whole_counts
-from .append import prepare_append
-from .attend import prepare_attend
-from .device_memory import DeviceMemory
-from .geometry import KVGeometry
-from .operands import QueryOptions
+from ..arrays.caller import Caller, on_device
+from ..arrays.device import current_device
+from ..arrays.streams import is_capturing
+from ..arrays.view import CUDA, View, as_cupy, contiguous, cupy_module, view_cupy
+from ..common.remember import Remembered
+from ..compile.launch import Buffers
+from ..errors import ArgumentError, UnsupportedError
+from ..presets import resolve
+from .geometry import KVGeometry, check_choices
+from .memory import Memory
 
-__all__ = ["DeviceStore"]
+__all__ = ["SCHEME", "DeviceMemory", "direct", "new_memory", "store_values"]
+
+# Its operands and options are checked as those of a cache's calls have to be.
+SCHEME = resolve("int8")
+
+# Counters of a new cache; calls that want more get more.
+_COUNTERS = 4096
 
 # Kinds of calls, of each method, that a cache remembers, at a few kilobytes each.
 _REMEMBERED = 256
 
 
-class DeviceStore(DeviceMemory):
-    """The memory of a cache and the calls on it; see `Store`."""
+class DeviceMemory(Memory):
+    """The memory as arrays of CuPy, on its current device; see `Memory`.
+
+    Attributes
+    ----------
+    device : tuple of int
+        DLPack's type and the ordinal.
+
+    Raises
+    ------
+    NoGPUError, UnsupportedError
+        If there is no GPU that can be used.
+    """
 
     def __init__(self, geometry: KVGeometry, smooth_k: bool) -> None:
-        super().__init__(geometry, smooth_k)
-        # typed: 1 must not pass for True because they are equal.
-        remember = lru_cache(_REMEMBERED, typed=True)
-        self._prepare_attend = remember(partial(prepare_attend, geometry))
-        self._prepare_append = remember(partial(prepare_append, geometry))
+        self.device = (CUDA, current_device().ordinal)
+        self._cupy = cupy_module()
+        super().__init__(geometry, smooth_k, self._cupy)
+        self._refused = self._cupy.zeros(1, np.int32)
+        # Graphs go on using the counters that they were captured with.
+        self._counters = [self._cupy.zeros(_COUNTERS, np.uint32)]
+        self._counted = _COUNTERS, _address(self._counters[0])
+        units, pages, offset = map(_address, (self.units, self.pages, self.k_offset))
+        lengths, limits = map(_address, (self.lengths, self.limits))
+        self.attend_addresses = (units, pages, lengths, offset)
+        self.append_addresses = (units, pages, lengths, limits, offset)
+        self.refused_address = _address(self._refused)
+        self._remembered: dict[Callable[..., Any], Remembered[..., Any]] = {}
+        # The first call may be on any stream.
+        self._cupy.cuda.get_current_stream().synchronize()
 
-    def append(self, k: Any, v: Any, counts: Any, layout: str, stream: Any) -> None:
-        """Do what `KVCache.append` says."""
-        self.check_device(k, "k", device_of(k, "k"))
+    def prepared(self, prepare: Callable[..., Any], *key: Any) -> Any:
+        """Return what a function makes of this cache's geometry and a key; remembered."""
+        remembered = self._remembered.get(prepare)
+        if remembered is None:
+            remembered = Remembered(partial(prepare, self.geometry), _REMEMBERED)
+            self._remembered[prepare] = remembered
+        return remembered(*key)
+
+    # ---- where the arrays are
+
+    def sent(self, x: NDArray[Any]) -> Any:
+        """Return an array of the host as one of the GPU; waits for nothing."""
+        self._refuse_capture("what comes from the host")
+        return self._cupy.asarray(x)
+
+    def to_host(self, x: Any) -> Any:
+        """Return an array of the GPU as one of the host."""
+        return self._cupy.asnumpy(x)
+
+    def call_on(self, stream: Any) -> AbstractContextManager[object]:
+        """Return a context in which a caller's stream is the current one, on the cache's device.
+
+        Raises
+        ------
+        UnsupportedError
+            If it is being captured: what is done in the context takes arrays from the host.
+        """
+        return self._entered(stream)
+
+    @contextmanager
+    def _entered(self, stream: Any) -> Iterator[None]:
+        with self.on_device(), Caller(self.units, stream):
+            self._refuse_capture("this change of a cache")
+            self.settle()
+            yield
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """Return a context in which the cache's device is the current one."""
+        return on_device(self.device[1])
+
+    def is_captured(self) -> bool:
+        """Whether CuPy's current stream is being captured into a graph."""
+        return is_capturing(self._cupy.cuda.get_current_stream().ptr)
+
+    def _refuse_capture(self, what: str) -> None:
+        if self.is_captured():
+            raise UnsupportedError(f"{what} cannot be captured into a graph")
+
+    def wait(self) -> None:
+        """Wait for all work of the GPU, whatever its stream."""
         with self.on_device():
-            caller = Caller(k, stream)
-            k_view, v_view = self.look(caller, k, "k"), self.look(caller, v, "v")
-            with caller:
-                k_view, v_view = _direct(k_view), _direct(v_view)
-                tokens = k_view.signature, v_view.signature
-                call = _remembered(self._prepare_append, *tokens, layout, False)
-                fresh = self._fresh(caller, counts, call.tokens)
-                plan = None
-                if self.book.is_known and not isinstance(fresh, View) and not self.is_captured():
-                    plan = self.book.plan(call.tokens if fresh is None else fresh, k_view.shape)
-                counts_view = self._sent_counts(fresh, call.tokens)
-                begins = self.book.may_begin if plan is None else plan.begins
-                if begins and self.k_offset is not None:
-                    call = self._prepare_append(*tokens, layout, True)
-                if plan is not None and plan.lacks_pages:
-                    self.enter(self.book.give_pages(plan.after))
-                given = (
-                    *self.append_addresses,
-                    self.counters(1),
-                    self.refused_address,
-                    k_view.ptr,
-                    v_view.ptr,
-                    0 if counts_view is None else counts_view.ptr,
-                )
-                enqueue(call.launches, call.buffers, given)
-                if plan is None:
-                    self.book.forget(replayed=self.is_captured())
-                else:
-                    self.book.learn(plan.after)
+            self._refuse_capture("what waits for the GPU")
+            self._cupy.cuda.Device().synchronize()
 
-    def attend(self, q: Any, options: QueryOptions, out: Any, stream: Any) -> Any:
-        """Do what `KVCache.attend` says."""
-        self.check_device(q, "q", device_of(q, "q"))
+    def fetch(self) -> tuple[NDArray[np.int64], bool]:
+        """Return the lengths, and whether an append has been refused since `forget_refusal`."""
+        self.wait()
         with self.on_device():
-            caller = Caller(q, stream)
-            q_view = self.look(caller, q, "q")
-            target = None if out is None else self.look(caller, out, "out")
+            lengths = self.to_host(self.lengths).astype(np.int64)
+            return lengths, bool(self.to_host(self._refused)[0])
+
+    def forget_refusal(self) -> None:
+        """Note that a refused append is of no interest any more."""
+        with self.on_device():
+            self._refused.fill(0)
+
+    def counters(self, count: int) -> int:
+        """Return the address of at least so many counters, all of them 0."""
+        most, address = self._counted
+        if count > most:
+            self._refuse_capture("the first call with so many queries")
+            self._counters.append(self._cupy.zeros(count, np.uint32))
+            address = _address(self._counters[-1])
+            self._counted = count, address
+        return address
+
+    def shorten(self, lengths: Any, stream: Any) -> None:
+        """Shorten sequences to at most the lengths in an array of the GPU; waits for nothing."""
+        with self.on_device():
+            caller = Caller(lengths, stream)
+            seen = self.look_at_integers(caller, lengths, "lengths")
             with caller:
-                q_view = _direct(q_view)
-                of_out = None if target is None else target.signature
-                call = _remembered(self._prepare_attend, q_view.signature, of_out, *options)
-                of_q, return_lse = call.problem.q, call.problem.return_lse
-                if target is not None:
-                    check_output(out, target, {"q": q_view}, call.extents, of_q.dtype.nbytes)
-                o, o_view = out, target
-                if o_view is None:
-                    o, o_view = caller.empty(q_view.shape, q_view.dtype)
-                lse = lse_view = None
-                if return_lse:
-                    lse, lse_view = caller.empty(of_q.shape[:3], "float32")
-                written = o_view
-                if not call.writes_out:
-                    written = view_cupy(cupy_module().empty_like(as_cupy(o_view), order="C"))
-                given = (
-                    *self.attend_addresses,
-                    self.counters(call.arrivals),
-                    q_view.ptr,
-                    written.ptr,
-                    0 if lse_view is None else lse_view.ptr,
-                )
-                enqueue(call.launches, call.buffers, given)
-                if written is not o_view:
-                    as_cupy(o_view)[...] = written.owner
-                result = o if out is not None else caller.deliver(o)
-                return (result, caller.deliver(lse)) if return_lse else result
+                is_captured = self.is_captured()
+                after = self.book.forgotten(replayed=is_captured, may_begin=True)
+                if is_captured:  # which nothing undoes
+                    self.book = after
+                with self.transaction(after, self.write_lengths):
+                    most = self._cupy.maximum(as_cupy(seen), 0)
+                    self._cupy.minimum(self.lengths, most.astype(np.int32), out=self.lengths)
 
-    def _fresh(self, caller: Caller, counts: Any, tokens: int) -> View | NDArray[np.int64] | None:
-        """Return how many tokens of each sequence there are: on the GPU, on the host, or all."""
-        if counts is None:
-            return None
-        of_host = not hasattr(counts, "__dlpack_device__") or device_of(counts, "counts")[0] == CPU
-        if of_host:
-            return whole_counts("counts", counts, self.geometry.batch, tokens)
-        return self.look_at_integers(caller, counts, "counts")
+    # ---- arrays of the caller
 
-    def _sent_counts(self, fresh: View | NDArray[np.int64] | None, tokens: int) -> View | None:
-        """Return the counts as the kernels read them, None if all tokens are meant."""
-        if isinstance(fresh, View):
-            if fresh.dtype == "int32" and fresh.strides == (1,):
-                return fresh
-            return view_cupy(as_cupy(fresh).astype(np.int32, order="C"))
-        if fresh is None or (fresh == tokens).all():
-            return None
-        return view_cupy(self.sent(fresh.astype(np.int32)))
+    def look(self, caller: Caller, x: Any, name: str) -> View:
+        """Look at an array of the cache's GPU.
+
+        Raises
+        ------
+        ArgumentError
+            If it is anything else.
+        """
+        seen = caller.look(x, name)
+        self.check_device(x, name, seen.device)
+        return seen
+
+    def look_at_integers(self, caller: Caller, x: Any, name: str) -> View:
+        """Look at an array of one integer for each sequence.
+
+        Raises
+        ------
+        ArgumentError
+            If it is anything else.
+        """
+        seen = self.look(caller, x, name)
+        batch = self.geometry.batch
+        if seen.shape != (batch,) or seen.dtype not in ("int32", "int64"):
+            raise ArgumentError(name, x, f"int32 or int64 [{batch}]")
+        return seen
+
+    def check_device(self, x: Any, name: str, device: tuple[int, int]) -> None:
+        """Check where an array is.
+
+        Raises
+        ------
+        ArgumentError
+            If it is not on the cache's GPU.
+        """
+        if device != self.device:
+            raise ArgumentError(name, x, f"on GPU {self.device[1]}, as the cache is")
 
 
-def _direct(x: View) -> View:
+def new_memory(geometry: KVGeometry, smooth_k: bool, device: str | None) -> Memory:
+    """Return the memory of a cache without tokens, where `KVCache` is to have it.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is wrong.
+    NoGPUError, UnsupportedError
+        If there is no GPU that can be used.
+    """
+    check_choices(smooth_k, device)
+    return (DeviceMemory if device is None else Memory)(geometry, smooth_k)
+
+
+def direct(x: View) -> View:
     """Return an array whose last axis is contiguous: a copy, unless it is already."""
     return x if x.strides[-1:] in ((), (1,)) else contiguous(x)
 
 
-def _remembered(prepare: Any, *key: Any) -> Any:
-    try:
-        return prepare(*key)
-    except TypeError:
-        prepare.__wrapped__(*key)  # says which argument cannot be a key
-        raise
+def store_values(geometry: KVGeometry, buffers: Buffers) -> dict[str, int]:
+    """Return the members of KvStore in kernels_cu/kv/kv_params.cuh."""
+    addresses = ("units", "pages", "lengths", "k_offset")
+    return {
+        **{name: buffers[name] for name in addresses},
+        "page_stride": geometry.page_stride,
+        "head_stride": geometry.head_stride,
+        "page_units": geometry.page_units,
+        "pages_per_sequence": geometry.pages_per_sequence,
+        "batch": geometry.batch,
+        "num_kv_heads": geometry.num_kv_heads,
+    }
+
+
+def _address(x: Any) -> int:
+    """Address of an array of CuPy, 0 for none."""
+    return 0 if x is None else view_cupy(x).ptr

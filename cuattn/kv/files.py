@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +21,16 @@ from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
 from ..kv_format import UNIT_TOKENS
+from .contents import read_units, write_units
 from .geometry import KVGeometry
-from .store import Store
+from .memory import Memory
 from .units import pack_units, unpack_units
 
-__all__ = ["Saved", "read", "write"]
+__all__ = ["Saved", "checksum", "read", "restore", "write"]
 
 # What metadata says of a file that `write` has written, and of the form of its contents.
 _KIND = "cuattn KV cache"
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,7 @@ class Saved:
     units: list[NDArray[np.uint8]]
 
 
-def write(path: str | PathLike[str], store: Store, lengths: NDArray[np.int64]) -> None:
+def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64]) -> None:
     """Write what a cache holds; what lies beyond the lengths of sequences is written as zeros.
 
     Raises
@@ -58,19 +65,25 @@ def write(path: str | PathLike[str], store: Store, lengths: NDArray[np.int64]) -
     library = _safetensors()
     path = _checked_path(path)
     arrays: dict[str, NDArray[Any]] = {"lengths": lengths.astype(np.int32)}
-    if store.k_offset is not None:
-        arrays["k_offset"] = store.to_host(store.k_offset)
+    if memory.k_offset is not None:
+        arrays["k_offset"] = memory.to_host(memory.k_offset)
     for b, length in enumerate(lengths.tolist()):
-        arrays[f"units.{b}"] = _used_units(store, b, length)
-    metadata = {"kind": _KIND, "version": _VERSION, "geometry": json.dumps(asdict(store.geometry))}
+        arrays[f"units.{b}"] = _used_units(memory, b, length)
     contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-    partial = path.with_name(path.name + ".partial")
+    geometry = json.dumps(asdict(memory.geometry))
+    metadata = {
+        "kind": _KIND,
+        "version": _VERSION,
+        "geometry": geometry,
+        "sha256": checksum(geometry, contiguous),
+    }
+    content = library.numpy.save(contiguous, metadata)
     try:
-        library.numpy.save_file(contiguous, str(partial), metadata)
-        partial.replace(path)
-    except (OSError, library.SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise ArgumentError("path", str(path), f"a file that can be written ({error})") from error
+        with _open_whole(path) as stream:
+            stream.write(content)
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL
+        expected = f"a file that can be written ({error})"
+        raise ArgumentError("path", str(path), expected) from None
 
 
 def read(path: str | PathLike[str]) -> Saved:
@@ -85,21 +98,71 @@ def read(path: str | PathLike[str]) -> Saved:
     """
     library = _safetensors()
     path = _checked_path(path)
-    if not path.is_file():
-        raise ArgumentError("path", str(path), "an existing file")
     try:
+        if not path.is_file():
+            raise ArgumentError("path", str(path), "an existing file")
         with library.safe_open(str(path), "numpy") as file:
             metadata = file.metadata() or {}
             found = metadata.get("kind"), metadata.get("version")
             if found != (_KIND, _VERSION):
                 expected = f"a file of a {_KIND}, version {_VERSION} (this is {found})"
                 raise ArgumentError("path", str(path), expected)
-            geometry = typed(json.loads(metadata.get("geometry", "")), KVGeometry, "geometry")
-            return _checked(geometry, {name: file.get_tensor(name) for name in file.offset_keys()})
-    except (OSError, TypeError, ValueError, library.SafetensorError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
+        text = metadata.get("geometry", "")
+        if metadata.get("sha256") != checksum(text, arrays):
+            raise ArgumentError("sha256", metadata.get("sha256"), "that of the contents")
+        return _checked(typed(json.loads(text), KVGeometry, "geometry"), arrays)
+    except (OSError, TypeError, ValueError, RecursionError, library.SafetensorError) as error:
         if isinstance(error, ArgumentError) and error.argument == "path":
             raise
         raise ArgumentError("path", str(path), f"the file of a sound cache ({error})") from error
+
+
+def restore(memory: Memory, saved: Saved) -> None:
+    """Put the contents of a file into the memory of a cache without tokens."""
+    with memory.call_on(None):
+        after, entries, _ = memory.book.appended(saved.lengths, saved.lengths.shape)
+        memory.write_entries(entries)
+        with memory.transaction(after, memory.write_lengths, memory.write_limits):
+            for b, units in enumerate(saved.units):
+                write_units(memory, b, 0, memory.sent(units[None]))
+            if saved.k_offset is not None:
+                memory.k_offset[...] = memory.sent(saved.k_offset)
+            memory.write_limits(after)
+            memory.write_lengths(after)
+    memory.wait()
+
+
+def checksum(geometry: str, arrays: dict[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of what a file says of a cache and holds of it, in hexadecimal digits."""
+    digest = hashlib.sha256(geometry.encode())
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _open_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that is there whole in the end, or as it was before.
+
+    A link is followed. What is no regular file, such as a pipe or a device, is written through.
+    """
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        with path.open("wb") as stream:
+            yield stream
+        return
+    place = Path(os.path.realpath(path))
+    partial = place.with_name(f".{token_hex(8)}.partial")
+    try:
+        with partial.open("xb") as stream:
+            yield stream
+        if place.exists():
+            partial.chmod(stat.S_IMODE(place.stat().st_mode))
+        partial.replace(place)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _checked_path(path: object) -> Path:
@@ -108,13 +171,13 @@ def _checked_path(path: object) -> Path:
     return Path(fspath(path))
 
 
-def _used_units(store: Store, sequence: int, length: int) -> NDArray[np.uint8]:
+def _used_units(memory: Memory, sequence: int, length: int) -> NDArray[np.uint8]:
     """Return the units of a sequence that have tokens, without what lies beyond the last one."""
-    units = store.to_host(store.read(sequence, 0, ceil_div(length, UNIT_TOKENS)))
-    tokens = unpack_units(units, store.geometry.kv_format)
+    units = memory.to_host(read_units(memory, sequence, 0, ceil_div(length, UNIT_TOKENS)))
+    tokens = unpack_units(units, memory.geometry.kv_format)
     for array in (array for operand in tokens for array in operand if array is not None):
         array[:, :, length:] = 0
-    whole: NDArray[np.uint8] = pack_units(*tokens, store.geometry.kv_format)[0]
+    whole: NDArray[np.uint8] = pack_units(*tokens, memory.geometry.kv_format)[0]
     return whole
 
 

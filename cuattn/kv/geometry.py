@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..common.sizes import ceil_div, is_whole_number
 from ..errors import ArgumentError
-from ..kv_format import UNIT_TOKENS, KVFormat
+from ..kv_format import KV_BITS, UNIT_TOKENS, KVFormat
 
-__all__ = ["MAX_PAGE", "KVGeometry"]
+__all__ = ["KVGeometry", "check_choices", "geometry_of"]
 
-# Tokens of the largest page.
-MAX_PAGE = 256
+# Tokens of a page; 0 keeps each sequence in one piece.
+_PAGE_SIZES = (0, 16, 32, 64, 128, 256)
 
 # Kernels count tokens of a sequence, and heads of all sequences, in 32-bit integers.
 _MAX_TOKENS = 2**30
@@ -19,6 +19,12 @@ _MAX_HEADS = 2**20
 
 # Of sequences, and of the heads of one: arrays with more are no operands (`operand_of`).
 _MAX_AXIS = 2**16 - 1
+
+# Entries of page tables are 32-bit integers.
+_MAX_PAGES = 2**31 - 1
+
+# Bytes of a length, a limit, an entry of the page table and a component of an offset.
+_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,12 @@ class KVGeometry:
         if self.batch * self.num_kv_heads > _MAX_HEADS:
             heads = self.batch * self.num_kv_heads
             raise ArgumentError("batch", self.batch, f"at most {_MAX_HEADS} heads, not {heads}")
-        sizes_of_pages = (0, 16, 32, 64, 128, MAX_PAGE)
-        if not is_whole_number(self.page_size) or self.page_size not in sizes_of_pages:
+        if not is_whole_number(self.page_size) or self.page_size not in _PAGE_SIZES:
             raise ArgumentError("page_size", self.page_size, "a power of two from 16 to 256, or 0")
         least = 1 if self.page_size else self.batch
-        if not is_whole_number(self.num_pages) or self.num_pages < least:
-            raise ArgumentError("num_pages", self.num_pages, f"at least {least}")
+        if not is_whole_number(self.num_pages) or not least <= self.num_pages <= _MAX_PAGES:
+            expected = f"a whole number from {least} to {_MAX_PAGES}"
+            raise ArgumentError("num_pages", self.num_pages, expected)
 
     @property
     def page_units(self) -> int:
@@ -96,3 +102,72 @@ class KVGeometry:
     def units_bytes(self) -> int:
         """Bytes of all units."""
         return self.num_pages * self.page_stride
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token of a sequence: codes and scales of all heads, of K and V."""
+        return self.num_kv_heads * self.kv_format.unit_bytes // UNIT_TOKENS
+
+    def nbytes(self, smooth_k: bool) -> int:
+        """Bytes of a cache: units, lengths and limits, page table, offsets of K."""
+        words = 2 * self.batch
+        if self.page_size:
+            words += self.batch * self.pages_per_sequence
+        if smooth_k:
+            words += self.batch * self.num_kv_heads * self.kv_format.head_dim
+        return self.units_bytes + _WORD * words
+
+
+def geometry_of(
+    batch: int,
+    num_kv_heads: int,
+    head_dim: int,
+    capacity: int,
+    bits: int = 8,
+    k_bits: int | None = None,
+    v_bits: int | None = None,
+    group: int = 0,
+    v_zero: bool = False,
+    page_size: int = 0,
+    num_pages: int | None = None,
+) -> KVGeometry:
+    """Return the geometry of a cache, whose arguments are those of `KVCache`.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is wrong.
+    """
+    if not is_whole_number(bits) or bits not in KV_BITS:
+        raise ArgumentError("bits", bits, f"one of {KV_BITS}")
+    kv_format = KVFormat(
+        head_dim,
+        bits if k_bits is None else k_bits,
+        bits if v_bits is None else v_bits,
+        group,
+        v_zero,
+    )
+    # Everything else is checked before a number of pages is worked out from it.
+    sizes = (kv_format, batch, num_kv_heads, capacity, page_size)
+    if not page_size:
+        geometry = KVGeometry(*sizes, num_pages=batch)
+        if num_pages is not None:
+            raise ArgumentError("num_pages", num_pages, "None, unless there is a page_size")
+        return geometry
+    one = KVGeometry(*sizes, num_pages=1)
+    wanted = batch * one.pages_per_sequence if num_pages is None else num_pages
+    return replace(one, num_pages=wanted)
+
+
+def check_choices(smooth_k: object, device: object) -> None:
+    """Check the arguments of `KVCache` that say nothing of its geometry.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is wrong.
+    """
+    if not isinstance(smooth_k, bool):
+        raise ArgumentError("smooth_k", smooth_k, "True or False")
+    if not (device is None or (isinstance(device, str) and device == "cpu")):
+        raise ArgumentError("device", device, "None, for CuPy's current GPU, or 'cpu'")

@@ -10,8 +10,7 @@ from ..arrays.device import Target
 from ..errors import ArgumentError
 from ..kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
 from ..operands.operand import DTYPES
-from .decode_kernel import decode_spec
-from .spec import AppendSpec, DecodeSpec, OffsetSpec
+from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 
 __all__ = ["KVSpec", "kv_formats", "kv_specs"]
 

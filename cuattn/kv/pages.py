@@ -25,83 +25,110 @@ class Entries(NamedTuple):
     page: NDArray[np.int32]
 
 
-class Pages:
+class Pages(NamedTuple):
     """The page table of a paged cache, and the pages that are free.
 
-    Parameters
-    ----------
-    geometry : KVGeometry
-        With pages.
+    It does not change: whoever gives pages or takes them back makes another one. All that follow
+    from each other share `entries`, where pages are given by writing beyond `counts`, which alone
+    decides what an entry means: nothing has happened until the new counts are in use.
 
     Attributes
     ----------
-    table : ndarray of int32 [batch, pages_per_sequence]
-        Pages of each sequence in their order, then `NO_PAGE`.
+    geometry : KVGeometry
+        With pages.
+    entries : ndarray of int32 [batch, pages_per_sequence]
+        Pages of each sequence in their order; what is behind the first `counts` means nothing.
+    counts : ndarray of int64 [batch]
+        Pages of each sequence.
+    returned : ndarray of int32
+        Free pages that sequences have had before; the first one is given next.
+    unused : int
+        The first of the pages that no sequence has had, which are free too.
+    is_own : bool
+        Whether the cache gives pages itself: they are not the caller's.
     """
 
-    def __init__(self, geometry: KVGeometry) -> None:
-        self._geometry = geometry
-        self._is_own = True
-        self.clear()
+    geometry: KVGeometry
+    entries: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    returned: NDArray[np.int32]
+    unused: int = 0
+    is_own: bool = True
 
-    def clear(self) -> None:
-        """Take all pages back, unless they are the caller's."""
-        geometry = self._geometry
-        if not self._is_own:
-            return
-        shape = (geometry.batch, geometry.pages_per_sequence)
-        self.table: NDArray[np.int32] = np.full(shape, NO_PAGE, np.int32)
-        self._counts: NDArray[np.int64] = np.zeros(geometry.batch, np.int64)
-        self._free = list(range(geometry.num_pages))[::-1]
+    @classmethod
+    def all_free(cls, geometry: KVGeometry) -> Pages:
+        """Return the pages of a cache without tokens."""
+        entries = np.zeros((geometry.batch, geometry.pages_per_sequence), np.int32)
+        return cls(geometry, entries, np.zeros(geometry.batch, np.int64), np.zeros(0, np.int32))
+
+    @property
+    def table(self) -> NDArray[np.int32]:
+        """Pages of each sequence in their order, then `NO_PAGE`; a new array."""
+        places = np.arange(self.geometry.pages_per_sequence)
+        return np.where(places < self.counts[:, None], self.entries, np.int32(NO_PAGE))
 
     @property
     def limits(self) -> NDArray[np.int64]:
         """Tokens that the pages of each sequence have room for, at most the capacity."""
-        return np.minimum(self._counts * self._geometry.page_size, self._geometry.capacity)
+        return np.minimum(self.counts * self.geometry.page_size, self.geometry.capacity)
 
-    def check(self, tokens: NDArray[np.int64], name: str, value: Any) -> None:
-        """Check that sequences can be given the pages for numbers of tokens within the capacity.
+    def given(
+        self, tokens: NDArray[np.int64], name: str, value: Any
+    ) -> tuple[Pages, Entries | None]:
+        """Give free pages to sequences that lack them for numbers of tokens within the capacity.
+
+        Returns
+        -------
+        pages : Pages
+        entries : Entries or None
+            What is new in the table; None if nothing is.
 
         Raises
         ------
         ArgumentError
             Naming the argument that wants more pages than are free.
         """
-        lacking = self._lacking(tokens)
-        b = int(np.argmax(lacking))
-        if not lacking[b]:
-            return
-        if not self._is_own:
+        lacking = np.maximum(-(-tokens // self.geometry.page_size) - self.counts, 0)
+        b, count = int(np.argmax(lacking)), int(lacking.sum())
+        if not count:
+            return self, None
+        if not self.is_own:
             room = int(self.limits[b])
             expected = f"such that sequence {b} has at most the {room} tokens of its pages"
             raise ArgumentError(name, value, f"{expected}, not {tokens[b]}")
-        if lacking.sum() > len(self._free):
-            expected = f"such that the {len(self._free)} free pages suffice, not {lacking.sum()}"
+        free = len(self.returned) + self.geometry.num_pages - self.unused
+        if count > free:
+            expected = f"such that the {free} free pages suffice, not {count}"
             raise ArgumentError(name, value, expected)
-
-    def give(self, tokens: NDArray[np.int64]) -> Entries:
-        """Give free pages to sequences that lack them for numbers of tokens that passed `check`."""
-        lacking = self._lacking(tokens)
+        again = self.returned[:count]
+        unused = self.unused + count - len(again)
+        page = np.concatenate([again, np.arange(self.unused, unused, dtype=np.int32)])
         sequence = np.repeat(np.arange(len(lacking)), lacking).astype(np.int32)
-        first = np.repeat(self._counts - np.cumsum(lacking) + lacking, lacking)
-        place = (first + np.arange(len(sequence))).astype(np.int32)
-        page = np.array([self._free.pop() for _ in sequence], np.int32)
-        self.table[sequence, place] = page
-        self._counts += lacking
-        return Entries(sequence, place, page)
+        first = np.repeat(self.counts - np.cumsum(lacking) + lacking, lacking)
+        place = (first + np.arange(count)).astype(np.int32)
+        self.entries[sequence, place] = page
+        pages = self._replace(
+            counts=self.counts + lacking, returned=self.returned[count:], unused=unused
+        )
+        return pages, Entries(sequence, place, page)
 
-    def take_back(self, tokens: NDArray[np.int64]) -> None:
-        """Take the pages back that sequences of these lengths have no tokens in."""
-        if not self._is_own:
-            return
-        kept = np.minimum(-(-tokens // self._geometry.page_size), self._counts)
-        for b in np.flatnonzero(kept < self._counts):
-            row = self.table[b, kept[b] : self._counts[b]]
-            self._free.extend(row[::-1].tolist())
-            row[:] = NO_PAGE
-        self._counts = kept
+    def taken_back(self, tokens: NDArray[np.int64]) -> Pages:
+        """Take the pages back, unless they are the caller's, that have no tokens any more."""
+        kept = np.minimum(-(-tokens // self.geometry.page_size), self.counts)
+        shorter = np.flatnonzero(kept < self.counts)
+        if not self.is_own or not shorter.size:
+            return self
+        rows = [self.entries[b, kept[b] : self.counts[b]] for b in shorter[::-1]]
+        return self._replace(counts=kept, returned=np.concatenate([*rows, self.returned]))
 
-    def replace(self, table: ArrayLike, lengths: NDArray[np.int64]) -> None:
+    def cleared(self) -> Pages:
+        """Take all pages back, unless they are the caller's."""
+        if not self.is_own:
+            return self
+        nothing = np.zeros(0, np.int32)
+        return self._replace(counts=np.zeros_like(self.counts), returned=nothing, unused=0)
+
+    def replaced(self, table: ArrayLike, lengths: NDArray[np.int64]) -> Pages:
         """Take the caller's pages instead.
 
         Parameters
@@ -117,8 +144,8 @@ class Pages:
             If a page is not in the cache or there twice, a sequence has one after none, or too few
             of them for its tokens.
         """
-        geometry = self._geometry
-        given = whole_numbers("table", table, (geometry.batch, geometry.pages_per_sequence))
+        geometry = self.geometry
+        given = whole_numbers("table", table, self.entries.shape)
         used = given != NO_PAGE
         pages = given[used].astype(np.int64)
         if pages.size and not 0 <= pages.min() <= pages.max() < geometry.num_pages:
@@ -127,15 +154,15 @@ class Pages:
             raise ArgumentError("table", table, "without a page that is there twice")
         if (used[:, 1:] & ~used[:, :-1]).any():
             raise ArgumentError("table", table, "rows of pages followed by -1 only")
-        counts = used.sum(axis=1)
+        counts = used.sum(axis=1, dtype=np.int64)
         short = counts * geometry.page_size < lengths
         if short.any():
             b = int(np.argmax(short))
             expected = f"with pages for the {lengths[b]} tokens of sequence {b}"
             raise ArgumentError("table", table, expected)
-        self._is_own, self._counts, self.table = False, counts, given.astype(np.int32)
+        entries = np.where(used, given, 0).astype(np.int32)
+        return self._replace(entries=entries, counts=counts, is_own=False)
 
-    def _lacking(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        wanted = -(-tokens // self._geometry.page_size)
-        lacking: NDArray[np.int64] = np.maximum(wanted - self._counts, 0)
-        return lacking
+    def copied(self) -> Pages:
+        """Return the same for a cache of its own, whose pages are given apart from this one's."""
+        return self._replace(entries=self.entries.copy())

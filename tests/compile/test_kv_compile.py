@@ -11,8 +11,7 @@ from helpers.compile_check import complaints
 from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
-from cuattn.kv.decode_kernel import decode_spec
-from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec
+from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
 from cuattn.specs.attention import Type
 

@@ -9,8 +9,7 @@ import pytest
 import cuattn
 from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
-from cuattn.kv.decode_kernel import decode_spec
-from cuattn.kv.spec import AppendSpec, OffsetSpec
+from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import KVFormat
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode

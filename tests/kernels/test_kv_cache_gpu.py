@@ -1,5 +1,7 @@
 """The KV cache beside the GPU's other work: streams, graphs, counts on the device, libraries."""
 
+import copy
+
 import numpy as np
 import pytest
 from helpers.gpu_cases import delay, on_host
@@ -179,6 +181,64 @@ def test_a_graph_that_runs_out_of_room_changes_nothing(cupy, rng):
     with pytest.raises(ArgumentError):
         _ = filled.cache.lengths
     assert snapshot(filled.cache) == before
+
+
+# ---- copies
+
+
+@some_formats
+@pytest.mark.parametrize("page_size", [0, 32])
+def test_a_copy_goes_its_own_way(rng, options, page_size):
+    filled = Filled(GPU, page_size=page_size, **options).append(rng, [100, 40])
+    before = snapshot(filled.cache)
+    other = copy.deepcopy(filled.cache)
+    assert snapshot(other) == before
+    k, _ = filled.draw(rng, 2, 50, "float16")
+    other.append(k, k)
+    assert snapshot(filled.cache) == before
+    filled.append(rng, [3, 60])
+    filled.check_contents()
+    filled.attend(rng, 4, 1)
+
+
+def test_saving_and_copying_wait_for_work_of_any_stream(cupy, rng, tmp_path):
+    filled = Filled(GPU).append(rng, [100, 40])
+    k, v = filled.tokens()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    found = []
+    for use in (
+        lambda cache: cache.save(tmp_path / "cache.safetensors"),
+        lambda cache: found.append(copy.deepcopy(cache)),
+    ):
+        cache = Filled(GPU).cache
+        cupy.cuda.Device().synchronize()
+        delay(cupy, stream)
+        cache.append(k, v, counts=np.array([100, 40]), stream=stream)
+        use(cache)
+    found.append(cuattn.KVCache.load(tmp_path / "cache.safetensors"))
+    for cache in found:
+        assert snapshot(cache) == snapshot(filled.cache)
+
+
+def test_a_launch_that_fails_changes_nothing(rng, monkeypatch):
+    filled = Filled(GPU, page_size=16, capacity=64).append(rng, [30, 20])
+    before, table = snapshot(filled.cache), filled.cache.page_table
+    k, _ = filled.draw(rng, 2, 20, "float16")
+
+    def failing(launches, buffers, given):
+        for launch in launches:
+            launch(buffers.addresses(given, 0))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cuattn.kv.append.enqueue", failing)
+        with pytest.raises(KeyboardInterrupt):
+            filled.cache.append(k, k)
+    np.testing.assert_array_equal(on_host(filled.cache.device_lengths), [30, 20])
+    np.testing.assert_array_equal(filled.cache.page_table, table)
+    assert snapshot(filled.cache) == before
+    filled.append(rng, [20, 30])
+    filled.check_contents()
 
 
 # ---- counts on the device

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cuattn import KVCache
+from cuattn.kv.contents import read_units
 from cuattn.kv_format import KVFormat
 
 HEADS = 2
@@ -34,25 +35,38 @@ def tokens(rng, batch, heads, count, head_dim, dtype=np.float16):
 
 
 def cache_of(kv_format=FORMATS["8"], batch=3, capacity=80, **others):
-    """Return a cache in host memory."""
-    given = options(kv_format) | others
-    return KVCache(batch, HEADS, kv_format.head_dim, capacity, device="cpu", **given)
+    """Return a cache, by default in host memory."""
+    given = options(kv_format) | {"device": "cpu"} | others
+    return KVCache(batch, HEADS, kv_format.head_dim, capacity, **given)
 
 
 def units_of(cache, sequence):
     """All units with tokens of a sequence, wherever they are, in one piece."""
     length = int(cache.lengths[sequence])
-    return cache._store.read(sequence, 0, -(-length // 16))
+    return read_units(cache._memory, sequence, 0, -(-length // 16))
 
 
 def everything(cache):
     """Return copies of all memory of a cache."""
-    store = cache._store
-    arrays = [store.units, store.lengths, store.limits, store.pages, store.k_offset]
-    return [cache.lengths, *[x.copy() for x in arrays if x is not None]]
+    return [cache.lengths, *[x.copy() for x in cache._memory.arrays()]]
 
 
 def assert_unchanged(cache, before):
     """Hold a cache to what `everything` has returned."""
     for x, y in zip(everything(cache), before, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def filled(rng, kv_format=FORMATS["4-group64-zero"], **others):
+    """Return a cache with sequences of 50, 0 and 21 tokens."""
+    cache = cache_of(kv_format, **others)
+    cache.append(*tokens(rng, 3, HEADS, 50, kv_format.head_dim), counts=[50, 0, 21])
+    return cache
+
+
+def assert_same_contents(cache, expected):
+    """The same lengths and codes, wherever they are."""
+    np.testing.assert_array_equal(cache.lengths, expected.lengths)
+    for x, y in zip(cache.codes(), expected.codes(), strict=True):
+        for part in ("codes", "scale", "zero", "vector"):
+            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))

@@ -6,6 +6,7 @@ from kv_cases import FORMATS, options, tokens
 
 from cuattn import KVCache
 from cuattn.errors import ArgumentError, UnsupportedError
+from cuattn.kv.contents import read_units
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
@@ -29,10 +30,10 @@ def assert_same(cache, expected):
     np.testing.assert_array_equal(cache.device_lengths, expected.lengths)
     for b, length in enumerate(expected.lengths.tolist()):
         units = -(-length // 16)
-        read = (x._store.read(b, 0, units) for x in (cache, expected))
+        read = (read_units(x._memory, b, 0, units) for x in (cache, expected))
         np.testing.assert_array_equal(*read)
-    if expected._store.k_offset is not None:
-        np.testing.assert_array_equal(cache._store.k_offset, expected._store.k_offset)
+    if expected._memory.k_offset is not None:
+        np.testing.assert_array_equal(cache._memory.k_offset, expected._memory.k_offset)
 
 
 @pytest.fixture(params=FORMATS)
@@ -160,6 +161,19 @@ def test_lengths_of_the_gpu_truncate(gpu, rng):
         cache.truncate(np.array([1, 2]))
 
 
+def test_sequences_that_the_gpu_has_emptied_begin_again(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, 20, 64)
+    cache, expected = cache_of(), cache_of(device="cpu")
+    for one in (cache, expected):
+        one.reserve(60)
+        one.append(k, v)
+    cache.truncate(np.array([30, 0, 7]))
+    expected.truncate([20, 0, 7])
+    for one in (cache, expected):
+        one.append(-k, v)
+    assert_same(cache, expected)
+
+
 def test_a_failed_append_launches_nothing(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 50, 64)
     cache = cache_of(num_pages=12)
@@ -202,14 +216,14 @@ def test_many_queries_get_more_counters(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 20, 64)
     cache = cache_of()
     cache.append(k, v)
-    before = cache._store.counters(1)
+    before = cache._memory.counters(1)
     q = rng.standard_normal((BATCH, HEADS, 32 * 800, 64)).astype(np.float16)
     gpu.is_capturing = True
     with pytest.raises(UnsupportedError, match="cannot be captured"):
         cache.attend(q)
     gpu.is_capturing = False
     assert cache.attend(q).shape == q.shape
-    assert cache._store.counters(1) != before
+    assert cache._memory.counters(1) != before
 
 
 def test_saved_on_one_and_loaded_on_the_other(gpu, rng, tmp_path):
@@ -222,17 +236,44 @@ def test_saved_on_one_and_loaded_on_the_other(gpu, rng, tmp_path):
     assert_same(KVCache.load(tmp_path / "again.safetensors"), cache)
 
 
+def test_saving_waits_for_all_work_of_the_gpu(gpu, rng, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    cache, waited = cache_of(), []
+    cache.append(*tokens(rng, BATCH, HEADS, 50, 64))
+    monkeypatch.setattr(cache._memory, "wait", lambda: waited.append(True))
+    cache.save(tmp_path / "cache.safetensors")
+    assert waited
+
+
+def test_numbers_of_another_type_are_other_calls(gpu):
+    # Equal keys would be taken for each other, and what is wrong for what was right before.
+    cache, q = cache_of(), np.zeros((BATCH, HEADS, 1, 64), np.float16)
+    cache.attend(q, scale=1.0, is_causal=False, return_lse=False)
+    for wrong in ({"scale": True}, {"is_causal": 0}, {"return_lse": 0}):
+        given = {"scale": 1.0, "is_causal": False, "return_lse": False} | wrong
+        with pytest.raises(ArgumentError, match=next(iter(wrong))):
+            cache.attend(q, **given)
+
+
+def test_few_kinds_of_calls_are_remembered(gpu):
+    cache = cache_of()
+    for n in range(300):
+        cache.attend(np.zeros((BATCH, HEADS, n, 64), np.float16))
+    (remembered,) = cache._memory._remembered.values()
+    assert remembered.cache_info().currsize == 256
+
+
 def test_reset_and_truncate_write_to_the_gpu(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, 20, 64)
     cache = cache_of()
     cache.append(k, v)
     cache.truncate([3, 20, 0])
     assert cache.device_lengths.tolist() == [3, 20, 0]
-    assert cache._store.limits.tolist() == [16, 32, 0]
+    assert cache._memory.limits.tolist() == [16, 32, 0]
     cache.reset()
     assert cache.device_lengths.tolist() == [0, 0, 0]
-    assert cache._store.limits.tolist() == [0, 0, 0]
-    assert not cache._store.k_offset.any()
+    assert cache._memory.limits.tolist() == [0, 0, 0]
+    assert not cache._memory.k_offset.any()
 
 
 def test_reset_forgets_what_was_refused(gpu, rng):

@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from kv_cases import FORMATS, options, tokens
+from kv_cases import FORMATS, assert_same_contents, filled, tokens
 
 from cuattn import KVCache
 from cuattn.errors import ArgumentError, CuattnError
+from cuattn.kv.files import checksum
 
 numpy = pytest.importorskip("safetensors.numpy")
 safetensors = pytest.importorskip("safetensors")
@@ -17,13 +18,6 @@ safetensors = pytest.importorskip("safetensors")
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "cache.safetensors"
-
-
-def filled(rng, kv_format=FORMATS["4-group64-zero"], **others):
-    given = options(kv_format) | others
-    cache = KVCache(3, 2, kv_format.head_dim, 80, device="cpu", **given)
-    cache.append(*tokens(rng, 3, 2, 50, kv_format.head_dim), counts=[50, 0, 21])
-    return cache
 
 
 def parts(path):
@@ -39,10 +33,7 @@ def test_what_is_loaded_is_what_was_saved(rng, path, name, others):
     loaded = KVCache.load(path, device="cpu")
     assert loaded.format == cache.format
     assert loaded.nbytes == cache.nbytes
-    np.testing.assert_array_equal(loaded.lengths, cache.lengths)
-    for x, y in zip(loaded.codes(), cache.codes(), strict=True):
-        for part in ("codes", "scale", "zero", "vector"):
-            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))
+    assert_same_contents(loaded, cache)
     k, v = tokens(rng, 3, 2, 5, cache.format.head_dim)
     for one in (cache, loaded):
         one.append(k, v)
@@ -73,11 +64,15 @@ def test_nothing_beyond_the_lengths_is_written(rng, path):
     assert (arrays["units.0"][:, 1] != 0).sum() <= 2 * cache.format.unit_bytes / 16
 
 
-def damaged(arrays, metadata, change):
+def change_file(path, change):
+    """Change what a file says and holds, so that only the checks of its meaning can notice."""
+    arrays, metadata = parts(path)
     geometry = json.loads(metadata["geometry"])
     change(arrays, metadata, geometry)
     if metadata.get("geometry", "")[:1] == "{":
         metadata["geometry"] = json.dumps(geometry)
+    metadata["sha256"] = checksum(metadata.get("geometry", ""), arrays)
+    numpy.save_file(arrays, path, metadata)
 
 
 def replace(name, edit):
@@ -87,38 +82,98 @@ def replace(name, edit):
     return change
 
 
+def set_length(sequence, length):
+    def change(arrays, metadata, geometry):
+        arrays["lengths"] = arrays["lengths"].copy()
+        arrays["lengths"][sequence] = length
+
+    return change
+
+
 CHANGES = {
-    "kind": lambda a, m, g: m.update(kind="weights"),
-    "version": lambda a, m, g: m.update(version="2"),
-    "no geometry": lambda a, m, g: m.pop("geometry"),
-    "no JSON": lambda a, m, g: m.update(geometry="batch"),
-    "unknown field": lambda a, m, g: g.update(color="red"),
-    "type": lambda a, m, g: g.update(batch="3"),
-    "size": lambda a, m, g: g.update(capacity=-1),
-    "format": lambda a, m, g: g["kv_format"].update(k_bits=5),
-    "capacity": lambda a, m, g: g.update(capacity=40),
-    "other format": lambda a, m, g: g["kv_format"].update(v_zero=False),
-    "missing lengths": lambda a, m, g: a.pop("lengths"),
-    "missing units": lambda a, m, g: a.pop("units.2"),
-    "negative": replace("lengths", lambda x: x - 30),
-    "length": replace("lengths", lambda x: x + 16),
-    "type of lengths": replace("lengths", lambda x: x.astype(np.int64)),
-    "type of units": replace("units.0", lambda x: x.view(np.int8)),
-    "shape of units": replace("units.0", lambda x: x[:, :3]),
-    "shape of offsets": replace("k_offset", lambda x: x[:2]),
-    "too few pages": lambda a, m, g: g.update(page_size=16, num_pages=5),
+    "kind": (lambda a, m, g: m.update(kind="weights"), "version 2"),
+    "version": (lambda a, m, g: m.update(version="1"), "version 2"),
+    "no geometry": (lambda a, m, g: m.pop("geometry"), "sound cache"),
+    "no JSON": (lambda a, m, g: m.update(geometry="batch"), "sound cache"),
+    "deep JSON": (lambda a, m, g: m.update(geometry="[" * 200_000), "sound cache"),
+    "unknown field": (lambda a, m, g: g.update(color="red"), "with the keys"),
+    "type": (lambda a, m, g: g.update(batch="3"), "geometry.batch"),
+    "size": (lambda a, m, g: g.update(capacity=-1), "capacity"),
+    "format": (lambda a, m, g: g["kv_format"].update(k_bits=5), "k_bits"),
+    "capacity": (lambda a, m, g: g.update(capacity=40), "lengths must be from 0 to 40"),
+    "other format": (lambda a, m, g: g["kv_format"].update(v_zero=False), r"units\.0"),
+    "missing lengths": (lambda a, m, g: a.pop("lengths"), "lengths must be in a file"),
+    "missing units": (lambda a, m, g: a.pop("units.2"), r"units\.2 must be in a file"),
+    # As many units as for 0 tokens, so that nothing else is wrong.
+    "negative": (set_length(1, -1), "lengths must be from 0 to 80"),
+    "too long": (set_length(0, 81), "lengths must be from 0 to 80"),
+    "length": (set_length(0, 49 + 16), r"units\.0 must be uint8"),
+    "type of lengths": (replace("lengths", lambda x: x.astype(np.int64)), "lengths must be int32"),
+    "type of units": (replace("units.0", lambda x: x.view(np.int8)), r"units\.0 must be uint8"),
+    "shape of units": (replace("units.0", lambda x: x[:, :3]), r"units\.0 must be uint8"),
+    "shape of offsets": (replace("k_offset", lambda x: x[:2]), "k_offset must be float32"),
+    "too few pages": (lambda a, m, g: g.update(page_size=16, num_pages=5), "within 5 pages"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_other_and_damaged_files_are_refused(rng, path, name):
+def test_other_and_wrong_files_are_refused(rng, path, name):
+    change, message = CHANGES[name]
     filled(rng).save(path)
-    arrays, metadata = parts(path)
-    damaged(arrays, metadata, CHANGES[name])
-    numpy.save_file(arrays, path, metadata)
+    change_file(path, change)
     with pytest.raises(ArgumentError, match=r"^path must be") as caught:
         KVCache.load(path, "cpu")
     assert caught.value.argument == "path"
+    assert caught.match(message)
+
+
+def test_a_change_of_nothing_is_no_damage(rng, path):
+    cache = filled(rng)
+    cache.save(path)
+    change_file(path, lambda arrays, metadata, geometry: None)
+    assert_same_contents(KVCache.load(path, "cpu"), cache)
+
+
+def test_every_flipped_byte_is_noticed(rng, path):
+    filled(rng).save(path)
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    assert begin < len(content) / 2
+    for at in (*range(0, begin, 5), *range(begin, len(content), 197), len(content) - 1):
+        changed = bytearray(content)
+        changed[at] ^= 1 if at < begin else 16
+        path.write_bytes(changed)
+        with pytest.raises(ArgumentError, match=r"^path must be"):
+            KVCache.load(path, "cpu")
+
+
+def header(content):
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [2, -1, 1]},
+        {"shape": [-3]},
+        {"shape": [2**62, 2**62]},
+        {"data_offsets": [-4, 8]},
+        {"data_offsets": [0, 2**40]},
+        {"data_offsets": [8, 0]},
+        {"data_offsets": [0, 2**70]},
+        {"dtype": "I33"},
+    ],
+    ids=str,
+)
+def test_headers_that_lie_are_refused(rng, path, change):
+    filled(rng).save(path)
+    entries, payload = header(path.read_bytes())
+    entries["lengths"] |= change
+    text = json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + payload)
+    with pytest.raises(ArgumentError, match=r"^path must be the file of a sound cache"):
+        KVCache.load(path, "cpu")
 
 
 def test_what_is_no_file_of_the_format_is_refused(path):
@@ -136,36 +191,6 @@ def test_cut_files_are_refused(rng, path):
     path.write_bytes(content[:-1])
     with pytest.raises(ArgumentError, match=r"^path must be"):
         KVCache.load(path, "cpu")
-
-
-@pytest.mark.parametrize("wrong", [None, 5, "", b"cache"])
-def test_what_is_no_path_is_refused(rng, wrong):
-    with pytest.raises(ArgumentError, match="path must be that of a file"):
-        filled(rng).save(wrong)
-    with pytest.raises(ArgumentError, match="path must be that of a file"):
-        KVCache.load(wrong, "cpu")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(rng, path, monkeypatch):
-    cache = filled(rng)
-    cache.save(path)
-    content = path.read_bytes()
-
-    def interrupted(arrays, name, metadata):
-        with open(name, "wb") as file:
-            file.write(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(numpy, "save_file", interrupted)
-    with pytest.raises(ArgumentError, match="no space left"):
-        cache.save(path)
-    assert path.read_bytes() == content
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_place_that_cannot_be_written_is_refused(rng, tmp_path):
-    with pytest.raises(ArgumentError, match="a file that can be written"):
-        filled(rng).save(tmp_path / "missing" / "cache.safetensors")
 
 
 def test_missing_package_is_named(rng, path, monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 from benchmarks import call_kernels
 from cuattn.arrays.device import TARGETS, target
 from cuattn.errors import ArgumentError
-from cuattn.kv.decode_kernel import decode_spec
 from cuattn.kv.listing import kv_formats, kv_specs
+from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.specs.attention import Type
@@ -46,6 +46,15 @@ def test_every_number_of_rows_has_its_kernel(arch):
     assert len(set(specs)) == len(specs)
     for kv_format, rows in product(kv_formats([96, 256], KV_BITS), (1, 8, 9, 17, 33, 64, 1000)):
         assert decode_spec(kv_format, Type.bf16, rows, facts) in specs
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_as_many_ctas_as_planned_fit_a_multiprocessor(arch):
+    # The driver takes 1 KiB of shared memory for each.
+    facts = target(arch)
+    for spec in kv_specs(KV_HEAD_DIMS, ["float16"], KV_BITS, facts):
+        if isinstance(spec, DecodeSpec) and spec.smem_bytes <= facts.max_smem_per_cta:
+            assert spec.min_ctas * (spec.smem_bytes + 1024) <= facts.max_smem_per_sm
 
 
 @pytest.mark.parametrize("cache", call_kernels.CACHES)

@@ -13,14 +13,16 @@ BATCH = 3
 
 
 def book(num_pages=8, capacity=64, page_size=16):
-    return Book(KVGeometry(KVFormat(64), BATCH, 1, capacity, page_size, num_pages))
+    return Book.empty(KVGeometry(KVFormat(64), BATCH, 1, capacity, page_size, num_pages))
 
 
-def grow(of, *counts):
-    plan = of.plan(np.array(counts), (0,))
-    given = of.give_pages(plan.after) if plan.lacks_pages else None
-    of.learn(plan.after)
-    return given
+def grown(of, *counts):
+    """Return the book after an append."""
+    return of.appended(np.array(counts), (0,)).after
+
+
+def table(*rows):
+    return [[*row, *[NO_PAGE] * (4 - len(row))] for row in rows]
 
 
 def used(of):
@@ -28,85 +30,97 @@ def used(of):
 
 
 def test_sequences_get_pages_as_they_need_them():
-    of = book()
-    given = grow(of, 17, 0, 16)
-    assert given.sequence.tolist() == [0, 0, 2]
-    assert given.place.tolist() == [0, 1, 0]
-    assert given.page.tolist() == [0, 1, 2]
+    plan = book().appended(np.array([17, 0, 16]), (0,))
+    assert plan.entries.sequence.tolist() == [0, 0, 2]
+    assert plan.entries.place.tolist() == [0, 1, 0]
+    assert plan.entries.page.tolist() == [0, 1, 2]
+    of = plan.after
     assert of.limits.tolist() == [32, 0, 16]
-    assert grow(of, 15, 0, 0) is None
-    assert grow(of, 1, 1, 0).page.tolist() == [3, 4]
-    assert of.pages.table.tolist() == [[0, 1, 3, -1], [4, -1, -1, -1], [2, -1, -1, -1]]
+    plan = of.appended(np.array([15, 0, 0]), (0,))
+    assert plan.entries is None
+    plan = plan.after.appended(np.array([1, 1, 0]), (0,))
+    assert plan.entries.page.tolist() == [3, 4]
+    of = plan.after
+    assert of.pages.table.tolist() == table([0, 1, 3], [4], [2])
     assert of.lengths.tolist() == [33, 1, 16]
 
 
+def test_a_plan_that_is_dropped_has_given_nothing():
+    of = grown(book(), 17, 0, 16)
+    before = of.pages.table
+    for counts in ([30, 30, 0], [0, 0, 48]):
+        of.appended(np.array(counts), (0,))
+        np.testing.assert_array_equal(of.pages.table, before)
+    after = grown(of, 16, 16, 0)
+    assert after.pages.table.tolist() == table([0, 1, 3], [4], [2])
+    assert of.lengths.tolist() == [17, 0, 16]
+    assert of.limits.tolist() == [32, 0, 16]
+
+
 def test_capacity_that_is_not_whole_pages_limits():
-    of = book(capacity=40)
-    grow(of, 40, 0, 0)
+    of = grown(book(capacity=40), 40, 0, 0)
     assert of.limits.tolist() == [40, 0, 0]
     with pytest.raises(ArgumentError, match="at most 0 tokens for sequence 0, which has 40 of 40"):
-        grow(of, 1, 0, 0)
+        grown(of, 1, 0, 0)
 
 
 def test_free_pages_limit():
-    of = book(num_pages=4)
-    grow(of, 33, 0, 0)
-    before = of.pages.table.copy()
+    of = grown(book(num_pages=4), 33, 0, 0)
+    before = of.pages.table
     with pytest.raises(ArgumentError, match="k must be such that the 1 free pages suffice, not 2"):
-        grow(of, 0, 1, 1)
+        grown(of, 0, 1, 1)
     np.testing.assert_array_equal(of.pages.table, before)
     assert of.lengths.tolist() == [33, 0, 0]
-    grow(of, 0, 0, 16)
+    assert used(grown(of, 0, 0, 16)) == [0, 1, 2, 3]
 
 
 def test_truncated_sequences_give_pages_back():
-    of = book(num_pages=4)
-    grow(of, 40, 16, 0)
-    of.truncate(of.truncated([16, 16, 0]))
-    assert of.pages.table.tolist() == [[0, -1, -1, -1], [3, -1, -1, -1], [-1, -1, -1, -1]]
+    of = grown(book(num_pages=4), 40, 16, 0).truncated([16, 16, 0])
+    assert of.pages.table.tolist() == table([0], [3], [])
     assert of.limits.tolist() == [16, 16, 0]
-    assert sorted(grow(of, 0, 0, 32).page.tolist()) == [1, 2]
+    of = grown(of, 0, 0, 32)
+    assert of.pages.table.tolist() == table([0], [3], [1, 2])
 
 
-def test_reserved_pages_stay_until_reset():
-    of = book()
-    given = of.reserve(20)
-    assert given.sequence.tolist() == [0, 0, 1, 1, 2, 2]
+def test_pages_that_were_given_back_are_given_first():
+    of = grown(book(num_pages=6), 32, 32, 0).truncated([16, 0, 0])
+    assert grown(of, 0, 0, 64).pages.table.tolist() == table([0], [], [2, 3, 1, 4])
+    with pytest.raises(ArgumentError, match="the 5 free pages suffice, not 6"):
+        grown(of, 32, 0, 64)
+
+
+def test_reserved_pages_stay_until_all_are_emptied():
+    plan = book().reserving(20)
+    assert plan.entries.sequence.tolist() == [0, 0, 1, 1, 2, 2]
+    of = plan.after
     assert of.limits.tolist() == [32] * 3
-    assert not of.reserve(17).page.size
-    grow(of, 40, 20, 0)
-    of.truncate(of.truncated([0, 0, 0]))
+    assert of.reserving(17).entries is None
+    of = grown(of.reserving(17).after, 40, 20, 0).truncated([0, 0, 0])
     assert of.limits.tolist() == [32] * 3
-    of.reset()
+    of = of.emptied()
     assert of.limits.tolist() == [0] * 3
     assert used(of) == []
-    assert sorted(grow(of, 64, 64, 0).page.tolist()) == list(range(8))
+    assert sorted(used(grown(of, 64, 64, 0))) == list(range(8))
 
 
 def test_reserving_too_much_changes_nothing():
     of = book(num_pages=5)
     with pytest.raises(ArgumentError, match="tokens must be such that the 5 free pages suffice"):
-        of.reserve(17)
+        of.reserving(17)
     assert used(of) == []
     for tokens in (-1, 65, 1.0, True, "all"):
         with pytest.raises(ArgumentError, match="tokens must be a whole number from 0 to 64"):
-            of.reserve(tokens)
-
-
-def table(*rows):
-    return [[*row, *[NO_PAGE] * (4 - len(row))] for row in rows]
+            of.reserving(tokens)
 
 
 def test_own_pages_of_the_caller():
-    of = book()
-    grow(of, 16, 0, 0)
-    of.replace_pages(table([7, 1], [3], []))
+    of = grown(book(), 16, 0, 0).replaced_pages(table([7, 1], [3], []))
     assert of.limits.tolist() == [32, 16, 0]
-    assert grow(of, 16, 16, 0) is None
+    plan = of.appended(np.array([16, 16, 0]), (0,))
+    assert plan.entries is None
     with pytest.raises(ArgumentError, match="sequence 2 has at most the 0 tokens of its pages"):
-        grow(of, 0, 0, 1)
-    of.truncate(of.truncated([1, 0, 0]))
-    of.reset()
+        grown(plan.after, 0, 0, 1)
+    of = plan.after.truncated([1, 0, 0]).emptied()
     assert of.limits.tolist() == [32, 16, 0]
     assert used(of) == [7, 1, 3]
 
@@ -124,34 +138,38 @@ def test_own_pages_of_the_caller():
     ],
 )
 def test_wrong_tables_are_refused(rows, message):
-    of = book()
-    grow(of, 17, 0, 0)
-    before = of.pages.table.copy()
+    of = grown(book(), 17, 0, 0)
+    before = of.pages.table
     with pytest.raises(ArgumentError, match=message):
-        of.replace_pages(rows)
+        of.replaced_pages(rows)
     np.testing.assert_array_equal(of.pages.table, before)
-    assert grow(of, 16, 0, 0).page.tolist() == [2]
+    assert used(grown(of, 16, 0, 0)) == [0, 1, 2]
 
 
 def test_a_cache_in_one_piece_has_no_table():
-    of = Book(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
+    of = Book.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
     assert of.limits.tolist() == [20] * 3
-    assert of.reserve(20) is None
-    assert grow(of, 20, 0, 1) is None
+    assert of.reserving(20).entries is None
+    plan = of.appended(np.array([20, 0, 1]), (0,))
+    assert plan.entries is None
+    assert plan.after.emptied().limits.tolist() == [20] * 3
     with pytest.raises(ArgumentError, match="page_size only"):
-        of.replace_pages([[0]] * 3)
+        of.replaced_pages([[0]] * 3)
 
 
 def test_an_append_begins_sequences_that_are_empty():
     of = book()
     assert of.may_begin
-    assert of.plan(np.array([1, 0, 0]), (0,)).begins
-    grow(of, 1, 1, 0)
-    assert not of.plan(np.array([5, 5, 0]), (0,)).begins
-    assert of.plan(1, (0,)).begins
-    grow(of, 0, 0, 1)
+    assert of.appended(np.array([1, 0, 0]), (0,)).begins
+    of = grown(of, 1, 1, 0)
+    assert not of.appended(np.array([5, 5, 0]), (0,)).begins
+    assert of.appended(1, (0,)).begins
+    of = grown(of, 0, 0, 1)
     assert not of.may_begin
-    assert not of.plan(1, (0,)).begins
+    assert not of.appended(1, (0,)).begins
+    # What the GPU shortens may have no tokens left.
+    assert not of.forgotten(replayed=False).may_begin
+    assert of.forgotten(replayed=False, may_begin=True).may_begin
 
 
 @pytest.mark.parametrize(
@@ -164,7 +182,11 @@ def test_an_append_begins_sequences_that_are_empty():
     ],
 )
 def test_truncating_to_other_lengths_is_refused(lengths, message):
-    of = book()
-    grow(of, 3, 2, 1)
+    of = grown(book(), 3, 2, 1)
     with pytest.raises(ArgumentError, match=message):
         of.truncated(lengths)
+
+
+def test_many_pages_take_no_time_until_they_are_given():
+    of = Book.empty(KVGeometry(KVFormat(64), 1, 1, 2**20, 16, 2**31 - 1))
+    assert used(grown(of, 17)) == [0, 1]

@@ -45,12 +45,13 @@ MODULES = (
     "arrays.caller",
     "arrays.view",
     "operands.quantized",
+    "kv.append",
+    "kv.attend",
+    "kv.cache",
     "kv.device",
-    "kv.device_memory",
-    "kv.sequences",
 )
 # Those that ask which GPU there is.
-PLANNERS = ("plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device_memory")
+PLANNERS = ("plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device")
 
 
 def memset(address, value, nbytes, stream):
@@ -77,7 +78,7 @@ class SimulatedGPU:
         for name in PLANNERS:
             monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
         self.is_capturing = False
-        kv_device = sys.modules["cuattn.kv.device_memory"]
+        kv_device = sys.modules["cuattn.kv.device"]
         monkeypatch.setattr(kv_device, "is_capturing", lambda stream: self.is_capturing)
         fake = SimpleNamespace(
             ndarray=garbage,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cuattn.arrays.device import TARGETS, Target
 from cuattn.errors import UnsupportedError
-from cuattn.kv.decode_kernel import decode_spec
+from cuattn.kv.spec import decode_spec
 from cuattn.kv_format import KVFormat
 from cuattn.plan.kernels import attention_spec
 from cuattn.presets import PRESETS

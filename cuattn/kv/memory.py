@@ -1,0 +1,234 @@
+"""The memory of a KV cache: its arrays in host memory, and how they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from .book import Book
+from .geometry import KVGeometry
+from .pages import Entries
+
+__all__ = ["Memory"]
+
+# Writes what a book says to the memory.
+Writer: TypeAlias = Callable[[Book], None]
+
+# What takes the place of the page of an entry that has none; kernels never follow it.
+_NOWHERE = 0
+
+
+class Memory:
+    """Arrays of a cache, and the book of what the host knows of them.
+
+    Parameters
+    ----------
+    geometry : KVGeometry
+    smooth_k : bool
+    xp : module
+        NumPy or CuPy.
+
+    Attributes
+    ----------
+    book : Book
+        Turned to at the end of a `transaction` only, but for what forgets or learns lengths.
+    units : ndarray of uint8 `geometry.units_shape`
+    lengths : ndarray of int32 [batch]
+    limits : ndarray of int32 [batch]
+        Tokens that a sequence has room for.
+    pages : ndarray of int32 [batch, pages_per_sequence], or None
+        The page table; entries beyond a sequence's limit mean nothing, but are pages of the cache.
+    k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    undo : tuple of function of a Book
+        What `settle` has to write: nothing, unless a change is under way or could not be undone.
+    """
+
+    def __init__(self, geometry: KVGeometry, smooth_k: bool, xp: Any = np) -> None:
+        self.geometry = geometry
+        self.book = Book.empty(geometry)
+        self.xp = xp
+        batch, heads, head_dim = geometry.batch, geometry.num_kv_heads, geometry.kv_format.head_dim
+        self.units = xp.zeros(geometry.units_shape, np.uint8)
+        self.lengths = xp.zeros(batch, np.int32)
+        self.limits = xp.zeros(batch, np.int32)
+        self.pages: Any = None
+        if geometry.page_size:
+            self.pages = xp.zeros((batch, geometry.pages_per_sequence), np.int32)
+        self.k_offset: Any = None
+        if smooth_k:
+            self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
+        self.undo: tuple[Writer, ...] = ()
+        self.write_limits(self.book)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(int(x.nbytes) for x in self.arrays())
+
+    def arrays(self) -> list[Any]:
+        """Return those of the cache's arrays that it has."""
+        arrays = (self.units, self.lengths, self.limits, self.pages, self.k_offset)
+        return [x for x in arrays if x is not None]
+
+    # ---- where the arrays are
+
+    def sent(self, x: NDArray[Any]) -> Any:
+        """Return an array of the host as one of the library."""
+        return x
+
+    def to_host(self, x: Any) -> Any:
+        """Return an array of the library as one of the host."""
+        return x
+
+    def call_on(self, stream: Any) -> AbstractContextManager[object]:
+        """Return a context for changes to the memory, on a caller's stream.
+
+        Raises
+        ------
+        ArgumentError
+            For a stream, of which there is none in host memory.
+        """
+        if stream is not None:
+            raise ArgumentError("stream", stream, "None for a cache in host memory")
+        self.settle()
+        return nullcontext()
+
+    def wait(self) -> None:
+        """Wait until the memory has what was done to it; in host memory that is at once."""
+
+    def fetch(self) -> tuple[NDArray[np.int64], bool]:
+        """Return the lengths, and whether an append has been refused since `forget_refusal`."""
+        return self.lengths.astype(np.int64), False
+
+    def forget_refusal(self) -> None:
+        """Note that a refused append is of no interest; in host memory there is none."""
+
+    def known_lengths(self) -> NDArray[np.int64]:
+        """Return the lengths of all sequences, from the memory if the book does not know them.
+
+        Raises
+        ------
+        ArgumentError
+            If the GPU has refused an append since the last time.
+        """
+        if self.book.is_known and not self.book.is_replayed:
+            return self.book.lengths
+        lengths, refused = self.fetch()
+        self.book = self.book.learned(lengths)
+        if refused:
+            self.forget_refusal()
+            self.wait()
+            found = "more, in an append that the GPU has refused"
+            raise ArgumentError("counts", found, "within the room of every sequence")
+        return lengths
+
+    @contextmanager
+    def at_rest(self) -> Iterator[NDArray[np.int64]]:
+        """Return a context in which all is done that was called; it gives the lengths."""
+        lengths = self.known_lengths()
+        self.wait()
+        with self.call_on(None):
+            yield lengths
+
+    def shorten(self, lengths: Any, stream: Any) -> None:
+        """Shorten sequences to at most the lengths in an array of the GPU.
+
+        Raises
+        ------
+        ArgumentError
+            If it does not fit, or the cache is in host memory.
+        """
+        raise ArgumentError("lengths", lengths, "in host memory, as the cache is")
+
+    # ---- changes
+
+    def transaction(self, after: Book, *undo: Writer) -> Transaction:
+        """Return a context that changes the memory; when all is done, the book becomes `after`.
+
+        Whatever is raised in between, out of memory or an interrupt, the book stays what it was,
+        and what the context may have written is written again from it, by `undo`. Should that fail
+        too, the next call begins with it.
+
+        Parameters
+        ----------
+        after : Book
+        *undo : function of a Book
+            Of `write_lengths` and its like those that write what the context changes.
+        """
+        return Transaction(self, after, undo)
+
+    def turn_to(self, after: Book, *writers: Writer) -> None:
+        """Write what a book says to the memory, in a transaction of its own."""
+        with self.transaction(after, *writers):
+            for write in writers:
+                write(after)
+
+    def settle(self) -> None:
+        """Undo what a call has left behind that failed, and could not undo it itself."""
+        for write in self.undo:
+            write(self.book)
+        self.undo = ()
+
+    def write_lengths(self, book: Book) -> None:
+        """Write the lengths of a book to the memory, if it knows them."""
+        if book.is_known:
+            self.lengths[...] = self.sent(book.lengths.astype(np.int32))
+
+    def write_limits(self, book: Book) -> None:
+        """Write the limits of a book to the memory."""
+        self.limits[...] = self.sent(book.limits.astype(np.int32))
+
+    def write_table(self, book: Book) -> None:
+        """Write the page table of a book to the memory."""
+        if book.pages is not None:
+            self.pages[...] = self.sent(np.maximum(book.pages.table, _NOWHERE))
+
+    def write_entries(self, entries: Entries | None) -> None:
+        """Write new entries of the page table, which mean nothing until the limits are raised."""
+        if entries is not None:
+            sequence, place, page = self.sent(np.stack(entries))
+            self.pages[sequence, place] = page
+
+    def copied(self) -> Memory:
+        """Return the same in memory of its own; waits for the GPU."""
+        with self.at_rest():
+            other = type(self)(self.geometry, self.k_offset is not None)
+            for mine, its in zip(self.arrays(), other.arrays(), strict=True):
+                its[...] = mine
+            other.book = self.book.copied()
+        other.wait()
+        return other
+
+
+class Transaction:
+    """See `Memory.transaction`; a class because it takes half as long as a generator."""
+
+    __slots__ = ("_after", "_memory", "_undo")
+
+    def __init__(self, memory: Memory, after: Book, undo: tuple[Writer, ...]) -> None:
+        self._memory, self._after, self._undo = memory, after, undo
+
+    def __enter__(self) -> None:
+        """Settle what was left, and note what is to be undone from here on."""
+        self._memory.settle()
+        self._memory.undo = self._undo
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Turn to the new book, or undo."""
+        if kind is None:
+            self._memory.book = self._after
+            self._memory.undo = ()
+            return
+        with suppress(Exception):
+            self._memory.settle()
