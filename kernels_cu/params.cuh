@@ -1,7 +1,6 @@
 // Run-time arguments of the attention kernels; cuattn/compile/params.py reads this declaration.
 #pragma once
 #include "numeric.cuh"
-#include "tensor_map.cuh"
 
 struct AttentionParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]

@@ -1,7 +1,7 @@
 // What differs from key to key, or from block to block, in shared memory. What keys have is in the
 // order of slots (layout.cuh): a lane's four of two adjacent key tiles are one load.
 #pragma once
-#include "attn/deltas.cuh"
+#include "attn/p_range.cuh"
 #include "attn/shape.cuh"
 #include "layout.cuh"
 #include "params.cuh"

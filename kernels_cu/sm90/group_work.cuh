@@ -1,7 +1,7 @@
 // The parts of the problem and the order in which CTAs solve them.
 #pragma once
-#include "sm90/tile_shape.cuh"
 #include "params.cuh"
+#include "sm90/tile_shape.cuh"
 
 // Blocks of keys that some of 64 rows see: the first `unmasked` ones are seen whole by every row.
 struct KeyBlocks {

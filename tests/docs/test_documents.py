@@ -93,7 +93,7 @@ def test_no_modules_import_each_other():
 
 
 def test_kernel_includes_point_one_way():
-    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "sm90": 4, "kv": 4, "rate": 2}
+    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "sm90": 4, "kv": 4}
 
     def depth(name):
         if "/" in name:
