@@ -40,6 +40,7 @@ struct AttentionParams {
   i32 seqlen_kv;
   i32 head_dim;            // without padding
   i32 row_blocks;          // CTAs along the query rows of one head
+  i32 first_batch;         // of a launch that has not all of them; not read by the Hopper family
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split

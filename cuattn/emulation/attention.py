@@ -31,7 +31,7 @@ from ..reference.quantize import (
     scope_of,
     smoothing_vector,
 )
-from ..reference.rounding import HalfType, round_half
+from ..reference.rounding import HalfType, round_half, saturate
 from ..reference.smoothing import block_means, less_means, lse_shift, products_with_means
 from ..scheme import Scheme
 from ..specs.attention import Type
@@ -181,12 +181,14 @@ def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View
 
 
 def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
-    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one."""
-    if problem.layout == "NHD":
-        o = o.swapaxes(1, 2)
+    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one.
+
+    What is finite stays so: beyond the range of the type it becomes its largest number.
+    """
+    dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
+    o = saturate(o.swapaxes(1, 2) if problem.layout == "NHD" else o, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if target is not None:
             write_on_host(target, o)
             return out
-        dtype = next(name for name, dtype in DTYPES.items() if dtype is problem.q.dtype)
         return np.ascontiguousarray(o.astype(numpy_dtype(dtype)))

@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/channel_terms.cuh"
 #include "attn/elements.cuh"
+#include "attn/mask.cuh"
 #include "attn/p_range.cuh"
 #include "attn/rotated_output.cuh"
 #include "layout.cuh"
@@ -36,8 +37,8 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     const int row = rows.first + 8 * half;
     const float l = row_sum[half];
     const bool exists = row < p.seqlen_q;
-    empty[half] =
-        exists && (S.is_causal ? row + 1 + p.seqlen_kv - p.seqlen_q : p.seqlen_kv) <= 0;
+    empty[half] = exists && (S.is_causal ? seen_keys(row, p.seqlen_q, p.seqlen_kv)
+                                         : p.seqlen_kv) <= 0;
     // Heads have a multiple of 8 channels.
     end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
     inverse[half] = 1.0f / l;
@@ -72,8 +73,11 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
           for (int i = 0; i < 4; ++i) {
             const ChannelTerms& c = term[four + i];
             const int column = first + four + i;
-            x[i].x = o(column, 2 * half) * inverse[half] * c.scale.x + c.mean.x;
-            x[i].y = o(column, 2 * half + 1) * inverse[half] * c.scale.y + c.mean.y;
+            const float sum[2] = {o(column, 2 * half), o(column, 2 * half + 1)};
+            x[i].x = saturated<S.out>(sum[0] * inverse[half] * c.scale.x + c.mean.x, sum[0],
+                                      c.scale.x);
+            x[i].y = saturated<S.out>(sum[1] * inverse[half] * c.scale.y + c.mean.y, sum[1],
+                                      c.scale.y);
           }
           Element* four_to = to[half] + channel(four);
           if constexpr (decltype(eight_at_once)::value) {

@@ -107,8 +107,8 @@ struct RowMerger {
     for (int i = 0; i < kFours; ++i) {
       const int channel = 4 * (lane + kWarpSize * i);
       if (!has(i)) continue;
-      store_pair<S.input>(to + channel, {o[i].x * inverse, o[i].y * inverse});
-      store_pair<S.input>(to + channel + 2, {o[i].z * inverse, o[i].w * inverse});
+      store_pair<S.input>(to + channel, saturated_pair<S.input>({o[i].x, o[i].y}, inverse));
+      store_pair<S.input>(to + channel + 2, saturated_pair<S.input>({o[i].z, o[i].w}, inverse));
     }
     if (lane == 0 && p.lse) {
       const float lse = row_lse(reference, row_sum, __ldcg(lse_shift + row));
