@@ -86,7 +86,8 @@ __device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<
       const float2 sum = {o[tile][i][2 * half] + zero, o[tile][i][2 * half + 1] + zero};
       const int channel = 8 * column + lane % 4 * 2;
       if (head.is_whole) {
-        store_pair<S.input>(to + channel, saturated_pair<S.input>(sum, factor));
+        const float2 x = {sum.x * factor, sum.y * factor};
+        store_pair<S.input>(to + channel, saturated<S.input>(x, sum, {1.0f, 1.0f}));
       } else {
         *reinterpret_cast<float2*>(partial.o[row] + channel) = sum;
       }
