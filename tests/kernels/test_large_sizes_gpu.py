@@ -150,7 +150,7 @@ def test_products_with_means(cupy, room, family):
             on_host(q[:, :, some]), on_host(k), on_host(v), scale=scale, block=2**14
         )
         assert relative_l1(on_host(o[:, :, some]), truth) < 0.15
-        np.testing.assert_allclose(on_host(lse[:, :, some]), of_logits, atol=0.02)
+        np.testing.assert_allclose(on_host(lse[:, :, some]), of_logits, atol=0.05)
 
 
 def test_rows_of_an_empty_cache(cupy, room):
