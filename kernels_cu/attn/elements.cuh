@@ -50,8 +50,10 @@ __device__ constexpr float kLargest = Out == Type::fp16   ? 65504.0f
 // it stays finite. Codes are rounded, so a result may exceed the type though no element of V does.
 template <Type Out>
 __device__ __forceinline__ float saturated(float x, float sum, float scale) {
-  const float limit = fabsf(scale) < kInf ? kLargest<Out> : kInf;
-  return fabsf(x) > limit && fabsf(sum) < kInf ? copysignf(limit, x) : x;
+  // What is of float16's size is no infinite float unless its sum or its scale is.
+  constexpr bool kOfX = Out == Type::fp16;
+  const float limit = kOfX || fabsf(scale) < kInf ? kLargest<Out> : kInf;
+  return fabsf(x) > limit && fabsf(kOfX ? x : sum) < kInf ? copysignf(limit, x) : x;
 }
 
 template <Type Out>
