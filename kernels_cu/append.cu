@@ -75,10 +75,11 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   const int sequence = head / p.store.num_kv_heads;
   const int kv_head = head % p.store.num_kv_heads;
   const int length = p.store.lengths[sequence];
-  const int unit = length / kUnitTokens + blockIdx.x % pieces * kUnits + warp / 2;
+  const int ahead = blockIdx.x % pieces * kUnits + warp / 2;  // of the first unit of them all
+  const int unit = length / kUnitTokens + ahead;
   // Counts may be wrong, which only the whole CTA finds; no other rows are read for all that.
   const int count = min_of(count_of(p, sequence), p.seqlen);
-  const NewTokens fresh{unit * kUnitTokens - length, count};
+  const NewTokens fresh{ahead * kUnitTokens - length % kUnitTokens, count};
   AppendEnd append_end(p);
   const bool refused = __syncthreads_or(lacks_room<S>(p));
   const bool ends = warp == kWarps - 1;

@@ -14,7 +14,7 @@
 #include "attn/values.cuh"
 #include "attn/work.cuh"
 #include "params.cuh"
-#include "ptx/opaque.cuh"
+#include "ptx/registers.cuh"
 #include "spec.cuh"
 #include "tile/loader.cuh"
 #include "tile/pipeline.cuh"

@@ -8,14 +8,13 @@
 //   start_values  P V on the tensor cores, in int32 or float32
 //   flush         O += P V, if O is not the accumulator itself
 #include "attn/output.cuh"
+#include "ptx/registers.cuh"
 #include "sm90/group_softmax.cuh"
 #include "sm90/item_loader.cuh"
 #include "sm90/producer.cuh"
 #include "sm90/products.cuh"
 #include "sm90/tile_storage.cuh"
 #include "tile/turns.cuh"
-#include "ptx/opaque.cuh"
-#include "ptx/registers.cuh"
 
 template <WgmmaSpec S>
 __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {

@@ -1,5 +1,5 @@
 // How fast memory can be read, or copied: nothing is done with what is read. CTAs take turns.
-#include "rate/rate_params.cuh"
+#include "rate.cuh"
 
 template <MemoryRateSpec S>
 __device__ __forceinline__ void memory_rate(const MemoryRateParams& p) {

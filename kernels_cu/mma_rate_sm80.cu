@@ -1,7 +1,7 @@
 // How fast single warps multiply, with operands in registers: every warp multiplies the same tiles
 // again and again.
 #include "ptx/mma.cuh"
-#include "rate/sums.cuh"
+#include "rate.cuh"
 
 template <ProductRateSpec S>
 __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {

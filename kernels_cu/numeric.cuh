@@ -64,3 +64,10 @@ struct Choice<false, A, B> {
 // What tensor cores add up products of integers in, and those of floats.
 template <bool Integer>
 using Accumulator = typename Choice<Integer, int, float>::type;
+
+// The driver's CUtensorMap: what cp.async.bulk.tensor has to know of an array, as the driver writes
+// it for cuattn/compile/tensor_map.py. A kernel takes it by value, as a __grid_constant__, and uses
+// nothing of it but its address.
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};

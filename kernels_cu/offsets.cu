@@ -3,7 +3,6 @@
 #include "kv/kv_params.cuh"
 #include "kv/kv_spec.cuh"
 #include "quant/moments.cuh"
-#include "quant/sample.cuh"
 
 template <OffsetSpec S>
 __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {

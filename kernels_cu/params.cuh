@@ -1,7 +1,6 @@
 // Run-time arguments of the attention kernels; cuattn/compile/params.py reads this declaration.
 #pragma once
 #include "numeric.cuh"
-#include "tensor_map.cuh"
 
 struct AttentionParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
@@ -41,6 +40,7 @@ struct AttentionParams {
   i32 seqlen_kv;
   i32 head_dim;            // without padding
   i32 row_blocks;          // CTAs along the query rows of one head
+  i32 first_batch;         // of a launch that has not all of them; not read by the Hopper family
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split

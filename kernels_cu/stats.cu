@@ -7,7 +7,6 @@
 #include "quant/moments.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
-#include "quant/sample.cuh"
 
 // Sum, low and high, or the sum only.
 constexpr int kinds_of(bool range) { return range ? 3 : 1; }

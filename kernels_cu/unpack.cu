@@ -1,6 +1,20 @@
 // Codes of 4 bits, two a byte, as int8, for products that have no 4-bit operands. The first is in
 // the lower half of a byte. A CTA owns pieces of 16 codes that follow each other in memory.
-#include "quant/unpack_params.cuh"
+#include "numeric.cuh"
+
+// cuattn/specs/unpack.py mirrors it; cuattn/compile/params.py reads the arguments after it.
+struct UnpackSpec {
+  int pieces;          // of 16 codes, in one CTA
+  int num_threads;
+  int min_ctas;        // a multiprocessor should hold this many CTAs
+  int smem_bytes;
+};
+
+struct UnpackParams {
+  const void* packed;  // codes of 4 bits, two a byte, the first in the lower half
+  void* codes;         // the same, one a byte
+  i64 pieces;          // of 16 codes
+};
 
 // The signed number in the lower half of each byte, of which the upper half is zero.
 __device__ __forceinline__ u32 sign_extend_nibbles(u32 x) {

@@ -1,9 +1,9 @@
 // How fast warpgroups of Hopper multiply, with operands in shared memory: every warpgroup
 // multiplies the same tiles again and again.
+#include "ptx/barriers.cuh"
 #include "ptx/ldmatrix.cuh"
-#include "ptx/mbarrier.cuh"
 #include "ptx/wgmma.cuh"
-#include "rate/sums.cuh"
+#include "rate.cuh"
 
 // Copies rows of 128 bytes into shared memory, where chunks of 16 bytes are permuted within a row
 // as wgmma reads them.

@@ -11,12 +11,14 @@ from .arrays import FloatArray, as_float32
 
 __all__ = [
     "E4M3_MAX",
+    "LARGEST",
     "HalfType",
     "e4m3_bits",
     "e4m3_values",
     "round_bfloat16",
     "round_e4m3",
     "round_half",
+    "saturate",
 ]
 
 HalfType: TypeAlias = Literal["float16", "bfloat16"]
@@ -26,6 +28,13 @@ Real = TypeVar("Real", np.float32, np.float64)
 # each sign where 480 would be (Micikevicius et al., FP8 Formats for Deep Learning, 2209.05433).
 E4M3_MAX = 448.0
 _LEAST_EXPONENT = -6  # of normal numbers
+
+# The largest finite number of each type that an output can have.
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": float.fromhex("0x1.fep127"),
+    "float32": float(np.finfo(np.float32).max),
+}
 
 
 def round_bfloat16(x: NDArray[np.floating]) -> FloatArray:
@@ -75,3 +84,18 @@ def round_half(x: NDArray[np.floating], to: HalfType) -> FloatArray:
         return round_bfloat16(x)
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(np.float16).astype(np.float64)
+
+
+def saturate(x: FloatArray, dtype: str) -> FloatArray:
+    """Return what rounds to a finite number of a type wherever `x` is finite.
+
+    Codes are rounded, so that a result of theirs may be a little beyond the largest element of V
+    and the range of the output, though the exact one is not. NaN and infinities stay.
+
+    Parameters
+    ----------
+    x : ndarray of float64
+    dtype : {"float16", "bfloat16", "float32"}
+    """
+    largest = LARGEST[dtype]
+    return np.where(np.isinf(x), x, np.clip(x, -largest, largest))

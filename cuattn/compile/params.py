@@ -13,7 +13,7 @@ from .sources import sources
 
 __all__ = ["TENSOR_MAP", "record"]
 
-# How `record` spells the TensorMap of kernels_cu/tensor_map.cuh, and its alignment.
+# How `record` spells the TensorMap of kernels_cu/numeric.cuh, and its alignment.
 TENSOR_MAP = np.dtype("V128")
 _TENSOR_MAP_ALIGNMENT = 64
 

@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from ..operands.operand import dtype_name
 from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
+from ..reference.rounding import saturate
 from ..specs.coding import Name
 
 __all__ = ["check_finite", "delivered", "output_on_host", "signature_on_host", "values_on_host"]
@@ -70,11 +71,14 @@ def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View
 
 
 def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
-    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one."""
-    if problem.layout == "NHD":
-        o = o.swapaxes(1, 2)
+    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one.
+
+    What is finite stays so: beyond the range of the type it becomes its largest number.
+    """
+    dtype = dtype_name(problem.q.dtype)
+    o = saturate(o.swapaxes(1, 2) if problem.layout == "NHD" else o, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if target is not None:
             write_on_host(target, o)
             return out
-        return np.ascontiguousarray(o.astype(numpy_dtype(dtype_name(problem.q.dtype))))
+        return np.ascontiguousarray(o.astype(numpy_dtype(dtype)))

@@ -17,7 +17,7 @@ _PAGE_SIZES = (0, 16, 32, 64, 128, 256)
 _MAX_TOKENS = 2**30
 _MAX_HEADS = 2**20
 
-# Of sequences, and of the heads of one: arrays with more are no operands (`operand_of`).
+# Of sequences, and of the heads of one, with more of which arrays are no operands (`operand_of`).
 _MAX_AXIS = 2**16 - 1
 
 # Entries of page tables are 32-bit integers.

@@ -34,8 +34,8 @@ _MAX_HEAD_DIM = 256
 # Kernels count tokens, and rows of all heads, in 32-bit integers and round up to whole tiles.
 _MAX_TOKENS = 2**30
 _MAX_ROWS = 2**31 - 1
-# Heads of K and batches are CTAs along the second and third axis of a grid.
-_MAX_GRID_YZ = 2**16 - 1
+# Heads of K are CTAs along the second axis of a grid.
+_MAX_KV_HEADS = 2**16 - 1
 # Of arrays that are attended as they are: inside a tile a thread's first row, at most the 64th, is
 # addressed with 32 bits.
 _MAX_ROW_STRIDE = 2**26
@@ -117,9 +117,8 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         raise ArgumentError("head_dim", head_dim, f"whole groups of {scheme.qk_group} channels")
     if operand.tokens > _MAX_TOKENS:
         raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
-    if max(operand.shape[0], operand.shape[1] if name != "q" else 0) > _MAX_GRID_YZ:
-        expected = f"of at most {_MAX_GRID_YZ} batches and heads of k and v"
-        raise ArgumentError(f"{name}.shape", x.shape, expected)
+    if name != "q" and operand.shape[1] > _MAX_KV_HEADS:
+        raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_KV_HEADS} heads")
     if operand.heads * max(operand.tokens, _MAX_HEAD_DIM) > _MAX_ROWS:
         expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
         raise ArgumentError(f"{name}.shape", x.shape, expected)

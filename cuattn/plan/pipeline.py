@@ -38,6 +38,9 @@ GIVEN = (
 _HEADS_TO_MIX = 16
 _CACHED = 32 * 2**20
 
+# CTAs along the third axis of a grid.
+_MAX_GRID_Z = 2**16 - 1
+
 
 def pipeline(
     problem: Problem, o_strides: tuple[int, ...], buffers: Buffers
@@ -106,6 +109,7 @@ def pipeline(
         "seqlen_kv": problem.k.tokens,
         "head_dim": problem.q.shape[3],
         "row_blocks": row_blocks,
+        "first_batch": 0,
         "scale_log2": problem.softmax_scale * math.log2(math.e),
         "twin": twin,
         "inverse_twin": 1.0 / twin,
@@ -114,7 +118,7 @@ def pipeline(
         arguments |= {name: where.data, f"{name}_scale": where.scale}
         arguments |= _strides(name, where.strides)
     arguments |= _strides("o", o_strides)
-    return [*launches, _attend(spec, device, problem, operands, arguments, next_item)]
+    return [*launches, *_attend(spec, device, problem, operands, arguments, next_item)]
 
 
 def _attend(
@@ -124,13 +128,21 @@ def _attend(
     operands: Mapping[Name, OperandBuffers],
     arguments: Mapping[str, float],
     next_item: int,
-) -> Launch:
-    """Return the launch of the attention kernel; both families take `arguments`."""
+) -> list[Launch]:
+    """Return the launch of the attention kernel, or several; both families take `arguments`."""
     row_blocks = int(arguments["row_blocks"])
     if isinstance(spec, AttentionSpec):
-        # See Work in kernels_cu/attn/work.cuh.
-        grid = (row_blocks * problem.group, problem.k.shape[1], problem.k.shape[0])
-        return Launch(spec, device, grid, arguments)
+        # See Work in kernels_cu/attn/work.cuh. One launch has as many batches as a grid.
+        batch, heads = problem.k.shape[:2]
+        return [
+            Launch(
+                spec,
+                device,
+                (row_blocks * problem.group, heads, min(batch - first, _MAX_GRID_Z)),
+                {**arguments, "first_batch": first},
+            )
+            for first in range(0, batch, _MAX_GRID_Z)
+        ]
     sources: dict[Name, Source] = {
         name: Source(getattr(problem, name).shape, where.strides, where.data)
         for name, where in operands.items()
@@ -143,7 +155,7 @@ def _attend(
         "items": items,
         "heads_at_a_time": _heads_at_a_time(spec, problem),
     }
-    return Launch(spec, device, (min(items, device.num_sms),), values)
+    return [Launch(spec, device, (min(items, device.num_sms),), values)]
 
 
 def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:

@@ -1,4 +1,4 @@
-"""What kernels that measure ceilings fix at compile time; mirrors rate/rate_params.cuh."""
+"""What kernels that measure ceilings fix at compile time; mirrors rate.cuh."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MemoryRateSpec:
     entry: ClassVar[str] = "memory_rate"
     function: ClassVar[str] = "memory_rate"
     params: ClassVar[str] = "MemoryRateParams"
-    params_file: ClassVar[str] = "rate/rate_params.cuh"
+    params_file: ClassVar[str] = "rate.cuh"
     num_threads: ClassVar[int] = 1024
     smem_bytes: ClassVar[int] = 0
 
@@ -65,7 +65,7 @@ class ProductRateSpec:
     """
 
     params: ClassVar[str] = "ProductRateParams"
-    params_file: ClassVar[str] = "rate/rate_params.cuh"
+    params_file: ClassVar[str] = "rate.cuh"
     # Two warpgroups keep Hopper's tensor cores busy, and two warps a quarter of an SM.
     num_threads: ClassVar[int] = 256
     min_ctas: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""What the kernel that unpacks codes fixes at compile time; mirrors quant/unpack_params.cuh."""
+"""What the kernel that unpacks codes fixes at compile time; mirrors unpack.cu."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UnpackSpec:
     entry: ClassVar[str] = "unpack"
     function: ClassVar[str] = "unpack"
     params: ClassVar[str] = "UnpackParams"
-    params_file: ClassVar[str] = "quant/unpack_params.cuh"
+    params_file: ClassVar[str] = "unpack.cu"
     pieces: ClassVar[int] = 1024
     num_threads: ClassVar[int] = 256
     min_ctas: ClassVar[int] = 4

@@ -1,7 +1,7 @@
 // What differs from key to key, or from block to block, in shared memory. What keys have is in the
 // order of slots (layout.cuh): a lane's four of two adjacent key tiles are one load.
 #pragma once
-#include "attn/deltas.cuh"
+#include "attn/p_range.cuh"
 #include "attn/shape.cuh"
 #include "layout.cuh"
 #include "params.cuh"
@@ -101,6 +101,12 @@ struct KeyScaleLoader {
     delta = p.delta + (batch_head * ceil_div(p.seqlen_q, kQBlock) + first_row / kQBlock) * padded;
   }
 
+  // Where the logarithms of V's scales of a block begin. Unsigned, because of 2^30 keys there are
+  // 3 * 2^30 numbers.
+  static __host__ __device__ constexpr u32 log2_v(int block) {
+    return (3u * block + 1) * S.block_kv;
+  }
+
   // `to` is the address of the block's KeyScales. `chunk` is the thread's own number, times 16: the
   // offset at which it puts its first 16 bytes into a tile of keys. Unlike the thread's index it is
   // at hand.
@@ -117,9 +123,9 @@ struct KeyScaleLoader {
           copy(Scales::kK + group * kBytes, k + group * padded + key);
         }
         if constexpr (H::kTokenV) {
-          const f32* log2_v = v + (block * 3 + 1) * S.block_kv;
-          copy(Scales::kV, log2_v);
-          copy(Scales::kInverse, log2_v + S.block_kv);
+          const f32* log2 = v + log2_v(block);
+          copy(Scales::kV, log2);
+          copy(Scales::kInverse, log2 + S.block_kv);
         }
         if constexpr (S.q_smooth) copy(0, delta + key);
       }

@@ -3,6 +3,12 @@
 #include "attn/shape.cuh"
 #include "params.cuh"
 
+// The keys that a row sees under a causal mask are so many, not more than there are; none if it is
+// not positive. Lengths are subtracted first: of 2^30 rows and keys the sum is no int.
+__host__ __device__ constexpr int seen_keys(int row, int seqlen_q, int seqlen_kv) {
+  return row + 1 + (seqlen_kv - seqlen_q);
+}
+
 // Blocks of keys that one CTA visits: the first `masked` ones are seen whole by every row.
 struct BlockRange {
   int masked;
@@ -14,10 +20,12 @@ __device__ __forceinline__ BlockRange block_range(const AttentionParams& p, int 
   int seen_by_first = p.seqlen_kv;
   int seen_by_last = p.seqlen_kv;
   if constexpr (S.is_causal) {
-    const int offset = p.seqlen_kv - p.seqlen_q;
     const int last_row = min_of(first_row + Shape<S>::kRows, p.seqlen_q) - 1;
-    seen_by_first = min_of(max_of(first_row + 1 + offset, 0), p.seqlen_kv);
-    seen_by_last = min_of(max_of(last_row + 1 + offset, 0), p.seqlen_kv);
+    const auto seen_by = [&](int row) {
+      return min_of(max_of(seen_keys(row, p.seqlen_q, p.seqlen_kv), 0), p.seqlen_kv);
+    };
+    seen_by_first = seen_by(first_row);
+    seen_by_last = seen_by(last_row);
   }
   return {seen_by_first / S.block_kv, ceil_div(seen_by_last, static_cast<i32>(S.block_kv))};
 }
@@ -33,7 +41,7 @@ struct Mask {
       int seen = p.seqlen_kv;
       if constexpr (S.is_causal) {
         const int row = first_row + 8 * half + lane / 4;
-        seen = min_of(seen, row + 1 + p.seqlen_kv - p.seqlen_q);
+        seen = min_of(seen, seen_keys(row, p.seqlen_q, p.seqlen_kv));
       }
       limit[half] = seen - block * S.block_kv - 2 * (lane % 4);
     }

@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/channel_terms.cuh"
 #include "attn/elements.cuh"
+#include "attn/mask.cuh"
 #include "attn/p_range.cuh"
 #include "attn/rotated_output.cuh"
 #include "layout.cuh"
@@ -27,7 +28,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
   constexpr float kShift = kStepsLog2<S> + (kBiased<S> ? kLog2Bias : 0.0f);
   const int quad_lane = lane % 4;
   const int lane_channel = (Adjacent ? 8 : 2) * quad_lane;
-  float inverse[2];
+  float inverse[2];  // of the row sums; 0 where nothing is stored, which is finite
   bool empty[2];  // a row that sees no key: O = 0 and lse = -inf
   int end[2];     // of the channels that are stored: of a row, or from lane_channel on
   Element* to[2];
@@ -36,11 +37,11 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     const int row = rows.first + 8 * half;
     const float l = row_sum[half];
     const bool exists = row < p.seqlen_q;
-    empty[half] =
-        exists && (S.is_causal ? row + 1 + p.seqlen_kv - p.seqlen_q : p.seqlen_kv) <= 0;
+    empty[half] = exists && (S.is_causal ? seen_keys(row, p.seqlen_q, p.seqlen_kv)
+                                         : p.seqlen_kv) <= 0;
     // Heads have a multiple of 8 channels.
     end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
-    inverse[half] = 1.0f / l;
+    inverse[half] = end[half] > 0 ? 1.0f / l : 0.0f;
     to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
     if (p.lse && quad_lane == 0 && exists) {
@@ -67,24 +68,30 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
       for (int four = 0; four < kAtATime; four += 4) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          float2 x[4];
+          StoredPair<S.out> pair[4];
+          const auto fill = [&](auto saturates) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const ChannelTerms& c = term[four + i];
-            const int column = first + four + i;
-            x[i].x = o(column, 2 * half) * inverse[half] * c.scale.x + c.mean.x;
-            x[i].y = o(column, 2 * half + 1) * inverse[half] * c.scale.y + c.mean.y;
-          }
+            for (int i = 0; i < 4; ++i) {
+              const ChannelTerms& c = term[four + i];
+              const int column = first + four + i;
+              const float2 sum = {o(column, 2 * half), o(column, 2 * half + 1)};
+              float2 x = {sum.x * inverse[half] * c.scale.x + c.mean.x,
+                          sum.y * inverse[half] * c.scale.y + c.mean.y};
+              if constexpr (decltype(saturates)::value) x = saturated<S.out>(x, sum, c.scale);
+              pair[i] = pack_pair<S.out>(x);
+            }
+          };
+          fill(Bool<false>{});
+          if (!all_finite<S.out>(pair)) fill(Bool<true>{});
           Element* four_to = to[half] + channel(four);
           if constexpr (decltype(eight_at_once)::value) {
-            const uint4 eight = make_uint4(pack_pair<S.out>(x[0]), pack_pair<S.out>(x[1]),
-                                           pack_pair<S.out>(x[2]), pack_pair<S.out>(x[3]));
-            if (channel(four) < end[half]) *reinterpret_cast<uint4*>(four_to) = eight;
+            if (channel(four) < end[half]) store_eight<S.out>(four_to, pair);
           } else {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               if (channel(Adjacent ? four : four + i) < end[half]) {
-                store_pair<S.out>(four_to + channel(i) - channel(0), x[i]);
+                Element* to_pair = four_to + channel(i) - channel(0);
+                *reinterpret_cast<StoredPair<S.out>*>(to_pair) = pair[i];
               }
             }
           }

@@ -1,4 +1,4 @@
-// What P, and with it O and the row sums, are relative to.
+// What P, and with it O and the row sums, are relative to, and what is added to exponents.
 #pragma once
 #include "params.cuh"
 #include "spec.cuh"
@@ -58,3 +58,12 @@ __device__ __forceinline__ float next_reference(float reference, float block_max
   }
   return fmaxf(reference, block_max);
 }
+
+// In shared memory, what smoothing Q took from the exponents of the keys of a block, for some parts
+// of a CTA's rows; nothing for 0 keys.
+template <int Parts, int Keys>
+struct Deltas {
+  float delta[Parts][Keys];
+};
+template <int Parts>
+struct Deltas<Parts, 0> {};

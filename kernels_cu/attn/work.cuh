@@ -4,8 +4,9 @@
 #include "params.cuh"
 
 // Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv, num_kv_heads,
-// batch): what K and V need are coordinates of the CTA, which the compiler knows to be the same for
-// all threads and keeps in uniform registers.
+// batches from p.first_batch on): what K and V need are coordinates of the CTA, which the compiler
+// knows to be the same for all threads and keeps in uniform registers. A grid has at most 65535
+// batches; others are those of further launches.
 template <AttentionSpec S>
 struct Work {
   int batch;
@@ -16,7 +17,7 @@ struct Work {
   i64 batch_kv_head;
 
   __device__ __forceinline__ Work(const AttentionParams& p, int x) {
-    batch = blockIdx.z;
+    batch = p.first_batch + static_cast<int>(blockIdx.z);
     kv_head = blockIdx.y;
     head = kv_head * p.heads_per_kv + x / p.row_blocks;
     const int row_block = x % p.row_blocks;

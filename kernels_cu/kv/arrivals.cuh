@@ -1,7 +1,7 @@
 // Who merges a head that several CTAs have parts of: the last to arrive.
 #pragma once
 #include "kv/merge.cuh"
-#include "ptx/atomic.cuh"
+#include "ptx/memory.cuh"
 
 // The parts that a CTA leaves, at most one of its first head and one of its last.
 struct Arrivals {

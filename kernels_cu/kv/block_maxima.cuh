@@ -1,8 +1,8 @@
 // The maximum of each row of a block, of which every computing warp sees a quarter.
 #pragma once
 #include "kv/lane_tokens.cuh"
+#include "ptx/barriers.cuh"
 #include "ptx/math.cuh"
-#include "ptx/named_barrier.cuh"
 
 // A barrier of the computing warps.
 __device__ __forceinline__ void meet() { ptx::barrier_sync<1>(kComputingThreads); }

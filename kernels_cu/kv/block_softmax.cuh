@@ -4,8 +4,8 @@
 #pragma once
 #include "attn/p_range.cuh"
 #include "kv/block_maxima.cuh"
+#include "kv/decode_shape.cuh"
 #include "kv/partition.cuh"
-#include "kv/row_place.cuh"
 #include "kv/value_scales.cuh"
 #include "ptx/convert.cuh"
 

@@ -1,4 +1,4 @@
-// Sizes that follow from a DecodeSpec, and what a CTA has in shared memory.
+// Sizes that follow from a DecodeSpec, which rows a CTA has, and what it has in shared memory.
 #pragma once
 #include "kv/unit.cuh"
 
@@ -44,6 +44,27 @@ struct DecodeShape {
 
   using Scores = float[kTiles][kKeyTiles][4];
   using Output = float[kTiles][kDimTiles][4];
+};
+
+// Which query of which head a row of a CTA is. Rows of a head of K and V are ordered by query, then
+// by the heads of its group.
+struct RowPlace {
+  int query;
+  int head;  // of Q
+  bool exists;
+
+  template <DecodeSpec S>
+  static __device__ __forceinline__ RowPlace of(const DecodeParams& p, int head, int row) {
+    const int index = head % p.row_tiles * S.rows + row;
+    return {index / p.heads_per_kv, head / p.row_tiles * p.heads_per_kv + index % p.heads_per_kv,
+            index < p.heads_per_kv * p.seqlen_q};
+  }
+
+  // Tokens that the row sees; all of them if it does not exist.
+  __device__ __forceinline__ int sees(const DecodeParams& p, int length) const {
+    if (!p.is_causal || !exists) return length;
+    return min_of(max_of(length - p.seqlen_q + 1 + query, 0), length);
+  }
 };
 
 // The rows of one head.

@@ -107,8 +107,11 @@ struct RowMerger {
     for (int i = 0; i < kFours; ++i) {
       const int channel = 4 * (lane + kWarpSize * i);
       if (!has(i)) continue;
-      store_pair<S.input>(to + channel, {o[i].x * inverse, o[i].y * inverse});
-      store_pair<S.input>(to + channel + 2, {o[i].z * inverse, o[i].w * inverse});
+      const float4 x = {o[i].x * inverse, o[i].y * inverse, o[i].z * inverse, o[i].w * inverse};
+      store_pair<S.input>(to + channel,
+                          saturated<S.input>({x.x, x.y}, {o[i].x, o[i].y}, {1.0f, 1.0f}));
+      store_pair<S.input>(to + channel + 2,
+                          saturated<S.input>({x.z, x.w}, {o[i].z, o[i].w}, {1.0f, 1.0f}));
     }
     if (lane == 0 && p.lse) {
       const float lse = row_lse(reference, row_sum, __ldcg(lse_shift + row));

@@ -43,16 +43,18 @@ __device__ __forceinline__ float row_lse(float reference, float row_sum, float s
 // The rows of sequences without tokens: 0, and -inf. By one warp of every CTA.
 template <DecodeSpec S>
 __device__ __forceinline__ void store_empty(const DecodeParams& p) {
-  const int heads = p.store.num_kv_heads * p.heads_per_kv;
-  const int pairs = heads * p.seqlen_q * (S.head_dim / 2);
+  const int rows = p.store.num_kv_heads * p.heads_per_kv * p.seqlen_q;
+  const int lane = threadIdx.x % kWarpSize;
   for (int b = blockIdx.x; b < p.store.batch; b += gridDim.x) {
     if (p.store.lengths[b] > 0) continue;
-    for (int i = threadIdx.x % kWarpSize; i < pairs; i += kWarpSize) {
-      const int row = i / (S.head_dim / 2);
+    // By rows, of which there are less than 2^31; their elements may be more.
+    for (int row = 0; row < rows; ++row) {
       const RowPlace place{row % p.seqlen_q, row / p.seqlen_q, true};
-      const int channel = i % (S.head_dim / 2) * 2;
-      store_pair<S.input>(o_address<S>(p, b, place) + channel, {0.0f, 0.0f});
-      if (channel == 0) store_lse<S>(p, b, place, -kInf);
+      auto* to = o_address<S>(p, b, place);
+      for (int channel = 2 * lane; channel < S.head_dim; channel += 2 * kWarpSize) {
+        store_pair<S.input>(to + channel, {0.0f, 0.0f});
+      }
+      if (lane == 0) store_lse<S>(p, b, place, -kInf);
     }
   }
 }
@@ -74,20 +76,20 @@ __device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<
     const float row_sum = row_sum_of(storage, row);
     const float reference = softmax.reference[tile][half];
     const bool sees_none = softmax.sees[tile][half] == 0;
-    const float factor = !head.is_whole ? 1.0f : sees_none ? 0.0f : 1.0f / row_sum;
+    const float factor = sees_none ? 0.0f : 1.0f / row_sum;
     Partial<S>& partial = partial_of<S>(p, blockIdx.x, head.is_first);
     auto* to = o_address<S>(p, at.sequence, place);
 #pragma unroll
     for (int i = 0; i < H::kDimTiles; ++i) {
       const int column = warp * H::kDimTiles + i;
       const float zero = zero_sum_of(storage, H::group_of(column), row);
-      const float2 x = {(o[tile][i][2 * half] + zero) * factor,
-                        (o[tile][i][2 * half + 1] + zero) * factor};
+      const float2 sum = {o[tile][i][2 * half] + zero, o[tile][i][2 * half + 1] + zero};
       const int channel = 8 * column + lane % 4 * 2;
       if (head.is_whole) {
-        store_pair<S.input>(to + channel, x);
+        const float2 x = {sum.x * factor, sum.y * factor};
+        store_pair<S.input>(to + channel, saturated<S.input>(x, sum, {1.0f, 1.0f}));
       } else {
-        *reinterpret_cast<float2*>(partial.o[row] + channel) = x;
+        *reinterpret_cast<float2*>(partial.o[row] + channel) = sum;
       }
     }
     if (warp > 0 || lane % 4 > 0) return;

@@ -1,12 +1,11 @@
 // The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
 // per token, as left operands of Q K^T.
 #pragma once
+#include "kv/decode_shape.cuh"
 #include "kv/partition.cuh"
-#include "kv/row_place.cuh"
 #include "ptx/reduce.cuh"
 #include "quant/chunk.cuh"
 #include "quant/codes.cuh"
-#include "quant/scale.cuh"
 #include "tile/turns.cuh"
 
 constexpr float kLog2E = 1.44269504088896341f;

@@ -3,7 +3,7 @@
 #pragma once
 #include "kv/kv_params.cuh"
 #include "kv/kv_spec.cuh"
-#include "ptx/atomic.cuh"
+#include "ptx/memory.cuh"
 
 // Tokens that are appended to a sequence.
 __device__ __forceinline__ int count_of(const AppendParams& p, int sequence) {

@@ -35,11 +35,16 @@ struct Unit {
       (kVZero + (S.v_zero ? kVGroups * kScaleBytes : 0) + 31) / 32 * 32;
 };
 
+// Where a sequence's page is in KvStore::pages, which may have more than 2^31 entries.
+__host__ __device__ constexpr i64 page_entry(int sequence, int pages_per_sequence, int page) {
+  return static_cast<i64>(sequence) * pages_per_sequence + page;
+}
+
 // The page of a unit of a sequence.
 __device__ __forceinline__ int page_of(const KvStore& store, int sequence, int unit) {
   if (store.pages == nullptr) return sequence;
   const int page_bits = 31 - __clz(store.page_units);
-  return store.pages[sequence * store.pages_per_sequence + (unit >> page_bits)];
+  return store.pages[page_entry(sequence, store.pages_per_sequence, unit >> page_bits)];
 }
 
 // Where a unit of a head begins in its page.

@@ -1,9 +1,8 @@
 // What makes codes of a unit's rows, by sections of them; reference/kv_cache.py does the same.
 #pragma once
 #include "kv/unit_rows.cuh"
+#include "quant/codes.cuh"
 #include "quant/per_row.cuh"
-#include "quant/scale.cuh"
-#include "quant/sections.cuh"
 
 // Where numbers of tokens lie in a unit: [group][slot].
 template <class Rows>

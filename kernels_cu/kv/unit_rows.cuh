@@ -1,7 +1,7 @@
 // Tokens of a unit as they come from the caller's array: those of K or of V in one warp.
 #pragma once
 #include "kv/unit.cuh"
-#include "ptx/opaque.cuh"
+#include "ptx/registers.cuh"
 #include "quant/row_tile.cuh"
 
 // Which tokens of a unit are appended, and which rows of the caller's array they are.

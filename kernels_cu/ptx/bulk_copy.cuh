@@ -2,7 +2,6 @@
 // "cp.async.bulk", "cp.async.bulk.tensor").
 #pragma once
 #include "numeric.cuh"
-#include "tensor_map.cuh"
 
 namespace ptx {
 

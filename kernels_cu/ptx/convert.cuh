@@ -1,4 +1,5 @@
-// Packing conversions. Rounding is to nearest even; a NaN becomes the integer 0, or an e4m3 NaN.
+// Packing conversions, and back to float. Rounding is to nearest even; a NaN becomes the integer 0,
+// or an e4m3 NaN. Conversions to float are exact.
 #pragma once
 #include "numeric.cuh"
 
@@ -61,6 +62,19 @@ __device__ __forceinline__ u32 pack_bf16x2(float low, float high) {
   u32 packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+__device__ __forceinline__ void widen_f16x2(float (&x)[2], u32 pair) {
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+      "cvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
+      : "=f"(x[0]), "=f"(x[1])
+      : "r"(pair));
+}
+
+// A bfloat16 is the upper half of a float. Not plain C++, because the compiler would then rather
+// keep a whole tile of floats in registers than convert it twice.
+__device__ __forceinline__ void widen_bf16x2(float (&x)[2], u32 pair) {
+  asm("shl.b32 %0, %2, 16;\nand.b32 %1, %2, 0xffff0000;" : "=&f"(x[0]), "=f"(x[1]) : "r"(pair));
 }
 
 }  // namespace ptx

@@ -1,4 +1,4 @@
-// Loads from global memory with a word to the caches (PTX ISA, "ld").
+// Global memory: loads with a word to the caches, and counters (PTX ISA, "ld", "atom", "fence").
 #pragma once
 #include "numeric.cuh"
 
@@ -21,5 +21,19 @@ __device__ __forceinline__ void load_once_16(u32 (&word)[4], const void* from, b
       : "+r"(word[0]), "+r"(word[1]), "+r"(word[2]), "+r"(word[3])
       : "l"(from), "r"(static_cast<int>(valid)));
 }
+
+// Adds 1 to a counter by which threads hand over what they have written, and returns what was
+// there. What this thread wrote before, and those that it has met in a barrier, is visible after
+// `acquire` to whoever sees the new number.
+__device__ __forceinline__ u32 count_arrival(u32* counter) {
+  u32 before;
+  asm volatile("fence.acq_rel.gpu;\natom.relaxed.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before;
+}
+
+__device__ __forceinline__ void acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 }  // namespace ptx

@@ -1,4 +1,4 @@
-// Minima and maxima in which a NaN wins, and reductions across the lanes of a warp.
+// Minima, maxima and sums in which a NaN wins, and reductions across the lanes of a warp.
 #pragma once
 #include "numeric.cuh"
 
@@ -28,6 +28,18 @@ CUATTN_PAIR(max_nan_f16x2, "max.NaN.f16x2")
 CUATTN_PAIR(min_nan_f16x2, "min.NaN.f16x2")
 CUATTN_PAIR(max_nan_bf16x2, "max.NaN.bf16x2")
 CUATTN_PAIR(min_nan_bf16x2, "min.NaN.bf16x2")
+#undef CUATTN_PAIR
+
+// x y + z of the two halves of a word.
+#define CUATTN_PAIR(NAME, INSTRUCTION)                                        \
+  __device__ __forceinline__ u32 NAME(u32 x, u32 y, u32 z) {                  \
+    u32 sum;                                                                  \
+    asm(INSTRUCTION " %0, %1, %2, %3;" : "=r"(sum) : "r"(x), "r"(y), "r"(z)); \
+    return sum;                                                               \
+  }
+
+CUATTN_PAIR(fma_f16x2, "fma.rn.f16x2")
+CUATTN_PAIR(fma_bf16x2, "fma.rn.bf16x2")
 #undef CUATTN_PAIR
 
 // Over aligned groups of `Lanes` lanes; every lane gets the result.

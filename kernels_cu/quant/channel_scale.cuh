@@ -1,9 +1,9 @@
 // One scale for a channel of V, or for all channels of a head of any operand.
 #pragma once
+#include "quant/codes.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/row_tile.cuh"
-#include "quant/scale.cuh"
-#include "quant/shared_amax.cuh"
+#include "quant/storage.cuh"
 
 // What is subtracted from the thread's channel.
 template <bool Smooth>

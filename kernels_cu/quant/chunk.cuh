@@ -2,7 +2,6 @@
 #pragma once
 #include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
-#include "ptx/widen.cuh"
 #include "quant/word.cuh"
 #include "spec.cuh"
 

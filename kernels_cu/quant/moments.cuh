@@ -2,6 +2,15 @@
 #pragma once
 #include "quant/chunk.cuh"
 
+// Tokens that stand for all when a mean is taken of a sample; reference/smoothing.py takes the
+// same.
+constexpr int kSample = 512;
+
+// The i-th token of the sample.
+__device__ __forceinline__ i64 sample_token(int i, int seqlen) {
+  return seqlen > kSample ? static_cast<i64>(i) * seqlen / kSample : i;
+}
+
 // Of the channels of one chunk. Kinds is 1 (the sum) or 3 (low and high too, in the input's type).
 template <Type T, int Kinds>
 struct Moments {

@@ -1,9 +1,26 @@
-// One number for each row of a tile, in one lane of those that share the row.
+// Rows of a tile that lanes share: their parts, and one number for each of them.
 #pragma once
 #include "ptx/reduce.cuh"
 
-// Lane l owns rows l, l + kOwners, ... of the `Rows` that it shares with the other lanes. What is
-// done once a row, such as a division, then costs each lane Rows / kOwners of them and not Rows.
+// The parts of a row that have scales of their own. `Lanes` is a `RowLanes`; `Group` the channels
+// that share a scale, or 0 for all of a row.
+template <class Lanes, int Group>
+struct Sections {
+  static constexpr bool kGroups = Group > 0;
+  static constexpr int kCount = kGroups ? Lanes::kChunks : 1;  // that a lane has something of
+  static constexpr int kChunks = Lanes::kChunks / kCount;      // of one in one lane
+  static constexpr int kLanes = kGroups ? Group / Lanes::kElements : Lanes::kLanes;
+  static_assert(Lanes::kLanes % kLanes == 0, "no group is that of two chunks");
+
+  // Which of the row's groups the lane's s-th one is.
+  static __device__ __forceinline__ int group(int s) {
+    return kGroups ? Lanes::channel(s) / max_of(Group, 1) : 0;
+  }
+};
+
+// One number for each row, in one lane of those that share it: lane l owns rows l, l + kOwners, ...
+// What is done once a row, such as a division, then costs each lane Rows / kOwners of them and not
+// Rows.
 template <int Lanes, int Rows>
 struct PerRow {
   static constexpr int kOwners = min_of(Lanes, Rows);

@@ -1,8 +1,27 @@
-// Codes of Q and K.
+// Codes of Q and K, and the correction of the log-sum-exp for what smoothing takes from K.
 #pragma once
-#include "quant/lse_shift.cuh"
+#include "quant/per_row.cuh"
+#include "quant/quantize_params.cuh"
 #include "quant/row_scales.cuh"
 #include "quant/row_values.cuh"
+
+// Every logit of a query row lacks softmax_scale * (q . vector). `T` is the `Rows` of Q.
+template <class T>
+__device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizeParams& p) {
+  typename T::Vector vector;
+  const int batch = rows.from.head / p.q.num_heads;
+  const int kv_head = rows.from.head % p.q.num_heads / p.heads_per_kv;
+  vector.load(p.k_vector, batch * (p.q.num_heads / p.heads_per_kv) + kv_head, p.head_dim);
+  float part[T::kRows] = {};
+#pragma unroll
+  for (int r = 0; r < T::kRows; ++r) {
+    rows.tile.visit(r, [&](int c, int i, float x) { part[r] = fmaf(x, vector.at[c][i], part[r]); });
+  }
+  const PerRow<T::Lanes::kLanes, T::kRows> dot(part, [](float x, float y) { return x + y; });
+  dot.for_each([&](int r, float x) {
+    if (rows.exists(r)) p.lse_shift[rows.first_row + rows.row(r)] = p.softmax_scale * x;
+  });
+}
 
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const QuantizeOperand& x,

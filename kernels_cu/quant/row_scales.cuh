@@ -3,8 +3,7 @@
 #include "quant/channel_scale.cuh"
 #include "quant/per_row.cuh"
 #include "quant/rows.cuh"
-#include "quant/sections.cuh"
-#include "quant/shared_amax.cuh"
+#include "quant/storage.cuh"
 
 // Of a row of Q or K.
 template <QuantizeSpec S, class T>

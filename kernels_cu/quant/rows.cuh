@@ -1,9 +1,9 @@
 // Operands that stay row by row: codes of Q and K, and values of any that only change their type.
 #pragma once
+#include "layout.cuh"
+#include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
-#include "quant/scale.cuh"
 #include "quant/store.cuh"
-#include "quant/thread_scope.cuh"
 
 enum class Role { query, key, value };
 

@@ -2,7 +2,6 @@
 #pragma once
 #include "ptx/convert.cuh"
 #include "ptx/mma.cuh"
-#include "ptx/widen.cuh"
 #include "spec.cuh"
 
 // Two float16, of 11 bits each, where the input is one: they have the 22 bits that a difference of

@@ -1,7 +1,7 @@
 // Codes of V: transposed, tokens permuted, so that the tensor cores read channels along tokens.
 #pragma once
+#include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
-#include "quant/scale.cuh"
 #include "quant/transposed_tile.cuh"
 
 template <QuantizeSpec S>

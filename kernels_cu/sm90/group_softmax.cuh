@@ -1,11 +1,11 @@
 // The online softmax in base 2: scores become probabilities of the type that P V takes.
 #pragma once
 #include "attn/p_range.cuh"
+#include "attn/pack_terms.cuh"
+#include "ptx/math.cuh"
 #include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
-#include "attn/pack_terms.cuh"
 #include "sm90/row_state.cuh"
-#include "ptx/math.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
 template <WgmmaSpec S>

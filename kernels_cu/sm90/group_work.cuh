@@ -1,7 +1,8 @@
 // The parts of the problem and the order in which CTAs solve them.
 #pragma once
-#include "sm90/tile_shape.cuh"
+#include "attn/mask.cuh"
 #include "params.cuh"
+#include "sm90/tile_shape.cuh"
 
 // Blocks of keys that some of 64 rows see: the first `unmasked` ones are seen whole by every row.
 struct KeyBlocks {
@@ -63,6 +64,6 @@ struct Item {
   // Keys that a row sees.
   static __device__ __forceinline__ int seen_by(const AttentionParams& a, int row) {
     if constexpr (!S.is_causal) return a.seqlen_kv;
-    return min_of(max_of(row + 1 + a.seqlen_kv - a.seqlen_q, 0), a.seqlen_kv);
+    return min_of(max_of(seen_keys(row, a.seqlen_q, a.seqlen_kv), 0), a.seqlen_kv);
   }
 };

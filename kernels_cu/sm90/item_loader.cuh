@@ -1,8 +1,8 @@
 // The threads that have the constants of an item in shared memory before it begins.
 #pragma once
+#include "ptx/ldmatrix.cuh"
 #include "sm90/tile_storage.cuh"
 #include "tile/turns.cuh"
-#include "ptx/ldmatrix.cuh"
 
 // By `Threads` threads, of which this is number `thread`.
 template <WgmmaSpec S, int Threads>

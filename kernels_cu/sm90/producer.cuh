@@ -1,11 +1,11 @@
 // The one thread that fills the rings, ahead of the warpgroups that attend.
 #pragma once
-#include "sm90/group_work.cuh"
-#include "sm90/tile_storage.cuh"
-#include "tile/turns.cuh"
 #include "layout.cuh"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/ldmatrix.cuh"
+#include "sm90/group_work.cuh"
+#include "sm90/tile_storage.cuh"
+#include "tile/turns.cuh"
 
 // Starts the copies of one tile: a box for each panel.
 template <class Tile>

@@ -1,7 +1,7 @@
 // The two products of a block of keys, as groups of asynchronous instructions.
 #pragma once
-#include "sm90/tile_shape.cuh"
 #include "ptx/wgmma.cuh"
+#include "sm90/tile_shape.cuh"
 
 // S = Q K^T. `q` and `k` are descriptors of the tiles.
 template <WgmmaSpec S, class Acc>

@@ -1,9 +1,9 @@
 // What two rows carry from one block of keys to the next.
 #pragma once
 #include "attn/p_range.cuh"
-#include "sm90/tile_shape.cuh"
 #include "ptx/math.cuh"
 #include "ptx/shared.cuh"
+#include "sm90/tile_shape.cuh"
 
 // Parked, it lies in shared memory between `park` and `fetch`, and its registers are free. Where a
 // row's reference moves, rescale(half, steps, shrink) is called for its O; shrink = 2^-steps if

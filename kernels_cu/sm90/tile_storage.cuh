@@ -1,6 +1,6 @@
 // Shared memory of a CTA: tiles that TMA fills, and the barriers that say when.
 #pragma once
-#include "attn/deltas.cuh"
+#include "attn/p_range.cuh"
 #include "sm90/group_work.cuh"
 
 // What differs from key to key, in slot order (cuattn/reference/layout.py), or from block to block.

@@ -1,6 +1,6 @@
 // A ring of stages in shared memory that all warps fill together and read each at its own pace.
 #pragma once
-#include "ptx/mbarrier.cuh"
+#include "ptx/barriers.cuh"
 
 // No warp waits for another one's arithmetic, so that the tensor cores serve one warp while another
 // is at its exponentials. `full` completes when every thread's copies have landed, `empty` when

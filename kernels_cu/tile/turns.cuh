@@ -1,6 +1,6 @@
 // Whose turn a buffer of a ring is.
 #pragma once
-#include "ptx/mbarrier.cuh"
+#include "ptx/barriers.cuh"
 
 // Counts the fillings of a ring of buffers, of which each has a barrier `full` and one `empty`.
 template <int Buffers>

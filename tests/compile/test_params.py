@@ -9,7 +9,6 @@ from cuattn.errors import CompileError
 HEADER = """
 #pragma once
 #include "numeric.cuh"
-#include "tensor_map.cuh"
 
 struct Operand {
   const void* data;  // comment with ; and }

@@ -126,7 +126,7 @@ def test_the_package_shows_its_public_names():
 
 
 def test_kernel_includes_point_one_way():
-    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "sm90": 4, "kv": 4, "rate": 2}
+    order = {"ptx": 1, "tile": 2, "attn": 3, "quant": 3, "sm90": 4, "kv": 4}
 
     def depth(name):
         if "/" in name:

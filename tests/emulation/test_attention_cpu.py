@@ -42,6 +42,45 @@ def test_result_is_the_emulation_rounded_once(rng, scheme, dtype, is_causal):
     np.testing.assert_array_equal(o, cuattn.attention(*inputs, **options))
 
 
+LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
+
+
+def at_the_limit(dtype, scheme):
+    """Whether V may be the largest number of a type: sums of a few of them are float32."""
+    of_sums = scheme.smooth_v != "none" or scheme.rotate or scheme.pv == "fp16"
+    return dtype == "float16" or not of_sums
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scheme"),
+    [(d, s) for d in LARGEST for s in SCHEMES if at_the_limit(d, s)],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_finite_results_stay_finite(rng, dtype, scheme):
+    largest = LARGEST[dtype]
+    stored = dtype if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+    q, k, v = qkv(rng, stored)
+    v = (largest * rng.choice([-1.0, 1.0], v.shape)).astype(stored)
+    o = cuattn.attention(q, k, v, scheme=scheme, scale=8.0).astype(np.float64)
+    assert np.isfinite(o).all()
+    wide = [x.astype(np.float32) for x in (q, k, v)]
+    expected, _ = emulate.attention(*wide, scheme=scheme, scale=8.0, compute=dtype)
+    if scheme.name in PRESETS and scheme.pv != "fp16":
+        assert np.abs(expected).max() > largest * (1 + 2.0**-10)  # codes are rounded
+    expected = np.clip(expected, -largest, largest).astype(stored)
+    np.testing.assert_array_equal(o, expected.astype(np.float64))
+
+
+def test_infinities_of_inputs_stay(rng):
+    q, k, v = qkv(rng, "float16")
+    v[0, 0, 7, 3] = np.inf
+    o = cuattn.attention(q, k, v, scheme="fp16")
+    assert (o[0, :2, :, 3] == np.inf).all()
+    assert np.isfinite(np.delete(o, 3, axis=3)).all()
+    o = cuattn.attention(q, k, v, scheme="int8-block")
+    assert not np.isfinite(o[0, :2, :, 3]).any()
+
+
 def test_default_scheme_is_int8(rng):
     inputs = qkv(rng)
     np.testing.assert_array_equal(

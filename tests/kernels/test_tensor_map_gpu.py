@@ -17,9 +17,8 @@ pytest.importorskip("cupy")
 
 # Copies one box to shared memory, and shared memory as it is to `out`.
 KERNEL = """
+#include "ptx/barriers.cuh"
 #include "ptx/ldmatrix.cuh"
-#include "ptx/mbarrier.cuh"
-#include "tensor_map.cuh"
 
 struct CopyParams {
   u8* out;

@@ -95,3 +95,16 @@ def test_bfloat16_keeps_its_type(rng):
     o = cache.attend(q)
     assert o.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(o, wide.attend(q.astype(np.float32)).astype(ml_dtypes.bfloat16))
+
+
+def test_finite_results_stay_finite(rng, kv_format):
+    k, v = tokens(rng, 1, HEADS, 100, kv_format.head_dim)
+    v = (65504 * rng.choice([-1.0, 1.0], v.shape)).astype(np.float16)
+    cache = cache_of(kv_format, batch=1, capacity=100)
+    cache.append(k, v)
+    q = rng.standard_normal((1, 4, 20, kv_format.head_dim)).astype(np.float16)
+    o = cache.attend(q, scale=4.0)
+    assert np.isfinite(o).all()
+    assert np.abs(o).max() == 65504
+    beyond, _ = decode(q, *cache.codes(), cache.lengths, scale=4.0)
+    assert np.abs(beyond).max() > 65520

@@ -78,10 +78,10 @@ def test_literal_is_cxx():
 
 
 def test_constants_agree_with_the_reference():
-    assert float.fromhex(constant("quant/scale.cuh", "kAmaxFloor")) == AMAX_FLOOR
+    assert float.fromhex(constant("quant/codes.cuh", "kAmaxFloor")) == AMAX_FLOOR
     assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
     assert float(constant("layout.cuh", "kLog2Bias")) == LOG2_BIAS
-    assert int(constant("quant/sample.cuh", "kSample")) == SAMPLE
+    assert int(constant("quant/moments.cuh", "kSample")) == SAMPLE
     headroom = np.float32(constant("attn/p_range.cuh", "kFirstHeadroom"))
     assert headroom == np.float32(FIRST_HEADROOM)
     largest = re.search(

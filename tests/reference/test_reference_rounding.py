@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from cuattn.reference.rounding import (
+    LARGEST,
     e4m3_bits,
     e4m3_values,
     round_bfloat16,
     round_e4m3,
     round_half,
+    saturate,
 )
 
 # All e4m3 by their bits but the two NaN: sign, 4 bits of exponent, 3 of fraction.
@@ -102,3 +104,17 @@ def test_e4m3_bits_are_those_of_the_format():
     np.testing.assert_array_equal(e4m3_values(bits), values)
     assert e4m3_values(bits).dtype == np.float32
     np.testing.assert_array_equal(e4m3_bits(values), bits)
+
+
+def test_largest_numbers_of_types():
+    assert LARGEST["float16"] == np.finfo(np.float16).max
+    assert LARGEST["bfloat16"] == float(np.array([0x7F7F0000], np.uint32).view(np.float32)[0])
+    assert LARGEST["float32"] == np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_saturation_leaves_what_is_not_finite(dtype):
+    x = np.array([0.0, -1.5, 1e300, -1e300, np.inf, -np.inf, np.nan])
+    largest = LARGEST[dtype]
+    expected = [0.0, -1.5, largest, -largest, np.inf, -np.inf, np.nan]
+    np.testing.assert_array_equal(saturate(x, dtype), expected)

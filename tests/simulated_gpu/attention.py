@@ -15,7 +15,7 @@ from cuattn.scheme import Scheme
 from cuattn.specs.attention import Scope, Type
 
 from .device import NUM_SMS
-from .memory import BLOCK, STORAGE, floats, memory, narrowed, widened
+from .memory import BLOCK, STORAGE, delivered, floats, memory, widened
 from .tensor_maps import mapped
 
 PRODUCTS = {Type.int8: "int8", Type.int4: "int8", Type.e4m3: "fp8"}
@@ -23,9 +23,10 @@ PRODUCTS = {Type.int8: "int8", Type.int4: "int8", Type.e4m3: "fp8"}
 
 def attention_mma(values, spec, grid):
     p = numbers(values)
-    group, batch = p["heads_per_kv"], grid[2]
-    assert grid == (p["row_blocks"] * group, p["num_q_heads"] // group, batch)
-    attend(p, spec, batch, ByAddress(p, spec, batch))
+    group, first = p["heads_per_kv"], p["first_batch"]
+    assert grid[:2] == (p["row_blocks"] * group, p["num_q_heads"] // group)
+    batch = first + grid[2]
+    attend(p, spec, batch, ByAddress(p, spec, batch), first)
 
 
 def attention_wgmma(values, spec, grid):
@@ -110,8 +111,11 @@ def shapes(p, batch):
     return (batch, p["num_q_heads"], p["seqlen_q"]), (batch, kv_heads, p["seqlen_kv"])
 
 
-def attend(p, spec, batch, source):
-    """Do what the attention kernels of either family do, with operands from a source."""
+def attend(p, spec, batch, source, first=0):
+    """Do what the attention kernels of either family do, with operands from a source.
+
+    Only batches from the first on are written.
+    """
     assert p["row_blocks"] == -(-p["seqlen_q"] // spec.rows)
     q_shape, kv_shape = shapes(p, batch)
     half = Type.fp16 if spec.qk.coded else spec.qk
@@ -163,9 +167,10 @@ def attend(p, spec, batch, source):
     steps = [p[f"o_stride_{axis}"] * itemsize for axis in ("batch", "head", "row")]
     strided = zip(steps, q_shape, strict=True)
     assert not any(x % (2 * itemsize) for x in (p["o"], *(step for step, n in strided if n > 1)))
-    memory(p["o"], o.shape, (*steps, itemsize), STORAGE[spec.out])[...] = narrowed(o, spec.out)
+    to = memory(p["o"], o.shape, (*steps, itemsize), STORAGE[spec.out])
+    to[first:] = delivered(o[first:], spec.out)
     if p["lse"]:
-        floats(p["lse"], lse.shape)[...] = lse
+        floats(p["lse"], lse.shape)[first:] = lse[first:]
 
 
 def coded_q(p, spec, shape, source):

@@ -8,7 +8,7 @@ from cuattn.reference.kv_cache import CachedOperand
 
 from .appending import lengths_of, unit_of
 from .device import NUM_SMS
-from .memory import STORAGE, compact, floats, memory, narrowed, widened
+from .memory import STORAGE, compact, delivered, floats, memory, widened
 
 
 def decode_attention(values, spec, grid):
@@ -30,7 +30,7 @@ def decode_attention(values, spec, grid):
         scale=float(values["softmax_scale"]),
         is_causal=bool(values["is_causal"]),
     )
-    rows(values, "o", shape, spec.input)[...] = narrowed(o, spec.input)
+    rows(values, "o", shape, spec.input)[...] = delivered(o, spec.input)
     if values["lse"]:
         floats(values["lse"], shape[:3])[...] = lse
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from cuattn.arrays.view import CUDA, View
-from cuattn.reference.rounding import round_bfloat16
+from cuattn.operands.operand import DTYPES
+from cuattn.reference.rounding import round_bfloat16, saturate
 from cuattn.specs.attention import Type
 
 STORAGE = {Type.int8: "|i1", Type.int4: "|u1", Type.e4m3: "|u1"}
@@ -64,3 +65,8 @@ def narrowed(x, kind):
         return (round_bfloat16(x).astype(np.float32).view(np.uint32) >> np.uint32(16)).astype("<u2")
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(STORAGE[kind])
+
+
+def delivered(o, kind):
+    """The same of an output, of which what is finite stays so."""
+    return narrowed(saturate(o, next(name for name, x in DTYPES.items() if x is kind)), kind)

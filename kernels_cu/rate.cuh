@@ -35,3 +35,16 @@ struct ProductRateParams {
   void* sums;        // int32 or float32 [thread], of the thread's elements of A B^T, `rounds` times
   i32 rounds;
 };
+
+// What products are added up in.
+template <ProductRateSpec S>
+using Sum = Accumulator<is_integer(S.type)>;
+
+template <ProductRateSpec S, int Count>
+__device__ __forceinline__ void store_sum(const ProductRateParams& p, const Sum<S> (&d)[Count]) {
+  // Integers may exceed their range and begin again, which C++ defines of unsigned ones.
+  typename Choice<is_integer(S.type), u32, float>::type sum = 0;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) sum += d[i];
+  static_cast<Sum<S>*>(p.sums)[blockIdx.x * S.num_threads + threadIdx.x] = sum;
+}

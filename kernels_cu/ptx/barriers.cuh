@@ -1,4 +1,5 @@
-// Barriers in shared memory that threads wait for without arriving (PTX ISA, "mbarrier").
+// Barriers in shared memory that threads wait for without arriving (PTX ISA, "mbarrier"), and those
+// of some warps of a CTA (PTX ISA, "barrier.cta"), of which number 0 is that of __syncthreads.
 #pragma once
 #include "numeric.cuh"
 
@@ -47,6 +48,12 @@ __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
       "@!done bra again;\n}" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+// All of the warps, `threads` in all, with what each has written before.
+template <int Number>
+__device__ __forceinline__ void barrier_sync(int threads) {
+  asm volatile("barrier.cta.sync.aligned %0, %1;" ::"n"(Number), "r"(threads) : "memory");
 }
 
 }  // namespace ptx
