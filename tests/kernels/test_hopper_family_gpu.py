@@ -1,5 +1,8 @@
 """The kernels of wgmma where they differ from others: tiles, items, tensor maps, integers of O."""
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from helpers.gpu_cases import (
@@ -23,10 +26,14 @@ from helpers.gpu_cases import (
 )
 
 from cuattn.arrays.device import current_device, gpu_status
+from cuattn.plan import pipeline
+from cuattn.plan.kernels import attention_spec
 from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
+from cuattn.plan.prepared import prepare
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.scheme import Scheme
+from cuattn.specs.wgmma import Order
 
 pytestmark = [
     pytest.mark.gpu,
@@ -260,9 +267,6 @@ def test_maximum_that_moves_in_every_block(rng, head_dim, is_causal):
 
 def test_both_forms_of_o_agree(rng, monkeypatch):
     """Few keys with the kernel for very many: a float O differs by what shifts round."""
-    from cuattn.plan import pipeline
-    from cuattn.plan.prepared import prepare
-
     inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=128)
     arrays = [on_gpu(x, "float32") for x in inputs]
     o, lse = map(on_host, run(arrays, "int8-fast"))
@@ -277,3 +281,29 @@ def test_both_forms_of_o_agree(rng, monkeypatch):
     # Two units of 1/255 of a step of V, in rows whose P add up to 1 or more.
     steps = np.abs(inputs[2] - inputs[2].mean(axis=2, keepdims=True)).max() / 127
     assert np.abs(o - on_host(other)).max() <= 2.5 * steps / 255
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast", "int8-fp16"])
+def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim, is_causal):
+    """Whatever waits for row sums, with a masked block at the end."""
+    inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=head_dim)
+    arrays = [on_gpu(x, "float16") for x in inputs]
+    found = []
+    for steps, values in product([False, True], repeat=2):
+
+        def tied(*args, steps=steps, values=values, **kwargs):
+            spec = attention_spec(*args, **kwargs)
+            values = values and spec.order is not Order.interleaved
+            return replace(spec, tied_steps=steps, tied_values=values)
+
+        monkeypatch.setattr(pipeline, "attention_spec", tied)
+        prepare.cache_clear()
+        try:
+            found.append(run(arrays, scheme, is_causal=is_causal))
+        finally:
+            prepare.cache_clear()
+    for o, lse in found[1:]:
+        assert (o == found[0][0]).all()
+        assert (lse == found[0][1]).all()
