@@ -1,7 +1,6 @@
 """The kernels of wgmma where they differ from others: tiles, items, tensor maps, integers of O."""
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -283,27 +282,25 @@ def test_both_forms_of_o_agree(rng, monkeypatch):
     assert np.abs(o - on_host(other)).max() <= 2.5 * steps / 255
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast", "int8-fp16"])
-def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim, is_causal):
+@pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast"])
+def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim):
     """Whatever waits for row sums, with a masked block at the end."""
     inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=head_dim)
     arrays = [on_gpu(x, "float16") for x in inputs]
     found = []
-    for steps, values in product([False, True], repeat=2):
+    for ties in (False, True):
 
-        def tied(*args, steps=steps, values=values, **kwargs):
+        def tied(*args, ties=ties, **kwargs):
             spec = attention_spec(*args, **kwargs)
-            values = values and spec.order is not Order.interleaved
-            return replace(spec, tied_steps=steps, tied_values=values)
+            values = ties and spec.order is not Order.interleaved
+            return replace(spec, tied_steps=ties, tied_values=values)
 
         monkeypatch.setattr(pipeline, "attention_spec", tied)
         prepare.cache_clear()
         try:
-            found.append(run(arrays, scheme, is_causal=is_causal))
+            found.append(run(arrays, scheme))
         finally:
             prepare.cache_clear()
-    for o, lse in found[1:]:
-        assert (o == found[0][0]).all()
-        assert (lse == found[0][1]).all()
+    for x, y in zip(*found, strict=True):
+        assert (x == y).all()
