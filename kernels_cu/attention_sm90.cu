@@ -108,6 +108,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
                                      rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
+        static_assert(S.order != Order::interleaved || !S.tied_values, "P V starts amid sums");
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
@@ -139,6 +140,13 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
+        }
+        if constexpr (S.tied_values) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            u32& word = probabilities[0][H::kProbabilities - 4 + half];
+            word = ptx::after(word, softmax.sum[half], softmax.zero);
+          }
         }
         if constexpr (H::kFlush) {
           // Some parts at a time, slices of a term. A single one takes the registers of the scores

@@ -26,6 +26,8 @@ class GroupTile:
     group_registers: int
     value_slice: int
     order: Order
+    tied_steps: bool = False
+    tied_values: bool = False
 
 
 def wgmma_serves(target: Target, scheme: Scheme) -> bool:
@@ -65,7 +67,11 @@ def wgmma_spec(
     p_range = PRange(scheme.p_range)
     integer_o = pv is Type.int8 and p_range is PRange.row_pow2 and not long_kv
     k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
+    v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
+    if _plain(qk, pv, k_scope, v_scope) and head_dim == 128 and not is_causal:
+        # Ties cost time up to 64 channels, and gain none where keys have scales of their own.
+        tile = replace(tile, tied_steps=integer_o, tied_values=p_range is PRange.block)
     if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:
@@ -78,7 +84,7 @@ def wgmma_spec(
         out=dtype,
         head_dim=head_dim,
         k_scope=k_scope,
-        v_scope=stored_scope(scheme, "v") if pv.coded else Scope.channel,
+        v_scope=v_scope,
         p_range=p_range,
         p_terms=scheme.p_terms,
         q_smooth=scheme.smooth_q != "none",
@@ -115,6 +121,12 @@ def _tile(
         return GroupTile(4, 112, head_dim, Order.in_turn)
     order = Order.in_turn if is_causal and p_range is PRange.row_pow2 else Order.ahead
     return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim == 128 else head_dim, order)
+
+
+def _plain(qk: Type, pv: Type, k_scope: Scope, v_scope: Scope) -> bool:
+    """Whether all is INT8 and no scale differs from key to key of a block."""
+    scopes = k_scope is Scope.block and v_scope is Scope.channel
+    return qk is Type.int8 and pv is Type.int8 and scopes
 
 
 def _roomy(tile: GroupTile, head_dim: int) -> GroupTile:

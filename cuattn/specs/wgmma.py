@@ -58,6 +58,8 @@ class WgmmaSpec:
     value_slice: int
     order: Order
     group_registers: int
+    tied_steps: bool
+    tied_values: bool
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-// What is in registers, and how many of them there are.
+// What is in registers and when, and how many of them there are.
 #pragma once
 #include "numeric.cuh"
 
@@ -11,6 +11,18 @@ __device__ __forceinline__ T opaque(T x) {
   static_assert(sizeof(T) == 4);
   asm volatile("" : "+r"(x));
   return x;
+}
+
+// 0, made from an integer that is not negative; of that the compiler knows nothing.
+__device__ __forceinline__ u32 hidden_zero(int x) { return static_cast<u32>(x >> 31); }
+
+// x, but not before y is there: ptxas moves instructions past anything but a dependence. `zero` is
+// a hidden one.
+__device__ __forceinline__ u32 after(u32 x, float y, u32 zero) {
+  return x ^ (__float_as_uint(y) & zero);
+}
+__device__ __forceinline__ float after(float x, float y, u32 zero) {
+  return __uint_as_float(after(__float_as_uint(x), y, zero));
 }
 
 // A warpgroup gives registers back or takes some (PTX ISA, "setmaxnreg"). What all warpgroups have

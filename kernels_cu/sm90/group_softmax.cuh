@@ -3,6 +3,7 @@
 #include "attn/p_range.cuh"
 #include "attn/pack_terms.cuh"
 #include "ptx/math.cuh"
+#include "ptx/registers.cuh"
 #include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
 #include "sm90/row_state.cuh"
@@ -23,10 +24,13 @@ struct GroupSoftmax {
   float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
   float value_scale;   // V's scale of the block
   float sum[2];        // of the block at hand
+  float first_sum[2];  // the same after the first keys of a step
+  u32 zero;            // hidden: for ptx::after
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
   __device__ __forceinline__ void start(const AttentionParams& p, const ItemConstants<S>& item,
                                         int row, u32 parking) {
+    zero = ptx::hidden_zero(item.item.end);
     float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -82,6 +86,9 @@ struct GroupSoftmax {
       if constexpr (H::kTokenV) Raw::load_four(inverse, keys.inverse_v, pair, lane);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        if (S.tied_steps && step > 0 && i == 0) {
+          intercept[half] = ptx::after(intercept[half], first_sum[half], zero);
+        }
         float y[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -94,6 +101,7 @@ struct GroupSoftmax {
         for (int e = 0; e < 4; ++e) {
           sum[half] = H::kTokenV ? __fmaf_rn(y[e], inverse[e], sum[half]) : sum[half] + y[e];
         }
+        if (i == 0) first_sum[half] = sum[half];
         if constexpr (H::kScaledValues) {
           u32 word[kTerms<S>];
           pack_terms<S>(word, y, params);

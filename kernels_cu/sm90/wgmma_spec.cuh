@@ -27,6 +27,8 @@ struct WgmmaSpec {
   int value_slice;      // channels of one accumulator of P V
   Order order;
   int group_registers;  // of a thread that attends
+  bool tied_steps;      // exponentials of a step of P V wait for a row sum of the one before
+  bool tied_values;     // P V waits for the block's row sums
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -1,5 +1,7 @@
 """The kernels of wgmma where they differ from others: tiles, items, tensor maps, integers of O."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.gpu_cases import (
@@ -24,10 +26,14 @@ from helpers.gpu_cases import (
 )
 
 from cuattn.arrays.device import current_device, gpu_status
+from cuattn.plan import pipeline
+from cuattn.plan.kernels import attention_spec
 from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
+from cuattn.plan.prepared import prepare
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.scheme import Scheme
+from cuattn.specs.wgmma import Order
 
 pytestmark = [
     pytest.mark.gpu,
@@ -268,9 +274,6 @@ def test_maximum_that_moves_in_every_block(rng, head_dim, is_causal):
 
 def test_both_forms_of_o_agree(rng, monkeypatch):
     """Few keys with the kernel for very many: a float O differs by what shifts round."""
-    from cuattn.plan import pipeline
-    from cuattn.plan.prepared import prepare
-
     inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=128)
     arrays = [on_gpu(x, "float32") for x in inputs]
     o, lse = map(on_host, run(arrays, "int8-fast"))
@@ -285,3 +288,27 @@ def test_both_forms_of_o_agree(rng, monkeypatch):
     # Two units of 1/255 of a step of V, in rows whose P add up to 1 or more.
     steps = np.abs(inputs[2] - inputs[2].mean(axis=2, keepdims=True)).max() / 127
     assert np.abs(o - on_host(other)).max() <= 2.5 * steps / 255
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast"])
+def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim):
+    """Whatever waits for row sums, with a masked block at the end."""
+    inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=head_dim)
+    arrays = [on_gpu(x, "float16") for x in inputs]
+    found = []
+    for ties in (False, True):
+
+        def tied(*args, ties=ties, **kwargs):
+            spec = attention_spec(*args, **kwargs)
+            values = ties and spec.order is not Order.interleaved
+            return replace(spec, tied_steps=ties, tied_values=values)
+
+        monkeypatch.setattr(pipeline, "attention_spec", tied)
+        prepare.cache_clear()
+        try:
+            found.append(run(arrays, scheme))
+        finally:
+            prepare.cache_clear()
+    for x, y in zip(*found, strict=True):
+        assert (x == y).all()

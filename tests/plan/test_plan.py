@@ -97,6 +97,31 @@ def test_integers_of_o_cannot_overflow():
             assert {short, long} <= listed
 
 
+def test_ties_are_where_they_were_measured_to_pay():
+    """Nothing else is held up by its row sums, above all nothing of up to 64 channels."""
+    tied = {
+        (spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o): (
+            spec.tied_steps,
+            spec.tied_values,
+        )
+        for spec in attentions("90a")
+        if spec.tied_steps or spec.tied_values
+    }
+    assert tied == {
+        (128, Scope.block, PRange.block, False): (False, True),
+        (128, Scope.block, PRange.row_pow2, True): (True, False),
+    }
+    for name in ("int8-block", "int8-fast"):
+        kind = PRESETS[name], 128, Type.fp16
+        plain, masked = (attention_spec(*kind, x, TARGETS["90a"]) for x in (False, True))
+        assert plain.tied_steps != plain.tied_values
+        assert (masked.tied_steps, masked.tied_values) == (False, False)
+    # Two matrices of P have a tile of their own.
+    two = replace(PRESETS["int8-block"], name="two", p_terms=2)
+    spec = attention_spec(two, 128, Type.fp16, False, TARGETS["90a"])
+    assert (spec.groups, spec.tied_steps, spec.tied_values) == (2, False, False)
+
+
 @every_target
 def test_length_matters_to_hopper_only(arch):
     scheme = PRESETS["int8-fast"]
