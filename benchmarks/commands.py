@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -85,13 +86,24 @@ def _pytest(marks: str, workers: int, options: str) -> Counts:
     return Counts(passed=passed, failed=failed, skipped=total["skipped"])
 
 
-def sanitizer(part: int = 0, parts: int = 2) -> Sanitizer | None:
+# Tools of compute-sanitizer, the processes that share the grid under each, and how each begins the
+# line of its count.
+_SANITIZERS = {
+    "memcheck": (4, "ERROR SUMMARY: "),
+    "racecheck": (4, "RACECHECK SUMMARY: "),
+    "synccheck": (2, "ERROR SUMMARY: "),
+    "initcheck": (2, "ERROR SUMMARY: "),
+}
+SANITIZER_PARTS = sum(parts for parts, _ in _SANITIZERS.values())
+
+
+def sanitizer(part: int) -> Sanitizer | None:
     """Run a part of the grid under one of compute-sanitizer's tools.
 
     Parameters
     ----------
-    part, parts : int
-        Even parts are watched by memcheck, odd ones by racecheck; each has its share of the grid.
+    part : int
+        Of `SANITIZER_PARTS`: every tool has some, each with its share of the grid.
 
     Returns
     -------
@@ -103,15 +115,17 @@ def sanitizer(part: int = 0, parts: int = 2) -> Sanitizer | None:
     CuattnError
         If the tool ends without having counted.
     """
-    tool = shutil.which("compute-sanitizer", path=_toolkit_path())
-    if tool is None:
+    path = shutil.which("compute-sanitizer", path=_toolkit_path())
+    if path is None:
         return None
-    share = [str(part // 2), str(parts // 2)]
-    if part % 2:
-        return Sanitizer(racecheck=_watched([tool], "racecheck", "RACECHECK SUMMARY: ", share))
-    # What the libraries try and handle themselves is not a finding.
-    command = [tool, "--report-api-errors", "no"]
-    return Sanitizer(memcheck=_watched(command, "memcheck", "ERROR SUMMARY: ", share))
+    for tool, (parts, summary) in _SANITIZERS.items():
+        if part < parts:
+            # What the libraries try and handle themselves is not a finding.
+            command = [path, "--report-api-errors", "no"] if tool == "memcheck" else [path]
+            found = _watched(command, tool, summary, [str(part), str(parts)])
+            return replace(Sanitizer(), **{tool: found})
+        part -= parts
+    raise CuattnError(f"the sanitizer has {SANITIZER_PARTS} parts")
 
 
 def _watched(sanitizer: list[str], tool: str, summary: str, share: list[str]) -> int:

@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks import tables
@@ -185,7 +185,7 @@ def _begun(path: Path, gpu: str) -> record.Record:
 
 
 def _findings(found: record.Record) -> int:
-    return (found.sanitizer.memcheck or 0) + (found.sanitizer.racecheck or 0)
+    return sum(count or 0 for count in asdict(found.sanitizer).values())
 
 
 def _slug(gpu: str) -> str:

@@ -7,7 +7,7 @@ share their work out among several. What they find comes back as `Findings`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from benchmarks import commands, first_results, kernels, real_model
 from cuattn.bench import ours
@@ -51,8 +51,10 @@ class Findings:
             left_out=self.left_out or other.left_out,
             tests=self.tests or other.tests,
             sanitizer=Sanitizer(
-                _sum(self.sanitizer.memcheck, other.sanitizer.memcheck),
-                _sum(self.sanitizer.racecheck, other.sanitizer.racecheck),
+                **{
+                    tool: _sum(count, getattr(other.sanitizer, tool))
+                    for tool, count in asdict(self.sanitizer).items()
+                }
             ),
             accuracy=self.accuracy + other.accuracy,
             timings=self.timings + other.timings,
@@ -108,7 +110,7 @@ def _tests(share: Share) -> Findings:
 
 
 def _sanitizer(share: Share) -> Findings:
-    found = commands.sanitizer(share.part, share.parts)
+    found = commands.sanitizer(share.part)
     return Findings(left_out=commands.NO_SANITIZER) if found is None else Findings(sanitizer=found)
 
 
@@ -172,7 +174,7 @@ def _first_calls(_: Share) -> Findings:
 KERNELS = "kernels"
 TOGETHER = {
     "tests": Phase(_tests, 300),
-    "sanitizer": Phase(_sanitizer, 200, parts=8),
+    "sanitizer": Phase(_sanitizer, 200, parts=commands.SANITIZER_PARTS),
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
     "real_model": Phase(_real_model, 120),

@@ -55,6 +55,8 @@ class Sanitizer:
 
     memcheck: int | None = None
     racecheck: int | None = None
+    synccheck: int | None = field(default=None, metadata=ADDED)
+    initcheck: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)

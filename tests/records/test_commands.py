@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -40,23 +41,21 @@ def tool(monkeypatch, tmp_path):
 
 def test_parts_take_turns_with_the_tools(tool):
     tool(found=2)
-    assert [commands.sanitizer(part, 4) for part in range(4)] == [
-        Sanitizer(2, None),
-        Sanitizer(None, 2),
-        Sanitizer(2, None),
-        Sanitizer(None, 2),
-    ]
+    found = [asdict(commands.sanitizer(part)) for part in range(commands.SANITIZER_PARTS)]
+    of_tools = {tool: [x[tool] for x in found].count(2) for tool in asdict(Sanitizer())}
+    assert of_tools == {"memcheck": 4, "racecheck": 4, "synccheck": 2, "initcheck": 2}
+    assert all([*x.values()].count(None) == 3 for x in found)
 
 
 def test_a_tool_that_does_not_come_to_the_end_found_nothing_out(tool):
     tool(done=False)
     with pytest.raises(CuattnError, match="memcheck gave no answer"):
-        commands.sanitizer(0, 2)
+        commands.sanitizer(0)
 
 
 def test_without_a_tool_there_is_no_answer(monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "_toolkit_path", lambda: str(tmp_path))
-    assert commands.sanitizer(0, 2) is None
+    assert commands.sanitizer(0) is None
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(
         commands,
         "sanitizer",
-        lambda part, parts: (record.Sanitizer(0), record.Sanitizer(None, 0))[part % 2],
+        lambda part: record.Sanitizer(*(0 if n == part % 4 else None for n in range(4))),
     )
 
     def accuracy(part, parts):
@@ -131,7 +131,7 @@ def measured(monkeypatch, schedule):
     return replace(
         FOUND,
         tests=tests,
-        sanitizer=record.Sanitizer(0, 0),
+        sanitizer=record.Sanitizer(0, 0, 0, 0),
         accuracy=[*ERRORS.values()],
         timings=[*ROWS.values()],
         method=states.METHOD,
@@ -231,7 +231,7 @@ def test_logs_stay_beside_the_record(measured, check, tmp_path):
 
 def test_a_sanitizer_that_is_not_installed_takes_nothing_back(measured, check, monkeypatch):
     check()
-    monkeypatch.setattr(commands, "sanitizer", lambda part, parts: None)
+    monkeypatch.setattr(commands, "sanitizer", lambda part: None)
     status, found = check("--phases", "sanitizer")
     assert status == 0
     assert found.sanitizer == measured.sanitizer
@@ -242,7 +242,7 @@ def test_findings_and_failures_end_with_another_status(measured, check, monkeypa
     monkeypatch.setattr(commands, "tests", lambda options: record.Counts(9, 1, 0))
     assert check("--phases", "tests")[0] == 1
     monkeypatch.setattr(commands, "tests", lambda options: record.Counts(10, 0, 0))
-    monkeypatch.setattr(commands, "sanitizer", lambda part, parts: record.Sanitizer(0, 2))
+    monkeypatch.setattr(commands, "sanitizer", lambda part: record.Sanitizer(0, 2))
     assert check("--phases", "tests,sanitizer")[0] == 1
 
 

@@ -39,7 +39,7 @@ def sound():
         phases=phases(),
         versions={"cupy": "14.2.0"},
         tests=record.Counts(passed=10, failed=0, skipped=1),
-        sanitizer=record.Sanitizer(memcheck=0, racecheck=0),
+        sanitizer=record.Sanitizer(0, 0, 0, 0),
         accuracy=[accuracy],
         timings=[timing],
         ceilings=[ceiling],
@@ -133,7 +133,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
         "method",
     }
     assert set(data["tests"]) == {"passed", "failed", "skipped"}
-    assert set(data["sanitizer"]) == {"memcheck", "racecheck"}
+    assert set(data["sanitizer"]) == {"memcheck", "racecheck", "synccheck", "initcheck"}
     assert set(data["accuracy"][0]) == {*SHAPE, "scheme", "family", "distribution", "metrics"}
     assert set(data["timings"][0]) == {
         *SHAPE,
@@ -237,8 +237,8 @@ def test_a_record_of_other_code_is_a_problem_unless_it_says_why():
         ({"tests": None}, "tests have not run"),
         ({"tests": record.Counts(9, 1, 0)}, "1 tests failed"),
         ({"tests": record.Counts(0, 0, 9)}, "0 passed"),
-        ({"sanitizer": record.Sanitizer(0, 2)}, "racecheck: 2 findings"),
-        ({"sanitizer": record.Sanitizer(None, 0)}, "memcheck: not run"),
+        ({"sanitizer": record.Sanitizer(0, 2, 0, 0)}, "racecheck: 2 findings"),
+        ({"sanitizer": record.Sanitizer(None, 0, 0, 0)}, "memcheck: not run"),
         ({"accuracy": []}, "no accuracy"),
         ({"timings": []}, "no timings"),
         ({"ceilings": []}, "no ceilings"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import asdict
 
 from benchmarks.decode_rows import DecodeRows
 from cuattn.arrays.device import TARGETS
 from cuattn.bench.caches import SCHEMES as CACHE_SCHEMES
 from cuattn.bench.cases import DECODE
+from cuattn.records.record import Record
 from tools.tables import states
 from tools.tables.goals import LENGTHS as CASES
 from tools.tables.record_figures import NONE, STATE, Figures, percent, show
@@ -39,14 +41,21 @@ def origin(f: Figures) -> str:
     if record.tests:
         text += (
             f" In the same run {record.tests.passed} tests passed and {record.tests.failed} failed,"
-            f" compute-sanitizer's memcheck made {show(record.sanitizer.memcheck)} findings and its"
-            f" racecheck {show(record.sanitizer.racecheck)}."
+            f" compute-sanitizer's tools made {_findings(record)}."
         )
     if record.failures:
         text += f" {record.failures}"
     if record.stale:
         text += f" **These figures are of older code:** {record.stale}"
     return _wrapped(text)
+
+
+def _findings(record: Record) -> str:
+    """Say what the sanitizer's tools found: "0 findings (memcheck, racecheck)"."""
+    counts = {x: n for x, n in asdict(record.sanitizer).items() if n is not None}
+    if not any(counts.values()):
+        return f"0 findings ({', '.join(counts)})"
+    return f"findings: {', '.join(f'{x} {n}' for x, n in counts.items())}"
 
 
 def status(f: Figures) -> str:
@@ -58,9 +67,8 @@ def status(f: Figures) -> str:
     if record.tests:
         text += (
             f", where {record.tests.passed} tests passed and {record.tests.failed} failed"
-            f"{' ([why](docs/results.md))' if record.failures else ''}, and compute-sanitizer "
-            f"found {show(record.sanitizer.memcheck)} errors and "
-            f"{show(record.sanitizer.racecheck)} races"
+            f"{' ([why](docs/results.md))' if record.failures else ''}, and compute-sanitizer's "
+            f"tools made {_findings(record)}"
         )
     text += f". For {', '.join(others[:-1])} and {others[-1]} kernels are compiled, not run."
     return _wrapped(text)
