@@ -21,7 +21,7 @@ tool = sys.argv[sys.argv.index("--tool") + 1]
 module, *share = sys.argv[sys.argv.index("-m") + 1 :]
 assert module == "benchmarks.sanitizer_grid", sys.argv
 found = {found}
-print("========= ERROR SUMMARY:" if tool == "memcheck" else "========= RACECHECK SUMMARY:", found)
+print("========= ERROR SUMMARY:" if tool != "racecheck" else "========= RACECHECK SUMMARY:", found)
 print(*share, "calls done" if {done} else "")
 """
 
