@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import numpy_dtype
-from ..arrays.host import look_on_host, to_host, write_on_host
-from ..arrays.overlap import overlap
+from ..arrays.host import look_on_host, new_on_host, to_host, write_on_host
+from ..arrays.overlap import check_writable, overlap
+from ..arrays.pytorch import note_write
 from ..arrays.view import Array, View
 from ..errors import ArgumentError
 from ..operands.layout import Form
@@ -41,7 +41,7 @@ __all__ = ["attention_on_host", "delivered", "output_on_host", "quantize_on_host
 
 def attention_on_host(
     given: Mapping[Name, Any], options: Options, out: Any, check_finite: bool
-) -> tuple[Any, NDArray[np.float32]]:
+) -> tuple[Any, Any]:
     """Emulate `cuattn.attention` on arrays in host memory.
 
     Parameters
@@ -53,8 +53,8 @@ def attention_on_host(
 
     Returns
     -------
-    o : ndarray, or `out`
-    lse : ndarray of float32 [batch, num_q_heads, seqlen_q]
+    o : array of the library of q, or `out`
+    lse : array of float32 [batch, num_q_heads, seqlen_q]
     """
     q, k, v = (_signature(x, name) for name, x in given.items())
     problem = Problem.of(q, k, v, options)
@@ -79,7 +79,7 @@ def attention_on_host(
         lse_shift=shift,
     )
 
-    return delivered(o, problem, out, target), lse.astype(np.float32)
+    return delivered(o, lse, problem, given["q"], out, target)
 
 
 def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
@@ -170,21 +170,32 @@ def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View
     """
     target = look_on_host(out, "out")
     problem.output(_signature(out, "out"))
-    if target.readonly:
-        raise ArgumentError("out", out, "writable")
+    check_writable(out, target)
     itemsize = problem.q.dtype.nbytes
     for name, x in given.items():
         if not isinstance(x, QuantizedTensor) and overlap(target, look_on_host(x, name), itemsize):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
+    note_write(out)
     return target
 
 
-def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
-    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one."""
+def delivered(
+    o: NDArray[np.float64],
+    lse: NDArray[np.float64],
+    problem: Problem,
+    like: Any,
+    out: Any,
+    target: View | None,
+) -> tuple[Any, Any]:
+    """Return results in the caller's layout, type and library, which is that of `like`.
+
+    The first is `out`, seen as `target`, if there is one; the second None if nobody asked for it.
+    """
     if problem.layout == "NHD":
         o = o.swapaxes(1, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         if target is not None:
             write_on_host(target, o)
-            return out
-        return np.ascontiguousarray(o.astype(numpy_dtype(dtype_name(problem.q.dtype))))
+        else:
+            out = new_on_host(o, dtype_name(problem.q.dtype), like)
+    return out, new_on_host(lse, "float32", like) if problem.return_lse else None
