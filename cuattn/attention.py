@@ -10,10 +10,11 @@ import numpy as np
 from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
 from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
+from .common.public import public
 from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
-from .operands.problem import Options
+from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
 from .plan.prepared import AttentionCall, prepare
 from .quantize import quantize_view
@@ -26,6 +27,7 @@ __all__ = ["attention"]
 Seen: TypeAlias = dict[Name, View | QuantizedTensor]
 
 
+@public
 def attention(
     q: Any,
     k: Any,
@@ -50,6 +52,7 @@ def attention(
         type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
         may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
         arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
+        A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
         An array whose last axis is not contiguous is copied first, and so is one for an unquantized
         product if it does not begin its rows at multiples of 16 bytes.
     is_causal : bool
@@ -65,8 +68,9 @@ def attention(
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
         K, this takes memory for `q` in float32 for a while.
     out : array, optional
-        Written and returned: of any library, with shape, type and device of `q`, overlapping no
-        input. One whose rows are not contiguous or begin at odd elements is written by a copy.
+        Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
+        and device of `q`, overlapping no input, and requiring no gradients. One whose rows are not
+        contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in the arrays. This waits for the GPU.
     stream : int or stream, optional
@@ -76,8 +80,8 @@ def attention(
     Returns
     -------
     o : array with the shape and type of `q`
-        `out` if given; else of PyTorch or JAX if `q` is, of NumPy for arrays in host memory, and of
-        CuPy otherwise. A row that sees no key is 0.
+        `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
+        NumPy in host memory. A row that sees no key is 0.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
         Only with `return_lse`. Natural logarithm, -inf for a row that sees no key.
 
@@ -85,6 +89,7 @@ def attention(
     ------
     ArgumentError
         If an argument is wrong: it names the argument, and nothing has been launched or written.
+        Of an unknown keyword it says which was meant, and is a TypeError too.
     NoGPUError
         If arrays are on a GPU that CuPy cannot use.
     UnsupportedError
@@ -107,6 +112,8 @@ def attention(
     If Q is smoothed and K is a QuantizedTensor, what smoothing took from the scores is worked out
     with the values that K's codes stand for: with 4 bits the result is a little less accurate.
 
+    In a function that `torch.compile` compiles, a call breaks the graph and runs as it is.
+
     On the GPU nothing waits for the GPU, and all memory is CuPy's, except for outputs in PyTorch's.
     A call can be captured into a CUDA graph after one call of its kind, which loads the kernels.
     What a captured call uses as workspace is free again for others when it returns, so capture with
@@ -118,6 +125,8 @@ def attention(
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
     options = Options(scheme, scale, is_causal, return_lse, layout)
+    if check_finite is not False:
+        check_flag("check_finite", check_finite)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):

@@ -1,8 +1,8 @@
 """Arrays of other libraries, through DLPack, without a copy.
 
 CuPy's own importer knows neither bfloat16 nor float8 and drops the read-only flag; this one reads
-the structures itself (https://dmlc.github.io/dlpack/latest/c_api.html, versions 0 and 1). Nothing in
-a capsule is followed before it has been checked.
+the structures itself (https://dmlc.github.io/dlpack/latest/c_api.html, versions 0 and 1). Nothing
+in a capsule is followed before it has been checked.
 """
 
 from __future__ import annotations
@@ -117,11 +117,12 @@ def _read(capsule: Any, kind: bytes | None, x: Any, name: str) -> View:
         raise ArgumentError(name, x, f"of lengths that are at least 0 (DLPack: {shape})")
     strides = _integers(strides_at, ndim) if strides_at else _compact(shape)
     low, high = extent(shape, strides, bits // 8)
-    if data and not (0 < data + offset + low and data + offset + high <= _ADDRESSES):
+    begin = data + offset
+    if data and (begin + low <= 0 or begin + high > _ADDRESSES):
         raise ArgumentError(name, x, f"inside the address space (DLPack: {shape}, {strides})")
     # The capsule is kept as it is, so its own destructor frees the producer's tensor with `owner`.
     seen = View(
-        data + offset if data else 0,
+        begin if data else 0,
         shape,
         strides,
         dtype,

@@ -159,9 +159,10 @@ def new_on_host(values: NDArray[np.floating], dtype: str, like: Any) -> Any:
         return tensor
     array = np.ascontiguousarray(values.astype(numpy_dtype(dtype)))
     jax: Any = sys.modules.get("jax")
-    if jax is None or not isinstance(like, getattr(jax, "Array", ())):
+    jax_array: Any = getattr(jax, "Array", ())
+    if not isinstance(like, jax_array):
         return array
-    return jax.device_put(array, *like.devices())
+    return jax.device_put(array, like.sharding)
 
 
 def _memory(x: View, dtype: str) -> NDArray[Any]:

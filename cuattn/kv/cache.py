@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any, Literal
 
+from ..common.public import public
 from .contents import Contents
 from .operands import QueryOptions
 from .options import geometry_of
@@ -101,6 +102,7 @@ class KVCache(Contents):
         )
         super().__init__(new_store(geometry, smooth_k, device))
 
+    @public
     def append(
         self, k: Any, v: Any, *, counts: Any = None, layout: str = "HND", stream: Any = None
     ) -> None:
@@ -128,6 +130,7 @@ class KVCache(Contents):
         """
         self._store.append(k, v, counts, layout, stream)
 
+    @public
     def attend(
         self,
         q: Any,
