@@ -157,7 +157,7 @@ def _attention_on_gpu(
     with caller:
         if check_finite:
             _check_finite(seen, given)
-        made = _Made()
+        made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
         o, o_view = (out, target) if target is not None else caller.empty(*call.output)
@@ -185,6 +185,9 @@ class _Made(NamedTuple):
     k_values: View | None = None
 
 
+_NOTHING = _Made()
+
+
 def _converted(
     call: AttentionCall, seen: Seen, target: View | None, options: Options
 ) -> tuple[AttentionCall, _Made]:
@@ -193,7 +196,7 @@ def _converted(
         if name in call.copied and isinstance(x, View):
             seen[name] = contiguous(x)
     scheme = call.problem.scheme
-    made = _Made()
+    made = _NOTHING
     q, k = seen["q"], seen["k"]
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):

@@ -168,6 +168,6 @@ class Scheme:
 
 
 def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
-    """Whether a value is an allowed one, and of its type: 1 must not pass for True, nor 1.0 for 1."""
+    """Whether a value is an allowed one, and of its type: 1 must not pass for True."""
     of_kind = [one for one in allowed if isinstance(value, bool) == isinstance(one, bool)]
     return any(isinstance(value, type(one)) and value == one for one in of_kind)

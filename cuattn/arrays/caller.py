@@ -40,7 +40,8 @@ class Caller:
         self._first = first
         stream_of_first = current_stream_of(first, stream)
         self._stream = 0 if stream_of_first == _LEGACY_STREAM else stream_of_first
-        self._is_cupys = self._stream == self._cupy.cuda.get_current_stream().ptr
+        self._cupys: int = self._cupy.cuda.get_current_stream().ptr
+        self._is_cupys = self._stream == self._cupys
         self._tensor = tensor_class()
         self._torch = torch_of(first)
         self._is_torchs = self._torch is not None and stream is None
@@ -63,7 +64,7 @@ class Caller:
             if not seen.ptr:
                 check_address(seen, x, name)
             if not self._is_cupys:
-                self._follow(self._cupy.cuda.get_current_stream().ptr, seen)
+                self._follow(self._cupys, seen)
         elif isinstance(x, self._tensor):
             seen = view_tensor(x, name)
             if not self._is_torchs and seen.device[0] == CUDA:

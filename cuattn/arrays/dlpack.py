@@ -29,7 +29,8 @@ _FLAG_READ_ONLY = 1
 
 # More axes than any library has; shapes and strides are read in one go.
 _MAX_AXES = 64
-_ADDRESSES = 2**64
+# No memory lies higher on any 64-bit computer, and strides in bytes have to fit an int64.
+_ADDRESSES = 2**63
 
 _name_of = ctypes.pythonapi.PyCapsule_GetName
 _name_of.restype = ctypes.c_char_p

@@ -55,11 +55,8 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 untraced: Callable[P, T] = _untraced(function)
                 return untraced(*args, **kwargs)
             return function(*args, **kwargs)
-        except TypeError as error:
-            # A call that cannot be bound has no frame of the function.
-            trace = error.__traceback__
-            if trace is not None and trace.tb_next is None:
-                _check_keywords(function, kwargs)
+        except TypeError:
+            _check_keywords(function, kwargs)
             raise
 
     return _break_graph(called)
@@ -75,7 +72,7 @@ def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
 @_break_graph
 def _is_watched() -> bool:
     """Whether Dynamo looks at each frame that is entered, as it does around what it compiled."""
-    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    dynamo: Any = sys.modules.get("torch._C._dynamo.eval_frame")
     callback = getattr(dynamo, "get_eval_frame_callback", None)
     return callback is None or callback() is not None
 

@@ -1,0 +1,131 @@
+"""Public functions: keywords that are called otherwise, signatures, and torch.compile's marks."""
+
+import inspect
+import pickle
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.common import public as module
+from cuattn.common.public import public
+from cuattn.errors import ArgumentError, KeywordError
+
+X = np.zeros((1, 1, 8, 64), np.float32)
+
+
+def cache():
+    return cuattn.KVCache(1, 1, 64, 16, device="cpu")
+
+
+CALLS = {
+    "attention": lambda **given: cuattn.attention(X, X, X, **given),
+    "quantize": lambda **given: cuattn.quantize(X, **given),
+    "append": lambda **given: cache().append(X, X, **given),
+    "attend": lambda **given: cache().attend(X, **given),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "keyword", "meant"),
+    [
+        ("attention", "causal", "is_causal"),
+        ("attention", "iscausal", "is_causal"),
+        ("attention", "softmax_scale", "scale"),
+        ("attention", "sm_scale", "scale"),
+        ("attention", "tensor_layout", "layout"),
+        ("attention", "return_softmax_lse", "return_lse"),
+        ("attention", "Scheme", "scheme"),
+        ("quantize", "tensor_layout", "layout"),
+        ("quantize", "operands", "operand"),
+        ("append", "kv_layout", "layout"),
+        ("append", "count", "counts"),
+        ("attend", "causal", "is_causal"),
+        ("attend", "softmax_scale", "scale"),
+    ],
+)
+def test_unknown_keywords_name_the_right_one(call, keyword, meant):
+    with pytest.raises(KeywordError) as error:
+        CALLS[call](**{keyword: True})
+    assert str(error.value) == f"there is no argument {keyword!r}; expected {meant!r}"
+    assert isinstance(error.value, ArgumentError)
+    assert isinstance(error.value, TypeError)
+    assert (error.value.argument, error.value.value) == (keyword, True)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_keywords_that_mean_nothing_here_are_answered_by_those_that_do(call):
+    with pytest.raises(KeywordError, match=r"no argument 'dropout_p'; expected one of \["):
+        CALLS[call](dropout_p=0.1)
+
+
+def test_a_name_that_one_function_lacks_is_not_proposed():
+    with pytest.raises(KeywordError, match="expected one of") as error:
+        cuattn.quantize(X, causal=True)
+    assert "'is_causal'" not in str(error.value)
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'v'") as error:
+        cuattn.attention(X, X)
+    assert not isinstance(error.value, ArgumentError)
+    with pytest.raises(TypeError, match="positional arguments"):
+        cuattn.attention(X, X, X, None)
+
+    @public
+    def fails(x):
+        raise TypeError("from inside")
+
+    with pytest.raises(TypeError, match="from inside"):
+        fails(1)
+
+
+@pytest.mark.parametrize(
+    "function", [cuattn.attention, cuattn.quantize, cuattn.KVCache.append, cuattn.KVCache.attend]
+)
+def test_signatures_can_be_looked_at(function):
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert function.__doc__.splitlines()[0]
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_functions_are_called_outside_of_what_dynamo_looks_at(monkeypatch):
+    calls = []
+    callback = None
+
+    @public
+    def function(x):
+        calls.append(x)
+        return x + 1
+
+    torch = ModuleType("torch")
+
+    def disable(f, reason):
+        assert "kernels" in reason
+        return lambda *args: ("untraced", f(*args))
+
+    torch.compiler = SimpleNamespace(disable=disable)
+    eval_frame = SimpleNamespace(get_eval_frame_callback=lambda: callback)
+    monkeypatch.setattr(module, "_made_untraced", {})
+    assert function(1) == 2
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", ModuleType("torch._dynamo"))
+    monkeypatch.setitem(sys.modules, "torch._C._dynamo.eval_frame", eval_frame)
+    assert function(1) == 2
+    callback = "looks at each frame"
+    assert function(1) == ("untraced", 2)
+    # A version of PyTorch that does not say whether it looks.
+    monkeypatch.setitem(sys.modules, "torch._C._dynamo.eval_frame", SimpleNamespace())
+    assert function(1) == ("untraced", 2)
+    assert calls == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("function", [cuattn.attention, cuattn.KVCache.attend])
+def test_dynamo_is_told_not_to_trace(function):
+    assert function._torchdynamo_disable is True
+    assert "graph" in function._torchdynamo_disable_msg
