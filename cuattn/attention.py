@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -219,14 +218,11 @@ def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, mad
     o = target
     if not call.writes_out:
         o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
-    operands = (
-        x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0) for x in seen.values()
-    )
-    given = (
-        *chain.from_iterable(operands),
-        o.ptr,
-        *(x.ptr if x else 0 for x in (lse, *made)),
-    )
-    enqueue(call.launches, call.buffers, given)
+    given: list[int] = []
+    for x in seen.values():
+        given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
+    given.append(o.ptr)
+    given += [0 if view is None else view.ptr for view in (lse, *made)]
+    enqueue(call.launches, call.buffers, tuple(given))
     if o is not target:
         as_cupy(target)[...] = o.owner

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ArgumentError, UnsupportedError
 from .dlpack import view
-from .pytorch import place_of_tensor, tensor_class, torch_of, view_tensor
+from .pytorch import place_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
 from .view import CUDA, View, check_address, cupy_module, place, view_cupy
 
@@ -38,15 +38,17 @@ class Caller:
     def __init__(self, first: Any, stream: Any) -> None:
         self._cupy = cupy_module()
         self._first = first
-        stream_of_first = current_stream_of(first, stream)
-        self._stream = 0 if stream_of_first == _LEGACY_STREAM else stream_of_first
-        self._cupys: int = self._cupy.cuda.get_current_stream().ptr
-        self._is_cupys = self._stream == self._cupys
-        self._tensor = tensor_class()
         self._torch = torch_of(first)
+        self._cupys: int = self._cupy.cuda.get_current_stream().ptr
         self._is_torchs = self._torch is not None and stream is None
+        if stream is None and self._torch is None:
+            self._stream = self._cupys
+        else:
+            of_call = current_stream_of(first, stream)
+            self._stream = 0 if of_call == _LEGACY_STREAM else of_call
+        self._is_cupys = self._stream == self._cupys
         self._handed_over: int | None = None
-        self._followed = set[int]()
+        self._followed: tuple[int, ...] = ()
         self._foreign: list[View] = []
         self._entered: Any = None
 
@@ -65,7 +67,7 @@ class Caller:
                 check_address(seen, x, name)
             if not self._is_cupys:
                 self._follow(self._cupys, seen)
-        elif isinstance(x, self._tensor):
+        elif torch_of(x) is not None:
             seen = view_tensor(x, name)
             if not self._is_torchs and seen.device[0] == CUDA:
                 self._follow(current_stream_of(x), seen)
@@ -88,7 +90,7 @@ class Caller:
         self._foreign.append(seen)
         if producer in self._followed or self._told() == -1:
             return
-        self._followed.add(producer)
+        self._followed += (producer,)
         event = self._cupy.cuda.Event(disable_timing=True)
         event.record(_stream_at(producer))
         _stream_at(self._stream).wait_event(event)

@@ -13,21 +13,17 @@ from typing import Any
 from ..errors import ArgumentError
 from .view import CPU, CUDA, View
 
-__all__ = ["note_write", "place_of_tensor", "tensor_class", "torch_of", "view_tensor"]
+__all__ = ["note_write", "place_of_tensor", "torch_of", "view_tensor"]
 
 _PLAIN = "a plain tensor: dense and strided, with memory of its own"
 _GRADIENTS = "called under torch.no_grad(), or detached with detach(): there are no gradients"
 
 
-def tensor_class() -> Any:
-    """Return `torch.Tensor` for `isinstance`, of which nothing is an instance without PyTorch."""
-    # While torch is being imported it has no tensors yet.
-    return getattr(sys.modules.get("torch"), "Tensor", ())
-
-
 def torch_of(x: Any) -> Any:
     """Return the module torch if `x` is a tensor of it, else None."""
-    return sys.modules["torch"] if isinstance(x, tensor_class()) else None
+    torch: Any = sys.modules.get("torch")
+    # While it is being imported it has no tensors yet.
+    return torch if torch is not None and isinstance(x, getattr(torch, "Tensor", ())) else None
 
 
 def place_of_tensor(x: Any, name: str) -> tuple[int, int]:

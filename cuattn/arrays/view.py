@@ -81,7 +81,9 @@ class View(NamedTuple):
     @property
     def signature(self) -> Array:
         """What the array is, apart from its address."""
-        return Array(self.shape, self.strides, self.dtype, self.device, self.ptr % 16)
+        fields = self.shape, self.strides, self.dtype, self.device, self.ptr % 16
+        # As `Array(*fields)` in half the time, which counts: each call asks for three or four.
+        return tuple.__new__(Array, fields)
 
 
 def place(kind: int, ordinal: int) -> tuple[int, int]:

@@ -249,3 +249,29 @@ def test_coding_tells_what_quantizers_differ_in():
     assert coding(replace(base, k_scope="block", v_scope="channel"), "k") != coding(
         replace(half, k_scope="block"), "k"
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rotate", 1),
+        ("rotate", "yes"),
+        ("rotate", None),
+        ("name", None),
+        ("name", 8),
+        ("p_terms", True),
+        ("p_terms", 1.0),
+        ("p_block", 128.0),
+        ("p_split", True),
+        ("p_split", 4.0),
+        ("qk_group", "64"),
+        ("qk", b"int8"),
+    ],
+)
+def test_fields_of_schemes_have_their_types(field, value):
+    with pytest.raises(ArgumentError, match=rf"^scheme\.{field} must be "):
+        Scheme(**{"name": "own", field: value})
+
+
+def test_strings_of_other_kinds_are_taken_for_names():
+    assert Scheme(np.str_("own"), qk=np.str_("int8")) == Scheme("own")
