@@ -51,7 +51,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            if "torch._dynamo" in sys.modules and _is_watched():
+            if "torch._dynamo" in sys.modules:
                 untraced: Callable[P, T] = _untraced(function)
                 return untraced(*args, **kwargs)
             return function(*args, **kwargs)
@@ -70,18 +70,11 @@ def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @_break_graph
-def _is_watched() -> bool:
-    """Whether Dynamo looks at each frame that is entered, as it does around what it compiled."""
-    dynamo: Any = sys.modules.get("torch._C._dynamo.eval_frame")
-    callback = getattr(dynamo, "get_eval_frame_callback", None)
-    return callback is None or callback() is not None
-
-
 def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that is called without Dynamo looking at any frame below."""
+    """Return the function as it is called without Dynamo looking at any frame below."""
     if function not in _made_untraced:
         torch: Any = sys.modules["torch"]
-        _made_untraced[function] = torch.compiler.disable(function, reason=_NOT_TRACED)
+        _made_untraced[function] = torch.compiler.disable(function)
     return _made_untraced[function]
 
 
