@@ -16,7 +16,7 @@ from .view import CPU, CUDA, View
 __all__ = ["note_write", "place_of_tensor", "torch_of", "view_tensor"]
 
 _PLAIN = "a plain tensor: dense and strided, with memory of its own"
-_GRADIENTS = "called under torch.no_grad(), or detached with detach(): there are no gradients"
+_GRADIENTS = "a tensor that requires no gradients (call it under torch.no_grad(), or detach() it)"
 
 
 def torch_of(x: Any) -> Any:
