@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from functools import cache
+from operator import mul
 from typing import Any
 
 from ..errors import ArgumentError, UnsupportedError
@@ -85,15 +86,15 @@ def view(x: Any, stream: int | None = None, name: str = "array") -> View:
         kind = _name_of(capsule)
     except (AttributeError, BufferError, TypeError, ValueError) as error:
         raise ArgumentError(name, x, f"an array that DLPack can share ({error})") from None
-    seen = _read(capsule, kind, x, name)
+    # Arrays of JAX are immutable, and others may share their memory; not all versions say so.
+    seen = _read(capsule, kind, of_jax, x, name)
     if seen.device != device:
         expected = f"an array whose capsule is where its __dlpack_device__ says, {device}"
         raise ArgumentError(name, x, f"{expected}, not {seen.device}")
-    # Arrays of JAX are immutable, and others may share their memory; not all versions say so.
-    return seen._replace(readonly=True) if of_jax else seen
+    return seen
 
 
-def _read(capsule: Any, kind: bytes | None, x: Any, name: str) -> View:
+def _read(capsule: Any, kind: bytes | None, readonly: bool, x: Any, name: str) -> View:
     if kind == b"dltensor_versioned":
         members = _VERSIONED.unpack_from(_VERSIONED_BYTES.from_address(_pointer(capsule, kind)))
         major, minor, flags = members[:3]
@@ -114,24 +115,28 @@ def _read(capsule: Any, kind: bytes | None, x: Any, name: str) -> View:
         shape_of = f"{ndim} axes" + ("" if shape_at else ", without a shape")
         raise ArgumentError(name, x, f"of at most {_MAX_AXES} axes (DLPack: {shape_of})")
     shape = _integers(shape_at, ndim)
-    if any(n < 0 for n in shape):
+    if min(shape, default=0) < 0:
         raise ArgumentError(name, x, f"of lengths that are at least 0 (DLPack: {shape})")
     strides = _integers(strides_at, ndim) if strides_at else _compact(shape)
-    low, high = extent(shape, strides, bits // 8)
-    begin = data + offset
-    if data and (begin + low <= 0 or begin + high > _ADDRESSES):
-        raise ArgumentError(name, x, f"inside the address space (DLPack: {shape}, {strides})")
+    begin = data + offset if data else 0
+    # At most so far from element 0; a closer look takes a microsecond.
+    reach = (1 + sum(map(abs, map(mul, shape, strides)))) * (bits // 8)
+    if begin and not reach < begin < _ADDRESSES - reach:
+        low, high = extent(shape, strides, bits // 8)
+        if begin + low <= 0 or begin + high > _ADDRESSES:
+            raise ArgumentError(name, x, f"inside the address space (DLPack: {shape}, {strides})")
     # The capsule is kept as it is, so its own destructor frees the producer's tensor with `owner`.
     seen = View(
-        begin if data else 0,
+        begin,
         shape,
         strides,
         dtype,
         place(device_type, device_id),
-        bool(flags & _FLAG_READ_ONLY),
+        readonly or bool(flags & _FLAG_READ_ONLY),
         capsule,
     )
-    check_address(seen, x, name)
+    if not begin:
+        check_address(seen, x, name)
     return seen
 
 
