@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
 from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
+from .common.public import public
 from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
-from .operands.problem import Options
+from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
 from .plan.prepared import AttentionCall, prepare
 from .quantize import quantize_view
@@ -26,6 +26,7 @@ __all__ = ["attention"]
 Seen: TypeAlias = dict[Name, View | QuantizedTensor]
 
 
+@public
 def attention(
     q: Any,
     k: Any,
@@ -50,6 +51,7 @@ def attention(
         type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
         may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
         arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
+        A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
         An array whose last axis is not contiguous is copied first, and so is one for an unquantized
         product if it does not begin its rows at multiples of 16 bytes.
     is_causal : bool
@@ -65,8 +67,9 @@ def attention(
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
         K, this takes memory for `q` in float32 for a while.
     out : array, optional
-        Written and returned: of any library, with shape, type and device of `q`, overlapping no
-        input. One whose rows are not contiguous or begin at odd elements is written by a copy.
+        Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
+        and device of `q`, overlapping no input, and requiring no gradients. One whose rows are not
+        contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in the arrays. This waits for the GPU.
     stream : int or stream, optional
@@ -76,8 +79,8 @@ def attention(
     Returns
     -------
     o : array with the shape and type of `q`
-        `out` if given; else of PyTorch or JAX if `q` is, of NumPy for arrays in host memory, and of
-        CuPy otherwise. A row that sees no key is 0.
+        `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
+        NumPy in host memory. A row that sees no key is 0.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
         Only with `return_lse`. Natural logarithm, -inf for a row that sees no key.
 
@@ -85,6 +88,7 @@ def attention(
     ------
     ArgumentError
         If an argument is wrong: it names the argument, and nothing has been launched or written.
+        Of an unknown keyword it says which was meant, and is a TypeError too.
     NoGPUError
         If arrays are on a GPU that CuPy cannot use.
     UnsupportedError
@@ -107,6 +111,8 @@ def attention(
     If Q is smoothed and K is a QuantizedTensor, what smoothing took from the scores is worked out
     with the values that K's codes stand for: with 4 bits the result is a little less accurate.
 
+    In a function that `torch.compile` compiles, a call breaks the graph and runs as it is.
+
     On the GPU nothing waits for the GPU, and all memory is CuPy's, except for outputs in PyTorch's.
     A call can be captured into a CUDA graph after one call of its kind, which loads the kernels.
     What a captured call uses as workspace is free again for others when it returns, so capture with
@@ -118,6 +124,8 @@ def attention(
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
     options = Options(scheme, scale, is_causal, return_lse, layout)
+    if check_finite is not False:
+        check_flag("check_finite", check_finite)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):
@@ -148,7 +156,7 @@ def _attention_on_gpu(
     with caller:
         if check_finite:
             _check_finite(seen, given)
-        made = _Made()
+        made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
         o, o_view = (out, target) if target is not None else caller.empty(*call.output)
@@ -176,6 +184,9 @@ class _Made(NamedTuple):
     k_values: View | None = None
 
 
+_NOTHING = _Made()
+
+
 def _converted(
     call: AttentionCall, seen: Seen, target: View | None, options: Options
 ) -> tuple[AttentionCall, _Made]:
@@ -184,7 +195,7 @@ def _converted(
         if name in call.copied and isinstance(x, View):
             seen[name] = contiguous(x)
     scheme = call.problem.scheme
-    made = _Made()
+    made = _NOTHING
     q, k = seen["q"], seen["k"]
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):
@@ -207,14 +218,11 @@ def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, mad
     o = target
     if not call.writes_out:
         o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
-    operands = (
-        x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0) for x in seen.values()
-    )
-    given = (
-        *chain.from_iterable(operands),
-        o.ptr,
-        *(x.ptr if x else 0 for x in (lse, *made)),
-    )
-    enqueue(call.launches, call.buffers, given)
+    given: list[int] = []
+    for x in seen.values():
+        given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
+    given.append(o.ptr)
+    given += [0 if view is None else view.ptr for view in (lse, *made)]
+    enqueue(call.launches, call.buffers, tuple(given))
     if o is not target:
         as_cupy(target)[...] = o.owner

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "CompileError", "CuattnError", "NoGPUError", "UnsupportedError"]
+from typing import Any
+
+__all__ = [
+    "ArgumentError",
+    "CompileError",
+    "CuattnError",
+    "KeywordError",
+    "NoGPUError",
+    "UnsupportedError",
+]
 
 # Longer values (arrays, long lists) are cut: the message has to stay one readable line.
 _SHOWN = 120
@@ -37,6 +46,24 @@ class ArgumentError(CuattnError, ValueError):
         return type(self), (self.argument, self.value, self.expected)
 
 
+class KeywordError(ArgumentError, TypeError):
+    """There is no argument of that name; a TypeError too, as Python raises for any function.
+
+    Parameters
+    ----------
+    argument : str
+        The keyword.
+    value : object
+        What was given with it.
+    expected : str
+        The name that was meant, or those that there are.
+    """
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        super().__init__(argument, value, expected)
+        self.args = (f"there is no argument {argument!r}; expected {expected}",)
+
+
 class UnsupportedError(CuattnError, RuntimeError):
     """The request is valid, but this GPU, this compiler or this build cannot carry it out."""
 
@@ -68,7 +95,16 @@ class CompileError(CuattnError, RuntimeError):
 def _one_line(value: object) -> str:
     if hasattr(value, "__dlpack__"):
         # repr of an array on a GPU would copy it to the host and wait for its stream.
-        shape, dtype = getattr(value, "shape", "?"), getattr(value, "dtype", "?")
-        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+        shape, dtype = (_attribute(value, name) for name in ("shape", "dtype"))
+        if not isinstance(shape, str):
+            shape = tuple(shape)
+        return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
     text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _attribute(value: object, name: str) -> Any:
+    try:
+        return getattr(value, name)
+    except Exception:  # nested tensors raise RuntimeError for their shape
+        return "?"

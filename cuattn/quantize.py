@@ -11,6 +11,7 @@ import numpy as np
 from .arrays.caller import Caller, device_of, on_device
 from .arrays.device import current_device, target
 from .arrays.view import CPU, CUDA, Array, View, contiguous, cupy_module
+from .common.public import public
 from .common.remember import remember
 from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
 from .emulation.operands import quantize_on_host
@@ -30,6 +31,7 @@ __all__ = ["quantize", "quantize_view"]
 _REMEMBERED = 256
 
 
+@public
 def quantize(
     x: Any,
     *,

@@ -93,11 +93,13 @@ class Scheme:
     p_split: int = 4
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ArgumentError("scheme.name", self.name, "a string")
         hints = get_type_hints(Scheme)
         for field in fields(self):
-            allowed = get_args(hints[field.name])
+            allowed = (False, True) if hints[field.name] is bool else get_args(hints[field.name])
             value = getattr(self, field.name)
-            if allowed and value not in allowed:
+            if allowed and not _is_one_of(value, allowed):
                 raise ArgumentError(f"scheme.{field.name}", value, f"one of {allowed}")
         self._check_scores()
         self._check_values()
@@ -161,5 +163,11 @@ class Scheme:
 
     def _require(self, name: str, allowed: tuple[object, ...], when: str = "") -> None:
         value = getattr(self, name)
-        if value not in allowed:
+        if not _is_one_of(value, allowed):
             raise ArgumentError(f"scheme.{name}", value, f"one of {allowed} {when}".rstrip())
+
+
+def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
+    """Whether a value is an allowed one, and of its type: 1 must not pass for True."""
+    of_kind = [one for one in allowed if isinstance(value, bool) == isinstance(one, bool)]
+    return any(isinstance(value, type(one)) and value == one for one in of_kind)

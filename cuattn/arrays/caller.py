@@ -14,13 +14,14 @@ import numpy as np
 
 from ..errors import ArgumentError, UnsupportedError
 from .dlpack import view
+from .pytorch import place_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
-from .view import CUDA, View, cupy_module, view_cupy
+from .view import CUDA, View, check_address, cupy_module, place, view_cupy
 
 __all__ = ["Caller", "device_of", "numpy_dtype", "on_device"]
 
-# DLPack's type of memory that moves between host and GPU by itself.
-_CUDA_MANAGED = 13
+# CUDA's name of the legacy default stream, which is also called 0.
+_LEGACY_STREAM = 1
 
 
 class Caller:
@@ -37,12 +38,17 @@ class Caller:
     def __init__(self, first: Any, stream: Any) -> None:
         self._cupy = cupy_module()
         self._first = first
-        self._stream = current_stream_of(first, stream)
-        self._is_cupys = self._stream == self._cupy.cuda.get_current_stream().ptr
-        torch: Any = sys.modules.get("torch")
-        self._torch: Any = torch if torch is not None and isinstance(first, torch.Tensor) else None
+        self._torch = torch_of(first)
+        self._cupys: int = self._cupy.cuda.get_current_stream().ptr
         self._is_torchs = self._torch is not None and stream is None
+        if stream is None and self._torch is None:
+            self._stream = self._cupys
+        else:
+            of_call = current_stream_of(first, stream)
+            self._stream = 0 if of_call == _LEGACY_STREAM else of_call
+        self._is_cupys = self._stream == self._cupys
         self._handed_over: int | None = None
+        self._followed: tuple[int, ...] = ()
         self._foreign: list[View] = []
         self._entered: Any = None
 
@@ -52,26 +58,42 @@ class Caller:
         Raises
         ------
         ArgumentError, UnsupportedError
-            As `cuattn.arrays.dlpack.view`.
+            As `cuattn.arrays.dlpack.view` and `cuattn.arrays.pytorch.view_tensor`.
         """
         # An array whose library uses the same stream needs no hand-over, which takes microseconds.
-        if self._is_cupys and isinstance(x, self._cupy.ndarray):
-            return view_cupy(x)
-        if self._is_torchs and isinstance(x, self._torch.Tensor) and _is_plain(x):
-            return View(
-                x.data_ptr(),
-                tuple(x.shape),
-                x.stride(),
-                _name_of(x.dtype),
-                (CUDA, x.device.index),
-                False,
-                x,
-            )
+        if isinstance(x, self._cupy.ndarray):
+            seen = view_cupy(x)
+            if not seen.ptr:
+                check_address(seen, x, name)
+            if not self._is_cupys:
+                self._follow(self._cupys, seen)
+        elif torch_of(x) is not None:
+            seen = view_tensor(x, name)
+            if not self._is_torchs and seen.device[0] == CUDA:
+                self._follow(current_stream_of(x), seen)
+        else:
+            seen = view(x, self._told(), name)
+            self._foreign.append(seen)
+        return seen
+
+    def _told(self) -> int:
+        """Return what libraries are told of the stream; see `hand_over`."""
         if self._handed_over is None:
             self._handed_over = hand_over(self._stream)
-        seen = view(x, self._handed_over, name)
+        return self._handed_over
+
+    def _follow(self, producer: int, seen: View) -> None:
+        """Let the call's stream wait for what is pending on a library's own, if that is another."""
+        # Arrays of another device than the call's are refused as soon as all have been seen.
+        if producer == self._stream or seen.device[1] != self._cupy.cuda.runtime.getDevice():
+            return
         self._foreign.append(seen)
-        return seen
+        if producer in self._followed or self._told() == -1:
+            return
+        self._followed += (producer,)
+        event = self._cupy.cuda.Event(disable_timing=True)
+        event.record(_stream_at(producer))
+        _stream_at(self._stream).wait_event(event)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, View]:
         """Return a new array, of PyTorch if the first one is, else of CuPy, and a view of it."""
@@ -118,13 +140,14 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
     Raises
     ------
     ArgumentError
-        If it is no array.
+        If it is no array, or a tensor that is neither on an NVIDIA GPU nor in host memory.
     """
+    if torch_of(x) is not None:
+        return place_of_tensor(x, name)
     try:
-        kind, ordinal = x.__dlpack_device__()
+        return place(*x.__dlpack_device__())
     except (AttributeError, BufferError, TypeError, ValueError):
         raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
-    return (CUDA if kind == _CUDA_MANAGED else int(kind)), int(ordinal)
 
 
 def on_device(ordinal: int) -> AbstractContextManager[object]:
@@ -184,13 +207,3 @@ def _stream_at(address: int) -> Any:
     if hasattr(cuda.Stream, "from_external"):
         return cuda.Stream.from_external(_Address(address))
     return cuda.ExternalStream(address)  # CuPy 13
-
-
-def _is_plain(tensor: Any) -> bool:
-    """Whether a tensor is memory and strides and nothing else; DLPack says what others are."""
-    return bool(tensor.is_cuda and not tensor.requires_grad and not tensor.is_sparse)
-
-
-@cache
-def _name_of(torch_dtype: Any) -> str:
-    return str(torch_dtype).removeprefix("torch.")

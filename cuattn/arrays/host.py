@@ -1,8 +1,9 @@
-"""Arrays in host memory: looked at, copied from anywhere, and written to."""
+"""Arrays in host memory: looked at, copied from anywhere, written to, and made anew."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 
 from ..errors import ArgumentError
 from ..reference.rounding import round_bfloat16
+from .caller import Caller, device_of, numpy_dtype, on_device
 from .dlpack import view
-from .streams import hand_over
-from .view import CPU, View, as_cupy, cupy_module
+from .overlap import extent
+from .pytorch import torch_of, view_tensor
+from .view import CPU, View, as_cupy, steps_in_bytes
 
 __all__ = [
     "HostArray",
     "heads_first",
     "look_on_host",
-    "refuse_masked",
+    "new_on_host",
     "to_host",
     "write_on_host",
 ]
@@ -62,49 +65,36 @@ def to_host(x: Any, name: str) -> HostArray:
         If it is no array, is masked, or not of a floating-point type of at least 16 bits.
     """
     if isinstance(x, np.ndarray):
-        refuse_masked(x, name)
+        _check_mask(x, name)
         dtype, values, on_gpu = _checked(x.dtype.name, name), x, False
         if dtype == "bfloat16":  # the extension type of ml_dtypes
             values = values.astype(np.float32)
     else:
-        if not hasattr(x, "__dlpack_device__"):
-            raise ArgumentError(name, x, "an array")
-        on_gpu = x.__dlpack_device__()[0] != CPU
-        dtype, values = (_fetched if on_gpu else _copied)(x, name)
+        kind, ordinal = device_of(x, name)
+        on_gpu = kind != CPU
+        dtype, values = _fetched(x, ordinal, name) if on_gpu else _copied(x, name)
         if dtype == "bfloat16":  # the upper half of a float32
             values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return HostArray(values, dtype, on_gpu)
 
 
-def refuse_masked(x: NDArray[Any], name: str) -> None:
-    """Refuse a masked array of NumPy, whose elements would be read without the mask.
-
-    Raises
-    ------
-    ArgumentError
-        If it is one.
-    """
-    if isinstance(x, np.ma.MaskedArray):
-        raise ArgumentError(name, x, "an array without a mask (see its method `filled`)")
-
-
-def _fetched(x: Any, name: str) -> tuple[str, NDArray[Any]]:
-    cupy = cupy_module()
-    with cupy.cuda.Device(x.__dlpack_device__()[1]):
-        source = view(x, hand_over(cupy.cuda.get_current_stream().ptr), name)
-        return _checked(source.dtype, name), as_cupy(source).get()
+def _fetched(x: Any, ordinal: int, name: str) -> tuple[str, NDArray[Any]]:
+    with on_device(ordinal):
+        caller = Caller(x, None)
+        source = caller.look(x, name)
+        with caller:
+            return _checked(source.dtype, name), as_cupy(source).get()
 
 
 def _copied(x: Any, name: str) -> tuple[str, NDArray[Any]]:
-    source = view(x, name=name)
-    name_of_type = _checked(source.dtype, name)
-    dtype = np.dtype("uint16" if name_of_type == "bfloat16" else name_of_type)
-    steps = zip(source.shape, source.strides, strict=True)
-    elements = sum((n - 1) * step for n, step in steps) + 1 if all(source.shape) else 0
-    memory = (ctypes.c_char * (elements * dtype.itemsize)).from_address(source.ptr)
-    strides = tuple(step * dtype.itemsize for step in source.strides)
-    array = np.ndarray(source.shape, dtype, memoryview(memory).cast("B"), strides=strides)
-    return name_of_type, array.copy()
+    source = look_on_host(x, name)
+    dtype = _checked(source.dtype, name)
+    return dtype, _memory(source, "uint16" if dtype == "bfloat16" else dtype).copy()
+
+
+def _check_mask(x: NDArray[Any], name: str) -> None:
+    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
+        raise ArgumentError(name, x, "an array without a mask; filled() gives one")
 
 
 def _checked(dtype: str, name: str) -> str:
@@ -135,8 +125,8 @@ def look_on_host(x: Any, name: str) -> View:
         As `cuattn.arrays.dlpack.view`, or if it is a masked array.
     """
     if not isinstance(x, np.ndarray):
-        return view(x, name=name)
-    refuse_masked(x, name)
+        return view(x, name=name) if torch_of(x) is None else view_tensor(x, name)
+    _check_mask(x, name)
     # NumPy exports neither bfloat16 nor read-only arrays in all of its versions.
     strides = tuple(step // x.itemsize for step in x.strides)
     readonly = not x.flags.writeable
@@ -149,14 +139,44 @@ def write_on_host(target: View, values: NDArray[np.floating]) -> None:
         target.owner[...] = values
     elif target.dtype == "bfloat16":
         bits = round_bfloat16(values).astype(np.float32).view(np.uint32) >> np.uint32(16)
-        _memory(target, np.dtype(np.uint16))[...] = bits
+        _memory(target, "uint16")[...] = bits
     else:
-        _memory(target, np.dtype(target.dtype))[...] = values
+        _memory(target, target.dtype)[...] = values
 
 
-def _memory(target: View, dtype: np.dtype[Any]) -> NDArray[Any]:
-    steps = zip(target.shape, target.strides, strict=True)
-    elements = sum((n - 1) * step for n, step in steps) + 1 if all(target.shape) else 0
-    memory: Any = (ctypes.c_char * (elements * dtype.itemsize)).from_address(target.ptr)
-    strides = tuple(step * dtype.itemsize for step in target.strides)
-    return np.ndarray(target.shape, dtype, memory, strides=strides)
+def new_on_host(values: NDArray[np.floating], dtype: str, like: Any) -> Any:
+    """Return values, rounded to a type, in a new contiguous array.
+
+    Parameters
+    ----------
+    values : ndarray
+    dtype : {"float16", "bfloat16", "float32"}
+    like : object
+        Decides the library: PyTorch or JAX if it is an array of theirs, else NumPy.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is NumPy, the type bfloat16, and ml_dtypes is not installed.
+    """
+    torch = torch_of(like)
+    if torch is not None:
+        tensor = torch.empty(values.shape, dtype=getattr(torch, dtype), device="cpu")
+        write_on_host(view_tensor(tensor, "out"), values)
+        return tensor
+    array = np.ascontiguousarray(values.astype(numpy_dtype(dtype)))
+    jax: Any = sys.modules.get("jax")
+    jax_array: Any = getattr(jax, "Array", ())
+    if not isinstance(like, jax_array):
+        return array
+    return jax.device_put(array, like.sharding)
+
+
+def _memory(x: View, dtype: str) -> NDArray[Any]:
+    """Return an array over the memory of a view."""
+    itemsize = np.dtype(dtype).itemsize
+    # Strides may be negative: element 0 is not where the memory begins.
+    low, high = extent(x.shape, x.strides, itemsize)
+    memory: Any = (ctypes.c_char * (high - low)).from_address(x.ptr + low)
+    strides = steps_in_bytes(x, itemsize)
+    return np.ndarray(x.shape, dtype, memory, offset=-low, strides=strides)

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from .view import View
+from .pytorch import note_write
+from .view import View, steps_in_bytes
 
-__all__ = ["check_output", "extent", "overlap"]
+__all__ = ["check_output", "check_writable", "extent", "overlap"]
 
 # Steps that NumPy may spend on the question, which is NP-hard in general; here a few suffice.
 _MAX_WORK = 10_000
+
+_WRITABLE = "writable: not read-only, not of JAX, and no tensor that requires gradients"
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
@@ -66,14 +69,26 @@ def check_output(
     ArgumentError
         If it is anything else.
     """
-    if target.readonly:
-        raise ArgumentError("out", out, "writable")
+    check_writable(out, target)
     low, high = extents["out"]
     for name, x in inputs.items():
         x_low, x_high = extents[name]
         apart = x.ptr + x_high <= target.ptr + low or target.ptr + high <= x.ptr + x_low
         if not apart and overlap(target, x, itemsize):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
+    note_write(out)
+
+
+def check_writable(out: Any, target: View) -> None:
+    """Check that an output may be written to.
+
+    Raises
+    ------
+    ArgumentError
+        If its library forbids it, does not expect it or would not see it: `View.readonly`.
+    """
+    if target.readonly:
+        raise ArgumentError("out", out, _WRITABLE)
 
 
 class _Interface:
@@ -81,7 +96,7 @@ class _Interface:
         self.__array_interface__ = {
             "version": 3,
             "shape": x.shape,
-            "strides": tuple(step * itemsize for step in x.strides),
+            "strides": steps_in_bytes(x, itemsize),
             "typestr": f"|V{itemsize}",
             "data": (x.ptr, True),
         }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from ..errors import ArgumentError
+from .pytorch import torch_of
 
 __all__ = ["current_stream_of", "hand_over", "is_capturing"]
 
@@ -28,8 +28,8 @@ def current_stream_of(x: Any, explicit: Any = None) -> int:
     """
     if explicit is not None:
         return _address(explicit)
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
+    torch = torch_of(x)
+    if torch is not None:
         return int(torch.cuda.current_stream(x.device).cuda_stream)
     import cupy
 

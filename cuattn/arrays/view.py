@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-from ..errors import NoGPUError
+from ..errors import ArgumentError, NoGPUError
 from .cuda_runtime import forget_after_fork, import_cupy
 from .device import gpu_status
 
@@ -15,15 +15,20 @@ __all__ = [
     "Array",
     "View",
     "as_cupy",
+    "check_address",
     "contiguous",
     "cupy_module",
     "is_finite",
+    "place",
+    "steps_in_bytes",
     "view_cupy",
 ]
 
 # DLDeviceType
 CPU = 1
 CUDA = 2
+_CUDA_HOST = 3
+_CUDA_MANAGED = 13
 
 # NumPy has no type for these; their bits travel as integers.
 _STORAGE = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
@@ -77,7 +82,41 @@ class View(NamedTuple):
     @property
     def signature(self) -> Array:
         """What the array is, apart from its address."""
-        return Array(self.shape, self.strides, self.dtype, self.device, self.ptr % 16)
+        fields = self.shape, self.strides, self.dtype, self.device, self.ptr % 16
+        # As `Array(*fields)` in half the time, which counts: each call asks for three or four.
+        return tuple.__new__(Array, fields)
+
+
+def place(kind: int, ordinal: int) -> tuple[int, int]:
+    """Return a device of DLPack, with managed memory as the GPU's and pinned memory as the host's.
+
+    Parameters
+    ----------
+    kind : int
+        DLPack's device type.
+    ordinal : int
+    """
+    if kind == _CUDA_HOST:
+        return CPU, 0
+    return (CUDA if kind == _CUDA_MANAGED else int(kind)), int(ordinal)
+
+
+def check_address(seen: View, x: Any, name: str) -> None:
+    """Check that an array with elements has an address.
+
+    Raises
+    ------
+    ArgumentError
+        If it is null: a kernel that follows it takes the whole process's CUDA context with it.
+    """
+    if not seen.ptr and all(seen.shape):
+        raise ArgumentError(name, x, "an array with memory (its address is 0)")
+
+
+def steps_in_bytes(x: View, itemsize: int) -> tuple[int, ...]:
+    """Return strides in bytes; of an axis of length 1, which is never stepped along, 0."""
+    steps = zip(x.shape, x.strides, strict=True)
+    return tuple([step * itemsize if n > 1 else 0 for n, step in steps])
 
 
 @cache
@@ -131,7 +170,7 @@ def as_cupy(source: View) -> Any:
         source.shape,
         dtype,
         cupy.cuda.MemoryPointer(memory, 0),
-        tuple(step * dtype.itemsize for step in source.strides),
+        steps_in_bytes(source, dtype.itemsize),
     )
 
 

@@ -31,7 +31,7 @@ class Remembered(Generic[P, T]):
             return self._remembered(*args, **kwargs)  # type: ignore[arg-type]
         except TypeError:
             try:
-                hash(args)
+                hash((args, *kwargs.values()))
             except TypeError:
                 return self.__wrapped__(*args, **kwargs)
             raise

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import numpy_dtype
-from ..arrays.host import look_on_host, to_host, write_on_host
-from ..arrays.overlap import overlap
+from ..arrays.host import look_on_host, new_on_host, to_host, write_on_host
+from ..arrays.overlap import check_writable, overlap
+from ..arrays.pytorch import note_write
 from ..arrays.view import Array, View
 from ..errors import ArgumentError
 from ..operands.operand import dtype_name
@@ -61,24 +61,33 @@ def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View
     """
     target = look_on_host(out, "out")
     problem.output(signature_on_host(out, "out"))
-    if target.readonly:
-        raise ArgumentError("out", out, "writable")
+    check_writable(out, target)
     itemsize = problem.q.dtype.nbytes
     for name, x in given.items():
         if not isinstance(x, QuantizedTensor) and overlap(target, look_on_host(x, name), itemsize):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
+    note_write(out)
     return target
 
 
-def delivered(o: NDArray[np.float64], problem: Problem, out: Any, target: View | None) -> Any:
-    """Return a result in the caller's layout and type: `out`, seen as `target`, if there is one.
+def delivered(
+    o: NDArray[np.float64],
+    lse: NDArray[np.float64],
+    problem: Problem,
+    like: Any,
+    out: Any,
+    target: View | None,
+) -> tuple[Any, Any]:
+    """Return results in the caller's layout, type and library, which is that of `like`.
 
-    What is finite stays so: beyond the range of the type it becomes its largest number.
+    The first is `out`, seen as `target`, if there is one; what is finite stays so: beyond the range
+    of the type it becomes its largest number. The second is None if nobody asked for it.
     """
     dtype = dtype_name(problem.q.dtype)
     o = saturate(o.swapaxes(1, 2) if problem.layout == "NHD" else o, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if target is not None:
             write_on_host(target, o)
-            return out
-        return np.ascontiguousarray(o.astype(numpy_dtype(dtype)))
+        else:
+            out = new_on_host(o, dtype, like)
+    return out, new_on_host(lse, "float32", like) if problem.return_lse else None

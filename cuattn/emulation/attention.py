@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..operands.problem import Options, Problem
 from ..operands.quantized import QuantizedTensor
 from ..plan.kernels import half_type
@@ -25,7 +22,7 @@ __all__ = ["attention_on_host"]
 
 def attention_on_host(
     given: Mapping[Name, Any], options: Options, out: Any, finite: bool
-) -> tuple[Any, NDArray[np.float32]]:
+) -> tuple[Any, Any]:
     """Emulate `cuattn.attention` on arrays in host memory.
 
     Parameters
@@ -38,8 +35,8 @@ def attention_on_host(
 
     Returns
     -------
-    o : ndarray, or `out`
-    lse : ndarray of float32 [batch, num_q_heads, seqlen_q]
+    o : array of the library of q, or `out`
+    lse : array of float32 [batch, num_q_heads, seqlen_q]
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     problem = Problem.of(q, k, v, options)
@@ -64,7 +61,7 @@ def attention_on_host(
         lse_shift=shift,
     )
 
-    return delivered(o, problem, out, target), lse.astype(np.float32)
+    return delivered(o, lse, problem, given["q"], out, target)
 
 
 def _delta(values: Mapping[Name, Any], k: Operand) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.caller import device_of
 from ..arrays.view import CPU
+from ..common.public import public
 from ..errors import UnsupportedError
 from ..kv_format import KVFormat
 from ..reference.kv_cache import CachedOperand
@@ -165,6 +166,7 @@ class KVCache:
         pages = self._memory.book.pages
         return None if pages is None else pages.table
 
+    @public
     def append(
         self, k: Any, v: Any, *, counts: Any = None, layout: str = "HND", stream: Any = None
     ) -> None:
@@ -195,6 +197,7 @@ class KVCache:
         else:
             append_on_host(self._memory, k, v, counts, layout, stream)
 
+    @public
     def attend(
         self,
         q: Any,

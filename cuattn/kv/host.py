@@ -80,8 +80,8 @@ def attend_on_host(memory: Memory, q: Any, options: QueryOptions, out: Any, stre
             scale=problem.softmax_scale,
             is_causal=problem.is_causal,
         )
-        result = delivered(o, problem, out, target)
-        return (result, lse.astype(np.float32)) if problem.return_lse else result
+        result, of_lse = delivered(o, lse, problem, q, out, target)
+        return (result, of_lse) if problem.return_lse else result
 
 
 def _check_device(x: Any, name: str) -> None:

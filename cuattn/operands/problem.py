@@ -25,7 +25,7 @@ from .operand import (
     takes_pairs,
 )
 
-__all__ = ["Options", "Problem"]
+__all__ = ["Options", "Problem", "check_flag"]
 
 # Kernels hold scale * log2 e in float32.
 _MAX_SCALE = float(np.finfo(np.float32).max) / math.log2(math.e)
@@ -71,8 +71,8 @@ class Problem:
             Naming the first argument that is wrong.
         """
         scheme = resolve(options.scheme)
-        _check_flag("is_causal", options.is_causal)
-        _check_flag("return_lse", options.return_lse)
+        check_flag("is_causal", options.is_causal)
+        check_flag("return_lse", options.return_lse)
         given: dict[Name, Array | Coded] = {"q": q, "k": k, "v": v}
         operands = {name: operand_of(name, x, scheme, options.layout) for name, x in given.items()}
         _check_agreement(given, operands)
@@ -163,11 +163,20 @@ def _checked_scale(scale: float | None, head_dim: int) -> float:
         raise ArgumentError("scale", scale, "a number or None")
     if scale < 0:
         raise ArgumentError("scale", scale, "at least 0; for a negative one negate q")
-    if not scale <= _MAX_SCALE:  # NaN fails too
+    # As one of Python: a float16 would round the bound to infinity, and an int may be too large.
+    number = scale if isinstance(scale, int) else float(scale)
+    if not number <= _MAX_SCALE:  # NaN fails too
         raise ArgumentError("scale", scale, "finite, in float32 too")
-    return float(scale)
+    return float(number)
 
 
-def _check_flag(name: str, value: object) -> None:
+def check_flag(name: str, value: object) -> None:
+    """Check that an argument is True or False.
+
+    Raises
+    ------
+    ArgumentError
+        If it is anything else.
+    """
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(name, value, "True or False")

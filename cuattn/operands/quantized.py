@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.view import CPU, CUDA, cupy_module
+from ..arrays.view import CPU, CUDA, check_address, cupy_module, view_cupy
 from ..errors import ArgumentError
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.rotation import butterflies, hadamard_block, signs
@@ -27,7 +28,8 @@ __all__ = ["QuantizedTensor"]
 class QuantizedTensor:
     """Codes of Q, K or V with what they mean; `cuattn.quantize` makes them.
 
-    All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. With H
+    All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. It can
+    be copied and pickled; CuPy's arrays are unpickled to its current GPU, whichever that is. With H
     and D standing for the heads and the head_dim of this operand, Dp for D rounded up to one of 32,
     64, 96, 128, 192, 256, and Np for the number of tokens N rounded up to a multiple of 128:
 
@@ -82,15 +84,22 @@ class QuantizedTensor:
         form = self._form
         if (self.vector is not None) != form.smoothed:
             raise ArgumentError("vector", self.vector, "an array" if form.smoothed else "None")
-        fields = [("codes", form.data, form.dtype), ("scale", form.scale, "float32")]
+        expected_arrays = [("codes", form.data, form.dtype), ("scale", form.scale, "float32")]
         if form.smoothed:
-            fields.append(("vector", form.vector, "float32"))
-        for name, shape, dtype in fields:
+            expected_arrays.append(("vector", form.vector, "float32"))
+        library = _array_class(self.codes)
+        for name, shape, dtype in expected_arrays:
             array = getattr(self, name)
-            fits = type(array) is type(self.codes) and array.shape == shape and array.dtype == dtype
+            fits = isinstance(array, library) and array.shape == shape and array.dtype == dtype
             if not (fits and array.flags.c_contiguous):
                 expected = f"a contiguous array of shape {shape} and dtype {dtype}"
+                if name != "codes":
+                    expected += ", of the library of the codes"
                 raise ArgumentError(name, array, expected)
+
+    def __reduce__(self) -> tuple[type[QuantizedTensor], tuple[Any, ...]]:
+        # What is cached, the addresses above all, is not true of a copy.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
         kind, ordinal = self.device
@@ -103,9 +112,7 @@ class QuantizedTensor:
     @cached_property
     def device(self) -> tuple[int, int]:
         """DLPack's device type and the ordinal."""
-        if isinstance(self.codes, np.ndarray):
-            return CPU, 0
-        return CUDA, int(self.codes.data.device_id)
+        return (CPU, 0) if _on_host(self.codes) else view_cupy(self.codes).device
 
     @property
     def nbytes(self) -> int:
@@ -121,9 +128,8 @@ class QuantizedTensor:
 
     @cached_property
     def addresses(self) -> tuple[int, int, int]:
-        """Where codes, scale and vector are on the GPU."""
-        vector = 0 if self.vector is None else self.vector.data.ptr
-        return self.codes.data.ptr, self.scale.data.ptr, vector
+        """Where codes, scale and vector are on the GPU; 0 if there is no vector."""
+        return self._address("codes"), self._address("scale"), self._address("vector")
 
     def to_reference(self) -> Quantized:
         """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU.
@@ -170,6 +176,14 @@ class QuantizedTensor:
         products = (x * vector[:, :, None, None, :]).sum(axis=-1)
         return products.reshape(batch, heads, tokens)
 
+    def _address(self, name: str) -> int:
+        x = getattr(self, name)
+        if x is None:
+            return 0
+        seen = view_cupy(x)
+        check_address(seen, x, name)
+        return seen.ptr
+
     @cached_property
     def _form(self) -> Form:
         return Form.of(self.scheme, self.operand, self.shape, packed=True)
@@ -179,6 +193,17 @@ class QuantizedTensor:
 
     def _natural_codes(self) -> Any:
         return natural_codes(self.codes, self._form, self.operand, self.shape)
+
+
+def _on_host(x: Any) -> bool:
+    return isinstance(x, np.ndarray)
+
+
+def _array_class(x: Any) -> Any:
+    """Return the class of the arrays of NumPy or CuPy, whichever the given one is of."""
+    if isinstance(x, np.ndarray):
+        return np.ndarray
+    return getattr(sys.modules.get("cupy"), "ndarray", ())
 
 
 def _to_host(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import typing
 import weakref
 
 import numpy as np
@@ -63,6 +64,8 @@ new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, DESTRUCTOR]
 class Producer:
     """An array on GPU 3 at an address of its own; keyword arguments change single fields."""
 
+    alive: typing.ClassVar = []
+
     def __init__(
         self,
         shape=(2, 4, 8, 16),
@@ -99,6 +102,8 @@ class Producer:
         else:
             self._managed = Managed(tensor, None, None)
         self._destructor = DESTRUCTOR(self._free)
+        # The destructor has to outlive its capsule, which the traceback of an error may hold.
+        Producer.alive.append(self)
 
     def _free(self, _):
         self.freed += 1
@@ -325,3 +330,91 @@ def test_view_of_a_cupy_array_knows_bfloat16():
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     made = View(0x7000_0000, (2, 3), (3, 1), "bfloat16", (CUDA, 0), False, Owner())
     assert view_of.view_cupy(view_of.as_cupy(made).view(bfloat16))[:-1] == made[:-1]
+
+
+@pytest.mark.parametrize("version", [None, (1, 0)], ids=["v0", "v1"])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ndim": -1}, "of at most 64 axes"),
+        ({"ndim": 65}, "of at most 64 axes"),
+        ({"ndim": 2**31 - 1}, "of at most 64 axes"),
+        ({"shape": None}, "without a shape"),
+        ({"shape": None, "ndim": 2**31 - 1}, "without a shape"),
+        ({"data": None}, "its address is 0"),
+        ({"data": None, "byte_offset": 64}, "its address is 0"),
+        ({"byte_offset": 2**64 - 8}, "inside the address space"),
+    ],
+)
+def test_capsules_that_describe_no_memory_are_not_followed(fields, words, version):
+    producer = Producer(version=version)
+    tensor = producer._managed.tensor
+    for name, value in fields.items():
+        setattr(tensor, name, value)
+    with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
+        dlpack.view(producer, 1, "q")
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "words"),
+    [
+        ((2, -3), (3, 1), "lengths that are at least 0"),
+        ((-1,), None, "lengths that are at least 0"),
+        ((2, 3), (2**62, 1), "inside the address space"),
+        ((2, 3), (-(2**62), 1), "inside the address space"),
+        ((0x4000_0000, 3), (-3, 1), "inside the address space"),
+        ((2**62, 2**62), None, "inside the address space"),
+    ],
+)
+def test_arrays_beyond_the_address_space_are_refused(shape, strides, words):
+    with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
+        dlpack.view(Producer(shape, strides), 1, "q")
+
+
+def test_strides_that_are_never_taken_may_be_of_any_size():
+    shape, strides = (1, 3, 1), (2**63 - 1, 1, -(2**63))
+    view = dlpack.view(Producer(shape, strides))
+    assert (view.shape, view.strides) == (shape, strides)
+    pytest.importorskip("cupy")
+    made = view_of.as_cupy(view._replace(device=(CUDA, 0), owner=Owner()))
+    assert (made.shape, made.strides) == (shape, (0, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [(13, (CUDA, 3)), (3, (CPU, 0))], ids=["managed", "pinned"]
+)
+def test_managed_memory_is_the_gpus_and_pinned_memory_the_hosts(kind, device):
+    assert dlpack.view(Producer(device=(kind, 3))).device == device
+
+
+def test_a_capsule_is_where_its_array_says():
+    producer = Producer()
+    producer.device = (CUDA, 2)
+    with pytest.raises(ArgumentError, match=r"__dlpack_device__ says, \(2, 2\), not \(2, 3\)"):
+        dlpack.view(producer, 1, "q")
+
+
+@pytest.mark.parametrize("given", [None, 3, "capsule", object()])
+def test_what_is_no_capsule_is_refused(given):
+    class Wrong(Producer):
+        def __dlpack__(self, **options):
+            return given
+
+    with pytest.raises(ArgumentError, match=r"^q must be an array that DLPack can share"):
+        dlpack.view(Wrong(), 1, "q")
+
+
+@pytest.mark.parametrize("given", [None, (2,), (None, None), 2])
+def test_what_is_no_device_is_refused(given):
+    producer = Producer()
+    producer.device = given
+    with pytest.raises(ArgumentError, match=r"^q must be an array that DLPack can share"):
+        dlpack.view(producer, 1, "q")
+
+
+def test_arrays_of_jax_are_read_only():
+    class Array(Producer):
+        __module__ = "jaxlib._jax"
+
+    assert dlpack.view(Array()).readonly
+    assert not dlpack.view(Producer()).readonly

@@ -1,5 +1,7 @@
 """Everything between a call and the kernels, with the kernels' part done in NumPy."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import cuattn
 from cuattn.arrays.device import TARGETS
+from cuattn.arrays.view import CUDA, View
 from cuattn.errors import ArgumentError
 from cuattn.plan import pipeline
 from cuattn.plan.kernels import supported
@@ -370,3 +373,54 @@ def test_unhashable_options_are_named(gpu, rng):
     for name, value in (("scale", [0.5]), ("scheme", ["int8"]), ("layout", []), ("is_causal", {})):
         with pytest.raises(ArgumentError, match=f"^{name} must be"):
             cuattn.attention(q, k, v, **{name: value})
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "replace": replace,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_reads_its_own_memory(gpu, rng, how):
+    inputs = qkv(rng)
+    tensors = [cuattn.quantize(x, operand=n) for n, x in zip("qkv", inputs, strict=True)]
+    # The call asks for addresses, device and signature, all of which are remembered.
+    expected = cuattn.attention(*tensors)
+    copies = [COPIES[how](tensor) for tensor in tensors]
+    for tensor, copied in zip(tensors, copies, strict=True):
+        assert type(copied) is cuattn.QuantizedTensor
+        # Codes and a scale as another call may write them where the original's memory was.
+        fresh = {name: np.array(getattr(copied, name)) for name in ("codes", "scale")}
+        if how == "deepcopy":
+            tensor.codes.fill(1)
+            tensor.scale.fill(1)
+        for name, array in fresh.items():
+            np.testing.assert_array_equal(getattr(copied, name), array)
+        owned = (copied.codes, copied.scale, copied.vector)
+        assert copied.addresses == tuple(0 if x is None else x.ctypes.data for x in owned)
+        assert (copied.device, copied.signature) == (tensor.device, tensor.signature)
+    np.testing.assert_array_equal(cuattn.attention(*copies), expected)
+
+
+def test_a_quantized_tensor_without_memory_is_refused(gpu, rng, monkeypatch):
+    q, k, v = qkv(rng)
+    tensor = copy.copy(cuattn.quantize(k))
+    monkeypatch.setattr(
+        "cuattn.operands.quantized.view_cupy",
+        lambda x: View(0, x.shape, (), x.dtype.name, (CUDA, 0), False, x),
+    )
+    launched = len(gpu.launched)
+    with pytest.raises(ArgumentError, match=r"^codes must be .*its address is 0"):
+        cuattn.attention(q, tensor, v)
+    assert len(gpu.launched) == launched
+
+
+@pytest.mark.parametrize("wrong", [None, 1, 0, "no", np.ones(2)])
+def test_check_finite_is_true_or_false(gpu, rng, wrong):
+    with pytest.raises(ArgumentError, match=r"^check_finite must be True or False"):
+        cuattn.attention(*qkv(rng), check_finite=wrong)
+    assert not gpu.launched
+    cuattn.attention(*qkv(rng), check_finite=np.bool_(False))

@@ -1,5 +1,7 @@
 """`attention` and `quantize` on arrays in host memory, where the scheme is emulated."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -195,6 +197,35 @@ def test_quantized_tensor_checks_its_fields(rng):
             cuattn.QuantizedTensor(**fields | {name: value})
 
 
+def test_quantized_tensor_takes_arrays_of_one_library(rng):
+    _, k, _ = qkv(rng)
+    t = cuattn.quantize(k)
+    fields = {name: getattr(t, name) for name in t.__dataclass_fields__}
+
+    class Kept(np.ndarray):
+        """As `numpy.memmap` is."""
+
+    same = cuattn.QuantizedTensor(**fields | {"scale": t.scale.view(Kept)})
+    np.testing.assert_array_equal(same.dequantize(), t.dequantize())
+    for name in ("codes", "scale"):
+        with pytest.raises(ArgumentError, match=f"^{name} must be a contiguous array") as error:
+            cuattn.QuantizedTensor(**fields | {name: Foreign(getattr(t, name))})
+        assert ("of the library of the codes" in str(error.value)) == (name == "scale")
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_quantized_tensor_is_copied(rng, how):
+    q, k, v = qkv(rng)
+    tensor = cuattn.quantize(k)
+    expected = cuattn.attention(q, tensor, v)
+    copied = how(tensor)
+    assert set(vars(copied)) <= {*tensor.__dataclass_fields__, "_form"}
+    np.testing.assert_array_equal(cuattn.attention(q, copied, v), expected)
+    if how is not copy.copy:
+        tensor.codes.fill(0)
+        np.testing.assert_array_equal(cuattn.attention(q, copied, v), expected)
+
+
 @every_scheme
 @pytest.mark.parametrize(("seqlen_q", "seqlen_kv"), [(0, 5), (5, 0), (0, 0)])
 def test_empty_lengths(rng, scheme, seqlen_q, seqlen_kv):
@@ -283,6 +314,8 @@ def test_wrong_arguments_are_named(rng):
         ({"layout": "BSHD"}, "layout"),
         ({"scale": -1.0}, "scale"),
         ({"is_causal": None}, "is_causal"),
+        ({"check_finite": None}, "check_finite"),
+        ({"check_finite": 1}, "check_finite"),
         ({"stream": 0}, "stream"),
     ):
         with pytest.raises(ArgumentError) as error:
@@ -302,14 +335,6 @@ def test_wrong_arguments_are_named(rng):
         cuattn.quantize(k, operand="o")
     with pytest.raises(ArgumentError, match=r"^x must be an array"):
         cuattn.quantize([1.0])
-
-
-def test_unknown_keywords_are_errors(rng):
-    q, k, v = qkv(rng)
-    with pytest.raises(TypeError, match="causal"):
-        cuattn.attention(q, k, v, causal=True)
-    with pytest.raises(TypeError, match="bits"):
-        cuattn.quantize(k, bits=8)
 
 
 class OnGPU:

@@ -109,6 +109,10 @@ def test_empty_sizes_are_accepted():
         ({"scale": float("inf")}, "scale", "finite"),
         ({"scale": 3e38}, "scale", "finite, in float32 too"),
         ({"scale": 10**400}, "scale", "finite, in float32 too"),
+        ({"scale": -(10**400)}, "scale", "at least 0"),
+        ({"scale": np.float16("inf")}, "scale", "finite, in float32 too, got"),
+        ({"scale": np.float32("inf")}, "scale", "finite, in float32 too, got"),
+        ({"scale": np.float64("nan")}, "scale", "finite, in float32 too, got"),
         ({"scale": "0.5"}, "scale", "a number or None, got '0.5'"),
         ({"scale": True}, "scale", "a number or None"),
         ({"scale": np.ones(1)}, "scale", "a number or None"),
@@ -121,7 +125,25 @@ def test_errors_name_argument_value_and_expectation(call, argument, words):
     assert words in message
 
 
-@pytest.mark.parametrize("scale", [0, 1, 0.25, np.float32(0.5), np.int64(2)])
+@pytest.mark.parametrize("heads", [2**23 - 1, 2**23])
+def test_rows_of_few_tokens_count_as_many_as_channels(heads):
+    # A head with fewer tokens than 256 channels still has a scale, and a sum, for each channel.
+    q, k = array(1, heads, 2, 64), array(1, 1, 2, 64)
+    if heads * 256 < 2**31:
+        assert problem(q=q, k=k).q.heads == heads
+        return
+    argument, message = refused(q=q, k=k)
+    assert argument == "q.shape"
+    assert "batch * heads * max(tokens, 256) <= 2147483647" in message
+
+
+def test_rows_of_many_tokens_are_counted():
+    assert problem(q=array(1, 2**15 - 1, 2**16, 64), k=array(1, 1, 2, 64)).q.tokens == 2**16
+    assert refused(q=array(1, 2**15, 2**16, 64), k=array(1, 1, 2, 64))[0] == "q.shape"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [0, 1, 0.25, np.float16(0.5), np.float32(0.5), np.int64(2)])
 def test_numbers_of_any_kind_are_scales(scale):
     assert problem(scale=scale).softmax_scale == float(scale)
 
@@ -227,3 +249,29 @@ def test_coding_tells_what_quantizers_differ_in():
     assert coding(replace(base, k_scope="block", v_scope="channel"), "k") != coding(
         replace(half, k_scope="block"), "k"
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rotate", 1),
+        ("rotate", "yes"),
+        ("rotate", None),
+        ("name", None),
+        ("name", 8),
+        ("p_terms", True),
+        ("p_terms", 1.0),
+        ("p_block", 128.0),
+        ("p_split", True),
+        ("p_split", 4.0),
+        ("qk_group", "64"),
+        ("qk", b"int8"),
+    ],
+)
+def test_fields_of_schemes_have_their_types(field, value):
+    with pytest.raises(ArgumentError, match=rf"^scheme\.{field} must be "):
+        Scheme(**{"name": "own", field: value})
+
+
+def test_strings_of_other_kinds_are_taken_for_names():
+    assert Scheme(np.str_("own"), qk=np.str_("int8")) == Scheme("own")

@@ -1,0 +1,106 @@
+"""Tensors of PyTorch, whose memory is looked at without DLPack, and without importing PyTorch.
+
+A tensor need not be plain memory: `torch.Tensor` is also what FakeTensor, DTensor, sparse, nested
+and vmapped tensors are, and some of them have the address 0. Only strided memory of its own passes.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+from ..errors import ArgumentError
+from .view import CPU, CUDA, View
+
+__all__ = ["note_write", "place_of_tensor", "torch_of", "view_tensor"]
+
+_PLAIN = "a plain tensor: dense and strided, with memory of its own"
+_GRADIENTS = "a tensor that requires no gradients (call it under torch.no_grad(), or detach() it)"
+
+
+def torch_of(x: Any) -> Any:
+    """Return the module torch if `x` is a tensor of it, else None."""
+    torch: Any = sys.modules.get("torch")
+    # While it is being imported it has no tensors yet.
+    return torch if torch is not None and isinstance(x, getattr(torch, "Tensor", ())) else None
+
+
+def place_of_tensor(x: Any, name: str) -> tuple[int, int]:
+    """Return where a tensor is: DLPack's device type and the ordinal.
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither on an NVIDIA GPU nor in host memory.
+    """
+    if x.is_cuda and sys.modules["torch"].version.hip is None:
+        return CUDA, x.get_device()
+    if x.is_cpu:
+        return CPU, 0
+    raise ArgumentError(name, x, f"on an NVIDIA GPU or in host memory, not on {x.device}")
+
+
+def view_tensor(x: Any, name: str) -> View:
+    """Look at a tensor, whose pending work comes first in PyTorch's current stream.
+
+    What a negative bit negates only when it is read (``x.conj().imag``) is copied, so the view is
+    read-only; and so is one of a tensor that requires gradients, which sees no write of ours.
+
+    Raises
+    ------
+    ArgumentError
+        If the tensor is no plain memory, or wants gradients that it would not get.
+    """
+    torch: Any = sys.modules["torch"]
+    readonly = False
+    if not (
+        type(x) is torch.Tensor
+        and x.layout is torch.strided
+        and not (x.requires_grad or x.is_nested or x.is_neg())
+    ):
+        x, readonly = _plain(torch, x, name)
+    try:
+        ptr = x.data_ptr()
+    except RuntimeError as error:  # under a transform of torch.func there is no storage
+        raise ArgumentError(name, x, f"{_PLAIN} ({_first_line(error)})") from None
+    shape = tuple(x.shape)
+    if not ptr and all(shape):
+        raise ArgumentError(name, x, f"{_PLAIN} (its address is 0)")
+    device = (CUDA, x.get_device()) if x.is_cuda else place_of_tensor(x, name)
+    return View(ptr, shape, x.stride(), _name_of(x.dtype), device, readonly, x)
+
+
+def note_write(x: Any) -> None:
+    """Let autograd know that a tensor is written, as PyTorch's own functions do."""
+    torch = torch_of(x)
+    if torch is not None and not x.is_inference():
+        torch.autograd.graph.increment_version(x)
+
+
+def _plain(torch: Any, x: Any, name: str) -> tuple[Any, bool]:
+    """Return a tensor as plain memory, and whether it must not be written to."""
+    # What such a class computes is not in its memory; others only add methods.
+    if type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise ArgumentError(name, x, f"{_PLAIN}, not {type(x).__name__}")
+    place_of_tensor(x, name)
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise ArgumentError(name, x, f"{_PLAIN}, not {kind}")
+    readonly = False
+    if x.requires_grad:
+        if torch.is_grad_enabled():
+            raise ArgumentError(name, x, _GRADIENTS)
+        x, readonly = x.detach(), True
+    if x.is_neg():
+        x, readonly = x.resolve_neg(), True
+    return x, readonly
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0].split(". ", 1)[0]

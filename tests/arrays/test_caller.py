@@ -1,0 +1,405 @@
+"""The caller's side of a call on the GPU, with stand-ins for CuPy, PyTorch and JAX."""
+
+import sys
+from collections import deque
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cuattn.arrays import caller as caller_module
+from cuattn.arrays.caller import Caller, device_of, numpy_dtype, on_device
+from cuattn.arrays.view import CPU, CUDA
+from cuattn.errors import ArgumentError, UnsupportedError
+
+pytest.importorskip("cupy")
+
+ADDRESS = 0x7000_0000
+CUPYS, TORCHS = 55, 77
+
+
+class Array:
+    """What is asked of a `cupy.ndarray`."""
+
+    def __init__(self, shape=(2, 3), dtype="float16", *, ptr=ADDRESS, device_id=0):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.strides = np.empty(shape, dtype).strides
+        self.data = SimpleNamespace(ptr=ptr, device_id=device_id)
+
+    def __dlpack_device__(self):
+        return (CUDA, self.data.device_id)
+
+
+class Event:
+    def __init__(self, log):
+        self._log = log
+        self.done = False
+
+    def record(self, stream=None):
+        self._log.append(("record", None if stream is None else stream.ptr))
+
+
+class Stream:
+    def __init__(self, ptr, cuda):
+        self.ptr, self._cuda = ptr, cuda
+
+    def wait_event(self, event):
+        self._cuda.log.append(("wait", self.ptr))
+
+    def __enter__(self):
+        self._before, self._cuda.current = self._cuda.current, self.ptr
+
+    def __exit__(self, *error):
+        self._cuda.current = self._before
+
+
+class Cuda:
+    """`cupy.cuda` on a computer with two GPUs, the first of which is the current one."""
+
+    def __init__(self):
+        self.log, self.events = [], []
+        self.current = CUPYS
+        self.capturing = False
+        self.runtime = SimpleNamespace(getDevice=lambda: 0)
+        self.Stream = SimpleNamespace(
+            from_external=lambda x: Stream(x.__cuda_stream__()[1], self),
+        )
+        self.Device = lambda ordinal: ("device", ordinal)
+        self.Event = self._new_event
+
+    def get_current_stream(self):
+        return SimpleNamespace(ptr=self.current)
+
+    def _new_event(self, disable_timing):
+        assert disable_timing
+        self.events.append(Event(self.log))
+        return self.events[-1]
+
+
+class Dtype:
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return f"torch.{self.name}"
+
+
+class Tensor:
+    """What is asked of a `torch.Tensor`."""
+
+    layout = "strided"
+    requires_grad = is_nested = False
+    __torch_dispatch__ = None
+
+    def __init__(self, shape=(2, 3), dtype="float16", ptr=ADDRESS, index=0, negative=False):
+        self.shape, self.dtype = shape, Dtype(dtype)
+        self.device = f"cuda:{index}"
+        self.is_cuda, self.is_cpu = True, False
+        self._ptr, self._index, self._negative = ptr, index, negative
+
+    def data_ptr(self):
+        return self._ptr
+
+    def stride(self):
+        return (3, 1)
+
+    def get_device(self):
+        return self._index
+
+    def is_neg(self):
+        return self._negative
+
+    def is_inference(self):
+        return False
+
+    def resolve_neg(self):
+        return Tensor(self.shape, self.dtype.name, self._ptr + 0x1000)
+
+    def detach(self):
+        return Tensor(self.shape, self.dtype.name, self._ptr)
+
+    def __dlpack_device__(self):
+        raise AssertionError("takes microseconds")
+
+    def __dlpack__(self, **options):
+        raise AssertionError("takes microseconds")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    cuda = Cuda()
+    module = SimpleNamespace(ndarray=Array, cuda=cuda)
+    monkeypatch.setattr(caller_module, "cupy_module", lambda: module)
+    monkeypatch.setattr("cupy.cuda.get_current_stream", cuda.get_current_stream)
+    monkeypatch.setattr("cupy.cuda.runtime.streamIsCapturing", lambda stream: cuda.capturing)
+    monkeypatch.setattr(caller_module, "_in_use", deque())
+    caller_module._stream_at.cache_clear()
+    yield cuda
+    caller_module._stream_at.cache_clear()
+
+
+@pytest.fixture
+def torch(monkeypatch):
+    torch = ModuleType("torch")
+    torch.grad = True
+    torch.Tensor, torch.strided = Tensor, "strided"
+    torch.float16, torch.float32 = Dtype("float16"), Dtype("float32")
+    torch.version = SimpleNamespace(hip=None)
+    torch.is_grad_enabled = lambda: torch.grad
+    torch.stream = TORCHS
+    stream = SimpleNamespace(
+        current_stream=lambda device: SimpleNamespace(cuda_stream=torch.stream)
+    )
+    torch.cuda = stream
+    torch.empty = lambda shape, dtype, device: Tensor(shape, dtype.name, ptr=0x9000)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return torch
+
+
+def test_arrays_on_the_calls_own_stream_are_not_handed_over(cuda, torch):
+    for first, stream in ((Array(), CUPYS), (Tensor(), TORCHS)):
+        with Caller(first, None) as caller:
+            assert caller.look(first, "q").ptr == ADDRESS
+            assert cuda.current == stream
+        assert cuda.current == CUPYS
+    assert cuda.log == []
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "of_call", "of_other"),
+    [(Array(), Tensor(), CUPYS, TORCHS), (Tensor(), Array(), TORCHS, CUPYS)],
+    ids=["cupy first", "torch first"],
+)
+def test_the_call_waits_once_for_the_stream_of_each_library(
+    cuda, torch, first, other, of_call, of_other
+):
+    with Caller(first, None) as caller:
+        for x in (first, other, other):
+            caller.look(x, "x")
+        assert cuda.log == [("record", of_other), ("wait", of_call)]
+        cuda.log.clear()
+    # What is not of the call's library is kept until the GPU has passed the end of the call.
+    assert cuda.log == [("record", None)]
+    [(event, kept)] = caller_module._in_use
+    assert event is cuda.events[-1]
+    assert [view.owner for view in kept] == [other, other]
+
+
+def test_tensors_are_used_on_cupys_stream_of_each_thread(cuda, torch):
+    # DLPack's producer in PyTorch refuses this one, whose handle is 2.
+    cuda.current = 2
+    caller = Caller(Array(), None)
+    caller.look(Tensor(), "k")
+    assert cuda.log == [("record", TORCHS), ("wait", 2)]
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_the_legacy_stream_has_two_names(cuda, torch, stream):
+    cuda.current = torch.stream = 0
+    for first in (Array(), Tensor()):
+        with Caller(first, stream) as caller:
+            caller.look(first, "q")
+    assert cuda.log == []
+
+
+def test_a_stream_of_the_callers_waits_for_both(cuda, torch):
+    with Caller(Array(), 99) as caller:
+        caller.look(Array(), "q")
+        caller.look(Tensor(), "k")
+        assert cuda.current == 99
+    waits = [("record", CUPYS), ("wait", 99), ("record", TORCHS), ("wait", 99), ("record", None)]
+    assert cuda.log == waits
+
+
+def test_a_captured_stream_waits_for_nothing(cuda, torch):
+    cuda.capturing = True
+    with Caller(Array(), 99) as caller:
+        caller.look(Array(), "q")
+        caller.look(Tensor(), "k")
+    assert cuda.log == []
+    assert not caller_module._in_use
+
+
+def test_an_array_of_another_gpu_is_seen_and_not_waited_for(cuda, torch):
+    caller = Caller(Array(), None)
+    assert caller.look(Tensor(index=1), "k").device == (CUDA, 1)
+    assert caller.look(Array(device_id=1), "v").device == (CUDA, 1)
+    assert cuda.log == []
+
+
+def test_other_arrays_are_asked_by_dlpack(cuda, monkeypatch):
+    asked = []
+
+    def view(x, stream, name):
+        asked.append((x, stream, name))
+        return "seen"
+
+    monkeypatch.setattr(caller_module, "view", view)
+    with Caller(Array(), None) as caller:
+        assert caller.look("foreign", "k") == "seen"
+    assert asked == [("foreign", CUPYS, "k")]
+    assert [kept for _, kept in caller_module._in_use] == [["seen"]]
+
+
+def test_arrays_are_let_go_as_soon_as_the_gpu_is_done_with_them(cuda, monkeypatch):
+    monkeypatch.setattr(caller_module, "view", lambda x, stream, name: x)
+
+    def call(x):
+        with Caller(Array(), None) as caller:
+            caller.look(x, "k")
+
+    call("first")
+    call("second")
+    assert [kept for _, kept in caller_module._in_use] == [["first"], ["second"]]
+    # In order: the second is kept as long as the first is in use.
+    cuda.events[1].done = True
+    call("third")
+    assert [kept for _, kept in caller_module._in_use] == [["first"], ["second"], ["third"]]
+    cuda.events[0].done = True
+    call("fourth")
+    assert [kept for _, kept in caller_module._in_use] == [["third"], ["fourth"]]
+
+
+@pytest.mark.parametrize("make", [Array, Tensor])
+def test_a_null_address_is_refused(cuda, torch, make):
+    caller = Caller(Array(), None)
+    with pytest.raises(ArgumentError, match=r"^k must be .*its address is 0"):
+        caller.look(make(ptr=0), "k")
+    assert caller.look(make((0, 3), ptr=0), "k").shape == (0, 3)
+
+
+def test_a_subclass_of_cupys_arrays_is_one(cuda):
+    class Quantity(Array):
+        unit = "m"
+
+    x = Quantity()
+    assert Caller(x, None).look(x, "q")[:3] == (ADDRESS, (2, 3), (3, 1))
+
+
+@pytest.mark.parametrize("make", [Array, Tensor])
+def test_outputs_are_of_the_library_of_the_first_array(cuda, torch, make):
+    caller = Caller(make(), None)
+    array, view = caller.empty((4, 5), "float32")
+    assert type(array) is make
+    assert view.owner is array
+    assert (view.shape, view.dtype) == ((4, 5), "float32")
+    assert caller.deliver(array) is array
+    assert caller.deliver(None) is None
+
+
+def test_outputs_are_delivered_to_jax(cuda, monkeypatch):
+    jax = ModuleType("jax")
+    jax.Array = type("Array", (), {})
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    of_jax = SimpleNamespace(from_dlpack=lambda x: ("of JAX", x))
+    monkeypatch.setitem(sys.modules, "jax.dlpack", of_jax)
+    assert Caller(jax.Array(), None).deliver("o") == ("of JAX", "o")
+    assert Caller(jax.Array(), None).deliver(None) is None
+    assert Caller(Array(), None).deliver("o") == "o"
+
+
+def test_gradients_are_refused_unless_they_are_off(cuda, torch):
+    caller = Caller(Tensor(), None)
+    x = Tensor()
+    x.requires_grad = True
+    with pytest.raises(ArgumentError, match=r"^v must be .*torch\.no_grad\(\).*detach\(\)"):
+        caller.look(x, "v")
+    torch.grad = False
+    view = caller.look(x, "v")
+    assert (view.ptr, view.readonly) == (ADDRESS, True)
+    assert not caller.look(Tensor(), "v").readonly
+
+
+def test_what_is_negated_when_it_is_read_is_copied(cuda, torch):
+    view = Caller(Tensor(), None).look(Tensor(negative=True), "k")
+    assert (view.ptr, view.readonly) == (ADDRESS + 0x1000, True)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [("layout", "torch.sparse_coo", "not sparse_coo"), ("is_nested", True, "not nested")],
+)
+def test_tensors_that_are_no_plain_memory_are_refused(cuda, torch, attribute, value, words):
+    x = Tensor()
+    setattr(x, attribute, value)
+    with pytest.raises(ArgumentError, match=f"^k must be a plain tensor.*{words}"):
+        Caller(Tensor(), None).look(x, "k")
+
+
+def test_subclasses_with_a_dispatch_of_their_own_are_refused(cuda, torch):
+    class Wrapper(Tensor):
+        __torch_dispatch__ = "own"
+
+    class WithMethods(Tensor):
+        pass
+
+    caller = Caller(Tensor(), None)
+    with pytest.raises(ArgumentError, match=r"^q must be a plain tensor.*not Wrapper"):
+        caller.look(Wrapper(), "q")
+    assert caller.look(WithMethods(), "q").ptr == ADDRESS
+
+
+def test_tensors_without_storage_are_refused(cuda, torch, monkeypatch):
+    def raises(self):
+        raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
+
+    monkeypatch.setattr(Tensor, "data_ptr", raises)
+    with pytest.raises(ArgumentError, match=r"^q must be .*doesn't have storage"):
+        Caller(Tensor(), None).look(Tensor(), "q")
+
+
+class On:
+    def __init__(self, *device):
+        self._device = device
+
+    def __dlpack_device__(self):
+        return self._device
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        (On(CUDA, 3), (CUDA, 3)),
+        (On(13, 3), (CUDA, 3)),
+        (On(3, 1), (CPU, 0)),
+        (On(CPU, 0), (CPU, 0)),
+        (On(10, 2), (10, 2)),
+    ],
+    ids=["gpu", "managed", "pinned", "host", "rocm"],
+)
+def test_device_of_arrays(given, device):
+    assert device_of(given, "q") == device
+
+
+def test_device_of_tensors(torch):
+    x = Tensor(index=2)
+    assert device_of(x, "q") == (CUDA, 2)
+    torch.version.hip = "6.0"
+    with pytest.raises(ArgumentError, match=r"^q must be on an NVIDIA GPU.*not on cuda:2"):
+        device_of(x, "q")
+    x.is_cuda, x.is_cpu = False, True
+    assert device_of(x, "q") == (CPU, 0)
+    x.is_cpu, x.device = False, "meta"
+    with pytest.raises(ArgumentError, match=r"^q must be .*in host memory, not on meta"):
+        device_of(x, "q")
+
+
+@pytest.mark.parametrize("x", [None, 1.0, [1.0], On(), On(CUDA)])
+def test_what_is_no_array_is_nowhere(x):
+    with pytest.raises(ArgumentError, match=r"^q must be an array of CuPy, PyTorch, JAX or NumPy"):
+        device_of(x, "q")
+
+
+def test_the_current_device_is_entered_without_a_switch(cuda):
+    with on_device(0):
+        pass
+    assert on_device(1) == ("device", 1)
+
+
+def test_bfloat16_needs_a_package_only_where_there_is_no_other_way(monkeypatch):
+    assert numpy_dtype("float16") == np.float16
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    numpy_dtype.cache_clear()
+    with pytest.raises(UnsupportedError, match="ml_dtypes"):
+        numpy_dtype("bfloat16")
+    numpy_dtype.cache_clear()

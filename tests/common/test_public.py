@@ -1,0 +1,124 @@
+"""Public functions: keywords that are called otherwise, signatures, and torch.compile's marks."""
+
+import inspect
+import pickle
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.common import public as module
+from cuattn.common.public import public
+from cuattn.errors import ArgumentError, KeywordError
+
+X = np.zeros((1, 1, 8, 64), np.float32)
+
+
+def cache():
+    return cuattn.KVCache(1, 1, 64, 16, device="cpu")
+
+
+CALLS = {
+    "attention": lambda **given: cuattn.attention(X, X, X, **given),
+    "quantize": lambda **given: cuattn.quantize(X, **given),
+    "append": lambda **given: cache().append(X, X, **given),
+    "attend": lambda **given: cache().attend(X, **given),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "keyword", "meant"),
+    [
+        ("attention", "causal", "is_causal"),
+        ("attention", "iscausal", "is_causal"),
+        ("attention", "softmax_scale", "scale"),
+        ("attention", "sm_scale", "scale"),
+        ("attention", "tensor_layout", "layout"),
+        ("attention", "return_softmax_lse", "return_lse"),
+        ("attention", "Scheme", "scheme"),
+        ("quantize", "tensor_layout", "layout"),
+        ("quantize", "operands", "operand"),
+        ("append", "kv_layout", "layout"),
+        ("append", "count", "counts"),
+        ("attend", "causal", "is_causal"),
+        ("attend", "softmax_scale", "scale"),
+    ],
+)
+def test_unknown_keywords_name_the_right_one(call, keyword, meant):
+    with pytest.raises(KeywordError) as error:
+        CALLS[call](**{keyword: True})
+    assert str(error.value) == f"there is no argument {keyword!r}; expected {meant!r}"
+    assert isinstance(error.value, ArgumentError)
+    assert isinstance(error.value, TypeError)
+    assert (error.value.argument, error.value.value) == (keyword, True)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_keywords_that_mean_nothing_here_are_answered_by_those_that_do(call):
+    with pytest.raises(KeywordError, match=r"no argument 'dropout_p'; expected one of \["):
+        CALLS[call](dropout_p=0.1)
+
+
+def test_a_name_that_one_function_lacks_is_not_proposed():
+    with pytest.raises(KeywordError, match="expected one of") as error:
+        cuattn.quantize(X, causal=True)
+    assert "'is_causal'" not in str(error.value)
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'v'") as error:
+        cuattn.attention(X, X)
+    assert not isinstance(error.value, ArgumentError)
+    with pytest.raises(TypeError, match="positional arguments"):
+        cuattn.attention(X, X, X, None)
+
+    @public
+    def fails(x):
+        raise TypeError("from inside")
+
+    with pytest.raises(TypeError, match="from inside"):
+        fails(1)
+
+
+@pytest.mark.parametrize(
+    "function", [cuattn.attention, cuattn.quantize, cuattn.KVCache.append, cuattn.KVCache.attend]
+)
+def test_signatures_can_be_looked_at(function):
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert function.__doc__.splitlines()[0]
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_functions_are_called_outside_of_what_dynamo_looks_at(monkeypatch):
+    disabled = []
+
+    @public
+    def function(x):
+        return x + 1
+
+    def disable(f):
+        disabled.append(f)
+        return lambda *args: ("untraced", f(*args))
+
+    torch = ModuleType("torch")
+    torch.compiler = SimpleNamespace(disable=disable)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    monkeypatch.setattr(module, "_made_untraced", {})
+    # Dynamo takes a second to import, and looks at nothing before.
+    assert function(1) == 2
+    assert not disabled
+    monkeypatch.setitem(sys.modules, "torch._dynamo", ModuleType("torch._dynamo"))
+    assert [function(1), function(2)] == [("untraced", 2), ("untraced", 3)]
+    assert disabled == [function.__wrapped__]
+
+
+@pytest.mark.parametrize("function", [cuattn.attention, cuattn.KVCache.attend])
+def test_dynamo_is_told_not_to_trace(function):
+    assert function._torchdynamo_disable is True
+    assert "graph" in function._torchdynamo_disable_msg
