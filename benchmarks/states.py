@@ -1,6 +1,6 @@
-"""Times cold and sustained: others beside ours at the same shapes, and shapes of real models.
+"""Times of others beside ours at the same shapes, cold and sustained, and of shapes of real models.
 
-In both everything takes turns in one process, in a random order, with neutral calls in between: a
+Everything takes turns in one process, in a random order, with neutral calls in between: a
 kernel that draws much power, as float16 products do, slows down what runs right after it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from cuattn.bench import ours, prefill
 from cuattn.bench.baselines import registry as baselines
@@ -26,6 +26,7 @@ from cuattn.choice.timing import (
     time_sustained,
 )
 from cuattn.records.record import Timing, TimingMethod
+from cuattn.records.rows import State
 
 __all__ = ["COMPARISON_KIND", "METHOD", "MODEL_KIND", "comparison", "models"]
 
@@ -41,6 +42,11 @@ METHOD = TimingMethod(
     settle_s=SETTLE_S,
 )
 
+NEUTRAL = partial(ColdL2, METHOD.flush_bytes, METHOD.neutral_calls)
+
+Functions: TypeAlias = Mapping[prefill.Call, Callable[[], object]]
+Medians: TypeAlias = dict[prefill.Call, Median]
+
 # What fails on one shape need not fail on the next.
 FAILURES = (RuntimeError, MemoryError)
 
@@ -50,11 +56,15 @@ def comparison(left_out: LeftOut) -> Iterator[Timing]:
     schemes = ours.supported_schemes(COMPARED, left_out)
     present = baselines.present(left_out)
     for case in COMPARISON:
-        yield from _timed(case, schemes, present, left_out, kind=COMPARISON_KIND)
+        bound = partial(_timed, case, schemes, present, left_out, kind=COMPARISON_KIND)
+        yield from bound(states=("cold", "sustained"))
 
 
 def models(left_out: LeftOut) -> Iterator[Timing]:
-    """Yield the times from float16 of a few schemes and of baselines in float16 on `MODELS`."""
+    """Yield the times from float16 of a few schemes and of baselines in float16 on `MODELS`.
+
+    Of single calls only: a model has other kernels between those of attention.
+    """
     schemes = ours.supported_schemes(COMPARED, left_out)
     present = [x for x in baselines.present(left_out) if x.scheme == "fp16"]
     for model in MODELS:
@@ -68,6 +78,7 @@ def _timed(
     present: Sequence[Baseline],
     left_out: LeftOut,
     *,
+    states: Sequence[State] = ("cold",),
     end_to_end: bool = False,
     **about: Any,
 ) -> Iterator[Timing]:
@@ -81,31 +92,34 @@ def _timed(
             functions = prefill.calls(runs)
             if end_to_end:
                 functions = {call: f for call, f in functions.items() if call[1] == "end_to_end"}
-            cold, sustained = in_both_states(functions)
+            times = {state: TIMED[state](functions) for state in states}
         except FAILURES as error:
             left_out(str(case), in_a_line(error))
             return
-        yield from prefill.rows(case, runs, cold, state="cold", **about)
-        yield from prefill.rows(case, runs, sustained, state="sustained", **about)
+        for state, found in times.items():
+            yield from prefill.rows(case, runs, found, state=state, **about)
 
 
-def in_both_states(
-    functions: Mapping[prefill.Call, Callable[[], object]],
-) -> tuple[dict[prefill.Call, Median], dict[prefill.Call, Median]]:
-    """Return the times of single calls, and of calls in a row, by `METHOD`."""
-    neutral = partial(ColdL2, METHOD.flush_bytes, METHOD.neutral_calls)
-    cold = time_gpu(
+def cold(functions: Functions) -> Medians:
+    """Return the times of single calls by `METHOD`."""
+    return time_gpu(
         functions,
         rounds=METHOD.rounds,
         warmup=METHOD.warmup,
-        flush=neutral,
+        flush=NEUTRAL,
         order_seed=METHOD.order_seed,
     )
-    sustained = time_sustained(
+
+
+def sustained(functions: Functions) -> Medians:
+    """Return the times of calls in a row by `METHOD`."""
+    return time_sustained(
         functions,
         seconds=METHOD.sustained_s,
         settle=METHOD.settle_s,
-        neutral=neutral,
+        neutral=NEUTRAL,
         order_seed=METHOD.order_seed,
     )
-    return cold, sustained
+
+
+TIMED: dict[State, Callable[[Functions], Medians]] = {"cold": cold, "sustained": sustained}

@@ -141,6 +141,8 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
     ------
     ArgumentError
         If it is no array, or a tensor that is neither on an NVIDIA GPU nor in host memory.
+    NoGPUError
+        If it is on a GPU that this process cannot use.
     """
     if torch_of(x) is not None:
         return place_of_tensor(x, name)
@@ -148,6 +150,9 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
         return place(*x.__dlpack_device__())
     except (AttributeError, BufferError, TypeError, ValueError):
         raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
+    except RuntimeError:
+        cupy_module()  # raises if CUDA cannot be used, as in a forked process
+        raise
 
 
 def on_device(ordinal: int) -> AbstractContextManager[object]:

@@ -10,7 +10,7 @@ import pytest
 from cuattn.arrays import caller as caller_module
 from cuattn.arrays.caller import Caller, device_of, numpy_dtype, on_device
 from cuattn.arrays.view import CPU, CUDA
-from cuattn.errors import ArgumentError, UnsupportedError
+from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
 pytest.importorskip("cupy")
 
@@ -403,3 +403,19 @@ def test_bfloat16_needs_a_package_only_where_there_is_no_other_way(monkeypatch):
     with pytest.raises(UnsupportedError, match="ml_dtypes"):
         numpy_dtype("bfloat16")
     numpy_dtype.cache_clear()
+
+
+def test_an_array_on_a_gpu_that_a_process_cannot_use_says_so(monkeypatch):
+    class OnGPU:
+        def __dlpack_device__(self):
+            raise RuntimeError("cudaErrorInitializationError")
+
+    def no_gpu():
+        raise NoGPUError("start processes with spawn")
+
+    monkeypatch.setattr(caller_module, "cupy_module", no_gpu)
+    with pytest.raises(NoGPUError, match="spawn"):
+        device_of(OnGPU(), "q")
+    monkeypatch.setattr(caller_module, "cupy_module", lambda: None)
+    with pytest.raises(RuntimeError, match="Initialization"):
+        device_of(OnGPU(), "q")

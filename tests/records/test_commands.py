@@ -153,7 +153,7 @@ def test_tests_that_are_not_to_share_the_gpu_follow_the_others(monkeypatch):
     monkeypatch.setattr(commands, "find_spec", lambda name: name)
     monkeypatch.setattr(commands.os, "cpu_count", lambda: 16)
     assert commands.tests("") == Counts(6, 2, 0)
-    assert ran == [(commands.TOGETHER, 12), (commands.ALONE, 1)]
+    assert ran == [(commands.TOGETHER, 14), (commands.ALONE, 1)]
     ran.clear()
     monkeypatch.setattr(commands, "find_spec", lambda name: None)
     commands.tests("")

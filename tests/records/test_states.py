@@ -97,8 +97,8 @@ def test_models_have_calls_from_float16_beside_baselines_in_float16(timed):
     assert {call for calls in timed["cold"] for _, call in calls} == {"end_to_end"}
     assert {(row.case, row.state, row.end_to_end_ms) for row in rows} == {
         ("model", "cold", 3.0),
-        ("model", "sustained", 1.5),
     }
+    assert timed["sustained"] == []
     # Where the kernel is all there is it has a speed, elsewhere it was not timed apart.
     assert {row.scheme for row in rows if row.tops} == {"fp16"}
 

@@ -33,20 +33,20 @@ def comparison(f: Figures) -> str:
 
 
 def models(f: Figures) -> str:
-    """Return the times of calls from float16 in both states, a row for each model."""
+    """Return the times of calls from float16, a row for each model."""
     timings = [t for t in f.record.timings if t.case == "model"]
     if not timings:
         return NOTHING
     rows = []
     for model in dict.fromkeys(_model(t) for t in timings):
         of_model = [t for t in timings if _model(t) == model]
-        ms = {(_state(t), Series.of(t).name): t.end_to_end_ms for t in of_model}
-        others = {name: x for (state, name), x in ms.items() if state == COLD and name in FLOAT16}
-        best = min((x, name) for name, x in others.items() if x)[1] if any(others.values()) else ""
-        cells = [_ms(*(ms.get((state, name)) for state in STATES)) for name in (*CALLS, best)]
+        ms = {Series.of(t).name: t.end_to_end_ms for t in of_model}
+        others = [(x, name) for name, x in ms.items() if x and name in FLOAT16]
+        best = min(others)[1] if others else ""
+        cells = [_ms(ms.get(name)) for name in (*CALLS, best)]
         shape = _title(shape_of(of_model[0]))
         rows.append([str(model), shape, *cells, SHORT.get(best, "")])
-    header = ["ms of a call, cold / sustained", "shape", *(f"`{name}`" for name in CALLS)]
+    header = ["ms of a call", "shape", *(f"`{name}`" for name in CALLS)]
     return table([*header, "best other FP16", "which is"], rows, left=2)
 
 
@@ -66,9 +66,9 @@ def _by_state(f: Figures, case: str) -> dict[tuple[str, Shape, str], Timing]:
     return {(_state(t), shape_of(t), Series.of(t).name): t for t in rows}
 
 
-def _ms(cold: float | None, sustained: float | None) -> str:
-    most = max(cold or 0.0, sustained or 0.0)
-    return pair((cold, sustained), ".3f" if most < 1 else ".2f" if most < 10 else ".1f")
+def _ms(x: float | None) -> str:
+    most = x or 0.0
+    return show(x, ".3f" if most < 1 else ".2f" if most < 10 else ".1f")
 
 
 def _title(shape: Shape) -> str:
