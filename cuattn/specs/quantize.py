@@ -1,4 +1,4 @@
-"""What the quantizing kernel fixes at compile time; mirrors kernels_cu/quant/quantize_spec.cuh."""
+"""What the kernels that quantize, and that unpack codes, fix; mirrors quant/quantize_spec.cuh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..scheme import Scheme
 from .attention import Scope, Type, designated
 from .coding import code_bits, code_type, stored_scope
 
-__all__ = ["TOKEN_PAD", "QuantizeSpec"]
+__all__ = ["PIECE", "TOKEN_PAD", "QuantizeSpec", "UnpackSpec"]
 
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
@@ -221,3 +221,30 @@ class QuantizeSpec:
             return self._v_rows
         # Rotated rows are held in float32.
         return min(self._v_rows, _ROTATED * self._lanes // self.head_dim)
+
+
+# Codes that a thread unpacks at a time: 8 bytes of them become 16.
+PIECE = 16
+
+
+@dataclass(frozen=True)
+class UnpackSpec:
+    """Template argument of `unpack`: codes of 4 bits, two a byte, become one a byte."""
+
+    source: ClassVar[str] = "unpack.cu"
+    entry: ClassVar[str] = "unpack"
+    function: ClassVar[str] = "unpack"
+    params: ClassVar[str] = "UnpackParams"
+    params_file: ClassVar[str] = "unpack.cu"
+    pieces: ClassVar[int] = 1024
+    num_threads: ClassVar[int] = 256
+    min_ctas: ClassVar[int] = 4
+    smem_bytes: ClassVar[int] = 0
+
+    def ctas(self, codes: int) -> int:
+        """Return the CTAs that a number of codes takes, a multiple of `PIECE`."""
+        return ceil_div(codes // PIECE, self.pieces)
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal."""
+        return designated(self, "pieces", "num_threads", "min_ctas", "smem_bytes")

@@ -8,10 +8,9 @@ import pytest
 
 import cuattn
 from cuattn.choice import calibration, measure
-from cuattn.choice.choose import Candidate, choose_scheme
+from cuattn.choice.choose import SPEED_ORDER, Candidate, choose_scheme, speed_rank
 from cuattn.choice.measure import measure_error
 from cuattn.choice.scheme_plan import plan_schemes
-from cuattn.choice.speed_order import SPEED_ORDER, speed_rank
 from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.plan import kernels as plan
 from cuattn.presets import PRESETS

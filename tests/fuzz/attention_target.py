@@ -5,13 +5,12 @@ output where it was wanted, or it ends in an exception of ours.
 """
 
 import numpy as np
+from helpers.arrays_in_memory import memories, placed
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cuattn
 from cuattn.reference import exact
-
-AXES = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 
 # Root of the mean square of the error, relative to that of V: what 8 and 4 bits of Q, K, V and P
 # may come to on normal numbers, with room for the few that are drawn.
@@ -25,41 +24,20 @@ def padded(x, axis):
 
 # What is wrong with a call, and so must be refused.
 WRONG = {
-    "rank": lambda call: call["arrays"].update(q=call["arrays"]["q"][..., None]),
-    "head_dim": lambda call: call["arrays"].update(k=call["arrays"]["k"][..., :-1]),
-    "v's shape": lambda call: call["arrays"].update(v=padded(call["arrays"]["v"], axis=2)),
-    "batch": lambda call: call["arrays"].update(k=padded(call["arrays"]["k"], axis=0)),
-    "dtype": lambda call: call["arrays"].update(v=call["arrays"]["v"].astype(np.float64)),
+    "rank": lambda call: call["values"].update(q=call["values"]["q"][..., None]),
+    "head_dim": lambda call: call["values"].update(k=call["values"]["k"][..., :-1]),
+    "v's shape": lambda call: call["values"].update(v=padded(call["values"]["v"], axis=2)),
+    "batch": lambda call: call["values"].update(k=padded(call["values"]["k"], axis=0)),
+    "dtype": lambda call: call["values"].update(v=call["values"]["v"].astype(np.float64)),
     "scheme": lambda call: call["options"].update(scheme="int7"),
     "layout": lambda call: call["options"].update(layout="DNH"),
     "scale": lambda call: call["options"].update(scale=float("nan")),
     "negative scale": lambda call: call["options"].update(scale=-1.0),
     "is_causal": lambda call: call["options"].update(is_causal="yes"),
     "return_lse": lambda call: call["options"].update(return_lse=1),
-    "no array": lambda call: call["arrays"].update(k=[[1.0]]),
+    "no array": lambda call: call["values"].update(k=[[1.0]]),
     "stream": lambda call: call["options"].update(stream=object()),
 }
-
-
-@st.composite
-def memories(draw):
-    """How an array lies in memory: order of its axes, gaps between rows, where the first begins."""
-    return {
-        "axes": draw(st.sampled_from(AXES)),
-        "before": draw(st.integers(0, 17)),
-        "after": draw(st.integers(0, 17)),
-        "backwards": draw(st.booleans()),
-    }
-
-
-def placed(x, memory):
-    """Return an array [batch, head, token, head_dim] of the same values, placed like that."""
-    order = (*memory["axes"], 3)
-    before, after = memory["before"], memory["after"]
-    wide = np.pad(x.transpose(order), [(0, 0)] * 3 + [(before, after)])
-    if memory["backwards"]:
-        wide = np.ascontiguousarray(wide[:, ::-1])[:, ::-1]
-    return wide[..., before : before + x.shape[3]].transpose(np.argsort(order))
 
 
 @st.composite
@@ -102,24 +80,23 @@ def _tried(call, place):
         name: rng.standard_normal((batch, *size, head_dim)).astype(call["dtype"])
         for name, size in sizes.items()
     }
-    is_nhd = call["layout"] == "NHD"
-    arrays = {}
-    for (name, x), memory in zip(values.items(), call["memories"], strict=False):
-        x = placed(x, memory)
-        arrays[name] = x.transpose(0, 2, 1, 3) if is_nhd else x
     options = {key: call[key] for key in ("scheme", "layout", "is_causal", "scale")}
-    given_call = {"arrays": arrays, "options": {**options, "return_lse": True}}
+    given_call = {"values": dict(values), "options": {**options, "return_lse": True}}
     if call["wrong"] is not None:
         WRONG[call["wrong"]](given_call)
-    moved = {name: _to(place, x) for name, x in given_call["arrays"].items()}
-    before = {name: _host(x).copy() for name, x in moved.items() if hasattr(x, "dtype")}
+    xp = library(place)
+    arrays = {
+        name: arranged(x, memory, xp, call["layout"])
+        for (name, x), memory in zip(given_call["values"].items(), call["memories"], strict=False)
+    }
+    before = {name: _host(x).copy() for name, x in arrays.items() if hasattr(x, "dtype")}
+    out = None
+    if call["with_out"] and call["wrong"] is None:
+        out = xp.full_like(arrays["q"], np.nan)
     try:
         for name in sorted(call["quantized"]):
-            moved[name] = _quantized(moved[name], name, call)
-        out = None
-        if call["with_out"] and call["wrong"] is None:
-            out = _to(place, np.full_like(arrays["q"], np.nan))
-        o, lse = cuattn.attention(**moved, **given_call["options"], out=out)
+            arrays[name] = _quantized(arrays[name], name, call)
+        o, lse = cuattn.attention(**arrays, **given_call["options"], out=out)
     except cuattn.CuattnError:
         if call["wrong"] is None and not _may_be_refused(call, place):
             raise
@@ -128,9 +105,9 @@ def _tried(call, place):
     assert out is None or o is out
     for name, was in before.items():
         if name not in call["quantized"]:
-            np.testing.assert_array_equal(_host(moved[name]), was)
+            np.testing.assert_array_equal(_host(arrays[name]), was)
     o = _host(o)
-    _check(o.transpose(0, 2, 1, 3) if is_nhd else o, _host(lse), values, call)
+    _check(o.transpose(0, 2, 1, 3) if call["layout"] == "NHD" else o, _host(lse), values, call)
     return "right"
 
 
@@ -170,20 +147,23 @@ def _check(o, lse, values, call):
     assert error <= BOUNDS[worst] * norm, (error / norm, worst)
 
 
-def _to(place, x):
-    if place == "cpu" or not isinstance(x, np.ndarray):
-        return x
+def library(place):
+    """Return the library of arrays of the host or of the GPU."""
+    if place == "cpu":
+        return np
     import cupy
 
-    # The values with the strides: the copy has the memory of the whole block.
-    base = x
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    whole = cupy.asarray(np.ascontiguousarray(base).reshape(-1))
-    start = (x.ctypes.data - base.ctypes.data) if base.flags.c_contiguous else None
-    if start is None:
-        return cupy.asarray(x)
-    return cupy.ndarray(x.shape, x.dtype, whole.data + start, strides=x.strides)
+    return cupy
+
+
+def arranged(x, memory, xp, layout):
+    """Return what a caller gives: an array of `xp` somehow in memory, or what is no such array."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.ndim != 4:
+        return xp.asarray(x)
+    x = placed(xp.asarray(x), memory, xp)
+    return x.transpose(0, 2, 1, 3) if layout == "NHD" else x
 
 
 def _host(x):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from cuattn.reference.layout import pad_head_dim
 
@@ -65,3 +66,27 @@ def is_long(tokens):
 def is_aligned(memory):
     """Whether rows begin at whole vectors."""
     return not memory.startswith("odd")
+
+
+AXES = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+
+
+@st.composite
+def memories(draw):
+    """How an array lies in memory: order of its axes, gaps between rows, where the first begins."""
+    return {
+        "axes": draw(st.sampled_from(AXES)),
+        "before": draw(st.integers(0, 17)),
+        "after": draw(st.integers(0, 17)),
+        "backwards": draw(st.booleans()),
+    }
+
+
+def placed(x, memory, xp):
+    """Return an array [batch, head, token, head_dim] of `xp` with the same values, so placed."""
+    order = (*memory["axes"], 3)
+    before, after = memory["before"], memory["after"]
+    wide = xp.pad(x.transpose(order), [(0, 0)] * 3 + [(before, after)])
+    if memory["backwards"]:
+        wide = xp.ascontiguousarray(wide[:, ::-1])[:, ::-1]
+    return wide[..., before : before + x.shape[3]].transpose(np.argsort(order))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.arrays_in_memory import memories, placed
 from helpers.gpu_cases import SCHEMES, _kernels, check, on_gpu, on_host  # noqa: F401
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
@@ -9,31 +10,6 @@ from hypothesis import strategies as st
 import cuattn
 
 pytestmark = pytest.mark.gpu
-
-AXES = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-
-
-@st.composite
-def memories(draw):
-    """How an array lies in memory: order of its axes, gaps between rows, where the first begins."""
-    return {
-        "axes": draw(st.sampled_from(AXES)),
-        "before": draw(st.integers(0, 17)),
-        "after": draw(st.integers(0, 17)),
-        "backwards": draw(st.booleans()),
-    }
-
-
-def place(x, memory):
-    """Return an array [batch, head, token, head_dim] of the same values, placed like that."""
-    import cupy
-
-    order = (*memory["axes"], 3)
-    before, after = memory["before"], memory["after"]
-    wide = cupy.pad(x.transpose(order), [(0, 0)] * 3 + [(before, after)])
-    if memory["backwards"]:
-        wide = cupy.ascontiguousarray(wide[:, ::-1])[:, ::-1]
-    return wide[..., before : before + x.shape[3]].transpose(np.argsort(order))
 
 
 @st.composite
@@ -57,6 +33,8 @@ def calls(draw):
 @settings(max_examples=100)
 @given(call=calls())
 def test_any_call_matches_the_emulation(call):
+    import cupy
+
     note(call)
     rng = np.random.default_rng(call["seed"])
     q_heads, kv_heads = call["heads"]
@@ -67,10 +45,12 @@ def test_any_call_matches_the_emulation(call):
         on_gpu(rng.standard_normal((batch, *shape, head_dim)), call["dtype"]) for shape in shapes
     ]
     # The output like Q, somewhere else.
-    placed = [place(x, m) for x, m in zip([*arrays, arrays[0]], call["memories"], strict=True)]
+    arranged = [
+        placed(x, m, cupy) for x, m in zip([*arrays, arrays[0]], call["memories"], strict=True)
+    ]
     if call["layout"] == "NHD":
-        placed = [x.transpose(0, 2, 1, 3) for x in placed]
-    *inputs, out = placed
+        arranged = [x.transpose(0, 2, 1, 3) for x in arranged]
+    *inputs, out = arranged
     before = [on_host(x) for x in inputs]
     options = {"is_causal": call["is_causal"], "scale": call["scale"]}
     result, lse = cuattn.attention(
