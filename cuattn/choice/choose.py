@@ -18,8 +18,8 @@ from .error_report import ErrorReport
 
 __all__ = ["SPEED_ORDER", "Candidate", "Choice", "choose_scheme", "speed_rank"]
 
-# The presets from fastest to slowest, for where no time can be taken: calls with 4096 tokens and 128
-# channels on an H200, quantization included.
+# The presets from fastest to slowest, for where no time can be taken: calls with 4096 tokens and
+# 128 channels on an H200, quantization included.
 SPEED_ORDER = (
     "int8-fast",
     "int8-fp8",
