@@ -210,7 +210,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (S.float_sums) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
-          if (!kLast && block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
+          // After the last block, too: left out there, it makes ptxas order the whole loop anew.
+          if (block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
         }
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
