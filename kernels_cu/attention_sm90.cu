@@ -59,16 +59,18 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
-    // With float_sums O has kMagic * bias too much, bias being the sum of the weights of the blocks
-    // since it was last taken off. It is at most 49345 times these blocks' row sum, as the largest P
-    // of a block is 255: so float32 rounds O by no more than 1/40 of a step of V, however many keys
-    // there are (docs/numerics.md, section 11), and needs a multiply-add in four blocks for that.
+    // With float_sums O is kMagic * bias too large, where `bias` sums the weights of the blocks since
+    // that was last taken off: once in four blocks. The largest P of a block is 255, so this is at
+    // most kMagic / 255 times what the blocks have of the row sum, and float32 rounds O by 1/40 of
+    // a step of V more at most, however many keys there are (docs/numerics.md, section 11).
     constexpr int kBiasedBlocks = 4;
     float bias[2] = {};
     auto take_bias_off = [&] {
+      if constexpr (S.float_sums) {
 #pragma unroll
-      for (int i = 0; i < H::kOutput; ++i) o[i] = __fmaf_rn(-kMagic, bias[i % 4 / 2], o[i]);
-      bias[0] = bias[1] = 0.0f;
+        for (int i = 0; i < H::kOutput; ++i) o[i] = __fmaf_rn(-kMagic, bias[i % 4 / 2], o[i]);
+        bias[0] = bias[1] = 0.0f;
+      }
     };
     auto rescale = [&](int half, int steps, float shrink) {
       if constexpr (S.float_sums) bias[half] *= shrink;
@@ -101,14 +103,14 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       const float of_term = softmax.value_scale * term_weight<S>(a, term);
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
-        float a;
+        float value;
         if constexpr (S.float_sums) {
-          a = __int_as_float(sum[i]);
+          value = __int_as_float(sum[i]);  // kMagic more
         } else {
-          a = static_cast<float>(sum[i]);
+          value = static_cast<float>(sum[i]);
         }
         auto& x = o[slice * H::kSlice + i];
-        x = __fmaf_rn(a, softmax.weight[i % 4 / 2] * of_term, x);
+        x = __fmaf_rn(value, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
     // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
@@ -250,7 +252,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       kv.wait_full(full);
       release();
     }
-    if constexpr (S.float_sums) take_bias_off();
+    take_bias_off();
     softmax.finish();
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];
