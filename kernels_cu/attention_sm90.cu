@@ -59,10 +59,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
-    // With float_sums O is kMagic * bias too large, where `bias` sums the weights of the blocks since
-    // that was last taken off: once in four blocks. The largest P of a block is 255, so this is at
-    // most kMagic / 255 times what the blocks have of the row sum, and float32 rounds O by 1/40 of
-    // a step of V more at most, however many keys there are (docs/numerics.md, section 11).
+    // With float_sums O is kMagic * bias too large, where `bias` sums the weights of the blocks
+    // since that was last taken off: once in four blocks. The largest P of a block is 255, so this
+    // is at most kMagic / 255 times what the blocks have of the row sum, and float32 rounds O by
+    // 1/40 of a step of V more at most, however many keys there are (docs/numerics.md, section 11).
     constexpr int kBiasedBlocks = 4;
     float bias[2] = {};
     auto take_bias_off = [&] {
