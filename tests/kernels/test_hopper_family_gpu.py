@@ -333,7 +333,7 @@ def check_float_sums(monkeypatch, inputs, scheme, **options):
     )
     np.testing.assert_array_equal(on_host(lse), on_host(wanted_lse))
     # A step of codes of V, one for each head and channel.
-    step = operands_of(arrays, scheme).v.scale
+    step = operands_of(arrays, scheme).v.scale[:, :, None]
     step = np.repeat(step, inputs[0].shape[1] // inputs[2].shape[1], axis=1)
     o, wanted = (on_host(x).astype(np.float64) for x in (o, converted))
     # 1/40 of a step (docs/numerics.md, section 11), and what float32 rounds besides.
