@@ -59,7 +59,21 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
+    // With float_sums O is kMagic * bias too large, where `bias` sums the weights of the blocks
+    // since that was last taken off: once in four blocks. The largest P of a block is 255, so this
+    // is at most kMagic / 255 times what the blocks have of the row sum, and float32 rounds O by
+    // 1/40 of a step of V more at most, however many keys there are (docs/numerics.md, section 11).
+    constexpr int kBiasedBlocks = 4;
+    float bias[2] = {};
+    auto take_bias_off = [&] {
+      if constexpr (S.float_sums) {
+#pragma unroll
+        for (int i = 0; i < H::kOutput; ++i) o[i] = __fmaf_rn(-kMagic, bias[i % 4 / 2], o[i]);
+        bias[0] = bias[1] = 0.0f;
+      }
+    };
     auto rescale = [&](int half, int steps, float shrink) {
+      if constexpr (S.float_sums) bias[half] *= shrink;
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
 #pragma unroll
@@ -89,8 +103,14 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       const float of_term = softmax.value_scale * term_weight<S>(a, term);
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
+        float value;
+        if constexpr (S.float_sums) {
+          value = __int_as_float(sum[i]);  // kMagic more
+        } else {
+          value = static_cast<float>(sum[i]);
+        }
         auto& x = o[slice * H::kSlice + i];
-        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2] * of_term, x);
+        x = __fmaf_rn(value, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
     // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
@@ -108,7 +128,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
                                      rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
-        static_assert(S.order != Order::interleaved || !S.tied_values, "P V starts amid sums");
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
@@ -141,13 +160,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
         }
-        if constexpr (S.tied_values) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            u32& word = probabilities[0][H::kProbabilities - 4 + half];
-            word = ptx::after(word, softmax.sum[half], softmax.zero);
-          }
-        }
         if constexpr (H::kFlush) {
           // Some parts at a time, slices of a term. A single one takes the registers of the scores
           // if it fits them.
@@ -165,8 +177,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
           for (int part = 0; part < kParts + kFlight - 1; ++part) {
             if (part < kParts) {
-              start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
-                                     part % H::kSlices);
+              if constexpr (S.float_sums) {
+#pragma unroll
+                for (auto& x : sum(part)) x = __builtin_bit_cast(int, kMagic);
+              }
+              start_values<S, S.float_sums>(sum(part), probabilities[part / H::kSlices], v,
+                                            part % H::kSlices);
             }
             if (part == kFlight - 1) softmax.end(keys, rescale);
             if (part >= kFlight - 1) {
@@ -193,6 +209,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
         for (auto& term : probabilities) ptx::hold(term);
         release();
+        if constexpr (S.float_sums) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
+          // After the last block, too: left out there, it makes ptxas order the whole loop anew.
+          if (block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
+        }
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
           finish_scores();
@@ -230,6 +252,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       kv.wait_full(full);
       release();
     }
+    take_bias_off();
     softmax.finish();
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];

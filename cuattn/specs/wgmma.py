@@ -59,7 +59,7 @@ class WgmmaSpec:
     order: Order
     group_registers: int
     tied_steps: bool
-    tied_values: bool
+    float_sums: bool
 
     @property
     def rows(self) -> int:

@@ -18,11 +18,8 @@ __device__ __forceinline__ u32 hidden_zero(int x) { return static_cast<u32>(x >>
 
 // x, but not before y is there: ptxas moves instructions past anything but a dependence. `zero` is
 // a hidden one.
-__device__ __forceinline__ u32 after(u32 x, float y, u32 zero) {
-  return x ^ (__float_as_uint(y) & zero);
-}
 __device__ __forceinline__ float after(float x, float y, u32 zero) {
-  return __uint_as_float(after(__float_as_uint(x), y, zero));
+  return __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(y) & zero));
 }
 
 // A warpgroup gives registers back or takes some (PTX ISA, "setmaxnreg"). What all warpgroups have

@@ -96,29 +96,40 @@ def test_integers_of_o_cannot_overflow():
             assert {short, long} <= listed
 
 
-def test_ties_are_where_they_were_measured_to_pay():
-    """Nothing else is held up by its row sums, above all nothing of up to 64 channels."""
-    tied = {
+def test_ties_and_float_sums_are_where_they_were_measured_to_pay():
+    """Nothing with a mask, with a scale for each key or a head dimension that was not measured."""
+    chosen = {
         (spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o): (
             spec.tied_steps,
-            spec.tied_values,
+            spec.float_sums,
         )
         for spec in attentions("90a")
-        if spec.tied_steps or spec.tied_values
+        if spec.tied_steps or spec.float_sums
     }
-    assert tied == {
-        (128, Scope.block, PRange.block, False): (False, True),
+    assert chosen == {
+        (64, Scope.block, PRange.row_pow2, True): (True, False),
         (128, Scope.block, PRange.row_pow2, True): (True, False),
+        (128, Scope.block, PRange.block, False): (False, True),
     }
-    for name in ("int8-block", "int8-fast"):
+    for spec in attentions("90a"):
+        if spec.tied_steps or spec.float_sums:
+            assert not spec.is_causal
+            assert (spec.qk, spec.pv, spec.v_scope) == (Type.int8, Type.int8, Scope.channel)
+    for name, wanted in {"int8-block": (False, True), "int8-fast": (True, False)}.items():
         kind = PRESETS[name], 128, Type.fp16
         plain, masked = (attention_spec(*kind, x, TARGETS["90a"]) for x in (False, True))
-        assert plain.tied_steps != plain.tied_values
-        assert (masked.tied_steps, masked.tied_values) == (False, False)
-    # Two matrices of P have a tile of their own.
+        assert (plain.tied_steps, plain.float_sums) == wanted
+        assert (masked.tied_steps, masked.float_sums) == (False, False)
+    # Two matrices of P have a tile of their own, and weights that differ.
     two = replace(PRESETS["int8-block"], name="two", p_terms=2)
     spec = attention_spec(two, 128, Type.fp16, False, TARGETS["90a"])
-    assert (spec.groups, spec.tied_steps, spec.tied_values) == (2, False, False)
+    assert (spec.groups, spec.tied_steps, spec.float_sums) == (2, False, False)
+
+
+def test_float_sums_stay_where_integers_are_floats_apart_by_one():
+    """A block of P V is below 2^22, where the bits of kMagic plus it are the float of that."""
+    for spec in attentions("90a"):
+        assert not spec.float_sums or 255 * 127 * spec.block_kv < 2**22
 
 
 @every_target
