@@ -59,21 +59,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
-    // With float_sums O is kMagic * bias too large, where `bias` sums the weights of the blocks
-    // since that was last taken off: once in four blocks. The largest P of a block is 255, so this
-    // is at most kMagic / 255 times what the blocks have of the row sum, and float32 rounds O by
-    // 1/40 of a step of V more at most, however many keys there are (docs/numerics.md, section 11).
-    constexpr int kBiasedBlocks = 4;
-    float bias[2] = {};
-    auto take_bias_off = [&] {
-      if constexpr (S.float_sums) {
-#pragma unroll
-        for (int i = 0; i < H::kOutput; ++i) o[i] = __fmaf_rn(-kMagic, bias[i % 4 / 2], o[i]);
-        bias[0] = bias[1] = 0.0f;
-      }
-    };
     auto rescale = [&](int half, int steps, float shrink) {
-      if constexpr (S.float_sums) bias[half] *= shrink;
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
 #pragma unroll
@@ -103,14 +89,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       const float of_term = softmax.value_scale * term_weight<S>(a, term);
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
-        float value;
-        if constexpr (S.float_sums) {
-          value = __int_as_float(sum[i]);  // kMagic more
-        } else {
-          value = static_cast<float>(sum[i]);
-        }
         auto& x = o[slice * H::kSlice + i];
-        x = __fmaf_rn(value, softmax.weight[i % 4 / 2] * of_term, x);
+        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
     // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
@@ -177,12 +157,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
           for (int part = 0; part < kParts + kFlight - 1; ++part) {
             if (part < kParts) {
-              if constexpr (S.float_sums) {
-#pragma unroll
-                for (auto& x : sum(part)) x = __builtin_bit_cast(int, kMagic);
-              }
-              start_values<S, S.float_sums>(sum(part), probabilities[part / H::kSlices], v,
-                                            part % H::kSlices);
+              start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
+                                     part % H::kSlices);
             }
             if (part == kFlight - 1) softmax.end(keys, rescale);
             if (part >= kFlight - 1) {
@@ -209,12 +185,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
         for (auto& term : probabilities) ptx::hold(term);
         release();
-        if constexpr (S.float_sums) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
-          // After the last block, too: left out there, it makes ptxas order the whole loop anew.
-          if (block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
-        }
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
           finish_scores();
@@ -252,7 +222,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       kv.wait_full(full);
       release();
     }
-    take_bias_off();
     softmax.finish();
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];

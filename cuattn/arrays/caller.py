@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, UnsupportedError
+from ..errors import ArgumentError, NoGPUError, UnsupportedError
+from .cuda_runtime import why_no_gpu
 from .dlpack import view
 from .pytorch import place_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
@@ -150,9 +151,11 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
         return place(*x.__dlpack_device__())
     except (AttributeError, BufferError, TypeError, ValueError):
         raise ArgumentError(name, x, "an array of CuPy, PyTorch, JAX or NumPy") from None
-    except RuntimeError:
-        cupy_module()  # raises if CUDA cannot be used, as in a forked process
-        raise
+    except RuntimeError as error:
+        if not hasattr(error, "status"):
+            raise
+        # Of CuPy: CUDA cannot be used, as in a forked process.
+        raise NoGPUError(why_no_gpu(error)) from None
 
 
 def on_device(ordinal: int) -> AbstractContextManager[object]:

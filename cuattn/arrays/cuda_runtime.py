@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "CUPY_PACKAGES",
+    "check_after_fork",
     "forget_after_fork",
     "import_cupy",
     "install_advice",
@@ -99,6 +100,18 @@ def why_no_gpu(error: Any) -> str:
             'with spawn, as multiprocessing.get_context("spawn") does'
         )
     return str(error)
+
+
+def check_after_fork(runtime: Any) -> None:
+    """In a forked process, use CUDA, which counts GPUs there as if it could be used.
+
+    Raises
+    ------
+    cupy.cuda.runtime.CUDARuntimeError
+        If the process that this one was forked from has used CUDA.
+    """
+    if _forks:
+        runtime.free(0)
 
 
 def forget_after_fork(forget: Callable[[], Any]) -> None:

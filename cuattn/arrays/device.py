@@ -7,7 +7,13 @@ from functools import cache
 from typing import Any
 
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
-from .cuda_runtime import forget_after_fork, import_cupy, install_advice, why_no_gpu
+from .cuda_runtime import (
+    check_after_fork,
+    forget_after_fork,
+    import_cupy,
+    install_advice,
+    why_no_gpu,
+)
 
 __all__ = [
     "OLDEST_TOOLKIT",
@@ -164,6 +170,7 @@ def gpu_status() -> tuple[str, str]:
         return "no-cupy", f"CuPy does not import: {error}; CUPY_CACHE_DIR chooses another folder"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
+        check_after_fork(cupy.cuda.runtime)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return "no-gpu", why_no_gpu(error)
     return ("ok", str(count)) if count else ("no-gpu", "0 devices")
@@ -184,6 +191,7 @@ def current_device() -> Device:
         ordinal = runtime.getDevice()
         device = _devices.get(ordinal)
         if device is None:
+            check_after_fork(runtime)
             device = _describe(ordinal, runtime.getDeviceProperties(ordinal))
             _devices[ordinal] = device
     except runtime.CUDARuntimeError as error:

@@ -20,14 +20,13 @@ INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
 
 @dataclass(frozen=True)
 class GroupTile:
-    """The fields of `WgmmaSpec` that change speed, and no number beyond float32 rounding."""
+    """The fields of `WgmmaSpec` that change speed and no number."""
 
     groups: int
     group_registers: int
     value_slice: int
     order: Order
     tied_steps: bool = False
-    float_sums: bool = False
 
 
 def wgmma_serves(target: Target, scheme: Scheme) -> bool:
@@ -70,11 +69,9 @@ def wgmma_spec(
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
     if _plain(qk, pv, k_scope, v_scope) and not is_causal:
-        # Neither gains time with a mask, or where keys have scales of their own; nor was either
-        # measured with other head dimensions.
-        tied = integer_o and head_dim in (64, 128)
-        float_sums = p_range is PRange.block and head_dim == 128
-        tile = replace(tile, tied_steps=tied, float_sums=float_sums)
+        # Ties gain no time with a mask or where keys have scales of their own, and were measured
+        # with these head dimensions only.
+        tile = replace(tile, tied_steps=integer_o and head_dim in (64, 128))
     if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:

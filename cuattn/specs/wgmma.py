@@ -59,7 +59,6 @@ class WgmmaSpec:
     order: Order
     group_registers: int
     tied_steps: bool
-    float_sums: bool
 
     @property
     def rows(self) -> int:

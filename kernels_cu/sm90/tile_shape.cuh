@@ -47,9 +47,6 @@ struct TileShape {
   static_assert(kTokenK || (!kTokenV && !S.q_smooth), "what keys add joins scales of keys");
   static_assert(!S.integer_o || (!kBlockV && kTerms<S> == 1));
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));
-  // That a weight is all of the factor of P V, and that |P V| < 2^22, which is so of 128 keys.
-  static_assert(!S.float_sums || (S.p_range == PRange::block && kChannelScale && kTerms<S> == 1));
-  static_assert(!S.float_sums || (kIntegerValues && S.order != Order::interleaved));
   static_assert(kSlices * S.value_slice == S.head_dim);
   static_assert(S.block_kv == 64 || S.block_kv == 128);
 

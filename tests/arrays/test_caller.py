@@ -405,17 +405,18 @@ def test_bfloat16_needs_a_package_only_where_there_is_no_other_way(monkeypatch):
     numpy_dtype.cache_clear()
 
 
-def test_an_array_on_a_gpu_that_a_process_cannot_use_says_so(monkeypatch):
+def test_an_array_on_a_gpu_that_a_process_cannot_use_says_so():
+    class CudaError(RuntimeError):
+        status = 3
+
     class OnGPU:
+        def __init__(self, error):
+            self.error = error
+
         def __dlpack_device__(self):
-            raise RuntimeError("cudaErrorInitializationError")
+            raise self.error
 
-    def no_gpu():
-        raise NoGPUError("start processes with spawn")
-
-    monkeypatch.setattr(caller_module, "cupy_module", no_gpu)
-    with pytest.raises(NoGPUError, match="spawn"):
-        device_of(OnGPU(), "q")
-    monkeypatch.setattr(caller_module, "cupy_module", lambda: None)
-    with pytest.raises(RuntimeError, match="Initialization"):
-        device_of(OnGPU(), "q")
+    with pytest.raises(NoGPUError, match="initialization error"):
+        device_of(OnGPU(CudaError("initialization error")), "q")
+    with pytest.raises(RuntimeError, match="of the array's own"):
+        device_of(OnGPU(RuntimeError("of the array's own")), "q")

@@ -21,7 +21,6 @@ from helpers.gpu_cases import (
     mma_family,
     on_gpu,
     on_host,
-    operands_of,
     run,
     tolerance,
 )
@@ -31,8 +30,6 @@ from cuattn.plan import pipeline
 from cuattn.plan.kernels import attention_spec
 from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
 from cuattn.plan.prepared import prepare
-from cuattn.presets import PRESETS
-from cuattn.reference import distributions
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.scheme import Scheme
@@ -318,82 +315,3 @@ def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim):
     )
     for x, y in zip(plain, tied, strict=True):
         assert (x == y).all()
-
-
-# int8-block of which codes of V may have one sign.
-BARE_BLOCK = replace(PRESETS["int8-block"], name="bare block", smooth_v="none")
-
-
-def check_float_sums(monkeypatch, inputs, scheme, **options):
-    """Compare float sums with the same kernel that converts integers, and with the emulation."""
-    arrays = [on_gpu(x, "float32") for x in inputs]
-    (converted, wanted_lse), (o, lse) = (
-        run_with(monkeypatch, arrays, scheme, {"float_sums": sums}, **options)
-        for sums in (False, True)
-    )
-    np.testing.assert_array_equal(on_host(lse), on_host(wanted_lse))
-    # A step of codes of V, one for each head and channel.
-    step = operands_of(arrays, scheme).v.scale[:, :, None]
-    step = np.repeat(step, inputs[0].shape[1] // inputs[2].shape[1], axis=1)
-    o, wanted = (on_host(x).astype(np.float64) for x in (o, converted))
-    # 1/40 of a step (docs/numerics.md, section 11), and what float32 rounds besides.
-    off = np.abs(o - wanted) - 2.0**-22 * np.abs(wanted)
-    assert (off <= (1 / 40 + 2.0**-9) * step).all(), (off / step).max()
-    if options.get("is_causal"):
-        return
-    check(run(arrays, scheme, **options), arrays, scheme, **options)
-
-
-# Numbers of keys around blocks and around fours of them.
-KEYS = (1, 127, 128, 129, 511, 512, 513, 640, 1025)
-
-
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("seqlen_kv", KEYS)
-def test_float_sums_of_any_number_of_blocks(rng, monkeypatch, seqlen_kv, is_causal):
-    """With three query heads to one of K; warpgroups that see blocks of different numbers."""
-    inputs = make(rng, batch=2, heads=(6, 2), seqlens=(300, seqlen_kv), head_dim=128)
-    check_float_sums(monkeypatch, inputs, "int8-block", is_causal=is_causal)
-
-
-@pytest.mark.parametrize("scheme", ["int8-block", BARE_BLOCK], ids=["smooth", "bare"])
-@pytest.mark.parametrize("name", ["normal", "outliers", "sinks", "peaked", "common-mean"])
-def test_float_sums_of_hard_inputs(monkeypatch, name, scheme):
-    sizes = {"batch": 1, "num_q_heads": 2, "num_kv_heads": 1, "head_dim": 128}
-    inputs = distributions.make(name, **sizes, seqlen_q=200, seqlen_kv=3000)
-    check_float_sums(monkeypatch, inputs, scheme)
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.02, 1.0], ids=["flat", "broad", "peaked"])
-@pytest.mark.parametrize("seqlen_kv", [4096, 16384])
-def test_float_sums_of_values_of_one_sign(rng, monkeypatch, scale, seqlen_kv):
-    """O is large where the bias is large, and what is rounded does not average out."""
-    q, k, v = make(rng, heads=(2, 1), seqlens=(130, seqlen_kv), head_dim=128)
-    inputs = q, k, np.abs(v) + 1
-    check_float_sums(monkeypatch, inputs, BARE_BLOCK, scale=scale)
-    check_float_sums(monkeypatch, inputs, "int8-block", scale=scale)
-
-
-@pytest.mark.parametrize("growth", [12, 100, 1000])
-def test_float_sums_while_references_move(rng, monkeypatch, growth):
-    """The bias shrinks as O does, also to nothing within four blocks."""
-    q, k, v = make(rng, heads=(2, 1), seqlens=(200, 3000), head_dim=128)
-    k += np.linspace(0, growth, 3000, dtype=np.float32)[:, None] / 128**0.5
-    check_float_sums(monkeypatch, (np.abs(q), k, v), BARE_BLOCK)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_float_sums_of_values_that_are_not_finite(rng, monkeypatch, bad):
-    """The channel's scale has it, which comes after the sums: no other channel changes."""
-    inputs = make(rng, heads=(4, 2), seqlens=(130, 700), head_dim=128)
-    inputs[2][0, 1, 300, 5] = bad
-    arrays = [on_gpu(x, "float32") for x in inputs]
-    o, lse = map(on_host, run(arrays, "int8-block"))
-    assert np.isfinite(lse).all()
-    wanted = np.zeros(o.shape, bool)
-    wanted[0, 2:, :, 5] = True
-    np.testing.assert_array_equal(np.isnan(o), wanted)
-    inputs[2][0, 1, 300, 5] = 0.0
-    arrays = [on_gpu(x, "float32") for x in inputs]
-    without = on_host(run(arrays, "int8-block")[0])
-    np.testing.assert_array_equal(o[~wanted], without[~wanted])

@@ -96,40 +96,20 @@ def test_integers_of_o_cannot_overflow():
             assert {short, long} <= listed
 
 
-def test_ties_and_float_sums_are_where_they_were_measured_to_pay():
+def test_ties_are_where_they_were_measured_to_pay():
     """Nothing with a mask, with a scale for each key or a head dimension that was not measured."""
-    chosen = {
-        (spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o): (
-            spec.tied_steps,
-            spec.float_sums,
-        )
-        for spec in attentions("90a")
-        if spec.tied_steps or spec.float_sums
+    tied = [spec for spec in attentions("90a") if spec.tied_steps]
+    assert {(spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o) for spec in tied} == {
+        (64, Scope.block, PRange.row_pow2, True),
+        (128, Scope.block, PRange.row_pow2, True),
     }
-    assert chosen == {
-        (64, Scope.block, PRange.row_pow2, True): (True, False),
-        (128, Scope.block, PRange.row_pow2, True): (True, False),
-        (128, Scope.block, PRange.block, False): (False, True),
-    }
-    for spec in attentions("90a"):
-        if spec.tied_steps or spec.float_sums:
-            assert not spec.is_causal
-            assert (spec.qk, spec.pv, spec.v_scope) == (Type.int8, Type.int8, Scope.channel)
-    for name, wanted in {"int8-block": (False, True), "int8-fast": (True, False)}.items():
+    for spec in tied:
+        assert not spec.is_causal
+        assert (spec.qk, spec.pv, spec.v_scope) == (Type.int8, Type.int8, Scope.channel)
+    for name, wanted in {"int8-block": False, "int8-fast": True}.items():
         kind = PRESETS[name], 128, Type.fp16
         plain, masked = (attention_spec(*kind, x, TARGETS["90a"]) for x in (False, True))
-        assert (plain.tied_steps, plain.float_sums) == wanted
-        assert (masked.tied_steps, masked.float_sums) == (False, False)
-    # Two matrices of P have a tile of their own, and weights that differ.
-    two = replace(PRESETS["int8-block"], name="two", p_terms=2)
-    spec = attention_spec(two, 128, Type.fp16, False, TARGETS["90a"])
-    assert (spec.groups, spec.tied_steps, spec.float_sums) == (2, False, False)
-
-
-def test_float_sums_stay_where_integers_are_floats_apart_by_one():
-    """A block of P V is below 2^22, where the bits of kMagic plus it are the float of that."""
-    for spec in attentions("90a"):
-        assert not spec.float_sums or 255 * 127 * spec.block_kv < 2**22
+        assert (plain.tied_steps, masked.tied_steps) == (wanted, False)
 
 
 @every_target
