@@ -17,7 +17,7 @@ import cuattn
 __all__ = ["Block", "attention"]
 
 # A call's workspace is CuPy's memory, which the graphs of mode="reduce-overhead" would not keep;
-# torch_graph.py shows how to capture a call. Where PyTorch lacks this tag `custom_op` may take none.
+# torch_graph.py shows how to capture a call. Before PyTorch had this tag `custom_op` took none.
 _TAGS = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
