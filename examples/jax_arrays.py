@@ -1,9 +1,9 @@
 """cuattn with arrays of JAX: called as it is, and from functions that JAX compiles.
 
-`attend` takes arrays of JAX as any others, by DLPack, without a copy on a GPU; it is for code
-outside of `jax.jit`. `attend_in_jit` is an operation of a compiled function, a `jax.pure_callback`:
-JAX brings its operands to the host and takes the result back from there, so it works anywhere and
-is slow on a GPU. `jax_ffi.py` does without the copies.
+Outside of `jax.jit` `cuattn.attention` takes arrays of JAX as any others, by DLPack, without a copy
+on a GPU, and returns one. `attend_in_jit` is an operation of a compiled function, a
+`jax.pure_callback`: JAX brings its operands to the host and takes the result back from there, so it
+works anywhere and is slow on a GPU. `jax_ffi.py` does without the copies.
 
     XLA_PYTHON_CLIENT_PREALLOCATE=false python examples/jax_arrays.py
 """
@@ -16,20 +16,14 @@ import numpy as np
 
 import cuattn
 
-__all__ = ["attend", "attend_in_jit"]
-
-
-def attend(q, k, v, **options):
-    """Return `cuattn.attention` of arrays of JAX [batch, head, token, head_dim], as one of JAX."""
-    # Arrays in host memory are answered by NumPy's.
-    return jnp.asarray(cuattn.attention(q, k, v, **options))
+__all__ = ["attend_in_jit"]
 
 
 def attend_in_jit(q, k, v, **options):
-    """Do the same where JAX traces: under `jax.jit`, `jax.vmap`, in `jax.lax.scan`.
+    """Return `cuattn.attention` of arrays [batch, head, token, head_dim] where JAX traces.
 
-    `options` are those of `cuattn.attention`, except for those that ask for more than the output.
-    It has no derivative.
+    That is under `jax.jit`, `jax.vmap`, in `jax.lax.scan`. `options` are those of
+    `cuattn.attention`, except for those that ask for more than the output. It has no derivative.
     """
     shape = jax.ShapeDtypeStruct(q.shape, q.dtype)
     call = partial(_from_host, **options)
@@ -64,7 +58,7 @@ def main():
 
     eager = q
     for _ in range(layers):
-        eager = attend(jnp.tanh(eager), k, v, is_causal=True)
+        eager = cuattn.attention(jnp.tanh(eager), k, v, is_causal=True)
     apart = jnp.abs(compiled(q, k, v) - eager).max()
     print(f"{layers} layers on {jax.devices()[0]}")
     print(f"compiled and eager differ by at most {apart:.1e}")

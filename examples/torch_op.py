@@ -17,11 +17,11 @@ import cuattn
 __all__ = ["Block", "attention"]
 
 # A call's workspace is CuPy's memory, which the graphs of mode="reduce-overhead" would not keep;
-# torch_graph.py shows how to capture a call.
-_TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
+# torch_graph.py shows how to capture a call. Before PyTorch had this tag `custom_op` took none.
+_TAGS = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 
 
-@torch.library.custom_op("cuattn::attention", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("cuattn::attention", mutates_args=(), **_TAGS)
 def attention(
     q: Tensor,
     k: Tensor,

@@ -5,12 +5,11 @@ counts which call went where. So a model that calls the function needs no change
 
     with sdpa(scheme="int8") as calls:
         model(x)
-    print(calls)  # Counter({"cuattn": 12}), and reasons with how many calls had each
+    print(calls)  # {"cuattn": 12}, and reasons with how many calls had each
 
     python examples/torch_sdpa.py
 """
 
-from collections import Counter
 from contextlib import contextmanager
 
 import torch
@@ -35,11 +34,11 @@ def sdpa(scheme="int8"):
 
     Yields
     ------
-    Counter
+    dict
         How many calls were answered by "cuattn", and how many by PyTorch, for each reason.
     """
     original = functional.scaled_dot_product_attention
-    calls = Counter()
+    calls = {}
 
     def answer(
         query,
@@ -54,7 +53,8 @@ def sdpa(scheme="int8"):
         options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal}
         options |= {"scale": scale, "enable_gqa": enable_gqa}
         reason = refusal(query, key, value, **options)
-        calls[reason or "cuattn"] += 1
+        who = reason or "cuattn"
+        calls[who] = calls.get(who, 0) + 1
         if reason is not None:
             return original(query, key, value, **options)
         return attend(query, key, value, is_causal, scale, scheme)
@@ -134,7 +134,7 @@ def main():
         error = (o.float() - exact).abs().mean() / exact.abs().mean()
         own = (masked.float() - exact).abs().mean() / exact.abs().mean()
         off = f"{100 * error:.2f} % off PyTorch, {100 * own:.2f} % where there is a mask"
-        print(f"{scheme:12}{dict(calls)}: {off}")
+        print(f"{scheme:12}{calls}: {off}")
 
 
 if __name__ == "__main__":

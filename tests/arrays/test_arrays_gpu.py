@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers.gpu_cases import arrays, delay, on_host
+from helpers.gpu_cases import arrays, as_cupys, delay, on_host
 
 import cuattn
 from cuattn.errors import ArgumentError
@@ -98,7 +98,7 @@ def test_tensors_are_ordered_before_cupys_stream_of_the_thread(cupy, torch, rng)
     k = torch.from_dlpack(inputs[1])
     late, side = torch.zeros_like(k), torch.cuda.Stream()
     torch.cuda.synchronize()
-    delay(cupy, cupy.cuda.Stream.from_external(side))
+    delay(cupy, as_cupys(side))
     with torch.cuda.stream(side):
         late.copy_(k)
         with cupy.cuda.Stream.ptds:

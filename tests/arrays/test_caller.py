@@ -185,6 +185,15 @@ def test_the_call_waits_once_for_the_stream_of_each_library(
     assert [view.owner for view in kept] == [other, other]
 
 
+def test_streams_of_other_libraries_serve_cupy_13(cuda, torch):
+    cuda.Stream = SimpleNamespace()
+    cuda.ExternalStream = lambda address: Stream(address, cuda)
+    with Caller(Tensor(), None) as caller:
+        caller.look(Array(), "k")
+        assert cuda.current == TORCHS
+        assert cuda.log == [("record", CUPYS), ("wait", TORCHS)]
+
+
 def test_tensors_are_used_on_cupys_stream_of_each_thread(cuda, torch):
     # DLPack's producer in PyTorch refuses this one, whose handle is 2.
     cuda.current = 2

@@ -36,6 +36,13 @@ def test_extras_go_with_every_pytorch():
 
 
 @index
+def test_frameworks_go_with_the_oldest_pytorch():
+    oldest = f"2.{OLDEST_TORCH}."
+    found = resolved(PROJECT, f"torch=={oldest}*", extras=("cuda12", "frameworks"))
+    assert found["torch"].startswith(oldest)
+
+
+@index
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("platform", ["linux", "windows", "macos"])
 def test_package_has_all_it_needs_for_every_python(python, platform):

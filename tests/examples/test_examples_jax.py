@@ -3,6 +3,9 @@
 On the GPU if there is one that JAX can use, else with arrays in host memory.
 """
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers.example_modules import examples, normal
@@ -50,7 +53,7 @@ def values(x):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arrays_go_in_and_come_out(jax_arrays, arrays, dtype):
     q, k, v = arrays(dtype)
-    o = jax_arrays.attend(q, k, v, scheme="int8-block", is_causal=True)
+    o = cuattn.attention(q, k, v, scheme="int8-block", is_causal=True)
     assert isinstance(o, jax_arrays.jax.Array)
     assert (o.dtype, o.shape, o.devices()) == (q.dtype, q.shape, q.devices())
     wide = [np.asarray(x).astype(np.float32) for x in (q, k, v)]
@@ -68,12 +71,12 @@ def test_compiled_function_has_the_same_result(jax_arrays, in_jit, arrays, dtype
 
     q, k, v = arrays(dtype, kv_heads=1)
     compiled = jax.jit(lambda *qkv: model(in_jit, *qkv))(q, k, v)
-    eager = model(jax_arrays.attend, q, k, v)
+    eager = model(cuattn.attention, q, k, v)
     assert (compiled.dtype, compiled.shape) == (q.dtype, q.shape)
     # JAX fuses the tangent, and rounds otherwise.
     np.testing.assert_allclose(values(compiled), values(eager), rtol=0.02, atol=0.01)
     alone = jax.jit(lambda *qkv: in_jit(*qkv, **options))(q, k, v)
-    np.testing.assert_array_equal(values(alone), values(jax_arrays.attend(q, k, v, **options)))
+    np.testing.assert_array_equal(values(alone), values(cuattn.attention(q, k, v, **options)))
 
 
 def test_results_of_repeated_and_scanned_calls_are_the_same(jax_arrays, in_jit, arrays):
@@ -86,7 +89,7 @@ def test_results_of_repeated_and_scanned_calls_are_the_same(jax_arrays, in_jit, 
 
     expected = q
     for _ in range(3):
-        expected = jax_arrays.attend(expected, k, v)
+        expected = cuattn.attention(expected, k, v)
     for _ in range(3):
         np.testing.assert_array_equal(scanned(q, k, v), expected)
 
@@ -95,7 +98,7 @@ def test_mapped_axes_are_batches(jax_arrays, in_jit, arrays):
     jax = jax_arrays.jax
     q, k, v = arrays(batch=3)
     mapped = jax.jit(jax.vmap(in_jit))(*(x[:, None] for x in (q, k, v)))
-    np.testing.assert_array_equal(mapped[:, 0], jax_arrays.attend(q, k, v))
+    np.testing.assert_array_equal(mapped[:, 0], cuattn.attention(q, k, v))
 
 
 def test_wrong_arguments_are_errors_of_jax(jax_arrays, in_jit, arrays):
@@ -104,7 +107,7 @@ def test_wrong_arguments_are_errors_of_jax(jax_arrays, in_jit, arrays):
     with pytest.raises(jax.errors.JaxRuntimeError, match="head_dim must be a multiple of 8"):
         jax.block_until_ready(jax.jit(in_jit)(q, k, v))
     with pytest.raises(ArgumentError, match=r"^head_dim must be"):
-        jax_arrays.attend(q, k, v)
+        cuattn.attention(q, k, v)
 
 
 def test_ffi_takes_empty_arrays_and_refuses_other_types(jax_arrays, jax_ffi, arrays):
@@ -115,6 +118,22 @@ def test_ffi_takes_empty_arrays_and_refuses_other_types(jax_arrays, jax_ffi, arr
     np.testing.assert_array_equal(attend(q, k[:, :, :0], v[:, :, :0]), jnp.zeros_like(q))
     with pytest.raises(jax.errors.JaxRuntimeError, match="a type other than float16"):
         jax.block_until_ready(attend(*(x.astype("int32") for x in (q, k, v))))
+
+
+@pytest.mark.parametrize("version", [13, 14])
+def test_ffi_names_its_stream_as_each_cupy_wants_it(jax_ffi, monkeypatch, version):
+    def external(address):
+        return ("by address", address)
+
+    def from_external(stream):
+        return ("by protocol", stream.__cuda_stream__()[1])
+
+    with_protocol = {"from_external": from_external} if version == 14 else {}
+    cuda = SimpleNamespace(ExternalStream=external, Stream=SimpleNamespace(**with_protocol))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    xlas = SimpleNamespace(__cuda_stream__=lambda: (0, 77))
+    found = {13: "by address", 14: "by protocol"}
+    assert jax_ffi._cupys(xlas) == (found[version], 77)
 
 
 def test_programs_say_what_came_out(jax_arrays, jax_ffi, capsys):

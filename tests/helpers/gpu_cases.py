@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import cuattn
+from cuattn.arrays.caller import _stream_at
 from cuattn.arrays.device import current_device, target
 from cuattn.compile.jit import precompile
 from cuattn.plan import kernels as plan
@@ -267,6 +268,11 @@ def relative_l1(o, truth):
 def arrays(rng, dtype="float16", **sizes):
     sizes = {"heads": (4, 2), "seqlens": (200, 300), "head_dim": 64} | sizes
     return [on_gpu(x, dtype) for x in make(rng, **sizes)]
+
+
+def as_cupys(stream):
+    """Return a stream of PyTorch as one of CuPy: by address, for CuPy 13 and older PyTorch."""
+    return _stream_at(stream.cuda_stream)
 
 
 def delay(cupy, stream, seconds=0.05):

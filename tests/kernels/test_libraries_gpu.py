@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.gpu_cases import _kernels, arrays, delay, every_preset, on_gpu, on_host  # noqa: F401
+from helpers.gpu_cases import _kernels, arrays, as_cupys, delay, every_preset, on_gpu, on_host  # noqa: F401
 
 import cuattn
 from cuattn.errors import ArgumentError
@@ -43,7 +43,7 @@ def test_pytorch_stream_is_followed(cupy, torch, rng):
     late = [torch.zeros_like(x) for x in inputs]
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
-    delay(cupy, cupy.cuda.Stream.from_external(stream))
+    delay(cupy, as_cupys(stream))
     with torch.cuda.stream(stream):
         for to, x in zip(late, inputs, strict=True):
             to.copy_(x)
