@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, NoGPUError
@@ -16,6 +17,7 @@ __all__ = [
     "View",
     "as_cupy",
     "check_address",
+    "check_steps",
     "contiguous",
     "cupy_module",
     "is_finite",
@@ -111,6 +113,25 @@ def check_address(seen: View, x: Any, name: str) -> None:
     """
     if not seen.ptr and all(seen.shape):
         raise ArgumentError(name, x, "an array with memory (its address is 0)")
+
+
+def check_steps(x: Any, name: str) -> None:
+    """Check that the strides of a ``cupy.ndarray``, which are in bytes, are whole elements.
+
+    Those of records that are looked at as another type need not be.
+
+    Raises
+    ------
+    ArgumentError
+        If they are not: `View` cannot say where the elements are, and no GPU could read them.
+    """
+    itemsize = x.dtype.itemsize
+    # In one go: a size is a power of two, so that a bit of any stride shows in all of them.
+    if reduce(or_, x.strides, 0) % itemsize and all(x.shape):
+        for n, step in zip(x.shape, x.strides, strict=True):
+            if n > 1 and step % itemsize:
+                expected = f"of elements that are multiples of {itemsize} bytes apart, not {step}"
+                raise ArgumentError(name, x, expected)
 
 
 def steps_in_bytes(x: View, itemsize: int) -> tuple[int, ...]:

@@ -268,6 +268,18 @@ def test_a_null_address_is_refused(cuda, torch, make):
     assert caller.look(make((0, 3), ptr=0), "k").shape == (0, 3)
 
 
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 17), ("float32", 18), ("float16", -17)])
+def test_elements_are_whole_elements_apart(cuda, dtype, step):
+    """Records of bytes that are looked at as another type may have strides that are not."""
+    x = Array((2, 3), dtype)
+    x.strides = (step, x.dtype.itemsize)
+    with pytest.raises(ArgumentError, match=rf"^k must be of elements .* bytes apart, not {step}"):
+        Caller(Array(), None).look(x, "k")
+    for shape in ((1, 3), (2, 0)):  # of which no such step is taken
+        x.shape = shape
+        assert Caller(Array(), None).look(x, "k").shape == shape
+
+
 def test_a_subclass_of_cupys_arrays_is_one(cuda):
     class Quantity(Array):
         unit = "m"
