@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, reduce
-from operator import or_
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, NoGPUError
@@ -126,12 +125,11 @@ def check_steps(x: Any, name: str) -> None:
         If they are not: `View` cannot say where the elements are, and no GPU could read them.
     """
     itemsize = x.dtype.itemsize
-    # In one go: a size is a power of two, so that a bit of any stride shows in all of them.
-    if reduce(or_, x.strides, 0) % itemsize and all(x.shape):
-        for n, step in zip(x.shape, x.strides, strict=True):
-            if n > 1 and step % itemsize:
-                expected = f"of elements that are multiples of {itemsize} bytes apart, not {step}"
-                raise ArgumentError(name, x, expected)
+    for axis, step in enumerate(x.strides):
+        # An axis of length 1 is never stepped along.
+        if step % itemsize and x.shape[axis] > 1 and all(x.shape):
+            expected = f"of elements that are multiples of {itemsize} bytes apart, not {step}"
+            raise ArgumentError(name, x, expected)
 
 
 def steps_in_bytes(x: View, itemsize: int) -> tuple[int, ...]:

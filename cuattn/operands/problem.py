@@ -104,7 +104,8 @@ class Problem:
         Raises
         ------
         ArgumentError
-            If shape, type or device are not those of q, or elements share memory or are not aligned.
+            If shape, type or device are not those of q, or elements share memory or lie at odd
+            addresses.
         """
         if out.shape != self.output_shape:
             raise ArgumentError("out.shape", out.shape, f"{self.output_shape}, the shape of q")
