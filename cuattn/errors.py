@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = [
@@ -92,19 +93,18 @@ class CompileError(CuattnError, RuntimeError):
         return type(self), (self.message, self.log)
 
 
-def _one_line(value: object) -> str:
+def _one_line(value: Any) -> str:
     if hasattr(value, "__dlpack__"):
         # repr of an array on a GPU would copy it to the host and wait for its stream.
-        shape, dtype = (_attribute(value, name) for name in ("shape", "dtype"))
-        if not isinstance(shape, str):
-            shape = tuple(shape)
+        shape, dtype = _shown(lambda: tuple(value.shape)), _shown(lambda: value.dtype)
         return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
-    text = " ".join(repr(value).split())
+    text = " ".join(str(_shown(lambda: repr(value), type(value).__name__)).split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _attribute(value: object, name: str) -> Any:
+def _shown(attribute: Callable[[], Any], instead: str = "?") -> Any:
+    """Return what cannot always be had: nested tensors raise RuntimeError for their shape."""
     try:
-        return getattr(value, name)
-    except Exception:  # nested tensors raise RuntimeError for their shape
-        return "?"
+        return attribute()
+    except Exception:
+        return instead

@@ -138,7 +138,8 @@ def whole_numbers(name: str, x: ArrayLike, shape: tuple[int, ...]) -> NDArray[An
     expected = f"whole numbers of shape {shape}"
     try:
         given = np.asarray(x)
-    except (TypeError, ValueError):  # an array of a GPU, or rows of several lengths
+    # An array of a GPU, rows of several lengths, a tensor that PyTorch does not give away.
+    except (RuntimeError, TypeError, ValueError):
         raise ArgumentError(name, x, expected) from None
     if given.shape != shape or (given.dtype.kind not in "iu" and given.size):
         raise ArgumentError(name, x, expected)

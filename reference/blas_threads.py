@@ -8,10 +8,11 @@ itself, a second thread gains little: exponentials and rounding, in one thread, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -19,12 +20,24 @@ from threadpoolctl import ThreadpoolController
 __all__ = ["one_blas_thread"]
 
 
+# Held in all calls of threadpoolctl, whose own lock a fork could else leave locked in the child.
+# Whatever interrupts a call (a signal, a finalizer) may call again.
+_lock = RLock()
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Keep BLAS in one thread, then restore the caller's setting; also a decorator."""
-    of_process, of_thread = _libraries()
-    with of_process, of_thread.limit(limits=1):
+    with _lock:
+        of_process, of_thread = _libraries()
+        of_process.enter()
+        limit = of_thread.limit(limits=1)
+    try:
         yield
+    finally:
+        with _lock:
+            limit.restore_original_limits()
+            of_process.leave()
 
 
 class _OfProcess:
@@ -37,23 +50,27 @@ class _OfProcess:
 
     def __init__(self, controller: Any) -> None:
         self._controller = controller
-        self._lock = Lock()
         self._inside = 0
         self._limit: Any = None
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._limit = self._controller.limit(limits=1)
-                self._let_others_set()
-            self._inside += 1
+    def enter(self) -> None:
+        self._inside += 1
+        if self._limit is None:
+            self._limit = self._controller.limit(limits=1)
+            self._let_others_set()
 
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._limit.restore_original_limits()
-                self._let_others_set()
+    def leave(self) -> None:
+        self._inside -= 1
+        # Below 0 is a call during which the process was forked.
+        if self._inside <= 0:
+            self._inside = 0
+            self._limit.restore_original_limits()
+            self._limit = None
+            self._let_others_set()
+
+    def forget_others(self) -> None:
+        """In a forked process no thread is inside; the next one restores what they would have."""
+        self._inside = 0
 
     def _let_others_set(self) -> None:
         """Give up what threadpoolctl 3.8 reserves for a thread that has set a limit: to set more.
@@ -81,3 +98,15 @@ def _libraries() -> tuple[_OfProcess, Any]:
     ]
     others = [x["filepath"] for x in blas.info() if x["filepath"] not in shared]
     return _OfProcess(blas.select(filepath=shared)), blas.select(filepath=others)
+
+
+def _after_fork() -> None:
+    if _libraries.cache_info().currsize:
+        _libraries()[0].forget_others()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork
+    )

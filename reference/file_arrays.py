@@ -91,7 +91,8 @@ def safetensors_arrays(path: Path) -> Arrays:
 def _faults() -> Iterator[None]:
     """Turn what `zipfile` raises for damaged files into one kind of error."""
     damaged = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, OverflowError)
-    header = (RecursionError, MemoryError, SyntaxError, tokenize.TokenError)  # literals
+    # Of a header, which is a literal of Python.
+    header = (RecursionError, MemoryError, SyntaxError, tokenize.TokenError, TypeError)
     try:
         yield
     except (*damaged, *header, NotImplementedError, RuntimeError) as error:

@@ -15,6 +15,8 @@ __all__ = ["Tensor", "read_header"]
 
 # As the library: a longer header is an error.
 MOST_HEADER_BYTES = 100_000_000
+# As NumPy: the product of the lengths in a header as long as that would take hours.
+MOST_AXES = 64
 
 # Bits of an element.
 BITS = {
@@ -99,6 +101,8 @@ def _tensor(name: str, entry: Any, begun: int) -> Tensor:
         raise ValueError(f"tensor {name!r} lacks a dtype, a shape or two offsets") from None
     if not isinstance(shape, list) or not all(map(_is_size, [*shape, start, end])):
         raise ValueError(f"tensor {name!r} has a shape or offsets that are no sizes")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"tensor {name!r} has {len(shape)} axes, of at most {MOST_AXES}")
     if not isinstance(dtype, str) or dtype not in BITS:
         raise ValueError(f"tensor {name!r} has a dtype that the format does not know")
     if 8 * (end - start) != prod(shape) * BITS[dtype]:

@@ -17,7 +17,7 @@ from .cuda_runtime import why_no_gpu
 from .dlpack import view
 from .pytorch import place_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
-from .view import CUDA, View, check_address, cupy_module, place, view_cupy
+from .view import CUDA, View, check_address, check_steps, cupy_module, place, view_cupy
 
 __all__ = ["Caller", "device_of", "numpy_dtype", "on_device"]
 
@@ -64,6 +64,7 @@ class Caller:
         # An array whose library uses the same stream needs no hand-over, which takes microseconds.
         if isinstance(x, self._cupy.ndarray):
             seen = view_cupy(x)
+            check_steps(x, name)
             if not seen.ptr:
                 check_address(seen, x, name)
             if not self._is_cupys:

@@ -16,7 +16,9 @@ from .view import CPU, CUDA, View
 __all__ = ["note_write", "place_of_tensor", "torch_of", "view_tensor"]
 
 _PLAIN = "a plain tensor: dense and strided, with memory of its own"
+_UNTRACED = "a tensor whose sizes are numbers (torch.jit.trace sees nothing of what is done to it)"
 _GRADIENTS = "a tensor that requires no gradients (call it under torch.no_grad(), or detach() it)"
+_TANGENT = "a tensor without a tangent of forward-mode differentiation, which would be lost"
 
 
 def torch_of(x: Any) -> Any:
@@ -50,7 +52,7 @@ def view_tensor(x: Any, name: str) -> View:
     Raises
     ------
     ArgumentError
-        If the tensor is no plain memory, or wants gradients that it would not get.
+        If the tensor is no plain memory, is traced, or wants derivatives that it would not get.
     """
     torch: Any = sys.modules["torch"]
     readonly = False
@@ -60,11 +62,15 @@ def view_tensor(x: Any, name: str) -> View:
         and not (x.requires_grad or x.is_nested or x.is_neg())
     ):
         x, readonly = _plain(torch, x, name)
+    if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+        raise ArgumentError(name, x, _TANGENT)
     try:
         ptr = x.data_ptr()
     except RuntimeError as error:  # under a transform of torch.func there is no storage
         raise ArgumentError(name, x, f"{_PLAIN} ({_first_line(error)})") from None
     shape = tuple(x.shape)
+    if shape and type(shape[0]) is not int:
+        raise ArgumentError(name, x, _UNTRACED)
     if not ptr and all(shape):
         raise ArgumentError(name, x, f"{_PLAIN} (its address is 0)")
     device = (CUDA, x.get_device()) if x.is_cuda else place_of_tensor(x, name)

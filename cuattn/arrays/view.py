@@ -16,6 +16,7 @@ __all__ = [
     "View",
     "as_cupy",
     "check_address",
+    "check_steps",
     "contiguous",
     "cupy_module",
     "is_finite",
@@ -111,6 +112,24 @@ def check_address(seen: View, x: Any, name: str) -> None:
     """
     if not seen.ptr and all(seen.shape):
         raise ArgumentError(name, x, "an array with memory (its address is 0)")
+
+
+def check_steps(x: Any, name: str) -> None:
+    """Check that the strides of a ``cupy.ndarray``, which are in bytes, are whole elements.
+
+    Those of records that are looked at as another type need not be.
+
+    Raises
+    ------
+    ArgumentError
+        If they are not: `View` cannot say where the elements are, and no GPU could read them.
+    """
+    itemsize = x.dtype.itemsize
+    for axis, step in enumerate(x.strides):
+        # An axis of length 1 is never stepped along.
+        if step % itemsize and x.shape[axis] > 1 and all(x.shape):
+            expected = f"of elements that are multiples of {itemsize} bytes apart, not {step}"
+            raise ArgumentError(name, x, expected)
 
 
 def steps_in_bytes(x: View, itemsize: int) -> tuple[int, ...]:

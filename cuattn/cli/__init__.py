@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0, or 2 after an error, which is one line on stderr.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         _never_fail_to_encode(stream)
     try:
@@ -69,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cuattn: error: {first_line}", file=sys.stderr)
         return USAGE_ERROR
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Give words nowhere to go where a shell has closed the stream (``>&-``): Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _never_fail_to_encode(stream: TextIO) -> None:

@@ -14,6 +14,9 @@ from ..errors import ArgumentError
 
 __all__ = ["add_outputs", "checked"]
 
+# Options with files that commands read, by what `argparse` calls them.
+READ = {"input": "--input", "given": "--from", "compare": "--compare"}
+
 
 def add_outputs(
     parser: argparse.ArgumentParser, group: argparse._ArgumentGroup, **texts: str
@@ -33,11 +36,11 @@ def checked(args: argparse.Namespace) -> Iterator[None]:
     Raises
     ------
     ArgumentError
-        If a file could not be written, or two would be the same.
+        If a file could not be written, would replace one that is read, or two would be the same.
     """
     names = {f"--{name}": getattr(args, name) for name in getattr(args, "outputs", ())}
     targets: dict[str, Target] = {k: target for k, target in names.items() if target is not None}
-    seen: dict[object, str] = {}
+    seen: dict[object, str] = _read(args)
     for option, target in targets.items():
         check_target(option, target)
         place = os.path.realpath(target) if isinstance(target, Path) else "-"
@@ -49,6 +52,16 @@ def checked(args: argparse.Namespace) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _read(args: argparse.Namespace) -> dict[object, str]:
+    """Return the files that a command reads, without links, and their options."""
+    files = {option: getattr(args, name, None) or [] for name, option in READ.items()}
+    return {
+        os.path.realpath(file): option
+        for option, given in files.items()
+        for file in (given if isinstance(given, list) else [given])
+    }
 
 
 def _target(text: str) -> Target:

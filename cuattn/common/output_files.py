@@ -18,8 +18,8 @@ __all__ = ["Target", "check_target", "open_whole", "write_text"]
 Target = Path | TextIO
 
 # Names of descriptors that are open already, such as /dev/stdout: behind one may be a regular file,
-# which whoever opened it goes on to write.
-DEVICES = ("/dev/", "/proc/")
+# which whoever opened it goes on to write. Other files below /dev, as in /dev/shm, are like any.
+DESCRIPTORS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 def check_target(argument: str, target: Target) -> None:
@@ -115,7 +115,7 @@ def write_text(target: Target, text: str) -> None:
 
 def _is_replaced(path: Path) -> bool:
     """Return whether a path is that of a regular file, or of none yet."""
-    if str(path.absolute()).startswith(DEVICES):
+    if str(path.absolute()).startswith(DESCRIPTORS):
         return False
     try:
         return stat.S_ISREG(path.stat().st_mode)

@@ -65,7 +65,10 @@ def _parsed(path: Path) -> Any:
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES} bytes")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        # Half of a surrogate pair, which can be escaped, is no text that can be shown or written.
+        json.dumps(data, ensure_ascii=False).encode()
+        return data
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -12,6 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def directory() -> Path:
     without a home directory one in the system's folder for temporary files.
     """
     if chosen := os.environ.get("CUATTN_CACHE_DIR"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # files of settings are not read by a shell
     # The XDG specification says that a relative path is to be ignored.
     if (base := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         return base / "cuattn"
@@ -119,7 +120,7 @@ def prune(most: int | None = None) -> Removed:
 def clear() -> Removed:
     """Remove all kernels, and whatever else has the name of one."""
     removed = _remove([*_entries(f"{_NEW}*"), *_entries("*.cubin", of_all_kinds=True)])
-    for folder in directory().glob("sm_*"):
+    for folder in _listed(directory(), "sm_*"):
         try:
             folder.rmdir()
         except OSError:  # not empty, or no folder
@@ -128,13 +129,20 @@ def clear() -> Removed:
 
 
 def _entries(pattern: str = "*.cubin", of_all_kinds: bool = False) -> Iterator[_Entry]:
-    for file in directory().glob(f"sm_*/{pattern}"):
+    for file in chain(*(_listed(folder, pattern) for folder in _listed(directory(), "sm_*"))):
         try:
             status = file.lstat()
         except OSError:  # another process has removed it
             continue
         if stat.S_ISREG(status.st_mode) or (of_all_kinds and not stat.S_ISDIR(status.st_mode)):
             yield _Entry(file, status.st_size, status.st_mtime)
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:  # another process has removed the folder meanwhile
+        return []
 
 
 def _remove(entries: Iterable[_Entry]) -> Removed:

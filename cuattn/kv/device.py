@@ -180,6 +180,8 @@ class DeviceMemory(Memory):
         batch = self.geometry.batch
         if seen.shape != (batch,) or seen.dtype not in ("int32", "int64"):
             raise ArgumentError(name, x, f"int32 or int64 [{batch}]")
+        if seen.ptr % np.dtype(seen.dtype).itemsize:
+            raise ArgumentError(name, x, "at a multiple of the size of its elements")
         return seen
 
     def check_device(self, x: Any, name: str, device: tuple[int, int]) -> None:

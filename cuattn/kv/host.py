@@ -91,4 +91,5 @@ def _check_device(x: Any, name: str) -> None:
 
 def _signature(x: Any, name: str) -> Array:
     _check_device(x, name)
-    return look_on_host(x, name).signature
+    # NumPy reads elements wherever they begin.
+    return look_on_host(x, name).signature._replace(misalignment=0)

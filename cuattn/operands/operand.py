@@ -16,6 +16,7 @@ __all__ = [
     "Coded",
     "Operand",
     "array_operand",
+    "check_alignment",
     "compact",
     "compact_strides",
     "dtype_name",
@@ -108,6 +109,7 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         raise ArgumentError(f"{name}.shape", x.shape, f"{_LAYOUTS[layout]} for layout {layout!r}")
     if x.dtype not in DTYPES:
         raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {list(DTYPES)}")
+    check_alignment(name, x)
     operand = array_operand(x, layout)
     head_dim = operand.shape[3]
     if head_dim % 8 or not 8 <= head_dim <= _MAX_HEAD_DIM:
@@ -123,6 +125,20 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
         raise ArgumentError(f"{name}.shape", x.shape, expected)
     return operand
+
+
+def check_alignment(name: str, x: Array) -> None:
+    """Check that the elements of an array of a known type lie at multiples of their size.
+
+    Raises
+    ------
+    ArgumentError
+        If they do not: a GPU that reads one loses the CUDA context of the process.
+    """
+    size = DTYPES[x.dtype].nbytes
+    if x.misalignment % size and all(x.shape):
+        found = f"an address that is {x.misalignment % size} more than one"
+        raise ArgumentError(name, found, f"at a multiple of {size} bytes, the size of its elements")
 
 
 def array_operand(x: Array, layout: str) -> Operand:

@@ -18,6 +18,7 @@ from .operand import (
     Coded,
     Operand,
     array_operand,
+    check_alignment,
     compact_strides,
     dtype_name,
     in_order,
@@ -103,7 +104,8 @@ class Problem:
         Raises
         ------
         ArgumentError
-            If shape, type or device are not those of q, or elements share memory.
+            If shape, type or device are not those of q, or elements share memory or lie at odd
+            addresses.
         """
         if out.shape != self.output_shape:
             raise ArgumentError("out.shape", out.shape, f"{self.output_shape}, the shape of q")
@@ -112,6 +114,7 @@ class Problem:
             raise ArgumentError("out.dtype", out.dtype, f"{wanted}, the dtype of q")
         if out.device != self.device:
             raise ArgumentError("out.device", out.device, f"{self.device}, the device of q")
+        check_alignment("out", out)
         extent = 1
         for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
             if n > 1 and stride < extent and all(out.shape):

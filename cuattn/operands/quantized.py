@@ -23,6 +23,9 @@ from .token_order import factors, natural_codes, natural_scale, scale_of_scopes
 
 __all__ = ["QuantizedTensor"]
 
+# Of its arrays in bytes: kernels load vectors of as many, which lie at multiples only.
+_ALIGNMENT = 16
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedTensor:
@@ -182,6 +185,10 @@ class QuantizedTensor:
             return 0
         seen = view_cupy(x)
         check_address(seen, x, name)
+        if seen.ptr % _ALIGNMENT:
+            raise ArgumentError(
+                name, x, f"at a multiple of {_ALIGNMENT} bytes, as CuPy's memory is"
+            )
         return seen.ptr
 
     @cached_property

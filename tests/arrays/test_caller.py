@@ -89,7 +89,7 @@ class Tensor:
 
     layout = "strided"
     requires_grad = is_nested = False
-    __torch_dispatch__ = None
+    __torch_dispatch__ = tangent = None
 
     def __init__(self, shape=(2, 3), dtype="float16", ptr=ADDRESS, index=0, negative=False):
         self.shape, self.dtype = shape, Dtype(dtype)
@@ -146,6 +146,9 @@ def torch(monkeypatch):
     torch.float16, torch.float32 = Dtype("float16"), Dtype("float32")
     torch.version = SimpleNamespace(hip=None)
     torch.is_grad_enabled = lambda: torch.grad
+    torch.autograd = SimpleNamespace(
+        forward_ad=SimpleNamespace(unpack_dual=lambda x: SimpleNamespace(tangent=x.tangent))
+    )
     torch.stream = TORCHS
     stream = SimpleNamespace(
         current_stream=lambda device: SimpleNamespace(cuda_stream=torch.stream)
@@ -277,6 +280,18 @@ def test_a_null_address_is_refused(cuda, torch, make):
     assert caller.look(make((0, 3), ptr=0), "k").shape == (0, 3)
 
 
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 17), ("float32", 18), ("float16", -17)])
+def test_elements_are_whole_elements_apart(cuda, dtype, step):
+    """Records of bytes that are looked at as another type may have strides that are not."""
+    x = Array((2, 3), dtype)
+    x.strides = (step, x.dtype.itemsize)
+    with pytest.raises(ArgumentError, match=rf"^k must be of elements .* bytes apart, not {step}"):
+        Caller(Array(), None).look(x, "k")
+    for shape in ((1, 3), (2, 0)):  # of which no such step is taken
+        x.shape = shape
+        assert Caller(Array(), None).look(x, "k").shape == shape
+
+
 def test_a_subclass_of_cupys_arrays_is_one(cuda):
     class Quantity(Array):
         unit = "m"
@@ -317,6 +332,18 @@ def test_gradients_are_refused_unless_they_are_off(cuda, torch):
     view = caller.look(x, "v")
     assert (view.ptr, view.readonly) == (ADDRESS, True)
     assert not caller.look(Tensor(), "v").readonly
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [("tangent", "dx", "without a tangent"), ("shape", (Tensor(), 3), "sizes are numbers")],
+)
+def test_what_would_miss_the_call_is_refused(cuda, torch, attribute, value, words):
+    """Forward-mode differentiation, and `torch.jit.trace`, in which sizes are tensors."""
+    x = Tensor()
+    setattr(x, attribute, value)
+    with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
+        Caller(Tensor(), None).look(x, "q")
 
 
 def test_what_is_negated_when_it_is_read_is_copied(cuda, torch):

@@ -29,7 +29,8 @@ ARRANGEMENTS = {
     "rows backwards": lambda x: x[:, ::-1],
     "all backwards": lambda x: x[::-1, ::-1, ::-1],
     "transposed": lambda x: x.transpose(2, 0, 1),
-    "broadcast": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    # Not by broadcast_to, whose result is read-only, which NumPy 2.0 does not export.
+    "broadcast": lambda x: np.lib.stride_tricks.as_strided(x, x.shape, (x.strides[0], 0, 4)),
     "one row": lambda x: np.lib.stride_tricks.as_strided(x, (1, 3), (2**60, 4)),
     "empty": lambda x: x[:, :0],
     "scalar": lambda x: x[1, 2, 3],

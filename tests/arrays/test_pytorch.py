@@ -185,6 +185,31 @@ def test_transforms_are_refused(torch, tensors, name):
         transforms(torch)[name](lambda x: cuattn.attention(q, x, v), k)
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_tangents_are_refused(torch, tensors, which):
+    forward = torch.autograd.forward_ad
+    given = dict(zip("qkv", tensors(), strict=True))
+    with forward.dual_level():
+        dual = forward.make_dual(given[which], torch.ones_like(given[which]))
+        with pytest.raises(ArgumentError, match=f"^{which} must be a tensor without a tangent"):
+            cuattn.attention(**given | {which: dual})
+        cuattn.attention(**given)
+    cuattn.attention(**given | {which: dual})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_traced_is_refused(torch, tensors):
+    q, k, v = tensors()
+    with pytest.raises(ArgumentError, match=r"^q must be a tensor whose sizes are numbers"):
+        torch.jit.trace(lambda x: cuattn.attention(x, k, v), (q,))
+
+
+def test_lengths_that_pytorch_does_not_give_away_are_refused(torch, tensors):
+    cache = cuattn.KVCache(1, 2, 64, 32, device="cpu")
+    with pytest.raises(ArgumentError, match=r"^lengths must be whole numbers"):
+        cache.truncate(torch._neg_view(torch.tensor([-4])))
+
+
 def test_gradients_may_be_off(torch, tensors):
     q, k, v = tensors()
     expected = cuattn.attention(q, k, v)

@@ -56,6 +56,22 @@ def test_argument_error_never_prints_the_elements_of_an_array():
     assert message == "q must be of 4 dimensions, got Array of shape (2, 3) and dtype float16"
 
 
+def test_argument_error_says_what_it_can_of_a_value_that_cannot_be_shown():
+    class Odd:
+        def __repr__(self):
+            raise ValueError("half made")
+
+    class Array(Odd):
+        shape = dtype = None
+
+        def __dlpack__(self):
+            raise NotImplementedError
+
+    assert str(ArgumentError("scheme", Odd(), "one")) == "scheme must be one, got Odd"
+    message = str(ArgumentError("q", Array(), "an array"))
+    assert message == "q must be an array, got Array of shape ? and dtype None"
+
+
 def test_compile_error_shows_and_keeps_the_log():
     error = CompileError("unit.cu does not compile", "line 3: error")
     assert str(error) == "unit.cu does not compile\nline 3: error"

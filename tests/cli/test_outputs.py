@@ -2,8 +2,13 @@
 
 import json
 import os
+import shlex
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +82,26 @@ def test_two_outputs_are_two_files(capsys, tmp_path):
         assert "--html must be another file than that of --json" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("command", "reads", "option"),
+    [
+        (["report"], "--input", "--json"),
+        (["choose"], "--input", "--save"),
+        (["bench"], "--from", "--html"),
+        (["bench"], "--compare", "--json"),
+    ],
+)
+def test_what_is_read_is_not_replaced(capsys, tmp_path, command, reads, option):
+    file, link = tmp_path / "x.npz", tmp_path / "link.npz"
+    file.write_text("of the user")
+    link.symlink_to(file)
+    for path in (file, link):
+        assert main([*command, reads, str(file), option, str(path)]) == 2
+        assert f"{option} must be another file than that of {reads}" in capsys.readouterr().err
+    assert file.read_text() == "of the user"
+
+
 @pytest.mark.parametrize(("command", "option"), [(REPORT, "--json"), (OPTIONS[3][0], "--save")])
 def test_a_dash_is_standard_output(capsys, tmp_path, monkeypatch, command, option):
     monkeypatch.chdir(tmp_path)
@@ -135,6 +160,16 @@ def test_devices_stay_and_a_full_one_is_named(capsys):
     assert capsys.readouterr().err.endswith("No space left on device: '/dev/full'\n")
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="a folder of Linux")
+def test_files_of_shared_memory_are_files():
+    """Not all that is below /dev is a device."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        file = Path(folder) / "x.json"
+        for _ in range(2):
+            assert main([*OPTIONS[3][0], "--save", str(file)]) == 0
+        assert len(SchemePlan.load(file).schemes) == 1
+
+
 def test_a_file_that_fails_half_way_is_as_it_was(monkeypatch, tmp_path, capsys):
     file = tmp_path / "plan.json"
     file.write_text("old")
@@ -157,3 +192,13 @@ def test_new_files_have_the_mode_of_the_umask(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == 0o640
     assert len(SchemePlan.load(tmp_path / "plan.json").schemes) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a way of POSIX shells")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_get_nothing(tmp_path, closed):
+    command = [sys.executable, "-m", "cuattn", *OPTIONS[3][0], "--save", str(tmp_path / "x.json")]
+    done = subprocess.run(f"{shlex.join(command)} {closed}", shell=True, capture_output=True)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert len(SchemePlan.load(tmp_path / "x.json").schemes) == 1

@@ -73,3 +73,13 @@ def test_words_are_brought_to_a_line():
     assert printable("x" * 500, 10) == "xxxxxxx..."
     assert listed([]) == "nothing"
     assert listed(str(i) for i in range(20)).endswith("'11', 8 more")
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\udcff": 1}', '{"a": "\\udc00\\ud800"}'])
+def test_text_that_is_no_unicode_is_refused(tmp_path, text):
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(ArgumentError, match="surrogates not allowed"):
+        typed_json.read(file, dict)
+    file.write_text('{"a": "\\ud83d\\ude00"}')
+    assert typed_json.read(file, dict) == {"a": "\U0001f600"}

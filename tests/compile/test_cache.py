@@ -38,6 +38,13 @@ def test_directory_follows_the_environment(monkeypatch, folder):
         assert cache_folder.directory() == Path("/home/someone/.cache/cuattn")
 
 
+def test_chosen_directory_may_begin_at_home(monkeypatch):
+    """A variable set in a file of settings, such as a Dockerfile, has seen no shell."""
+    monkeypatch.setenv("CUATTN_CACHE_DIR", "~/kernels")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder.directory() == Path("/home/someone/kernels")
+
+
 def test_user_without_a_home_gets_no_folder_in_the_working_directory(monkeypatch, tmp_path):
     """A container may run as a number that no user has, and without HOME."""
     for name in ("CUATTN_CACHE_DIR", "XDG_CACHE_HOME"):
@@ -285,6 +292,21 @@ def test_size_that_is_no_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", text)
     with pytest.raises(ArgumentError, match="CUATTN_CACHE_MAX_MIB must be a number of MiB"):
         cache_folder.prune()
+
+
+@pytest.mark.parametrize("gone", ["cache", "sm_90a"])
+def test_folders_that_others_remove_meanwhile_are_empty(monkeypatch, gone):
+    cache.write(cache.path(cache.key(["a"]), "90a"), IMAGE)
+    scandir = os.scandir
+
+    def removed(path="."):
+        if Path(path).name == gone:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removed)
+    assert cache_folder.usage() == (0, 0)
+    assert cache_folder.prune(0) == cache_folder.clear() == (0, 0)
 
 
 def test_clear_leaves_nothing_of_ours_and_all_else(folder):

@@ -418,6 +418,23 @@ def test_a_quantized_tensor_without_memory_is_refused(gpu, rng, monkeypatch):
     assert len(gpu.launched) == launched
 
 
+@pytest.mark.parametrize("name", ["codes", "scale", "vector"])
+def test_a_quantized_tensor_at_an_odd_address_is_refused(gpu, rng, name):
+    """As part of a buffer of the caller's: kernels load vectors of 16 bytes."""
+    q, k, v = qkv(rng)
+    tensor = cuattn.quantize(k)
+    x = getattr(tensor, name)
+    buffer = np.zeros(x.nbytes + 32, np.uint8)
+    first = -buffer.ctypes.data % 16 + 4
+    odd = buffer[first : first + x.nbytes].view(x.dtype).reshape(x.shape)
+    odd[...] = x
+    moved = replace(tensor, **{name: odd})
+    launched = len(gpu.launched)
+    with pytest.raises(ArgumentError, match=rf"^{name} must be at a multiple of 16 bytes"):
+        cuattn.attention(q, moved, v)
+    assert len(gpu.launched) == launched
+
+
 @pytest.mark.parametrize("wrong", [None, 1, 0, "no", np.ones(2)])
 def test_check_finite_is_true_or_false(gpu, rng, wrong):
     with pytest.raises(ArgumentError, match=r"^check_finite must be True or False"):

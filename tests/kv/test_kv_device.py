@@ -284,3 +284,22 @@ def test_reset_forgets_what_was_refused(gpu, rng):
     cache.reset()
     cache.append(k, v, counts=np.array([1, 2, 3]))
     assert cache.lengths.tolist() == [1, 2, 3]
+
+
+def test_counts_lie_at_multiples_of_their_size(gpu, rng):
+    cache = cache_of()
+    k, v = tokens(rng, BATCH, HEADS, 4, 64)
+    counts = np.zeros(4 * BATCH + 1, np.uint8)[1:].view(np.int32)
+    with pytest.raises(ArgumentError, match=r"^counts must be at a multiple of the size"):
+        cache.append(k, v, counts=counts)
+    assert cache.lengths.tolist() == [0] * BATCH
+
+
+def test_a_cache_in_host_memory_takes_elements_from_anywhere(rng):
+    k, v = tokens(rng, BATCH, HEADS, 4, 64)
+    odd = np.zeros(k.nbytes + 1, np.uint8)[1:].view(k.dtype).reshape(k.shape)
+    odd[...] = k
+    caches = cache_of(device="cpu"), cache_of(device="cpu")
+    for cache, keys in zip(caches, (k, odd), strict=True):
+        cache.append(keys, v)
+    assert_same(*caches)

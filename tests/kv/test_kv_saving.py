@@ -113,3 +113,19 @@ def test_a_pipe_is_written_through(rng, path, tmp_path):
     assert_same_contents(KVCache.load(path, "cpu"), cache)
     with pytest.raises(ArgumentError, match="an existing file"):
         KVCache.load(pipe, "cpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no names of descriptors here")
+def test_a_descriptor_is_written_through(rng, path):
+    cache = filled(rng)
+    with path.open("wb") as stream:
+        cache.save(f"/proc/self/fd/{stream.fileno()}")
+        assert os.fstat(stream.fileno()).st_size == path.stat().st_size > 0
+    assert_same_contents(KVCache.load(path, "cpu"), cache)
+
+
+def test_a_link_that_leads_nowhere_else_stays(rng, path):
+    path.symlink_to(path)
+    with pytest.raises(ArgumentError, match=r"^path must be a file that can be written"):
+        filled(rng).save(path)
+    assert path.is_symlink()

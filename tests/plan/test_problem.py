@@ -45,6 +45,22 @@ def test_sizes_of_a_call():
     assert (p.is_causal, p.return_lse) == (True, True)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 2), ("bfloat16", 2), ("float32", 4)])
+def test_elements_lie_at_multiples_of_their_size(dtype, size):
+    """A GPU that reads others loses the context of the whole process."""
+    shape, p = (1, 1, 8, 64), problem(q=(1, 1, 8, 64), k=(1, 1, 8, 64), dtype=dtype)
+    for name in "qkv":
+        x = array(*shape, dtype=dtype, misalignment=size // 2)
+        argument, message = refused(**{"q": shape, "k": shape, "v": shape, name: x}, dtype=dtype)
+        assert argument == name
+        assert f"at a multiple of {size} bytes" in message
+    with pytest.raises(ArgumentError, match=rf"^out must be at a multiple of {size} bytes"):
+        p.output(array(*shape, dtype=dtype, misalignment=size // 2))
+    assert p.output(array(*shape, dtype=dtype, misalignment=size)).shape == shape
+    empty = array(1, 1, 0, 64, dtype=dtype, misalignment=1)
+    assert problem(q=empty, k=shape, dtype=dtype).q.tokens == 0
+
+
 def test_layout_nhd_swaps_heads_and_tokens():
     p = problem(q=(2, 64, 8, 64), k=(2, 100, 2, 64), layout="NHD")
     assert p.q.shape == (2, 8, 64, 64)

@@ -1,7 +1,10 @@
 """Matrix products of the reference run in one thread, and leave the caller's setting as it was."""
 
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 import cuattn
 from cuattn.errors import ArgumentError
 from cuattn.kv_format import KVFormat
-from cuattn.reference import decode, emulate, exact, kv_cache, metrics
+from cuattn.reference import blas_threads, decode, emulate, exact, kv_cache, metrics
 from cuattn.reference.blas_threads import one_blas_thread
 
 BLAS = ThreadpoolController().select(user_api="blas")
@@ -143,3 +146,93 @@ def test_calls_of_several_threads_restore_when_the_last_is_done():
             future.result()
     assert seen == {"second, alone": {1}}
     assert threads() == {3}
+
+
+def test_threads_that_call_first_find_the_libraries_once(monkeypatch):
+    def slow():
+        time.sleep(0.05)
+        return ThreadpoolController()
+
+    monkeypatch.setattr(blas_threads, "ThreadpoolController", slow)
+    blas_threads._libraries.cache_clear()
+    start = Barrier(4)
+
+    def call(n):
+        start.wait(60)
+        with one_blas_thread():
+            time.sleep(0.1 + 0.05 * n)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
+    assert blas_threads._libraries.cache_info().misses == 1
+    assert threads() == {3}
+
+
+def forked(work):
+    """Return the exit code of a forked process, 0 if its work is true, or of one that hangs."""
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hangs"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_forked_processes_restore_what_other_threads_would_have():
+    inside, forked_one = Event(), Event()
+
+    def other():
+        with one_blas_thread():
+            inside.set()
+            forked_one.wait(60)
+
+    def work():
+        with one_blas_thread():
+            seen = threads()
+        return (seen, threads()) == ({1}, {3})
+
+    thread = Thread(target=other)
+    thread.start()
+    inside.wait(60)
+    try:
+        assert forked(work) == 0
+    finally:
+        forked_one.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_no_fork_comes_in_the_middle_of_a_setting():
+    stop = Event()
+
+    def others():
+        while not stop.is_set():
+            with one_blas_thread():
+                pass
+
+    def work():
+        with one_blas_thread():
+            return True
+
+    busy = [Thread(target=others) for _ in range(3)]
+    for thread in busy:
+        thread.start()
+    try:
+        assert [forked(work) for _ in range(10)] == [0] * 10
+    finally:
+        stop.set()
+        for thread in busy:
+            thread.join()

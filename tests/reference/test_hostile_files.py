@@ -136,7 +136,17 @@ def test_members_that_are_no_arrays(tmp_path, content):
     refused(path, str(path), "'q': ")
 
 
-@pytest.mark.parametrize("header", ["(" * 2000, "{'descr': '<f4', 'fortran_order': False}", "[1]"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "(" * 2000,
+        "{'descr': '<f4', 'fortran_order': False}",
+        "[1]",
+        "{[]: 1}",
+        "{1: 2, 'descr': '<f4'}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 8)}",
+    ],
+)
 def test_headers_that_are_none(tmp_path, header):
     text = header.encode() + b"\n"
     member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
@@ -245,6 +255,7 @@ HOSTILE = {
     "two negative sizes": {"q": entry(shape=(1, 2, -3, -8))},
     "too large": {"q": entry(shape=(1 << 40, 1 << 40))},
     "of 64 bits": {"q": entry(shape=(1 << 63, 2, 0), offsets=(0, 0))},
+    "many axes": {"q": entry(shape=(1 << 62,) * 100_000)},
     "not whole": {"q": entry(shape=(1, 2, 3.0, 8))},
     "true": {"q": entry(shape=(True, 2, 3, 8))},
     "a hole": {
