@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from decoding import Decoder, Graph, HalfCache
+from threadpoolctl import threadpool_limits
 from tiny_lm import Sizes, TinyLM, train
 
 import cuattn
@@ -62,7 +63,9 @@ def main(argv=None):
     model = TinyLM(xp, sizes, seed=args.seed)
     parameters = f"{model.flat.size / 1e6:.1f} million parameters"
     print(f"{parameters}, {len(text)} bytes of text, {'on the GPU' if on_gpu else 'in NumPy'}")
-    fit(model, text, steps, batch=options["batch"], length=options["length"], seed=args.seed)
+    # Products are small: several threads would wait for each other in busy loops.
+    with threadpool_limits(1, user_api="blas"):
+        fit(model, text, steps, batch=options["batch"], length=options["length"], seed=args.seed)
     compare(model, list(prompt), count, on_gpu)
 
 

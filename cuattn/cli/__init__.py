@@ -55,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _never_fail_to_encode(stream)
     try:
-        args = _parser().parse_args(argv)
+        args, unknown = _parser().parse_known_args(argv)
+        if unknown:  # argparse would name the help of `cuattn`, which has no options of a command
+            raise _UsageError(
+                f"unrecognized arguments: {' '.join(unknown)} (see cuattn {args.command} --help)"
+            )
         with checked(args):
             args.run(args)
         sys.stdout.flush()
@@ -92,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cuattn {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     for command in (report_command, bench_command, choose, info, compile_command, cache):
         command.add_to(commands)
     return parser

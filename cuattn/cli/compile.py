@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             raise ArgumentError("--all", True, f"left out with --{name.replace('_', '-')}")
     if args.arch is None and gpu_status()[0] != "ok":
-        raise ArgumentError("--arch", args.arch, "given on a computer without a GPU")
+        raise ArgumentError(
+            "--arch", args.arch, "given on a computer without a GPU, such as sm_90a"
+        )
     archs = [checked_arch(arch) for arch in args.arch or [current_device().arch]]
     jobs = args.jobs or os.cpu_count() or 1
     for arch in archs:

@@ -189,7 +189,10 @@ def where() -> str:
     if state == "ok":
         device = current_device()
         return f"computed on {device.name} (sm_{device.arch})"
-    return f"emulated in NumPy, no GPU to be used: {detail.splitlines()[0]}"
+    why = detail.splitlines()[0]
+    if state == "no-cupy":  # what to install fills lines, which who has no GPU does not need
+        why = f"{why.partition('; ')[0]} (see cuattn info)"
+    return f"emulated in NumPy, no usable GPU: {why}"
 
 
 def _keys(text: str) -> dict[str, str]:

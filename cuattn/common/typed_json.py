@@ -45,7 +45,12 @@ def read(path: Path, kind: Any, file: str = "a JSON file") -> Any:
     except (OSError, ValueError) as error:  # the latter of what is not UTF-8, too
         reason = getattr(error, "strerror", None) or str(error)
         raise ArgumentError(name, reason, file) from None
-    return typed(data, kind, name)
+    try:
+        return typed(data, kind, name)
+    except ArgumentError as error:
+        if error.argument == name:  # not a field of it, so of some other program
+            raise ArgumentError(name, error.value, f"{file}, {error.expected}") from None
+        raise
 
 
 def _parsed(path: Path) -> Any:

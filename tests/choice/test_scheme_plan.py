@@ -103,8 +103,11 @@ def damaged(change):
     [
         ("", "x.json must be a JSON file"),
         (b"\xff\xfe\x00", "x.json must be a JSON file"),
-        ("[]", "x.json must be of type dict"),
-        ('{"model": "other"}', r"x\.json must be an object with the keys \['entries', 'format'\]"),
+        ("[]", "x.json must be a JSON file, of type dict"),
+        (
+            '{"model": "other"}',
+            r"x\.json must be a JSON file, an object with the keys \['entries', 'format'\]",
+        ),
         (damaged(lambda d, e: d.update(format="cuattn scheme plan 2")), "x.json.format must be"),
         (damaged(lambda d, e: d.update(entries={})), "x.json.entries must be of type list"),
         (damaged(lambda d, e: e.pop("step")), r"x\.json\.entries\[0\] must be an object with"),

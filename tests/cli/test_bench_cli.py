@@ -15,7 +15,7 @@ from cuattn.cli.bench import command as bench
 from cuattn.cli.bench import page as bench_page
 from cuattn.cli.progress import Bar
 from cuattn.errors import NoGPUError
-from cuattn.records.record import Accuracy, Timing
+from cuattn.records.record import Accuracy, Timing, records
 
 PREFILL = [Case.square(4, 32, seqlen, 128, False) for seqlen in (1024, 4096)]
 CACHE = decoding(16, 8, 8192)
@@ -131,6 +131,10 @@ def gpu(monkeypatch):
         (["--html", "gone/x.html"], "--html must be a file in an existing folder"),
         (["--compare", "gone.json"], "gone.json must be a JSON file of cuattn bench"),
         (["--from", "gone.json"], "gone.json must be a JSON file of cuattn bench"),
+        (
+            ["--from", str(records()[0])],
+            ".json must be a JSON file of cuattn bench, an object with",
+        ),
         (["--from", "x.json", "--quick"], "--quick must be left out with --from"),
         (["--from", "x.json", "--seqlen", "64"], "--seqlen must be left out with --from"),
         (["--from", "x.json", "--json", "y.json"], "--json must be left out with --from"),
@@ -150,7 +154,10 @@ def test_errors_are_one_line_and_exit_code_2(
 def test_a_page_without_matplotlib_is_refused_before_the_run(gpu, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "--html", str(tmp_path / "x.html")]) == 2
-    assert "--html needs matplotlib" in capsys.readouterr().err
+    assert (
+        "--html needs matplotlib and jinja2: pip install matplotlib jinja2"
+        in capsys.readouterr().err
+    )
     assert not gpu
 
 

@@ -57,7 +57,7 @@ def small_file(tmp_path):
     [
         ([], "required: COMMAND"),
         (["repotr"], "invalid choice: 'repotr'"),
-        (["report", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["report", "--frobnicate"], "arguments: --frobnicate (see cuattn report --help)"),
         (["report", "--head", "2"], "unrecognized arguments: --head"),  # no abbreviations
         (["report", "--heads", "0"], "argument --heads: must be at least 1, got 0"),
         (["report", "--heads", "two"], "argument --heads: invalid integer value: 'two'"),
@@ -75,7 +75,8 @@ def small_file(tmp_path):
         (["choose", "--min-cosine", "high"], "invalid number value: 'high'"),
         (["choose", "--save", "gone/plan.json"], "--save must be a file in an existing folder"),
         (["choose", "--json", "x.json"], "unrecognized arguments: --json"),
-        (["compile"], "--arch must be given on a computer without a GPU"),
+        (["compile"], "--arch must be given on a computer without a GPU, such as sm_90a"),
+        (["compile", "--arch=sm_80", "int8"], "arguments: int8 (see cuattn compile --help)"),
         (["compile", "--arch", "sm_75"], "argument --arch: arch must be one of"),
         (["compile", "--arch", "sm_80", "--dtypes", "int8"], "argument --dtypes: must be one of"),
         (["compile", "--arch", "sm_80", "--head-dims", "64,300"], "--head-dims: must be among"),
@@ -143,7 +144,7 @@ def test_report_shows_every_scheme_and_every_source(capsys):
     assert main(["report", *SMALL, "--distribution", "normal", "sharp", "--causal"]) == 0
     output = capsys.readouterr()
     where, overview, errors, sources = output.out.split("\n\n")
-    assert where == "causal attention, emulated in NumPy, no GPU to be used: hidden by the test"
+    assert where == "causal attention, emulated in NumPy, no usable GPU: hidden by the test"
     assert overview.split()[:2] == ["normal", "sharp"]
     assert re.findall(r"^  (\S+)", overview, re.MULTILINE) == list(PRESETS)
     for table in (errors, sources):
@@ -256,6 +257,13 @@ def test_plot_is_a_picture(tmp_path, options):
     # Float16 inputs: the fp16 scheme makes no error in Q, which a logarithmic axis cannot show.
     assert main(["report", *SMALL, "--schemes", "int8,fp16", "--plot", str(file), *options]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_cupy_the_headline_is_short(monkeypatch):
+    status = "no-cupy", "No module named 'cupy'; pip install \"cupy-cuda12x>=13.6\"; or another"
+    monkeypatch.setattr(inputs, "gpu_status", lambda: status)
+    expected = "emulated in NumPy, no usable GPU: No module named 'cupy' (see cuattn info)"
+    assert inputs.where() == expected
 
 
 def test_plot_needs_matplotlib_and_says_so_first(capsys, monkeypatch, tmp_path):

@@ -43,9 +43,11 @@ def needs_packages(option: str, packages: tuple[str, ...] = PACKAGES) -> None:
     UnsupportedError
         If a package is not installed.
     """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UnsupportedError(f"{option} needs {package}: pip install {package}")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"{option} needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        )
 
 
 def render(template: str, **values: Any) -> str:
