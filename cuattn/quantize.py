@@ -16,7 +16,7 @@ from .common.remember import remember
 from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
 from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
-from .operands.layout import Form
+from .operands.layout import CodeLayout
 from .operands.operand import operand_of
 from .operands.quantized import QuantizedTensor
 from .plan.conversion import conversion
@@ -94,15 +94,15 @@ def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> Quanti
     if call.copied:
         x = contiguous(x)
         call = _prepare(x.signature, operand, scheme, layout)
-    form = call.form
-    codes = cupy.ndarray(form.data, form.dtype)
-    scale = cupy.ndarray(form.scale, np.float32)
-    vector = cupy.ndarray(form.vector, np.float32) if form.smoothed else None
+    code_layout = call.code_layout
+    codes = cupy.ndarray(code_layout.data, code_layout.dtype)
+    scale = cupy.ndarray(code_layout.scale, np.float32)
+    vector = cupy.ndarray(code_layout.vector, np.float32) if code_layout.smoothed else None
     tensor = QuantizedTensor(codes, scale, vector, operand, scheme, call.shape, x.dtype)
     if call.launches:
         enqueue(call.launches, call.buffers, (x.ptr, *tensor.addresses))
     else:  # an empty scope counts as one of zeros
-        scale.fill(form.empty_scale)
+        scale.fill(code_layout.empty_scale)
         if vector is not None:
             vector.fill(0)
     return tensor
@@ -113,7 +113,7 @@ class _Call:
     """What calls on arrays of the same kind share; no launches if there is nothing to do yet."""
 
     shape: tuple[int, ...]
-    form: Form
+    code_layout: CodeLayout
     copied: bool
     launches: list[Launch]
     buffers: Buffers
@@ -122,14 +122,14 @@ class _Call:
 @remember(_REMEMBERED)
 def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     operand = operand_of(name, x, scheme, layout)
-    form = Form.of(scheme, name, operand.shape, packed=True)
+    code_layout = CodeLayout.of(scheme, name, operand.shape, packed=True)
     buffers = Buffers("x", "codes", "scale", "vector")
     job = ConversionJob(
         operand,
         buffers["x"],
         data=buffers["codes"],
         scale=buffers["scale"],
-        vector=buffers["vector"] if form.smoothed else NULL,
+        vector=buffers["vector"] if code_layout.smoothed else NULL,
     )
     check_supported(scheme, target(current_device().arch))
     copied = x.strides[-1] != 1 and all(x.shape)
@@ -138,4 +138,4 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
         launches = conversion(
             {name: job}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
         )
-    return _Call(operand.shape, form, copied, loaded(launches), buffers)
+    return _Call(operand.shape, code_layout, copied, loaded(launches), buffers)

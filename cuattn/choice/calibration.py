@@ -17,7 +17,7 @@ from ..reference.arrays import Progress
 from ..scheme import Scheme
 from .error_report import ErrorReport
 from .measure import measure_error
-from .stages import Stages
+from .progress import Stages
 
 __all__ = ["candidates", "check_finite", "error_reports"]
 

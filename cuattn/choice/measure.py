@@ -22,7 +22,7 @@ from ..reference.metrics import metrics
 from ..reference.rounding import HalfType
 from ..scheme import Scheme
 from .error_report import ErrorReport
-from .stages import Stages
+from .progress import Stages
 from .timing import ColdL2, time_gpu
 
 __all__ = ["ErrorReport", "measure_error"]

@@ -14,7 +14,7 @@ from ..reference.arrays import Progress
 from ..scheme import Scheme
 from .calibration import candidates
 from .choose import Choice, choose_scheme
-from .stages import Stages
+from .progress import Stages
 
 __all__ = ["Key", "SchemePlan", "plan_schemes"]
 

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from ..choice.scheme_plan import SchemePlan, plan_schemes
-from ..choice.stages import Stages
+from ..choice.progress import Stages
 from .inputs import add_options, headline, inputs
 from .options import between
 from .outputs import add_outputs

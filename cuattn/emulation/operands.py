@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..operands.layout import Form
+from ..operands.layout import CodeLayout
 from ..operands.operand import operand_of
 from ..operands.quantized import QuantizedTensor
 from ..operands.token_order import stored
@@ -34,8 +34,8 @@ def quantize_on_host(x: Any, operand: Name, scheme: Scheme, layout: str) -> Quan
     seen = signature_on_host(x, "x")
     shape = operand_of(operand, seen, scheme, layout).shape
     quantized, vector = _quantized(operand, values_on_host(x, "x", layout), scheme)
-    form = Form.of(scheme, operand, shape, packed=True)
-    codes, scale = stored(quantized, operand, scheme, form)
+    code_layout = CodeLayout.of(scheme, operand, shape, packed=True)
+    codes, scale = stored(quantized, operand, scheme, code_layout)
     return QuantizedTensor(codes, scale, vector, operand, scheme, shape, seen.dtype)
 
 

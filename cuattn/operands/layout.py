@@ -16,11 +16,11 @@ from ..specs.attention import Scope, Type
 from ..specs.coding import Name, code_type, stored_scope
 from ..specs.quantize import TOKEN_PAD
 
-__all__ = ["Form"]
+__all__ = ["CodeLayout"]
 
 
 @dataclass(frozen=True)
-class Form:
+class CodeLayout:
     """An operand of the products. Arrays are contiguous; scales and vectors are float32.
 
     Parameters
@@ -57,8 +57,10 @@ class Form:
     empty_scale: np.float32
 
     @classmethod
-    def of(cls, scheme: Scheme, name: Name, shape: tuple[int, ...], packed: bool = False) -> Form:
-        """Return the form of an operand [batch, head, token, head_dim] under a scheme.
+    def of(
+        cls, scheme: Scheme, name: Name, shape: tuple[int, ...], packed: bool = False
+    ) -> CodeLayout:
+        """Return the layout of an operand [batch, head, token, head_dim] under a scheme.
 
         Parameters
         ----------

@@ -17,7 +17,7 @@ from ..reference.rotation import butterflies, hadamard_block, signs
 from ..reference.smoothing import Q_BLOCK
 from ..scheme import Scheme
 from ..specs.coding import Name, coding
-from .layout import Form
+from .layout import CodeLayout
 from .operand import DTYPES, Coded
 from .token_order import factors, natural_codes, natural_scale, scale_of_scopes
 
@@ -84,12 +84,17 @@ class QuantizedTensor:
             raise ArgumentError("dtype", self.dtype, f"one of {list(DTYPES)}")
         if len(self.shape) != 4:
             raise ArgumentError("shape", self.shape, "(batch, heads, tokens, head_dim)")
-        form = self._form
-        if (self.vector is not None) != form.smoothed:
-            raise ArgumentError("vector", self.vector, "an array" if form.smoothed else "None")
-        expected_arrays = [("codes", form.data, form.dtype), ("scale", form.scale, "float32")]
-        if form.smoothed:
-            expected_arrays.append(("vector", form.vector, "float32"))
+        code_layout = self._code_layout
+        if (self.vector is not None) != code_layout.smoothed:
+            raise ArgumentError(
+                "vector", self.vector, "an array" if code_layout.smoothed else "None"
+            )
+        expected_arrays = [
+            ("codes", code_layout.data, code_layout.dtype),
+            ("scale", code_layout.scale, "float32"),
+        ]
+        if code_layout.smoothed:
+            expected_arrays.append(("vector", code_layout.vector, "float32"))
         library = _array_class(self.codes)
         for name, shape, dtype in expected_arrays:
             array = getattr(self, name)
@@ -144,7 +149,7 @@ class QuantizedTensor:
         smoothed = self.vector is not None and name != "q"
         return Quantized(
             np.ascontiguousarray(_to_host(self._natural_codes())),
-            scale_of_scopes(scale, scheme, name, self.shape[2], self._form.empty_scale),
+            scale_of_scopes(scale, scheme, name, self.shape[2], self._code_layout.empty_scale),
             scope_of(name, getattr(scheme, f"{name}_scope")),
             block_of(scheme, name),
             _to_host(self.vector) if smoothed else None,
@@ -192,14 +197,14 @@ class QuantizedTensor:
         return seen.ptr
 
     @cached_property
-    def _form(self) -> Form:
-        return Form.of(self.scheme, self.operand, self.shape, packed=True)
+    def _code_layout(self) -> CodeLayout:
+        return CodeLayout.of(self.scheme, self.operand, self.shape, packed=True)
 
     def _natural_scale(self) -> Any:
         return natural_scale(self.scale, self.scheme, self.operand, self.shape)
 
     def _natural_codes(self) -> Any:
-        return natural_codes(self.codes, self._form, self.operand, self.shape)
+        return natural_codes(self.codes, self._code_layout, self.operand, self.shape)
 
 
 def _on_host(x: Any) -> bool:

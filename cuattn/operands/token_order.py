@@ -23,23 +23,23 @@ from ..scheme import Scheme
 from ..specs.attention import Scope, Type
 from ..specs.coding import Name, stored_scope
 from ..specs.quantize import TOKEN_PAD
-from .layout import Form
+from .layout import CodeLayout
 
 __all__ = ["factors", "natural_codes", "natural_scale", "scale_of_scopes", "stored"]
 
 Shape = tuple[int, ...]
 
 
-def natural_codes(codes: Any, form: Form, name: Name, shape: Shape) -> Any:
+def natural_codes(codes: Any, code_layout: CodeLayout, name: Name, shape: Shape) -> Any:
     """Return codes [B, H, N, D] as int8, or as float32 values of e4m3; of any library."""
     batch, heads, tokens, head_dim = shape
-    if form.code is Type.int4:
+    if code_layout.code is Type.int4:
         codes = unpack_pairs(codes)
     if name == "v":
         blocks, channels, block = codes.shape[2:]
         codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
     codes = codes[:, :, :tokens, :head_dim]
-    return e4m3_values(codes) if form.code is Type.e4m3 else codes
+    return e4m3_values(codes) if code_layout.code is Type.e4m3 else codes
 
 
 def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape) -> Any:
@@ -108,27 +108,29 @@ def scale_of_scopes(
 
 
 def stored(
-    quantized: Quantized, name: Name, scheme: Scheme, form: Form
+    quantized: Quantized, name: Name, scheme: Scheme, code_layout: CodeLayout
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return codes and scales in the form of an operand."""
-    return _codes(quantized, name, form), _scale(quantized, name, scheme, form)
+    """Return codes and scales as an operand has them in memory."""
+    return _codes(quantized, name, code_layout), _scale(quantized, name, scheme, code_layout)
 
 
-def _codes(quantized: Quantized, name: Name, form: Form) -> NDArray[Any]:
+def _codes(quantized: Quantized, name: Name, code_layout: CodeLayout) -> NDArray[Any]:
     natural: Any = quantized.codes
-    if form.code is Type.e4m3:
+    if code_layout.code is Type.e4m3:
         natural = e4m3_bits(natural)
     if name == "v":
         codes: NDArray[Any] = transpose_v(natural)
     else:
-        channels = form.data[3] * (2 if form.code is Type.int4 else 1)
-        codes = np.zeros((*form.data[:3], channels), natural.dtype)
+        channels = code_layout.data[3] * (2 if code_layout.code is Type.int4 else 1)
+        codes = np.zeros((*code_layout.data[:3], channels), natural.dtype)
         codes[..., : natural.shape[3]] = natural
-    return pack_pairs(codes) if form.code is Type.int4 else codes
+    return pack_pairs(codes) if code_layout.code is Type.int4 else codes
 
 
-def _scale(quantized: Quantized, name: Name, scheme: Scheme, form: Form) -> NDArray[np.float32]:
-    scale = np.full(form.scale, form.empty_scale)
+def _scale(
+    quantized: Quantized, name: Name, scheme: Scheme, code_layout: CodeLayout
+) -> NDArray[np.float32]:
+    scale = np.full(code_layout.scale, code_layout.empty_scale)
     scope, tokens = stored_scope(scheme, name), quantized.codes.shape[2]
     of_scopes = quantized.scale
     if scope is Scope.group:
@@ -138,7 +140,7 @@ def _scale(quantized: Quantized, name: Name, scheme: Scheme, form: Form) -> NDAr
         one = spread(of_scopes, quantized.scope, quantized.block, tokens)[..., 0]
         by_token = np.broadcast_to(one, quantized.codes.shape[:3])
         if name == "v":
-            return _with_logarithms(by_token, form)
+            return _with_logarithms(by_token, code_layout)
         scale[..., :tokens] = by_token
     elif quantized.scope == "tensor":
         scale[...] = of_scopes[..., None]
@@ -148,10 +150,10 @@ def _scale(quantized: Quantized, name: Name, scheme: Scheme, form: Form) -> NDAr
     return in_slots(scale) if by_slots else scale
 
 
-def _with_logarithms(scale: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
+def _with_logarithms(scale: NDArray[np.float32], code_layout: CodeLayout) -> NDArray[np.float32]:
     """Bring scales of V's tokens [batch, head, token] to [batch, head, block, 3, 128]."""
-    shape = form.scale
-    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), form.empty_scale)
+    shape = code_layout.scale
+    padded = np.full((*scale.shape[:2], shape[2] * shape[4]), code_layout.empty_scale)
     padded[..., : scale.shape[2]] = scale
     blocks = in_slots(padded).reshape(*shape[:3], shape[4])
     with np.errstate(invalid="ignore"):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..arrays.device import Device
 from ..compile.launch import NULL, Buffers, Launch
-from ..operands.layout import Form
+from ..operands.layout import CodeLayout
 from ..operands.operand import Operand
 from ..operands.problem import Problem
 from ..specs.coding import Name
@@ -107,26 +107,28 @@ def operand_buffers(
         Whether it reads codes of 4 bits two to a byte.
     """
     operand: Operand = getattr(problem, name)
-    form = Form.of(problem.scheme, name, operand.shape, packed)
+    code_layout = CodeLayout.of(problem.scheme, name, operand.shape, packed)
     x, scale, vector = (buffers[f"{name}{part}"] for part in PARTS)
     if operand.coded:
-        given = Form.of(problem.scheme, name, operand.shape, packed=True)
-        if given.code is form.code:
-            return OperandBuffers(x, form.byte_strides, scale, vector)
-        data = buffers.take(form.nbytes)
-        return OperandBuffers(data, form.byte_strides, scale, vector, packed=x)
-    as_it_is = form.code is None and operand.dtype is half_type(problem.scheme, operand.dtype)
+        given = CodeLayout.of(problem.scheme, name, operand.shape, packed=True)
+        if given.code is code_layout.code:
+            return OperandBuffers(x, code_layout.byte_strides, scale, vector)
+        data = buffers.take(code_layout.nbytes)
+        return OperandBuffers(data, code_layout.byte_strides, scale, vector, packed=x)
+    as_it_is = code_layout.code is None and operand.dtype is half_type(
+        problem.scheme, operand.dtype
+    )
     if as_it_is and operand.direct and (can_read(operand) or not mapped):
         strides = tuple(step * operand.dtype.nbytes for step in operand.strides)
         return OperandBuffers(x, strides[:3])
     job = ConversionJob(
         operand,
         x,
-        data=buffers.take(form.nbytes),
-        scale=buffers.take(4 * math.prod(form.scale)) if form.scale else NULL,
-        vector=buffers.take(4 * math.prod(form.vector)) if form.smoothed else NULL,
+        data=buffers.take(code_layout.nbytes),
+        scale=buffers.take(4 * math.prod(code_layout.scale)) if code_layout.scale else NULL,
+        vector=buffers.take(4 * math.prod(code_layout.vector)) if code_layout.smoothed else NULL,
     )
-    return OperandBuffers(job.data, form.byte_strides, job.scale, job.vector, job)
+    return OperandBuffers(job.data, code_layout.byte_strides, job.scale, job.vector, job)
 
 
 def unpacking(name: Name, where: OperandBuffers, problem: Problem, device: Device) -> list[Launch]:
@@ -134,6 +136,6 @@ def unpacking(name: Name, where: OperandBuffers, problem: Problem, device: Devic
     if where.packed == NULL:
         return []
     spec = UnpackSpec()
-    codes = Form.of(problem.scheme, name, getattr(problem, name).shape).nbytes
+    codes = CodeLayout.of(problem.scheme, name, getattr(problem, name).shape).nbytes
     values = {"packed": where.packed, "codes": where.data, "pieces": codes // PIECE}
     return [Launch(spec, device, (spec.ctas(codes),), values)]

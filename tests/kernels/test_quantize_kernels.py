@@ -15,7 +15,7 @@ from helpers.arrays_in_memory import (
 from helpers.gpu_cases import runs_here
 
 import cuattn
-from cuattn.operands.layout import Form
+from cuattn.operands.layout import CodeLayout
 from cuattn.operands.token_order import natural_scale, stored
 from cuattn.presets import PRESETS
 from cuattn.reference.layout import LOG2_BIAS, pad_head_dim
@@ -159,8 +159,8 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
     )
     np.testing.assert_array_equal(got.codes, want.codes)
     np.testing.assert_array_equal(got.scale, want.scale)
-    form = Form.of(how, operand, x.shape, packed=True)
-    codes, scale = stored(want, operand, how, form)
+    code_layout = CodeLayout.of(how, operand, x.shape, packed=True)
+    codes, scale = stored(want, operand, how, code_layout)
     np.testing.assert_array_equal(on_host(tensor.codes), codes)
     check_scale(on_host(tensor.scale), scale, operand, how, x.shape)
     return tensor
