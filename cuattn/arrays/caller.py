@@ -156,7 +156,7 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
         if not hasattr(error, "status"):
             raise
         # Of CuPy: CUDA cannot be used, as in a forked process.
-        raise NoGPUError(why_no_gpu(error)) from None
+        raise NoGPUError(f"no usable GPU: {why_no_gpu(error)}") from None
 
 
 def on_device(ordinal: int) -> AbstractContextManager[object]:

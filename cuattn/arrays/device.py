@@ -204,7 +204,7 @@ def _runtime() -> Any:
     try:
         return import_cupy().cuda.runtime
     except (ImportError, OSError):
-        raise NoGPUError(gpu_status()[1]) from None
+        raise NoGPUError(f"no usable GPU: {gpu_status()[1]}") from None
 
 
 def _listed() -> str:

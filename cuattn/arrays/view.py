@@ -149,7 +149,7 @@ def cupy_module() -> Any:
     """
     state, why = gpu_status()
     if state != "ok":
-        raise NoGPUError(why)
+        raise NoGPUError(f"no usable GPU: {why}")
     return import_cupy()
 
 

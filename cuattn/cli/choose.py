@@ -6,8 +6,8 @@ import argparse
 import math
 from typing import Any
 
-from ..choice.scheme_plan import SchemePlan, plan_schemes
 from ..choice.progress import Stages
+from ..choice.scheme_plan import SchemePlan, plan_schemes
 from .inputs import add_options, headline, inputs
 from .options import between
 from .outputs import add_outputs

@@ -16,7 +16,7 @@ from ..arrays.streams import is_capturing
 from ..arrays.view import CUDA, View, as_cupy, contiguous, cupy_module, view_cupy
 from ..common.remember import Remembered
 from ..compile.launch import Buffers
-from ..errors import ArgumentError, UnsupportedError
+from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from ..presets import resolve
 from .geometry import KVGeometry, check_choices
 from .memory import Memory
@@ -207,7 +207,12 @@ def new_memory(geometry: KVGeometry, smooth_k: bool, device: str | None) -> Memo
         If there is no GPU that can be used.
     """
     check_choices(smooth_k, device)
-    return (DeviceMemory if device is None else Memory)(geometry, smooth_k)
+    if device is not None:
+        return Memory(geometry, smooth_k)
+    try:
+        return DeviceMemory(geometry, smooth_k)
+    except NoGPUError as error:
+        raise NoGPUError(f'{error}; device="cpu" keeps a cache in host memory') from None
 
 
 def direct(x: View) -> View:
