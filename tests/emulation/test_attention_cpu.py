@@ -219,7 +219,7 @@ def test_quantized_tensor_is_copied(rng, how):
     tensor = cuattn.quantize(k)
     expected = cuattn.attention(q, tensor, v)
     copied = how(tensor)
-    assert set(vars(copied)) <= {*tensor.__dataclass_fields__, "_form"}
+    assert set(vars(copied)) <= {*tensor.__dataclass_fields__, "_code_layout"}
     np.testing.assert_array_equal(cuattn.attention(q, copied, v), expected)
     if how is not copy.copy:
         tensor.codes.fill(0)
