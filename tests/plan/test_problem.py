@@ -7,7 +7,7 @@ import pytest
 
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
-from cuattn.operands.operand import Coded
+from cuattn.operands.operand import Coded, Operand, compact
 from cuattn.operands.problem import Options, Problem
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme
@@ -213,20 +213,50 @@ def test_attended_as_it_is_only_with_offsets_of_32_bits():
     assert not direct(-64)
 
 
-def test_output_must_be_like_q():
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (
+            array(2, 8, 64, 32),
+            "out.shape must be (2, 8, 64, 64), the shape of q, got (2, 8, 64, 32)",
+        ),
+        (
+            array(2, 64, 8, 64),
+            "out.shape must be (2, 8, 64, 64), the shape of q, got (2, 64, 8, 64)",
+        ),
+        (
+            array(2, 8, 64, 64, dtype="float32"),
+            "out.dtype must be float16, the dtype of q, got 'float32'",
+        ),
+        (
+            array(2, 8, 64, 64, device=(2, 1)),
+            "out.device must be (2, 0), the device of q, got (2, 1)",
+        ),
+    ],
+)
+def test_output_must_be_like_q(out, words):
     p = problem()
     assert p.output(array(2, 8, 64, 64)).shape == (2, 8, 64, 64)
-    for out, argument in (
-        (array(2, 8, 64, 32), "out.shape"),
-        (array(2, 64, 8, 64), "out.shape"),
-        (array(2, 8, 64, 64, dtype="float32"), "out.dtype"),
-        (array(2, 8, 64, 64, device=(2, 1)), "out.device"),
-        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 0, 1)), "out.strides"),
-        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 63, 1)), "out.strides"),
-    ):
-        with pytest.raises(ArgumentError) as error:
-            p.output(out)
-        assert error.value.argument == argument
+    with pytest.raises(ArgumentError) as error:
+        p.output(out)
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((2, 8, 64, 64), (8 * 64 * 64, 64 * 64, 0, 1)),
+        ((2, 8, 64, 64), (8 * 64 * 64, 64 * 64, 63, 1)),
+        ((2, 8, 64, 64), (0, 64 * 64, 64, 1)),
+        # Of two heads the second ends where the one of the next batch has begun.
+        ((3, 2, 64, 64), (64 * 64, 64 * 64, 64, 1)),
+        ((3, 2, 64, 64), (2 * 64 * 64 - 1, 64 * 64, 64, 1)),
+    ],
+)
+def test_elements_of_the_output_are_distinct(shape, strides):
+    with pytest.raises(ArgumentError) as error:
+        problem(q=shape, k=(shape[0], 1, 9, 64)).output(array(*shape, strides=strides))
+    assert str(error.value) == (f"out.strides must be those of distinct elements, got {strides}")
 
 
 def test_output_may_have_any_distinct_elements():
@@ -235,6 +265,48 @@ def test_output_may_have_any_distinct_elements():
     p.output(array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, -64, -1)))
     # One batch only: its stride is never taken.
     problem(q=(1, 1, 64, 64), k=(1, 1, 9, 64)).output(array(1, 1, 64, 64, strides=(0, 0, 64, 1)))
+    huge = array(1, 8, 64, 64, strides=(2**40, 64 * 64, 64, 1))
+    problem(q=(1, 8, 64, 64), k=(1, 1, 9, 64)).output(huge)
+    # Without elements there is nothing to share.
+    nothing = array(2, 8, 0, 64, strides=(0, 0, 0, 0))
+    problem(q=(2, 8, 0, 64), k=(2, 2, 9, 64)).output(nothing)
+
+
+@pytest.mark.parametrize(
+    ("strides", "misalignment", "is_own"),
+    [
+        ((8 * 64 * 64, 64 * 64, 64, 1), 0, True),
+        ((8 * 64 * 66, 64 * 66, 66, 1), 4, True),
+        ((8 * 64 * 65, 64 * 65, 65, 1), 0, False),
+        ((8 * 64 * 65 + 64, 64 * 65 + 1, 64, 1), 0, False),
+        ((8 * 64 * 64 + 1, 64 * 64, 64, 1), 0, False),
+        ((8 * 64 * 64, 64 * 64, 64, 1), 2, False),
+        ((8 * 64 * 64, 64 * 64, 1, 64), 0, False),
+    ],
+)
+def test_kernels_write_pairs_of_channels(strides, misalignment, is_own):
+    """Where they cannot, the output is made contiguous first, which no stride of the caller's is."""
+    contiguous = (8 * 64 * 64, 64 * 64, 64, 1)
+    out = array(2, 8, 64, 64, strides=strides)._replace(misalignment=misalignment)
+    expected = (strides, True) if is_own else (contiguous, False)
+    assert problem().output_strides(out) == expected
+
+
+def test_strides_of_an_output_that_kernels_make():
+    assert problem().output_strides(None) == ((8 * 64 * 64, 64 * 64, 64, 1), True)
+    in_nhd = problem(q=(2, 64, 8, 64), k=(2, 100, 2, 64), layout="NHD")
+    assert in_nhd.output_strides(None) == ((64 * 8 * 64, 8 * 64, 64, 1), True)
+    # A stride that is never taken may be odd, and an output that is not like q is refused here too.
+    alone = array(1, 1, 64, 64, strides=(3, 5, 64, 1))
+    assert problem(q=(1, 1, 64, 64), k=(1, 1, 9, 64)).output_strides(alone) == ((3, 5, 64, 1), True)
+    with pytest.raises(ArgumentError, match=r"^out\.shape"):
+        problem().output_strides(array(2, 8, 64, 32))
+
+
+def test_arrays_of_our_own_are_contiguous_and_aligned():
+    assert compact((2, 3, 5, 8), Type.bf16) == Operand(
+        (2, 3, 5, 8), (120, 40, 8, 1), Type.bf16, aligned=True, coded=False
+    )
 
 
 def test_coding_tells_what_quantizers_differ_in():
