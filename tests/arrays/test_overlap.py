@@ -63,6 +63,13 @@ def test_a_question_that_is_too_hard_is_answered_with_yes(monkeypatch):
         check(out, b)
 
 
+def test_arrays_that_are_apart_count_as_one_only_where_it_is_too_hard(monkeypatch):
+    a, b = (view((2, 2, 2), (3, 13, 10), ADDRESS + offset) for offset in (0, 18))
+    assert not overlap(a, b, 2)
+    monkeypatch.setattr(module, "_MAX_WORK", 1)
+    assert overlap(a, b, 2)
+
+
 def check(target, x, out="out"):
     extents = {"q": extent(x.shape, x.strides, 2), "out": extent(target.shape, target.strides, 2)}
     check_output(out, target, {"q": x}, extents, 2)

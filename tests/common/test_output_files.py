@@ -41,7 +41,9 @@ def test_what_cannot_be_written_is_named(folder):
     assert "must be a file, not a folder" in refused(folder)
     assert "must be a file in an existing folder" in refused(folder / "no" / "where")
     assert "must be a file in an existing folder" in refused(folder / "link")
-    assert "must be a path that can be written (File name too long)" in refused(folder / ("n" * 300))
+    assert "must be a path that can be written (File name too long)" in refused(
+        folder / ("n" * 300)
+    )
     assert "must be a path that can be written (embedded null byte)" in refused(folder / "a\0b")
 
 
@@ -93,9 +95,14 @@ def test_a_file_is_replaced_whole_and_keeps_its_mode(folder):
 def test_a_fault_leaves_what_was_there(folder, fault):
     target = folder / "x"
     target.write_text("old")
-    with pytest.raises(fault), open_whole(target) as stream:
-        stream.write(b"ne")
-        raise fault
+
+    def write():
+        with open_whole(target) as stream:
+            stream.write(b"ne")
+            raise fault
+
+    with pytest.raises(fault):
+        write()
     assert target.read_text() == "old"
     assert list(folder.iterdir()) == [target]
 

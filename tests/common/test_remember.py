@@ -13,6 +13,7 @@ def counted(most=8):
 
     @remember(most)
     def function(*args, **kwargs):
+        assert not kwargs or list(kwargs) == ["x"]
         calls.append(args)
         return args
 
@@ -51,8 +52,19 @@ def test_a_process_remembers_a_bounded_number_of_kinds():
 def test_what_cannot_be_a_key_goes_to_the_function(keywords):
     function, calls = counted()
     for _ in range(2):
-        function(x=[]) if keywords else function([])
+        given = function(1, x=[]) if keywords else function(1, [])
+        assert given == ((1,) if keywords else (1, []))
     assert len(calls) == 2
+
+
+def test_what_is_remembered_can_be_forgotten():
+    function, calls = counted()
+    function(1)
+    function(1)
+    assert (function.cache_info().hits, function.cache_info().misses) == (1, 1)
+    function.cache_clear()
+    function(1)
+    assert calls == [(1,), (1,)]
 
 
 def test_an_error_of_the_function_is_its_own():

@@ -190,3 +190,34 @@ def test_truncating_to_other_lengths_is_refused(lengths, message):
 def test_many_pages_take_no_time_until_they_are_given():
     of = Book.empty(KVGeometry(KVFormat(64), 1, 1, 2**20, 16, 2**31 - 1))
     assert used(grown(of, 17)) == [0, 1]
+
+
+def test_what_only_the_device_knows():
+    of = grown(book(), 3, 2, 1)
+    after = of.forgotten(replayed=False)
+    assert (after.is_known, after.is_replayed) == (False, False)
+    assert after.lengths.tolist() == [3, 2, 1]
+    emptied = of.forgotten(replayed=True, may_begin=True)
+    assert (emptied.is_known, emptied.is_replayed) == (False, True)
+    assert emptied.lengths.tolist() == [0, 0, 0]
+    # Once a graph has been captured it may be launched at any time.
+    assert emptied.forgotten(replayed=False).is_replayed
+    again = emptied.learned(np.array([4, 4, 4]))
+    assert (again.is_known, again.is_replayed) == (True, True)
+    assert again.limits.tolist() == of.limits.tolist()
+
+
+def test_a_copy_gives_pages_of_its_own():
+    of = grown(book(), 17, 0, 0).reserving(20).after.forgotten(replayed=True)
+    other = of.copied()
+    assert (other.is_known, other.is_replayed, other.reserved) == (False, False, 20)
+    assert other.lengths.tolist() == of.lengths.tolist()
+    assert other.limits.tolist() == of.limits.tolist()
+    before = of.pages.table
+    grown(other, 47, 0, 0)
+    grown(of, 0, 33, 0)
+    np.testing.assert_array_equal(of.pages.table, before)
+    np.testing.assert_array_equal(other.pages.table, before)
+    assert not np.shares_memory(of.pages.entries, other.pages.entries)
+    in_one_piece = Book.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
+    assert in_one_piece.copied().pages is None

@@ -285,7 +285,7 @@ def test_output_may_have_any_distinct_elements():
     ],
 )
 def test_kernels_write_pairs_of_channels(strides, misalignment, is_own):
-    """Where they cannot, the output is made contiguous first, which no stride of the caller's is."""
+    """Where they cannot, the output is made contiguous first and then copied."""
     contiguous = (8 * 64 * 64, 64 * 64, 64, 1)
     out = array(2, 8, 64, 64, strides=strides)._replace(misalignment=misalignment)
     expected = (strides, True) if is_own else (contiguous, False)
