@@ -8,8 +8,9 @@ nothing that matters. From the root of the project: ``make mutants``, or::
     python -m mutmut show NAME    # afterwards: what a survivor is
 
 Counts of all modules go to benchmarks/reliability/mutants.json; ``make figures`` has them in
-docs/reliability.md. Given names, such as ``'cuattn.kv.pages*'``, only these are tried, of what the
-run before has made, and nothing is written.
+docs/reliability.md. With ``--again``, after tests have been added, those are tried that the run
+before has not killed. Given names, such as ``'cuattn.kv.pages*'``, only these are tried, and the
+counts are not written.
 """
 
 from __future__ import annotations
@@ -62,33 +63,33 @@ def counts(found: dict[str, dict[str, str]]) -> dict[str, dict[str, int]]:
     return {module: dict(sorted(Counter(of.values()).items())) for module, of in found.items()}
 
 
+def not_killed(of: dict[str, str]) -> dict[str, str]:
+    """Return the mutants of a module that no test has noticed."""
+    return {name: end for name, end in of.items() if end not in ("killed", "timeout")}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--again", action="store_true", help="only what is not killed yet")
     parser.add_argument("names", nargs="*", help="patterns of mutants; all by default")
     options = parser.parse_args()
-    if not options.names:
+    names = options.names
+    if options.again:
+        names = [name for of in endings(MUTANTS).values() for name in not_killed(of)]
+    elif not names:
         # What was found on older code and older tests says nothing of these.
         shutil.rmtree(MUTANTS, ignore_errors=True)
-    MUTANTS.mkdir(exist_ok=True)
     log = MUTANTS / "log.txt"
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(options.jobs)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    # It shows its progress by writing over a line, thousands of times.
-    with log.open("wb") as stream:
-        run = subprocess.run(
-            [*command, *options.names], cwd=ROOT, env=environment, stdout=stream, stderr=stream
-        )
-    found = endings(MUTANTS)
-    if run.returncode or not found:
-        print(f"mutmut ended with {run.returncode}: see {log.relative_to(ROOT)}", file=sys.stderr)
+    if code := mutmut(["run", "--max-children", str(options.jobs), *names], log):
+        print(f"mutmut ended with {code}: see {log.relative_to(ROOT)}", file=sys.stderr)
         return 1
+    found = endings(MUTANTS)
     for module, of in found.items():
-        for name, end in of.items():
-            if end not in ("killed", "timeout"):
-                print(f"{end}: {name}")
+        for name, end in not_killed(of).items():
+            print(f"{end}: {name}")
         print(f"{module}: {', '.join(f'{end} {n}' for end, n in counts(found)[module].items())}")
     if not options.names:
         written = {
@@ -96,9 +97,22 @@ def main() -> int:
             "date": datetime.now(timezone.utc).date().isoformat(),
             "modules": counts(found),
         }
-        COUNTS.parent.mkdir(exist_ok=True)
         COUNTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def mutmut(arguments: list[str], log: Path) -> int:
+    """Run mutmut, and return its exit code; it shows its progress by writing over a line."""
+    log.parent.mkdir(exist_ok=True)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    with log.open("wb") as stream:
+        return subprocess.run(
+            [sys.executable, "-m", "mutmut", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        ).returncode
 
 
 if __name__ == "__main__":

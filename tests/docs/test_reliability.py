@@ -69,6 +69,7 @@ def test_what_became_of_mutants_is_read_from_what_mutmut_keeps(tmp_path):
     found = mutants.endings(tmp_path)
     ends = ["killed", "survived", "no tests", "timeout", "not tried", "killed"]
     assert found == {"cuattn/a.py": dict(zip(codes, ends, strict=True))}
+    assert list(mutants.not_killed(found["cuattn/a.py"])) == ["x_2", "x_3", "x_5"]
     assert mutants.counts(found)["cuattn/a.py"] == {end: ends.count(end) for end in sorted(ends)}
 
 
