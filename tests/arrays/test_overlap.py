@@ -33,6 +33,11 @@ def test_extent_counts_bytes_from_element_0(shape, strides, bytes_):
     assert extent(shape, strides, 2) == bytes_
 
 
+def test_extent_of_elements_of_a_byte():
+    assert extent((2,), (1,), 1) == (0, 2)
+    assert extent((2,), (-1,), 1) == (-1, 1)
+
+
 def test_interleaved_arrays_do_not_overlap():
     even, odd = (view((8, 4), (8, 2), ADDRESS + offset) for offset in (0, 2))
     assert not overlap(even, odd, 2)

@@ -105,12 +105,19 @@ def test_reserved_pages_stay_until_all_are_emptied():
 
 def test_reserving_too_much_changes_nothing():
     of = book(num_pages=5)
-    with pytest.raises(ArgumentError, match="tokens must be such that the 5 free pages suffice"):
+    with pytest.raises(ArgumentError) as error:
         of.reserving(17)
+    words = "tokens must be such that the 5 free pages suffice, not 6, got 17"
+    assert str(error.value) == words
     assert used(of) == []
     for tokens in (-1, 65, 1.0, True, "all"):
-        with pytest.raises(ArgumentError, match="tokens must be a whole number from 0 to 64"):
+        with pytest.raises(ArgumentError) as error:
             of.reserving(tokens)
+        words = f"tokens must be a whole number from 0 to 64, got {tokens!r}"
+        assert str(error.value) == words
+    nothing = of.reserving(0)
+    assert nothing.entries is None
+    assert nothing.after.reserved == 0
 
 
 def test_own_pages_of_the_caller():
