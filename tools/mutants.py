@@ -68,6 +68,16 @@ def not_killed(of: dict[str, str]) -> dict[str, str]:
     return {name: end for name, end in of.items() if end not in ("killed", "timeout")}
 
 
+def forget_not_killed(folder: Path) -> None:
+    """Have mutmut try again what no test has noticed, as it does what it knows nothing of."""
+    for meta in folder.rglob("*.py.meta"):
+        kept = json.loads(meta.read_text(encoding="utf-8"))
+        codes = kept["exit_code_by_key"]
+        for name in not_killed({name: ending(code) for name, code in codes.items()}):
+            codes[name] = None
+        meta.write_text(json.dumps(kept, indent=4), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -76,14 +86,13 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="only what is not killed yet")
     parser.add_argument("names", nargs="*", help="patterns of mutants; all by default")
     options = parser.parse_args()
-    names = options.names
     if options.again:
-        names = [name for of in endings(MUTANTS).values() for name in not_killed(of)]
-    elif not names:
+        forget_not_killed(MUTANTS)
+    elif not options.names:
         # What was found on older code and older tests says nothing of these.
         shutil.rmtree(MUTANTS, ignore_errors=True)
     log = MUTANTS / "log.txt"
-    if code := mutmut(["run", "--max-children", str(options.jobs), *names], log):
+    if code := mutmut(["run", "--max-children", str(options.jobs), *options.names], log):
         print(f"mutmut ended with {code}: see {log.relative_to(ROOT)}", file=sys.stderr)
         return 1
     found = endings(MUTANTS)

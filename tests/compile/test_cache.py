@@ -254,7 +254,10 @@ def test_least_recently_used_are_removed_beyond_the_size(monkeypatch):
     assert removed.files == 3
     assert [file.exists() for file in files] == [True, False, False, False, True]
     assert cache_folder.usage()[1] < 2**20
-    assert cache_folder.prune(0).files == 2
+    size = cache_folder.usage()[1]
+    assert cache_folder.prune(size) == (0, 0)
+    assert cache_folder.prune(size - 1).files == 1
+    assert cache_folder.prune(0).files == 1
 
 
 def test_folder_is_pruned_when_kernels_are_written(monkeypatch):
@@ -283,8 +286,9 @@ def test_use_is_marked_now_and_then(monkeypatch):
 @pytest.mark.parametrize("text", ["-1", "1.5", "much"])
 def test_size_that_is_no_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", text)
-    with pytest.raises(ArgumentError, match="CUATTN_CACHE_MAX_MIB must be a number of MiB"):
+    with pytest.raises(ArgumentError) as error:
         cache_folder.prune()
+    assert str(error.value) == f"CUATTN_CACHE_MAX_MIB must be a number of MiB, got {text!r}"
 
 
 def test_clear_leaves_nothing_of_ours_and_all_else(folder):
@@ -294,6 +298,20 @@ def test_clear_leaves_nothing_of_ours_and_all_else(folder):
     (folder / "notes").mkdir()
     assert cache_folder.clear().files == 2
     assert [path.name for path in folder.iterdir()] == ["notes"]
+
+
+@posix
+def test_clear_removes_whatever_has_the_name_of_a_kernel(folder):
+    for n, arch in enumerate(("80", "86", "90a", "100a")):
+        (folder / f"sm_{arch}").mkdir(parents=True)
+        (folder / f"sm_{arch}" / "x.cubin").symlink_to("nowhere")
+        if n % 2:
+            (folder / f"sm_{arch}" / "notes").write_text("not ours")
+    os.mkfifo(folder / "sm_80" / "y.cubin")
+    assert cache_folder.prune(0) == (0, 0)
+    assert cache_folder.clear().files == 5
+    # Folders that are empty are gone, whichever come after one that is not.
+    assert sorted(path.name for path in folder.iterdir()) == ["sm_100a", "sm_86"]
 
 
 def test_paths_with_spaces_and_letters_of_all_kinds(monkeypatch, tmp_path):

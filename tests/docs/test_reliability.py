@@ -71,6 +71,9 @@ def test_what_became_of_mutants_is_read_from_what_mutmut_keeps(tmp_path):
     assert found == {"cuattn/a.py": dict(zip(codes, ends, strict=True))}
     assert list(mutants.not_killed(found["cuattn/a.py"])) == ["x_2", "x_3", "x_5"]
     assert mutants.counts(found)["cuattn/a.py"] == {end: ends.count(end) for end in sorted(ends)}
+    mutants.forget_not_killed(tmp_path)
+    ends = ["killed", "not tried", "not tried", "timeout", "not tried", "killed"]
+    assert list(mutants.endings(tmp_path)["cuattn/a.py"].values()) == ends
 
 
 def test_modules_that_are_mutated_and_their_tests_exist():

@@ -83,7 +83,7 @@ def test_empty_sizes_are_accepted():
         ({"q": (8, 64, 64)}, "q.shape", "[batch, head, token, head_dim] for layout 'HND'"),
         ({"k": (2, 2, 100, 64, 1)}, "k.shape", "[batch, head, token, head_dim]"),
         ({"q": (2, 8, 64), "layout": "NHD"}, "q.shape", "[batch, token, head, head_dim]"),
-        ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64"),
+        ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64, got (3, 2, 100, 64)"),
         ({"k": (2, 2, 100, 72)}, "k.shape", "of batch 2 and head_dim 64"),
         ({"v": (2, 2, 99, 64)}, "v.shape", "(2, 2, 100, 64), the shape of k"),
         ({"v": (2, 1, 100, 64)}, "v.shape", "got (2, 1, 100, 64)"),
@@ -92,7 +92,11 @@ def test_empty_sizes_are_accepted():
         ({"k": (2, 16, 100, 64)}, "num_q_heads", "which is 16"),
         ({"dtype": "float64"}, "q.dtype", "one of ['float16', 'bfloat16', 'float32']"),
         ({"dtype": "int8"}, "q.dtype", "got 'int8'"),
-        ({"v": array(2, 2, 100, 64, dtype="float32")}, "v.dtype", "float16, the dtype of q"),
+        (
+            {"v": array(2, 2, 100, 64, dtype="float32")},
+            "v.dtype",
+            "float16, the dtype of q, got 'float32'",
+        ),
         ({"k": array(2, 2, 100, 64, device=(2, 1))}, "k.device", "(2, 0), the device of q"),
         ({"v": array(2, 2, 100, 64, device=(1, 0))}, "v.device", "got (1, 0)"),
         ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "at most 1073741824 tokens"),
@@ -146,6 +150,12 @@ def test_rows_of_many_tokens_are_counted():
 @pytest.mark.parametrize("scale", [0, 1, 0.25, np.float16(0.5), np.float32(0.5), np.int64(2)])
 def test_numbers_of_any_kind_are_scales(scale):
     assert problem(scale=scale).softmax_scale == float(scale)
+
+
+def test_the_largest_scale_is_that_of_float32_in_base_2():
+    largest = float(np.finfo(np.float32).max) / np.log2(np.e)
+    assert problem(scale=largest).softmax_scale == largest
+    assert refused(scale=np.nextafter(largest, np.inf))[0] == "scale"
 
 
 def quantized(operand="k", shape=(2, 2, 100, 64), scheme="int8", device=GPU, dtype="float16"):
