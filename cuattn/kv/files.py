@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.output_files import open_whole
 from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
@@ -79,7 +75,7 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     }
     content = library.numpy.save(contiguous, metadata)
     try:
-        with _open_whole(path) as stream:
+        with open_whole(path) as stream:
             stream.write(content)
     except (OSError, ValueError) as error:  # the latter of a name with a NUL
         expected = f"a file that can be written ({error})"
@@ -140,29 +136,6 @@ def checksum(geometry: str, arrays: dict[str, NDArray[Any]]) -> str:
         digest.update(name.encode())
         digest.update(arrays[name].reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _open_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that is there whole in the end, or as it was before.
-
-    A link is followed. What is no regular file, such as a pipe or a device, is written through.
-    """
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        with path.open("wb") as stream:
-            yield stream
-        return
-    place = Path(os.path.realpath(path))
-    partial = place.with_name(f".{token_hex(8)}.partial")
-    try:
-        with partial.open("xb") as stream:
-            yield stream
-        if place.exists():
-            partial.chmod(stat.S_IMODE(place.stat().st_mode))
-        partial.replace(place)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _checked_path(path: object) -> Path:

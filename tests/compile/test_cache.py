@@ -314,6 +314,28 @@ def test_clear_removes_whatever_has_the_name_of_a_kernel(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["sm_100a", "sm_86"]
 
 
+@pytest.mark.parametrize("step", ["lstat", "unlink"])
+def test_files_that_other_processes_removed_are_passed_over(monkeypatch, step):
+    """Whichever of them it is: the others are counted, and removed."""
+    files = [written(str(n), bytes(100 + n)) for n in range(4)]
+    sizes = {file: file.stat().st_size for file in files}
+    plain = getattr(cache_folder.Path, step)
+    for gone in files:
+
+        def missing(self, gone=gone):
+            if self == gone:
+                raise FileNotFoundError(self)
+            return plain(self) if step == "lstat" else None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache_folder.Path, step, missing)
+            rest = sum(size for file, size in sizes.items() if file != gone)
+            assert cache_folder.clear() == (3, rest)
+            if step == "lstat":
+                assert not any(file.exists() for file in files if file != gone)
+        files = [written(str(n), bytes(100 + n)) for n in range(4)]
+
+
 def test_paths_with_spaces_and_letters_of_all_kinds(monkeypatch, tmp_path):
     monkeypatch.setenv("CUATTN_CACHE_DIR", str(tmp_path / "кэш ядер (größe) 核"))
     assert cache.read(written("x")) == IMAGE
