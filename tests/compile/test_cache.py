@@ -268,6 +268,25 @@ def test_folder_is_pruned_when_kernels_are_written(monkeypatch):
     assert cache_folder.usage()[0] <= 3
 
 
+def test_the_folder_is_looked_at_with_the_first_kernel_and_now_and_then(monkeypatch):
+    looks = []
+    monkeypatch.setattr(cache, "_PRUNE_EVERY", 4)
+    monkeypatch.setattr(cache, "_written", 0)
+    monkeypatch.setattr(cache, "prune", lambda: looks.append(n))
+    for n in range(10):
+        written(str(n))
+    assert looks == [0, 4, 8]
+
+
+def test_a_file_that_cannot_be_made_is_what_is_reported(monkeypatch):
+    def refused(*_):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(cache, "_open_for_all", refused)
+    with pytest.raises(PermissionError, match="not here"):
+        written("x")
+
+
 def test_use_is_marked_now_and_then(monkeypatch):
     old, recent = written("x", used=7200), written("y", used=600)
     before = recent.stat().st_mtime

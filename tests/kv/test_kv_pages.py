@@ -60,15 +60,18 @@ def test_a_plan_that_is_dropped_has_given_nothing():
 def test_capacity_that_is_not_whole_pages_limits():
     of = grown(book(capacity=40), 40, 0, 0)
     assert of.limits.tolist() == [40, 0, 0]
-    with pytest.raises(ArgumentError, match="at most 0 tokens for sequence 0, which has 40 of 40"):
+    with pytest.raises(ArgumentError) as error:
         grown(of, 1, 0, 0)
+    words = "of at most 0 tokens for sequence 0, which has 40 of 40 and was to get 1"
+    assert str(error.value) == f"k must be {words}, got (0,)"
 
 
 def test_free_pages_limit():
     of = grown(book(num_pages=4), 33, 0, 0)
     before = of.pages.table
-    with pytest.raises(ArgumentError, match="k must be such that the 1 free pages suffice, not 2"):
+    with pytest.raises(ArgumentError) as error:
         grown(of, 0, 1, 1)
+    assert str(error.value) == "k must be such that the 1 free pages suffice, not 2, got (0,)"
     np.testing.assert_array_equal(of.pages.table, before)
     assert of.lengths.tolist() == [33, 0, 0]
     assert used(grown(of, 0, 0, 16)) == [0, 1, 2, 3]
@@ -87,6 +90,13 @@ def test_pages_that_were_given_back_are_given_first():
     assert grown(of, 0, 0, 64).pages.table.tolist() == table([0], [], [2, 3, 1, 4])
     with pytest.raises(ArgumentError, match="the 5 free pages suffice, not 6"):
         grown(of, 32, 0, 64)
+    # None is given twice, whatever is given in between.
+    of = grown(of, 0, 0, 17)
+    assert of.pages.table.tolist() == table([0], [], [2, 3])
+    of = grown(of, 0, 1, 0)
+    assert of.pages.table.tolist() == table([0], [1], [2, 3])
+    of = grown(of, 32, 0, 0)
+    assert of.pages.table.tolist() == table([0, 4, 5], [1], [2, 3])
 
 
 def test_reserved_pages_stay_until_all_are_emptied():
@@ -98,6 +108,7 @@ def test_reserved_pages_stay_until_all_are_emptied():
     of = grown(of.reserving(17).after, 40, 20, 0).truncated([0, 0, 0])
     assert of.limits.tolist() == [32] * 3
     of = of.emptied()
+    assert of.reserved == 0
     assert of.limits.tolist() == [0] * 3
     assert used(of) == []
     plan = of.appended(np.array([64, 64, 0]), (0,))
@@ -135,8 +146,10 @@ def test_own_pages_of_the_caller():
     assert of.limits.tolist() == [32, 16, 0]
     plan = of.appended(np.array([16, 16, 0]), (0,))
     assert plan.entries is None
-    with pytest.raises(ArgumentError, match="sequence 2 has at most the 0 tokens of its pages"):
+    with pytest.raises(ArgumentError) as error:
         grown(plan.after, 0, 0, 1)
+    words = "such that sequence 2 has at most the 0 tokens of its pages, not 1"
+    assert str(error.value) == f"k must be {words}, got (0,)"
     of = plan.after.truncated([1, 0, 0]).emptied()
     assert of.limits.tolist() == [32, 16, 0]
     assert used(of) == [7, 1, 3]
