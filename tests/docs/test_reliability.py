@@ -79,6 +79,6 @@ def test_what_became_of_mutants_is_read_from_what_mutmut_keeps(tmp_path):
 def test_modules_that_are_mutated_and_their_tests_exist():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = re.search(r"^\[tool\.mutmut\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)[1]
-    paths = re.findall(r'"(\w+(?:/\w+)*(?:\.py)?)"', section)
+    paths = re.findall(r'"(\w+(?:/\w+)*(?:\.py)?)(?:::\w+)?"', section)
     assert {"cuattn/operands/problem.py", "tests/plan/test_problem.py"} <= set(paths)
     assert [path for path in paths if not (ROOT / path).exists()] == ["forkserver"]

@@ -30,6 +30,7 @@ def used(of):
 
 
 def test_sequences_get_pages_as_they_need_them():
+    assert book().pages.entries.dtype == np.int32
     plan = book().appended(np.array([17, 0, 16]), (0,))
     assert plan.entries.sequence.tolist() == [0, 0, 2]
     assert plan.entries.place.tolist() == [0, 1, 0]
