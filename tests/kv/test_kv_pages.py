@@ -140,6 +140,10 @@ def test_the_sequence_that_lacks_pages_is_named():
         of.replaced_pages(table([0], [1, 2], [3]))
 
 
+def test_a_single_page_of_the_caller():
+    assert book().replaced_pages(table([7], [], [])).limits.tolist() == [16, 0, 0]
+
+
 def test_own_pages_of_the_caller():
     rows = np.array(table([7, 1], [3], []), np.int64)
     of = grown(book(), 16, 0, 0).replaced_pages(rows)
