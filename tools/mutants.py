@@ -101,13 +101,18 @@ def main() -> int:
             print(f"{end}: {name}")
         print(f"{module}: {', '.join(f'{end} {n}' for end, n in counts(found)[module].items())}")
     if not options.names:
-        written = {
-            "tool": f"mutmut {version('mutmut')}",
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "modules": counts(found),
-        }
-        COUNTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        save(found)
     return 0
+
+
+def save(found: dict[str, dict[str, str]]) -> None:
+    """Write the counts down, with the day and the tool."""
+    written = {
+        "tool": f"mutmut {version('mutmut')}",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "modules": counts(found),
+    }
+    COUNTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 def mutmut(arguments: list[str], log: Path) -> int:

@@ -358,8 +358,9 @@ def test_capsules_that_describe_no_memory_are_not_followed(fields, words, versio
     tensor = producer._managed.tensor
     for name, value in fields.items():
         setattr(tensor, name, value)
-    with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
+    with pytest.raises(ArgumentError, match=f"^q must be .*{words}") as error:
         dlpack.view(producer, 1, "q")
+    assert str(error.value).endswith(str(ArgumentError("", producer, "")).partition("got")[2])
 
 
 @pytest.mark.parametrize(
@@ -400,6 +401,24 @@ def test_the_address_space_has_two_ends(ptr, shape, strides, words):
         dlpack.view(producer, 1, "q")
     expected = f"inside the address space (DLPack: {shape}, {strides})"
     assert str(error.value) == str(ArgumentError("q", producer, expected))
+
+
+@pytest.mark.parametrize(
+    ("ptr", "shape", "strides", "fits"),
+    [
+        (1, (1,), (1,), True),
+        (1, (2,), (-1,), False),
+        (2**63 - 1, (1,), (1,), True),
+        (2**63 - 1, (2,), (1,), False),
+    ],
+)
+def test_elements_of_a_byte_reach_both_ends(ptr, shape, strides, fits):
+    producer = Producer(shape, strides, (0, 8), data=ptr)
+    if fits:
+        assert dlpack.view(producer).ptr == ptr
+    else:
+        with pytest.raises(ArgumentError, match="inside the address space"):
+            dlpack.view(producer)
 
 
 def test_as_many_axes_as_any_library_has():

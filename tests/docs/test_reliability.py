@@ -45,6 +45,19 @@ def test_mutants_are_counted_by_module_and_together(folder):
     ]
 
 
+def test_mutants_that_were_not_tried_count_apart(folder):
+    counts = {"a.py": {"killed": 3, "not tried": 5}, "b.py": {"not tried": 2}}
+    about = {"tool": "mutmut 3", "date": "2026-01-31", "modules": counts}
+    (folder / "mutants.json").write_text(json.dumps(about), encoding="utf-8")
+    begin, table = SECTIONS["mutants"](NOTHING).split("\n\n")
+    assert begin == "mutmut 3, 2026-01-31; 7 more mutants were not tried:"
+    assert [row[1:] for row in cells(table)] == [
+        ["3", "3", "0", "0", "100.0"],
+        ["0", "0", "0", "0", "–"],
+        ["3", "3", "0", "0", "100.0"],
+    ]
+
+
 def test_inputs_of_fuzzing_are_counted_by_target_and_place(folder):
     run = {"place": "gpu", "process_minutes": 60.0, "seed": 1, "failures": 0}
     run["counts"] = {"kv_cache": {"append": 3, "refused": 4}}

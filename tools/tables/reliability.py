@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tools.tables.record_figures import Figures, table
+from tools.tables.record_figures import NONE, Figures, table
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "reliability"
 
@@ -32,15 +32,21 @@ def mutants(f: Figures) -> str:
             every[end] = every.get(end, 0) + n
     header = ["module", "mutants", "killed", "survived", "no test reaches", "killed, %"]
     about = f"{found['tool']}, {found['date']}:"
+    if left := every.get("not tried"):
+        about = f"{about[:-1]}; {left} more mutants were not tried:"
     return f"{about}\n\n{table(header, [*rows, _mutants('all', every)])}"
 
 
 def _mutants(title: str, counts: dict[str, int]) -> list[str]:
     # Tests that no longer end have noticed the change.
     killed = counts.get("killed", 0) + counts.get("timeout", 0)
-    total = sum(counts.values())
+    total = sum(counts.values()) - counts.get("not tried", 0)
     left = [counts.get("survived", 0), counts.get("no tests", 0)]
-    return [title, *map(str, (total, killed, *left)), f"{100 * killed / total:.1f}"]
+    return [
+        title,
+        *map(str, (total, killed, *left)),
+        f"{100 * killed / total:.1f}" if total else NONE,
+    ]
 
 
 def fuzz(f: Figures) -> str:
