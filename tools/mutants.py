@@ -34,12 +34,14 @@ MUTANTS = ROOT / "mutants"
 # Exit codes of a mutant's tests, as mutmut stores them: pytest's, its own, and those of a signal.
 # Whatever else ends the tests has been noticed too.
 SURVIVED, NO_TESTS = (0,), (5, 33)
-TIMED_OUT = (-24, 24, 36, 152, 255)
+TIMED_OUT = (-24, 24, 36, 152)
+# Tests that could not be begun, such as one whose name pytest does not find again.
+NOT_BEGUN = (None, 255)
 
 
 def ending(code: int | None) -> str:
     """Return what became of a mutant."""
-    if code is None:
+    if code in NOT_BEGUN:
         return "not tried"
     if code in SURVIVED:
         return "survived"

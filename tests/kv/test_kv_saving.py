@@ -27,7 +27,11 @@ def test_what_is_no_path_is_refused(rng, wrong):
         KVCache.load(wrong, "cpu")
 
 
-@pytest.mark.parametrize("name", ["a\0b", "n" * 300, "missing/cache", ""], ids=ascii)
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b", "n" * 300, "missing/cache", ""],
+    ids=["NUL", "too long", "no such folder", "a folder"],
+)
 def test_a_place_that_cannot_be_written_or_read_is_refused(rng, tmp_path, name):
     (tmp_path / "a folder").mkdir()
     path = tmp_path / (name or "a folder")
