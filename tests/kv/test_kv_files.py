@@ -144,6 +144,29 @@ def test_other_and_wrong_files_are_refused(rng, path, name):
     assert caught.match(message)
 
 
+def test_what_is_wrong_with_a_file_is_said(rng, path):
+    def said(expected):
+        with pytest.raises(ArgumentError) as caught:
+            KVCache.load(path, "cpu")
+        assert str(caught.value) == str(ArgumentError("path", str(path), expected))
+
+    said("an existing file")
+    filled(rng).save(path)
+    _, metadata = parts(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    inner = ArgumentError("sha256", metadata["sha256"], "that of the contents")
+    said(f"the file of a sound cache ({inner})")
+    filled(rng).save(path)
+    change_file(path, lambda arrays, metadata, geometry: metadata.update(kind="weights"))
+    said("a file of a cuattn KV cache, version 2 (this is ('weights', '2'))")
+    filled(rng).save(path)
+    change_file(path, lambda arrays, metadata, geometry: arrays.update(lengths=np.zeros(3)))
+    inner = ArgumentError("lengths", np.zeros(3), "int32 [3]")
+    said(f"the file of a sound cache ({inner})")
+
+
 def test_a_change_of_nothing_is_no_damage(rng, path):
     cache = filled(rng)
     cache.save(path)
