@@ -187,8 +187,11 @@ def test_a_cache_in_one_piece_has_no_table():
     assert of.limits.tolist() == [20] * 3
     assert of.reserving(20).entries is None
     plan = of.appended(np.array([20, 0, 1]), (0,))
-    assert plan.entries is None
+    assert (plan.entries, plan.begins) == (None, True)
     assert plan.after.emptied().limits.tolist() == [20] * 3
+    assert plan.after.appended(np.array([0, 0, 1]), (0,)).begins is False
+    with pytest.raises(ArgumentError, match="at most 19 tokens for sequence 2, which has 1 of 20"):
+        grown(plan.after, 0, 0, 20)
     with pytest.raises(ArgumentError) as error:
         of.replaced_pages([[0]] * 3)
     words = "table must be given to a cache with a page_size only, got [[0], [0], [0]]"

@@ -80,7 +80,7 @@ def test_empty_sizes_are_accepted():
 @pytest.mark.parametrize(
     ("call", "argument", "words"),
     [
-        ({"q": (8, 64, 64)}, "q.shape", "[batch, head, token, head_dim] for layout 'HND'"),
+        ({"q": (8, 64, 64)}, "q.shape", "head_dim] for layout 'HND', got (8, 64, 64)"),
         ({"k": (2, 2, 100, 64, 1)}, "k.shape", "[batch, head, token, head_dim]"),
         ({"q": (2, 8, 64), "layout": "NHD"}, "q.shape", "[batch, token, head, head_dim]"),
         ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64, got (3, 2, 100, 64)"),
@@ -170,6 +170,8 @@ def test_quantized_operands_take_the_place_of_arrays():
     # The type of what was quantized decides nothing but the output's.
     q = quantized("q", (2, 8, 64, 64), dtype="float32")
     assert problem(q=q).q.dtype is Type.fp32
+    expected = Operand((2, 2, 100, 64), (), Type.fp16, aligned=True, coded=True)
+    assert problem(k=quantized(), v=quantized("v")).k == expected
     # Tensors have no layout.
     p = problem(q=(2, 64, 8, 64), k=quantized(), v=(2, 100, 2, 64), layout="NHD")
     assert p.k.shape == (2, 2, 100, 64)
