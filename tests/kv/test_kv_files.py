@@ -237,10 +237,10 @@ def test_missing_package_is_named(rng, path, monkeypatch):
     cache = filled(rng)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(
-        CuattnError, match="^files of caches need the package safetensors; install it$"
+        CuattnError, match=r"^files of caches need the package safetensors; install it$"
     ):
         cache.save(path)
     with pytest.raises(
-        CuattnError, match="^files of caches need the package safetensors; install it$"
+        CuattnError, match=r"^files of caches need the package safetensors; install it$"
     ):
         KVCache.load(path, "cpu")
