@@ -7,7 +7,7 @@ import pytest
 
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
-from cuattn.operands.operand import Coded, Operand, compact
+from cuattn.operands.operand import Coded, Operand, compact, operand_of
 from cuattn.operands.problem import Options, Problem
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme
@@ -99,9 +99,13 @@ def test_empty_sizes_are_accepted():
         ),
         ({"k": array(2, 2, 100, 64, device=(2, 1))}, "k.device", "(2, 0), the device of q"),
         ({"v": array(2, 2, 100, 64, device=(1, 0))}, "v.device", "got (1, 0)"),
-        ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "at most 1073741824 tokens"),
-        ({"q": array(2, 2**20, 2**12, 64)}, "q.shape", "<= 2147483647"),
-        ({"q": (1, 2**16, 1, 64), "k": (1, 2**16, 1, 64)}, "k.shape", "at most 65535 heads"),
+        ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "tokens, got (2, 8, 1073741825, 64)"),
+        ({"q": array(2, 2**20, 2**12, 64)}, "q.shape", "<= 2147483647, got (2, 1048576, 4096, 64)"),
+        (
+            {"q": (1, 2**16, 1, 64), "k": (1, 2**16, 1, 64)},
+            "k.shape",
+            "at most 65535 heads, got (1, 65536, 1, 64)",
+        ),
         ({"layout": "BHND"}, "layout", "one of ['HND', 'NHD'], got 'BHND'"),
         ({"layout": None}, "layout", "got None"),
         ({"scheme": "int9"}, "scheme", "got 'int9'"),
@@ -127,6 +131,29 @@ def test_errors_name_argument_value_and_expectation(call, argument, words):
     assert found == argument
     assert message.startswith(f"{argument} must be ")
     assert words in message
+
+
+def test_the_largest_numbers_of_tokens_and_heads():
+    assert problem(q=array(1, 1, 2**30, 64), k=array(1, 1, 2**30, 64)).q.tokens == 2**30
+    assert "at most 1073741824 tokens" in refused(q=array(1, 1, 2**30 + 1, 64))[1]
+    heads = 2**16 - 1
+    assert problem(q=(1, heads, 1, 64), k=(1, heads, 1, 64)).k.heads == heads
+
+
+def test_groups_of_channels_are_whole():
+    grouped = replace(PRESETS["int8"], name="own", q_scope="group", k_scope="group")
+    size = grouped.qk_group
+    assert (
+        problem(q=(1, 1, 5, 2 * size), k=(1, 1, 5, 2 * size), scheme=grouped).q.shape[3] == 2 * size
+    )
+    expected = f"head_dim must be whole groups of {size} channels, got {size + 8}"
+    for name in "qk":
+        with pytest.raises(ArgumentError) as error:
+            operand_of(name, array(1, 1, 5, size + 8), grouped, "HND")
+        assert str(error.value) == expected
+    # V has scales of other kinds.
+    assert operand_of("v", array(1, 1, 5, size + 8), grouped, "HND").shape[3] == size + 8
+    assert operand_of("k", array(1, 1, 5, size + 8), PRESETS["int8"], "HND").shape[3] == size + 8
 
 
 @pytest.mark.parametrize("heads", [2**23 - 1, 2**23])
