@@ -235,6 +235,8 @@ def test_aligned_means_rows_at_multiples_of_16_bytes():
 
     assert aligned()
     assert not aligned(misalignment=2)
+    # Of two batches only the second begins elsewhere.
+    assert not aligned(strides=(8 * 64 * 64 + 4, 64 * 64, 64, 1))
     assert not aligned(strides=(8 * 64 * 68, 64 * 68, 68, 1))
     assert aligned(strides=(8 * 64 * 72, 64 * 72, 72, 1))
     # A stride that is never taken does not count.

@@ -33,7 +33,7 @@ def mutants(f: Figures) -> str:
     header = ["module", "mutants", "killed", "survived", "no test reaches", "killed, %"]
     about = f"{found['tool']}, {found['date']}:"
     if left := every.get("not tried"):
-        about = f"{about[:-1]}; {left} more mutants were not tried:"
+        about = f"{about[:-1]}; not tried: {left}:"
     return f"{about}\n\n{table(header, [*rows, _mutants('all', every)])}"
 
 
