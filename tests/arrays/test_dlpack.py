@@ -165,8 +165,13 @@ def test_dtype_is_named(code, bits, name, version):
     ids=["int4", "handle", "complex", "e3m4", "e2m1", "half2"],
 )
 def test_unknown_dtype_is_refused(dtype, lanes):
-    with pytest.raises(ArgumentError, match=r"q must be of one of the dtypes .*'bfloat16'"):
-        dlpack.view(Producer(dtype=dtype, lanes=lanes), 1, "q")
+    producer = Producer(dtype=dtype, lanes=lanes)
+    with pytest.raises(ArgumentError) as error:
+        dlpack.view(producer, 1, "q")
+    names = sorted(dlpack._DTYPES.values())
+    found = f"DLPack code {dtype[0]}, {dtype[1]} bits, lanes {lanes}"
+    expected = ArgumentError("q", producer, f"of one of the dtypes {names} ({found})")
+    assert str(error.value) == str(expected)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +224,14 @@ def test_memory_lives_as_long_as_the_owner(version):
 @pytest.mark.parametrize("name", [b"used_dltensor", b"used_dltensor_versioned", b"something"])
 def test_capsule_of_another_name_is_refused(name):
     producer = Producer(name=name)
-    with pytest.raises(ArgumentError, match="k must be an array whose __dlpack__ gives an unused"):
+    with pytest.raises(ArgumentError) as error:
         dlpack.view(producer, 1, "k")
+    expected = ArgumentError("k", producer, "an array whose __dlpack__ gives an unused capsule")
+    assert str(error.value) == str(expected)
 
 
 def test_later_major_version_is_refused():
-    with pytest.raises(UnsupportedError, match=r"out comes as DLPack 2\.1"):
+    with pytest.raises(UnsupportedError, match=r"^out comes as DLPack 2\.1, which is not 1\.x$"):
         dlpack.view(Producer(version=(2, 1)), 1, "out")
 
 
@@ -343,8 +350,8 @@ def test_view_of_a_cupy_array_knows_bfloat16():
         ({"ndim": -1}, "of at most 64 axes"),
         ({"ndim": 65}, "of at most 64 axes"),
         ({"ndim": 2**31 - 1}, "of at most 64 axes"),
-        ({"shape": None}, "without a shape"),
-        ({"shape": None, "ndim": 2**31 - 1}, "without a shape"),
+        ({"shape": None}, r"axes \(DLPack: 4 axes, without a shape\), got"),
+        ({"shape": None, "ndim": 2**31 - 1}, "axes, without a shape"),
         ({"data": None}, "its address is 0"),
         ({"data": None, "byte_offset": 64}, "its address is 0"),
         ({"byte_offset": 2**64 - 8}, "inside the address space"),
@@ -355,8 +362,9 @@ def test_capsules_that_describe_no_memory_are_not_followed(fields, words, versio
     tensor = producer._managed.tensor
     for name, value in fields.items():
         setattr(tensor, name, value)
-    with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
+    with pytest.raises(ArgumentError, match=f"^q must be .*{words}") as error:
         dlpack.view(producer, 1, "q")
+    assert str(error.value).endswith(str(ArgumentError("", producer, "")).partition("got")[2])
 
 
 @pytest.mark.parametrize(
@@ -373,6 +381,66 @@ def test_capsules_that_describe_no_memory_are_not_followed(fields, words, versio
 def test_arrays_beyond_the_address_space_are_refused(shape, strides, words):
     with pytest.raises(ArgumentError, match=f"^q must be .*{words}"):
         dlpack.view(Producer(shape, strides), 1, "q")
+
+
+@pytest.mark.parametrize(
+    ("ptr", "shape", "strides", "words"),
+    [
+        # A float16 that begins at the first address, and one that ends with the last.
+        (2, (1,), (1,), None),
+        (2, (2,), (-1,), "got"),
+        (4, (2,), (-1,), None),
+        (2**63 - 2, (1,), (1,), None),
+        (2**63 - 2, (2,), (1,), "got"),
+        (2**63 - 4, (2,), (1,), None),
+        (2**63, (1,), (1,), "got"),
+    ],
+)
+def test_the_address_space_has_two_ends(ptr, shape, strides, words):
+    producer = Producer(shape, strides, data=ptr)
+    if words is None:
+        assert dlpack.view(producer).ptr == ptr
+        return
+    with pytest.raises(ArgumentError) as error:
+        dlpack.view(producer, 1, "q")
+    expected = f"inside the address space (DLPack: {shape}, {strides})"
+    assert str(error.value) == str(ArgumentError("q", producer, expected))
+
+
+@pytest.mark.parametrize(
+    ("ptr", "shape", "strides", "fits"),
+    [
+        (1, (1,), (1,), True),
+        (1, (2,), (-1,), False),
+        (2**63 - 1, (1,), (1,), True),
+        (2**63 - 1, (2,), (1,), False),
+    ],
+)
+def test_elements_of_a_byte_reach_both_ends(ptr, shape, strides, fits):
+    producer = Producer(shape, strides, (0, 8), data=ptr)
+    if fits:
+        assert dlpack.view(producer).ptr == ptr
+    else:
+        with pytest.raises(ArgumentError, match="inside the address space"):
+            dlpack.view(producer)
+
+
+def test_as_many_axes_as_any_library_has():
+    shape = (1,) * 64
+    assert dlpack.view(Producer(shape, None)).shape == shape
+    producer = Producer((1,) * 65, None)
+    with pytest.raises(ArgumentError) as error:
+        dlpack.view(producer, 1, "q")
+    expected = ArgumentError("q", producer, "of at most 64 axes (DLPack: 65 axes)")
+    assert str(error.value) == str(expected)
+
+
+def test_negative_lengths_are_shown():
+    producer = Producer((2, -3), (3, 1))
+    with pytest.raises(ArgumentError) as error:
+        dlpack.view(producer, 1, "q")
+    words = "of lengths that are at least 0 (DLPack: (2, -3))"
+    assert str(error.value) == str(ArgumentError("q", producer, words))
 
 
 def test_strides_that_are_never_taken_may_be_of_any_size():
@@ -394,8 +462,10 @@ def test_managed_memory_is_the_gpus_and_pinned_memory_the_hosts(kind, device):
 def test_a_capsule_is_where_its_array_says():
     producer = Producer()
     producer.device = (CUDA, 2)
-    with pytest.raises(ArgumentError, match=r"__dlpack_device__ says, \(2, 2\), not \(2, 3\)"):
+    with pytest.raises(ArgumentError) as error:
         dlpack.view(producer, 1, "q")
+    words = "an array whose capsule is where its __dlpack_device__ says, (2, 2), not (2, 3)"
+    assert str(error.value) == str(ArgumentError("q", producer, words))
 
 
 @pytest.mark.parametrize("given", [None, 3, "capsule", object()])

@@ -33,6 +33,11 @@ def test_extent_counts_bytes_from_element_0(shape, strides, bytes_):
     assert extent(shape, strides, 2) == bytes_
 
 
+def test_extent_of_elements_of_a_byte():
+    assert extent((2,), (1,), 1) == (0, 2)
+    assert extent((2,), (-1,), 1) == (-1, 1)
+
+
 def test_interleaved_arrays_do_not_overlap():
     even, odd = (view((8, 4), (8, 2), ADDRESS + offset) for offset in (0, 2))
     assert not overlap(even, odd, 2)
@@ -63,6 +68,13 @@ def test_a_question_that_is_too_hard_is_answered_with_yes(monkeypatch):
         check(out, b)
 
 
+def test_arrays_that_are_apart_count_as_one_only_where_it_is_too_hard(monkeypatch):
+    a, b = (view((2, 2, 2), (3, 13, 10), ADDRESS + offset) for offset in (0, 18))
+    assert not overlap(a, b, 2)
+    monkeypatch.setattr(module, "_MAX_WORK", 1)
+    assert overlap(a, b, 2)
+
+
 def check(target, x, out="out"):
     extents = {"q": extent(x.shape, x.strides, 2), "out": extent(target.shape, target.strides, 2)}
     check_output(out, target, {"q": x}, extents, 2)
@@ -74,12 +86,38 @@ def test_outputs_lie_apart_from_inputs():
     check(view((8, 4), (4, 1), ADDRESS - 64), x)
     check(view((8, 4), (-4, 1), ADDRESS + 64 + 56), x)
     for target in (x, view((8, 4), (4, 1), ADDRESS + 62), view((8, 4), (4, 1), ADDRESS - 62)):
-        with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of q"):
+        with pytest.raises(ArgumentError) as error:
             check(target, x)
+        assert str(error.value) == "out must be in memory apart from that of q, got 'out'"
+
+
+def test_outputs_that_begin_elsewhere_lie_before_their_element_0():
+    """Rows go backwards: of 8 rows of 8 bytes the last one begins 56 bytes before the first."""
+    forwards = view((8, 4), (4, 1))
+    for offset, apart in ((64 + 56, True), (64 + 54, False), (-8, True), (-6, False)):
+        backwards = view((8, 4), (-4, 1), ADDRESS + offset)
+        for target, x in ((backwards, forwards), (forwards, backwards)):
+            if apart:
+                check(target, x)
+                continue
+            with pytest.raises(ArgumentError, match=r"^out must be in memory apart"):
+                check(target, x)
+
+
+def test_what_lies_apart_is_not_asked_for(monkeypatch):
+    """Most calls are answered by four additions; NumPy's answer takes microseconds."""
+    monkeypatch.setattr(module, "overlap", None)
+    x = view((8, 4), (4, 1))
+    for offset in (64, -64):
+        check(view((8, 4), (4, 1), ADDRESS + offset), x)
 
 
 def test_outputs_are_writable():
-    with pytest.raises(ArgumentError, match=r"^out must be writable: not read-only, not of JAX"):
+    words = (
+        "out must be writable: not read-only, not of JAX, and no tensor that requires gradients, "
+        "got 'out'"
+    )
+    with pytest.raises(ArgumentError, match=rf"^{words}$"):
         check(view((8, 4), (4, 1), ADDRESS + 64, readonly=True), view((8, 4), (4, 1)))
 
 

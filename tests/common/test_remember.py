@@ -14,7 +14,7 @@ def counted(most=8):
     @remember(most)
     def function(*args, **kwargs):
         calls.append(args)
-        return args
+        return (*args, *kwargs.items())
 
     return function, calls
 
@@ -22,7 +22,8 @@ def counted(most=8):
 def test_equal_arguments_are_asked_once():
     function, calls = counted()
     assert function(1, "a") is function(1, "a")
-    assert calls == [(1, "a")]
+    assert function(1, x=2) is function(1, x=2)
+    assert calls == [(1, "a"), (1,)]
 
 
 @pytest.mark.parametrize("values", [(1, True, 1.0), (0, False, 0.0, np.float32(0))])
@@ -51,8 +52,19 @@ def test_a_process_remembers_a_bounded_number_of_kinds():
 def test_what_cannot_be_a_key_goes_to_the_function(keywords):
     function, calls = counted()
     for _ in range(2):
-        function(x=[]) if keywords else function([])
+        given = function(1, x=[]) if keywords else function(1, [])
+        assert given == ((1, ("x", [])) if keywords else (1, []))
     assert len(calls) == 2
+
+
+def test_what_is_remembered_can_be_forgotten():
+    function, calls = counted()
+    function(1)
+    function(1)
+    assert (function.cache_info().hits, function.cache_info().misses) == (1, 1)
+    function.cache_clear()
+    function(1)
+    assert calls == [(1,), (1,)]
 
 
 def test_an_error_of_the_function_is_its_own():

@@ -261,7 +261,10 @@ def test_least_recently_used_are_removed_beyond_the_size(monkeypatch):
     assert removed.files == 3
     assert [file.exists() for file in files] == [True, False, False, False, True]
     assert cache_folder.usage()[1] < 2**20
-    assert cache_folder.prune(0).files == 2
+    size = cache_folder.usage()[1]
+    assert cache_folder.prune(size) == (0, 0)
+    assert cache_folder.prune(size - 1).files == 1
+    assert cache_folder.prune(0).files == 1
 
 
 def test_folder_is_pruned_when_kernels_are_written(monkeypatch):
@@ -270,6 +273,25 @@ def test_folder_is_pruned_when_kernels_are_written(monkeypatch):
     for n in range(8):
         written(str(n), bytes(400_000), used=3600 - n)
     assert cache_folder.usage()[0] <= 3
+
+
+def test_the_folder_is_looked_at_with_the_first_kernel_and_now_and_then(monkeypatch):
+    looks = []
+    monkeypatch.setattr(cache, "_PRUNE_EVERY", 4)
+    monkeypatch.setattr(cache, "_written", 0)
+    monkeypatch.setattr(cache, "prune", lambda: looks.append(n))
+    for n in range(10):
+        written(str(n))
+    assert looks == [0, 4, 8]
+
+
+def test_a_file_that_cannot_be_made_is_what_is_reported(monkeypatch):
+    def refused(*_):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(cache, "_open_for_all", refused)
+    with pytest.raises(PermissionError, match="not here"):
+        written("x")
 
 
 def test_use_is_marked_now_and_then(monkeypatch):
@@ -290,8 +312,9 @@ def test_use_is_marked_now_and_then(monkeypatch):
 @pytest.mark.parametrize("text", ["-1", "1.5", "much"])
 def test_size_that_is_no_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("CUATTN_CACHE_MAX_MIB", text)
-    with pytest.raises(ArgumentError, match="CUATTN_CACHE_MAX_MIB must be a number of MiB"):
+    with pytest.raises(ArgumentError) as error:
         cache_folder.prune()
+    assert str(error.value) == f"CUATTN_CACHE_MAX_MIB must be a number of MiB, got {text!r}"
 
 
 @pytest.mark.parametrize("gone", ["cache", "sm_90a"])
@@ -316,6 +339,42 @@ def test_clear_leaves_nothing_of_ours_and_all_else(folder):
     (folder / "notes").mkdir()
     assert cache_folder.clear().files == 2
     assert [path.name for path in folder.iterdir()] == ["notes"]
+
+
+@posix
+def test_clear_removes_whatever_has_the_name_of_a_kernel(folder):
+    for n, arch in enumerate(("80", "86", "90a", "100a")):
+        (folder / f"sm_{arch}").mkdir(parents=True)
+        (folder / f"sm_{arch}" / "x.cubin").symlink_to("nowhere")
+        if n % 2:
+            (folder / f"sm_{arch}" / "notes").write_text("not ours")
+    os.mkfifo(folder / "sm_80" / "y.cubin")
+    assert cache_folder.prune(0) == (0, 0)
+    assert cache_folder.clear().files == 5
+    # Folders that are empty are gone, whichever come after one that is not.
+    assert sorted(path.name for path in folder.iterdir()) == ["sm_100a", "sm_86"]
+
+
+@pytest.mark.parametrize("step", ["lstat", "unlink"])
+def test_files_that_other_processes_removed_are_passed_over(monkeypatch, step):
+    """Whichever of them it is: the others are counted, and removed."""
+    files = [written(str(n), bytes(100 + n)) for n in range(4)]
+    sizes = {file: file.stat().st_size for file in files}
+    plain = getattr(cache_folder.Path, step)
+    for gone in files:
+
+        def missing(self, gone=gone):
+            if self == gone:
+                raise FileNotFoundError(self)
+            return plain(self) if step == "lstat" else None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache_folder.Path, step, missing)
+            rest = sum(size for file, size in sizes.items() if file != gone)
+            assert cache_folder.clear() == (3, rest)
+            if step == "lstat":
+                assert not any(file.exists() for file in files if file != gone)
+        files = [written(str(n), bytes(100 + n)) for n in range(4)]
 
 
 def test_paths_with_spaces_and_letters_of_all_kinds(monkeypatch, tmp_path):

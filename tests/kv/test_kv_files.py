@@ -52,6 +52,17 @@ def test_caller_s_pages_become_others(rng, path):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize("others", [{}, {"page_size": 16, "num_pages": 9}], ids=str)
+def test_a_cache_that_is_full_is_loaded(rng, path, others):
+    """Every token and every page is in use: what is checked has nothing to spare."""
+    cache = KVCache(3, 2, 64, 40, device="cpu", **others)
+    cache.append(*tokens(rng, 3, 2, 40, 64), counts=[40, 40, 40])
+    cache.save(path)
+    loaded = KVCache.load(path, "cpu")
+    assert loaded.lengths.tolist() == [40, 40, 40]
+    assert_same_contents(loaded, cache)
+
+
 def test_nothing_beyond_the_lengths_is_written(rng, path):
     # It may be of another user's sequence.
     cache = filled(rng)
@@ -100,19 +111,25 @@ CHANGES = {
     "type": (lambda a, m, g: g.update(batch="3"), "geometry.batch"),
     "size": (lambda a, m, g: g.update(capacity=-1), "capacity"),
     "format": (lambda a, m, g: g["kv_format"].update(k_bits=5), "k_bits"),
-    "capacity": (lambda a, m, g: g.update(capacity=40), "lengths must be from 0 to 40"),
+    "capacity": (
+        lambda a, m, g: g.update(capacity=40),
+        r"lengths must be from 0 to 40, got \[50, 0, 21\]",
+    ),
     "other format": (lambda a, m, g: g["kv_format"].update(v_zero=False), r"units\.0"),
     "missing lengths": (lambda a, m, g: a.pop("lengths"), "lengths must be in a file"),
     "missing units": (lambda a, m, g: a.pop("units.2"), r"units\.2 must be in a file"),
     # As many units as for 0 tokens, so that nothing else is wrong.
-    "negative": (set_length(1, -1), "lengths must be from 0 to 80"),
+    "negative": (set_length(1, -1), r"lengths must be from 0 to 80, got \[50, -1, 21\]"),
     "too long": (set_length(0, 81), "lengths must be from 0 to 80"),
     "length": (set_length(0, 49 + 16), r"units\.0 must be uint8"),
     "type of lengths": (replace("lengths", lambda x: x.astype(np.int64)), "lengths must be int32"),
     "type of units": (replace("units.0", lambda x: x.view(np.int8)), r"units\.0 must be uint8"),
     "shape of units": (replace("units.0", lambda x: x[:, :3]), r"units\.0 must be uint8"),
     "shape of offsets": (replace("k_offset", lambda x: x[:2]), "k_offset must be float32"),
-    "too few pages": (lambda a, m, g: g.update(page_size=16, num_pages=5), "within 5 pages"),
+    "too few pages": (
+        lambda a, m, g: g.update(page_size=16, num_pages=5),
+        r"lengths must be within 5 pages, got \[50, 0, 21\]",
+    ),
 }
 
 
@@ -125,6 +142,29 @@ def test_other_and_wrong_files_are_refused(rng, path, name):
         KVCache.load(path, "cpu")
     assert caught.value.argument == "path"
     assert caught.match(message)
+
+
+def test_what_is_wrong_with_a_file_is_said(rng, path):
+    def said(expected):
+        with pytest.raises(ArgumentError) as caught:
+            KVCache.load(path, "cpu")
+        assert str(caught.value) == str(ArgumentError("path", str(path), expected))
+
+    said("an existing file")
+    filled(rng).save(path)
+    _, metadata = parts(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    inner = ArgumentError("sha256", metadata["sha256"], "that of the contents")
+    said(f"the file of a sound cache ({inner})")
+    filled(rng).save(path)
+    change_file(path, lambda arrays, metadata, geometry: metadata.update(kind="weights"))
+    said("a file of a cuattn KV cache, version 2 (this is ('weights', '2'))")
+    filled(rng).save(path)
+    change_file(path, lambda arrays, metadata, geometry: arrays.update(lengths=np.zeros(3)))
+    inner = ArgumentError("lengths", np.zeros(3), "int32 [3]")
+    said(f"the file of a sound cache ({inner})")
 
 
 def test_a_change_of_nothing_is_no_damage(rng, path):
@@ -196,7 +236,11 @@ def test_cut_files_are_refused(rng, path):
 def test_missing_package_is_named(rng, path, monkeypatch):
     cache = filled(rng)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(CuattnError, match="need the package safetensors"):
+    with pytest.raises(
+        CuattnError, match=r"^files of caches need the package safetensors; install it$"
+    ):
         cache.save(path)
-    with pytest.raises(CuattnError, match="need the package safetensors"):
+    with pytest.raises(
+        CuattnError, match=r"^files of caches need the package safetensors; install it$"
+    ):
         KVCache.load(path, "cpu")

@@ -7,7 +7,7 @@ import pytest
 
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
-from cuattn.operands.operand import Coded
+from cuattn.operands.operand import Coded, Operand, compact, operand_of
 from cuattn.operands.problem import Options, Problem
 from cuattn.presets import PRESETS
 from cuattn.scheme import Scheme
@@ -96,10 +96,10 @@ def test_empty_sizes_are_accepted():
 @pytest.mark.parametrize(
     ("call", "argument", "words"),
     [
-        ({"q": (8, 64, 64)}, "q.shape", "[batch, head, token, head_dim] for layout 'HND'"),
+        ({"q": (8, 64, 64)}, "q.shape", "head_dim] for layout 'HND', got (8, 64, 64)"),
         ({"k": (2, 2, 100, 64, 1)}, "k.shape", "[batch, head, token, head_dim]"),
         ({"q": (2, 8, 64), "layout": "NHD"}, "q.shape", "[batch, token, head, head_dim]"),
-        ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64"),
+        ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64, got (3, 2, 100, 64)"),
         ({"k": (2, 2, 100, 72)}, "k.shape", "of batch 2 and head_dim 64"),
         ({"v": (2, 2, 99, 64)}, "v.shape", "(2, 2, 100, 64), the shape of k"),
         ({"v": (2, 1, 100, 64)}, "v.shape", "got (2, 1, 100, 64)"),
@@ -108,12 +108,20 @@ def test_empty_sizes_are_accepted():
         ({"k": (2, 16, 100, 64)}, "num_q_heads", "which is 16"),
         ({"dtype": "float64"}, "q.dtype", "one of ['float16', 'bfloat16', 'float32']"),
         ({"dtype": "int8"}, "q.dtype", "got 'int8'"),
-        ({"v": array(2, 2, 100, 64, dtype="float32")}, "v.dtype", "float16, the dtype of q"),
+        (
+            {"v": array(2, 2, 100, 64, dtype="float32")},
+            "v.dtype",
+            "float16, the dtype of q, got 'float32'",
+        ),
         ({"k": array(2, 2, 100, 64, device=(2, 1))}, "k.device", "(2, 0), the device of q"),
         ({"v": array(2, 2, 100, 64, device=(1, 0))}, "v.device", "got (1, 0)"),
-        ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "at most 1073741824 tokens"),
-        ({"q": array(2, 2**20, 2**12, 64)}, "q.shape", "<= 2147483647"),
-        ({"q": (1, 2**16, 1, 64), "k": (1, 2**16, 1, 64)}, "k.shape", "at most 65535 heads"),
+        ({"q": array(2, 8, 2**30 + 1, 64)}, "q.shape", "tokens, got (2, 8, 1073741825, 64)"),
+        ({"q": array(2, 2**20, 2**12, 64)}, "q.shape", "<= 2147483647, got (2, 1048576, 4096, 64)"),
+        (
+            {"q": (1, 2**16, 1, 64), "k": (1, 2**16, 1, 64)},
+            "k.shape",
+            "at most 65535 heads, got (1, 65536, 1, 64)",
+        ),
         ({"layout": "BHND"}, "layout", "one of ['HND', 'NHD'], got 'BHND'"),
         ({"layout": None}, "layout", "got None"),
         ({"scheme": "int9"}, "scheme", "got 'int9'"),
@@ -141,6 +149,29 @@ def test_errors_name_argument_value_and_expectation(call, argument, words):
     assert words in message
 
 
+def test_the_largest_numbers_of_tokens_and_heads():
+    assert problem(q=array(1, 1, 2**30, 64), k=array(1, 1, 2**30, 64)).q.tokens == 2**30
+    assert "at most 1073741824 tokens" in refused(q=array(1, 1, 2**30 + 1, 64))[1]
+    heads = 2**16 - 1
+    assert problem(q=(1, heads, 1, 64), k=(1, heads, 1, 64)).k.heads == heads
+
+
+def test_groups_of_channels_are_whole():
+    grouped = replace(PRESETS["int8"], name="own", q_scope="group", k_scope="group")
+    size = grouped.qk_group
+    assert (
+        problem(q=(1, 1, 5, 2 * size), k=(1, 1, 5, 2 * size), scheme=grouped).q.shape[3] == 2 * size
+    )
+    expected = f"head_dim must be whole groups of {size} channels, got {size + 8}"
+    for name in "qk":
+        with pytest.raises(ArgumentError) as error:
+            operand_of(name, array(1, 1, 5, size + 8), grouped, "HND")
+        assert str(error.value) == expected
+    # V has scales of other kinds.
+    assert operand_of("v", array(1, 1, 5, size + 8), grouped, "HND").shape[3] == size + 8
+    assert operand_of("k", array(1, 1, 5, size + 8), PRESETS["int8"], "HND").shape[3] == size + 8
+
+
 @pytest.mark.parametrize("heads", [2**23 - 1, 2**23])
 def test_rows_of_few_tokens_count_as_many_as_channels(heads):
     # A head with fewer tokens than 256 channels still has a scale, and a sum, for each channel.
@@ -164,6 +195,12 @@ def test_numbers_of_any_kind_are_scales(scale):
     assert problem(scale=scale).softmax_scale == float(scale)
 
 
+def test_the_largest_scale_is_that_of_float32_in_base_2():
+    largest = float(np.finfo(np.float32).max) / np.log2(np.e)
+    assert problem(scale=largest).softmax_scale == largest
+    assert refused(scale=np.nextafter(largest, np.inf))[0] == "scale"
+
+
 def quantized(operand="k", shape=(2, 2, 100, 64), scheme="int8", device=GPU, dtype="float16"):
     how = coding(PRESETS[scheme], operand)
     return Coded(shape, dtype, device, operand, scheme, how)
@@ -176,6 +213,8 @@ def test_quantized_operands_take_the_place_of_arrays():
     # The type of what was quantized decides nothing but the output's.
     q = quantized("q", (2, 8, 64, 64), dtype="float32")
     assert problem(q=q).q.dtype is Type.fp32
+    expected = Operand((2, 2, 100, 64), (), Type.fp16, aligned=True, coded=True)
+    assert problem(k=quantized(), v=quantized("v")).k == expected
     # Tensors have no layout.
     p = problem(q=(2, 64, 8, 64), k=quantized(), v=(2, 100, 2, 64), layout="NHD")
     assert p.k.shape == (2, 2, 100, 64)
@@ -212,6 +251,8 @@ def test_aligned_means_rows_at_multiples_of_16_bytes():
 
     assert aligned()
     assert not aligned(misalignment=2)
+    # Of two batches only the second begins elsewhere.
+    assert not aligned(strides=(8 * 64 * 64 + 4, 64 * 64, 64, 1))
     assert not aligned(strides=(8 * 64 * 68, 64 * 68, 68, 1))
     assert aligned(strides=(8 * 64 * 72, 64 * 72, 72, 1))
     # A stride that is never taken does not count.
@@ -229,20 +270,50 @@ def test_attended_as_it_is_only_with_offsets_of_32_bits():
     assert not direct(-64)
 
 
-def test_output_must_be_like_q():
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (
+            array(2, 8, 64, 32),
+            "out.shape must be (2, 8, 64, 64), the shape of q, got (2, 8, 64, 32)",
+        ),
+        (
+            array(2, 64, 8, 64),
+            "out.shape must be (2, 8, 64, 64), the shape of q, got (2, 64, 8, 64)",
+        ),
+        (
+            array(2, 8, 64, 64, dtype="float32"),
+            "out.dtype must be float16, the dtype of q, got 'float32'",
+        ),
+        (
+            array(2, 8, 64, 64, device=(2, 1)),
+            "out.device must be (2, 0), the device of q, got (2, 1)",
+        ),
+    ],
+)
+def test_output_must_be_like_q(out, words):
     p = problem()
     assert p.output(array(2, 8, 64, 64)).shape == (2, 8, 64, 64)
-    for out, argument in (
-        (array(2, 8, 64, 32), "out.shape"),
-        (array(2, 64, 8, 64), "out.shape"),
-        (array(2, 8, 64, 64, dtype="float32"), "out.dtype"),
-        (array(2, 8, 64, 64, device=(2, 1)), "out.device"),
-        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 0, 1)), "out.strides"),
-        (array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, 63, 1)), "out.strides"),
-    ):
-        with pytest.raises(ArgumentError) as error:
-            p.output(out)
-        assert error.value.argument == argument
+    with pytest.raises(ArgumentError) as error:
+        p.output(out)
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((2, 8, 64, 64), (8 * 64 * 64, 64 * 64, 0, 1)),
+        ((2, 8, 64, 64), (8 * 64 * 64, 64 * 64, 63, 1)),
+        ((2, 8, 64, 64), (0, 64 * 64, 64, 1)),
+        # Of two heads the second ends where the one of the next batch has begun.
+        ((3, 2, 64, 64), (64 * 64, 64 * 64, 64, 1)),
+        ((3, 2, 64, 64), (2 * 64 * 64 - 1, 64 * 64, 64, 1)),
+    ],
+)
+def test_elements_of_the_output_are_distinct(shape, strides):
+    with pytest.raises(ArgumentError) as error:
+        problem(q=shape, k=(shape[0], 1, 9, 64)).output(array(*shape, strides=strides))
+    assert str(error.value) == (f"out.strides must be those of distinct elements, got {strides}")
 
 
 def test_output_may_have_any_distinct_elements():
@@ -251,6 +322,48 @@ def test_output_may_have_any_distinct_elements():
     p.output(array(2, 8, 64, 64, strides=(8 * 64 * 64, 64 * 64, -64, -1)))
     # One batch only: its stride is never taken.
     problem(q=(1, 1, 64, 64), k=(1, 1, 9, 64)).output(array(1, 1, 64, 64, strides=(0, 0, 64, 1)))
+    huge = array(1, 8, 64, 64, strides=(2**40, 64 * 64, 64, 1))
+    problem(q=(1, 8, 64, 64), k=(1, 1, 9, 64)).output(huge)
+    # Without elements there is nothing to share.
+    nothing = array(2, 8, 0, 64, strides=(0, 0, 0, 0))
+    problem(q=(2, 8, 0, 64), k=(2, 2, 9, 64)).output(nothing)
+
+
+@pytest.mark.parametrize(
+    ("strides", "misalignment", "is_own"),
+    [
+        ((8 * 64 * 64, 64 * 64, 64, 1), 0, True),
+        ((8 * 64 * 66, 64 * 66, 66, 1), 4, True),
+        ((8 * 64 * 65, 64 * 65, 65, 1), 0, False),
+        ((8 * 64 * 65 + 64, 64 * 65 + 1, 64, 1), 0, False),
+        ((8 * 64 * 64 + 1, 64 * 64, 64, 1), 0, False),
+        ((8 * 64 * 64, 64 * 64, 64, 1), 2, False),
+        ((8 * 64 * 64, 64 * 64, 1, 64), 0, False),
+    ],
+)
+def test_kernels_write_pairs_of_channels(strides, misalignment, is_own):
+    """Where they cannot, the output is made contiguous first and then copied."""
+    contiguous = (8 * 64 * 64, 64 * 64, 64, 1)
+    out = array(2, 8, 64, 64, strides=strides)._replace(misalignment=misalignment)
+    expected = (strides, True) if is_own else (contiguous, False)
+    assert problem().output_strides(out) == expected
+
+
+def test_strides_of_an_output_that_kernels_make():
+    assert problem().output_strides(None) == ((8 * 64 * 64, 64 * 64, 64, 1), True)
+    in_nhd = problem(q=(2, 64, 8, 64), k=(2, 100, 2, 64), layout="NHD")
+    assert in_nhd.output_strides(None) == ((64 * 8 * 64, 8 * 64, 64, 1), True)
+    # A stride that is never taken may be odd, and an output that is not like q is refused here too.
+    alone = array(1, 1, 64, 64, strides=(3, 5, 64, 1))
+    assert problem(q=(1, 1, 64, 64), k=(1, 1, 9, 64)).output_strides(alone) == ((3, 5, 64, 1), True)
+    with pytest.raises(ArgumentError, match=r"^out\.shape"):
+        problem().output_strides(array(2, 8, 64, 32))
+
+
+def test_arrays_of_our_own_are_contiguous_and_aligned():
+    assert compact((2, 3, 5, 8), Type.bf16) == Operand(
+        (2, 3, 5, 8), (120, 40, 8, 1), Type.bf16, aligned=True, coded=False
+    )
 
 
 def test_coding_tells_what_quantizers_differ_in():

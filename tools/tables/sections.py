@@ -12,6 +12,7 @@ from tools.tables import (
     goals,
     papers,
     prose,
+    reliability,
     schemes,
     speed,
     states,
@@ -60,4 +61,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "paper-smoothing": papers.smoothing,
     "rotation": papers.rotation,
     "paper-twin": papers.twin,
+    "mutants": reliability.mutants,
+    "fuzz": reliability.fuzz,
+    "sanitizer": reliability.sanitizer,
 }
