@@ -69,12 +69,12 @@ def append_on_device(
             tokens = k_view.signature, v_view.signature
             call = memory.prepared(prepare_append, *tokens, layout, False)
             fresh = _fresh(memory, caller, counts, call.tokens)
-            book, is_captured = memory.book, memory.is_captured()
+            host_state, is_captured = memory.host_state, memory.is_captured()
             plan = None
-            if book.is_known and not isinstance(fresh, View) and not is_captured:
-                plan = book.appended(call.tokens if fresh is None else fresh, k_view.shape)
+            if host_state.is_known and not isinstance(fresh, View) and not is_captured:
+                plan = host_state.appended(call.tokens if fresh is None else fresh, k_view.shape)
             counts_view = _sent_counts(memory, fresh, call.tokens)
-            begins = book.may_begin if plan is None else plan.begins
+            begins = host_state.may_begin if plan is None else plan.begins
             if begins and memory.k_offset is not None:
                 call = memory.prepared(prepare_append, *tokens, layout, True)
             given = (
@@ -85,9 +85,9 @@ def append_on_device(
                 v_view.ptr,
                 0 if counts_view is None else counts_view.ptr,
             )
-            after = book.forgotten(replayed=is_captured) if plan is None else plan.after
+            after = host_state.forgotten(replayed=is_captured) if plan is None else plan.after
             if is_captured:  # which nothing undoes
-                memory.book = after
+                memory.host_state = after
             with memory.transaction(after, memory.write_lengths, memory.write_limits):
                 if plan is not None and plan.entries is not None:
                     memory.write_entries(plan.entries)

@@ -163,7 +163,7 @@ class KVCache:
 
         None for a cache without pages.
         """
-        pages = self._memory.book.pages
+        pages = self._memory.host_state.pages
         return None if pages is None else pages.table
 
     @public
@@ -266,7 +266,7 @@ class KVCache:
             return
         memory.known_lengths()
         with memory.call_on(stream):
-            after = memory.book.truncated(lengths)
+            after = memory.host_state.truncated(lengths)
             memory.turn_to(after, memory.write_lengths, memory.write_limits)
 
     def reset(self, *, stream: Any = None) -> None:
@@ -279,7 +279,7 @@ class KVCache:
         """
         memory = self._memory
         with memory.call_on(stream):
-            memory.turn_to(memory.book.emptied(), memory.write_lengths, memory.write_limits)
+            memory.turn_to(memory.host_state.emptied(), memory.write_lengths, memory.write_limits)
             memory.forget_refusal()
             # Keys of sequences with tokens need their offsets: not before these are gone for good.
             if memory.k_offset is not None:
@@ -302,7 +302,7 @@ class KVCache:
         """
         memory = self._memory
         with memory.call_on(stream):
-            after, entries, _ = memory.book.reserving(tokens)
+            after, entries, _ = memory.host_state.reserving(tokens)
             memory.write_entries(entries)
             memory.turn_to(after, memory.write_limits)
 
@@ -326,7 +326,7 @@ class KVCache:
         memory = self._memory
         memory.known_lengths()
         with memory.call_on(stream):
-            after = memory.book.replaced_pages(table)
+            after = memory.host_state.replaced_pages(table)
             memory.turn_to(after, memory.write_table, memory.write_limits)
 
     def gather(self, dtype: str = "float16") -> tuple[Any, Any]:

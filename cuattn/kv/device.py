@@ -147,9 +147,9 @@ class DeviceMemory(Memory):
             seen = self.look_at_integers(caller, lengths, "lengths")
             with caller:
                 is_captured = self.is_captured()
-                after = self.book.forgotten(replayed=is_captured, may_begin=True)
+                after = self.host_state.forgotten(replayed=is_captured, may_begin=True)
                 if is_captured:  # which nothing undoes
-                    self.book = after
+                    self.host_state = after
                 with self.transaction(after, self.write_lengths):
                     most = self._cupy.maximum(as_cupy(seen), 0)
                     self._cupy.minimum(self.lengths, most.astype(np.int32), out=self.lengths)

@@ -117,7 +117,7 @@ def read(path: str | PathLike[str]) -> Saved:
 def restore(memory: Memory, saved: Saved) -> None:
     """Put the contents of a file into the memory of a cache without tokens."""
     with memory.call_on(None):
-        after, entries, _ = memory.book.appended(saved.lengths, saved.lengths.shape)
+        after, entries, _ = memory.host_state.appended(saved.lengths, saved.lengths.shape)
         memory.write_entries(entries)
         with memory.transaction(after, memory.write_lengths, memory.write_limits):
             for b, units in enumerate(saved.units):

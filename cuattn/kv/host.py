@@ -37,7 +37,7 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
         if counts is not None and hasattr(counts, "__dlpack_device__"):
             _check_device(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
-        plan = memory.book.appended(fresh, of_k.shape)
+        plan = memory.host_state.appended(fresh, of_k.shape)
         with memory.transaction(plan.after, memory.write_lengths, memory.write_limits):
             memory.write_entries(plan.entries)
             memory.write_limits(plan.after)
@@ -75,8 +75,8 @@ def attend_on_host(memory: Memory, q: Any, options: QueryOptions, out: Any, stre
         target = None if out is None else output_on_host(out, problem, {"q": q})
         o, lse = decode(
             heads_first(to_host(q, "q").values, problem.layout),
-            *cached_operands(memory, memory.book.lengths),
-            memory.book.lengths,
+            *cached_operands(memory, memory.host_state.lengths),
+            memory.host_state.lengths,
             scale=problem.softmax_scale,
             is_causal=problem.is_causal,
         )

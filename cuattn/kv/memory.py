@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from .book import Book
 from .geometry import KVGeometry
+from .host_state import HostState
 from .pages import Entries
 
 __all__ = ["Memory"]
 
-# Writes what a book says to the memory.
-Writer: TypeAlias = Callable[[Book], None]
+# Writes what a host state says to the memory.
+Writer: TypeAlias = Callable[[HostState], None]
 
 # What takes the place of the page of an entry that has none; kernels never follow it.
 _NOWHERE = 0
 
 
 class Memory:
-    """Arrays of a cache, and the book of what the host knows of them.
+    """Arrays of a cache, and the host state of what the host knows of them.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Memory:
 
     Attributes
     ----------
-    book : Book
+    host_state : HostState
         Turned to at the end of a `transaction` only, but for what forgets or learns lengths.
     units : ndarray of uint8 `geometry.units_shape`
     lengths : ndarray of int32 [batch]
@@ -45,13 +45,13 @@ class Memory:
     pages : ndarray of int32 [batch, pages_per_sequence], or None
         The page table; entries beyond a sequence's limit mean nothing, but are pages of the cache.
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
-    undo : tuple of function of a Book
+    undo : tuple of function of a HostState
         What `settle` has to write: nothing, unless a change is under way or could not be undone.
     """
 
     def __init__(self, geometry: KVGeometry, smooth_k: bool, xp: Any = np) -> None:
         self.geometry = geometry
-        self.book = Book.empty(geometry)
+        self.host_state = HostState.empty(geometry)
         self.xp = xp
         batch, heads, head_dim = geometry.batch, geometry.num_kv_heads, geometry.kv_format.head_dim
         self.units = xp.zeros(geometry.units_shape, np.uint8)
@@ -64,7 +64,7 @@ class Memory:
         if smooth_k:
             self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
         self.undo: tuple[Writer, ...] = ()
-        self.write_limits(self.book)
+        self.write_limits(self.host_state)
 
     @property
     def nbytes(self) -> int:
@@ -110,17 +110,17 @@ class Memory:
         """Note that a refused append is of no interest; in host memory there is none."""
 
     def known_lengths(self) -> NDArray[np.int64]:
-        """Return the lengths of all sequences, from the memory if the book does not know them.
+        """Return the lengths of all sequences, from the memory if the host does not know.
 
         Raises
         ------
         ArgumentError
             If the GPU has refused an append since the last time.
         """
-        if self.book.is_known and not self.book.is_replayed:
-            return self.book.lengths
+        if self.host_state.is_known and not self.host_state.is_replayed:
+            return self.host_state.lengths
         lengths, refused = self.fetch()
-        self.book = self.book.learned(lengths)
+        self.host_state = self.host_state.learned(lengths)
         if refused:
             self.forget_refusal()
             self.wait()
@@ -148,23 +148,23 @@ class Memory:
 
     # ---- changes
 
-    def transaction(self, after: Book, *undo: Writer) -> Transaction:
-        """Return a context that changes the memory; when all is done, the book becomes `after`.
+    def transaction(self, after: HostState, *undo: Writer) -> Transaction:
+        """Return a context that changes the memory; when all is done, `after` is the host state.
 
-        Whatever is raised in between, out of memory or an interrupt, the book stays what it was,
-        and what the context may have written is written again from it, by `undo`. Should that fail
+        Whatever is raised in between, out of memory or an interrupt, the host state stays as it
+        was, and what the context may have written is written again from it, by `undo`. Should that fail
         too, the next call begins with it.
 
         Parameters
         ----------
-        after : Book
-        *undo : function of a Book
+        after : HostState
+        *undo : function of a HostState
             Of `write_lengths` and its like those that write what the context changes.
         """
         return Transaction(self, after, undo)
 
-    def turn_to(self, after: Book, *writers: Writer) -> None:
-        """Write what a book says to the memory, in a transaction of its own."""
+    def turn_to(self, after: HostState, *writers: Writer) -> None:
+        """Write what a host state says to the memory, in a transaction of its own."""
         with self.transaction(after, *writers):
             for write in writers:
                 write(after)
@@ -172,22 +172,22 @@ class Memory:
     def settle(self) -> None:
         """Undo what a call has left behind that failed, and could not undo it itself."""
         for write in self.undo:
-            write(self.book)
+            write(self.host_state)
         self.undo = ()
 
-    def write_lengths(self, book: Book) -> None:
-        """Write the lengths of a book to the memory, if it knows them."""
-        if book.is_known:
-            self.lengths[...] = self.sent(book.lengths.astype(np.int32))
+    def write_lengths(self, host_state: HostState) -> None:
+        """Write the lengths of a host state to the memory, if it knows them."""
+        if host_state.is_known:
+            self.lengths[...] = self.sent(host_state.lengths.astype(np.int32))
 
-    def write_limits(self, book: Book) -> None:
-        """Write the limits of a book to the memory."""
-        self.limits[...] = self.sent(book.limits.astype(np.int32))
+    def write_limits(self, host_state: HostState) -> None:
+        """Write the limits of a host state to the memory."""
+        self.limits[...] = self.sent(host_state.limits.astype(np.int32))
 
-    def write_table(self, book: Book) -> None:
-        """Write the page table of a book to the memory."""
-        if book.pages is not None:
-            self.pages[...] = self.sent(np.maximum(book.pages.table, _NOWHERE))
+    def write_table(self, host_state: HostState) -> None:
+        """Write the page table of a host state to the memory."""
+        if host_state.pages is not None:
+            self.pages[...] = self.sent(np.maximum(host_state.pages.table, _NOWHERE))
 
     def write_entries(self, entries: Entries | None) -> None:
         """Write new entries of the page table, which mean nothing until the limits are raised."""
@@ -201,7 +201,7 @@ class Memory:
             other = type(self)(self.geometry, self.k_offset is not None)
             for mine, its in zip(self.arrays(), other.arrays(), strict=True):
                 its[...] = mine
-            other.book = self.book.copied()
+            other.host_state = self.host_state.copied()
         other.wait()
         return other
 
@@ -211,7 +211,7 @@ class Transaction:
 
     __slots__ = ("_after", "_memory", "_undo")
 
-    def __init__(self, memory: Memory, after: Book, undo: tuple[Writer, ...]) -> None:
+    def __init__(self, memory: Memory, after: HostState, undo: tuple[Writer, ...]) -> None:
         self._memory, self._after, self._undo = memory, after, undo
 
     def __enter__(self) -> None:
@@ -225,9 +225,9 @@ class Transaction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Turn to the new book, or undo."""
+        """Turn to the new host state, or undo."""
         if kind is None:
-            self._memory.book = self._after
+            self._memory.host_state = self._after
             self._memory.undo = ()
             return
         with suppress(Exception):

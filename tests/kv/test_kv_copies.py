@@ -62,8 +62,8 @@ def test_a_copy_knows_lengths_that_only_the_gpu_knew(monkeypatch, rng):
     gpu.is_capturing = False
     other = copy.deepcopy(cache)
     assert_same_contents(other, cache)
-    book = other._memory.book
-    assert (book.is_known, book.is_replayed) == (True, False)
+    host_state = other._memory.host_state
+    assert (host_state.is_known, host_state.is_replayed) == (True, False)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

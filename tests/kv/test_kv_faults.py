@@ -1,4 +1,4 @@
-"""Calls of a KV cache that fail in the middle: book, memory and free pages agree, nothing is lost.
+"""Calls of a KV cache that fail in the middle: what the host knows and the memory go on agreeing.
 
 An error is raised at each line of `cuattn.kv` that a call comes through, one after the other, as an
 interrupt or a lack of memory may.
@@ -108,12 +108,12 @@ every_call = pytest.mark.parametrize("name", CALLS)
 
 def assert_agreement(cache):
     """What the host knows, what the memory has, and which pages are free."""
-    memory, book = cache._memory, cache._memory.book
-    np.testing.assert_array_equal(memory.limits, book.limits)
-    if book.is_known:
-        np.testing.assert_array_equal(memory.lengths, book.lengths)
+    memory, host_state = cache._memory, cache._memory.host_state
+    np.testing.assert_array_equal(memory.limits, host_state.limits)
+    if host_state.is_known:
+        np.testing.assert_array_equal(memory.lengths, host_state.lengths)
     assert (memory.lengths <= memory.limits).all()
-    pages = book.pages
+    pages = host_state.pages
     if pages is None:
         return
     given = []
@@ -131,8 +131,8 @@ def state(cache):
     """All that a caller can see of a cache, but for pages in use by no token."""
     k, v = cache.codes()
     parts = [k.codes, k.scale, k.vector[cache.lengths > 0], v.codes, v.scale]
-    book = cache._memory.book
-    return [cache.lengths, book.limits, np.array(book.reserved), *parts]
+    host_state = cache._memory.host_state
+    return [cache.lengths, host_state.limits, np.array(host_state.reserved), *parts]
 
 
 def same(x, y):

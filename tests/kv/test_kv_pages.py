@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
-from cuattn.kv.book import Book
 from cuattn.kv.geometry import KVGeometry
+from cuattn.kv.host_state import HostState
 from cuattn.kv.pages import NO_PAGE
 from cuattn.kv_format import KVFormat
 
 BATCH = 3
 
 
-def book(num_pages=8, capacity=64, page_size=16):
-    return Book.empty(KVGeometry(KVFormat(64), BATCH, 1, capacity, page_size, num_pages))
+def host_state(num_pages=8, capacity=64, page_size=16):
+    return HostState.empty(KVGeometry(KVFormat(64), BATCH, 1, capacity, page_size, num_pages))
 
 
 def grown(of, *counts):
-    """Return the book after an append."""
+    """Return the host state after an append."""
     return of.appended(np.array(counts), (0,)).after
 
 
@@ -30,8 +30,8 @@ def used(of):
 
 
 def test_sequences_get_pages_as_they_need_them():
-    assert book().pages.entries.dtype == np.int32
-    plan = book().appended(np.array([17, 0, 16]), (0,))
+    assert host_state().pages.entries.dtype == np.int32
+    plan = host_state().appended(np.array([17, 0, 16]), (0,))
     assert plan.entries.sequence.tolist() == [0, 0, 2]
     assert plan.entries.place.tolist() == [0, 1, 0]
     assert plan.entries.page.tolist() == [0, 1, 2]
@@ -47,7 +47,7 @@ def test_sequences_get_pages_as_they_need_them():
 
 
 def test_a_plan_that_is_dropped_has_given_nothing():
-    of = grown(book(), 17, 0, 16)
+    of = grown(host_state(), 17, 0, 16)
     before = of.pages.table
     for counts in ([30, 30, 0], [0, 0, 48]):
         of.appended(np.array(counts), (0,))
@@ -59,7 +59,7 @@ def test_a_plan_that_is_dropped_has_given_nothing():
 
 
 def test_capacity_that_is_not_whole_pages_limits():
-    of = grown(book(capacity=40), 40, 0, 0)
+    of = grown(host_state(capacity=40), 40, 0, 0)
     assert of.limits.tolist() == [40, 0, 0]
     with pytest.raises(ArgumentError) as error:
         grown(of, 1, 0, 0)
@@ -68,7 +68,7 @@ def test_capacity_that_is_not_whole_pages_limits():
 
 
 def test_free_pages_limit():
-    of = grown(book(num_pages=4), 33, 0, 0)
+    of = grown(host_state(num_pages=4), 33, 0, 0)
     before = of.pages.table
     with pytest.raises(ArgumentError) as error:
         grown(of, 0, 1, 1)
@@ -79,7 +79,7 @@ def test_free_pages_limit():
 
 
 def test_truncated_sequences_give_pages_back():
-    of = grown(book(num_pages=4), 40, 16, 0).truncated([16, 16, 0])
+    of = grown(host_state(num_pages=4), 40, 16, 0).truncated([16, 16, 0])
     assert of.pages.table.tolist() == table([0], [3], [])
     assert of.limits.tolist() == [16, 16, 0]
     of = grown(of, 0, 0, 32)
@@ -87,7 +87,7 @@ def test_truncated_sequences_give_pages_back():
 
 
 def test_pages_that_were_given_back_are_given_first():
-    of = grown(book(num_pages=6), 32, 32, 0).truncated([16, 0, 0])
+    of = grown(host_state(num_pages=6), 32, 32, 0).truncated([16, 0, 0])
     assert grown(of, 0, 0, 64).pages.table.tolist() == table([0], [], [2, 3, 1, 4])
     with pytest.raises(ArgumentError, match="the 5 free pages suffice, not 6"):
         grown(of, 32, 0, 64)
@@ -101,7 +101,7 @@ def test_pages_that_were_given_back_are_given_first():
 
 
 def test_reserved_pages_stay_until_all_are_emptied():
-    plan = book().reserving(20)
+    plan = host_state().reserving(20)
     assert plan.entries.sequence.tolist() == [0, 0, 1, 1, 2, 2]
     of = plan.after
     assert of.limits.tolist() == [32] * 3
@@ -118,7 +118,7 @@ def test_reserved_pages_stay_until_all_are_emptied():
 
 
 def test_reserving_too_much_changes_nothing():
-    of = book(num_pages=5)
+    of = host_state(num_pages=5)
     with pytest.raises(ArgumentError) as error:
         of.reserving(17)
     words = "tokens must be such that the 5 free pages suffice, not 6, got 17"
@@ -135,18 +135,18 @@ def test_reserving_too_much_changes_nothing():
 
 
 def test_the_sequence_that_lacks_pages_is_named():
-    of = grown(book(), 16, 33, 17)
+    of = grown(host_state(), 16, 33, 17)
     with pytest.raises(ArgumentError, match="for the 33 tokens of sequence 1, got"):
         of.replaced_pages(table([0], [1, 2], [3]))
 
 
 def test_a_single_page_of_the_caller():
-    assert book().replaced_pages(table([7], [], [])).limits.tolist() == [16, 0, 0]
+    assert host_state().replaced_pages(table([7], [], [])).limits.tolist() == [16, 0, 0]
 
 
 def test_own_pages_of_the_caller():
     rows = np.array(table([7, 1], [3], []), np.int64)
-    of = grown(book(), 16, 0, 0).replaced_pages(rows)
+    of = grown(host_state(), 16, 0, 0).replaced_pages(rows)
     assert (of.pages.entries.dtype, of.pages.counts.dtype) == (np.int32, np.int64)
     assert of.limits.tolist() == [32, 16, 0]
     plan = of.appended(np.array([16, 16, 0]), (0,))
@@ -173,7 +173,7 @@ def test_own_pages_of_the_caller():
     ],
 )
 def test_wrong_tables_are_refused(rows, message):
-    of = grown(book(), 17, 0, 0)
+    of = grown(host_state(), 17, 0, 0)
     before = of.pages.table
     with pytest.raises(ArgumentError) as error:
         of.replaced_pages(rows)
@@ -183,7 +183,7 @@ def test_wrong_tables_are_refused(rows, message):
 
 
 def test_a_cache_in_one_piece_has_no_table():
-    of = Book.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
+    of = HostState.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
     assert of.limits.tolist() == [20] * 3
     assert of.reserving(20).entries is None
     plan = of.appended(np.array([20, 0, 1]), (0,))
@@ -199,7 +199,7 @@ def test_a_cache_in_one_piece_has_no_table():
 
 
 def test_an_append_begins_sequences_that_are_empty():
-    of = book()
+    of = host_state()
     assert of.may_begin
     assert of.appended(np.array([1, 0, 0]), (0,)).begins
     of = grown(of, 1, 1, 0)
@@ -223,19 +223,19 @@ def test_an_append_begins_sequences_that_are_empty():
     ],
 )
 def test_truncating_to_other_lengths_is_refused(lengths, message):
-    of = grown(book(), 3, 2, 1)
+    of = grown(host_state(), 3, 2, 1)
     with pytest.raises(ArgumentError) as error:
         of.truncated(lengths)
     assert str(error.value) == str(ArgumentError("lengths", lengths, message))
 
 
 def test_many_pages_take_no_time_until_they_are_given():
-    of = Book.empty(KVGeometry(KVFormat(64), 1, 1, 2**20, 16, 2**31 - 1))
+    of = HostState.empty(KVGeometry(KVFormat(64), 1, 1, 2**20, 16, 2**31 - 1))
     assert used(grown(of, 17)) == [0, 1]
 
 
 def test_what_only_the_device_knows():
-    of = grown(book(), 3, 2, 1)
+    of = grown(host_state(), 3, 2, 1)
     after = of.forgotten(replayed=False)
     assert (after.is_known, after.is_replayed) == (False, False)
     assert after.lengths.tolist() == [3, 2, 1]
@@ -250,7 +250,7 @@ def test_what_only_the_device_knows():
 
 
 def test_a_copy_gives_pages_of_its_own():
-    of = grown(book(), 17, 0, 0).reserving(20).after.forgotten(replayed=True)
+    of = grown(host_state(), 17, 0, 0).reserving(20).after.forgotten(replayed=True)
     other = of.copied()
     assert (other.is_known, other.is_replayed, other.reserved) == (False, False, 20)
     assert other.lengths.tolist() == of.lengths.tolist()
@@ -261,5 +261,5 @@ def test_a_copy_gives_pages_of_its_own():
     np.testing.assert_array_equal(of.pages.table, before)
     np.testing.assert_array_equal(other.pages.table, before)
     assert not np.shares_memory(of.pages.entries, other.pages.entries)
-    in_one_piece = Book.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
+    in_one_piece = HostState.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
     assert in_one_piece.copied().pages is None

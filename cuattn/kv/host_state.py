@@ -13,7 +13,7 @@ from ..reference.arrays import whole_numbers
 from .geometry import KVGeometry
 from .pages import Entries, Pages
 
-__all__ = ["Book", "Plan"]
+__all__ = ["HostState", "Plan"]
 
 
 class Plan(NamedTuple):
@@ -21,7 +21,7 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    after : Book
+    after : HostState
         What the host knows when it is done.
     entries : Entries or None
         What is new in the page table.
@@ -29,12 +29,12 @@ class Plan(NamedTuple):
         Whether sequences get their first tokens.
     """
 
-    after: Book
+    after: HostState
     entries: Entries | None = None
     begins: bool = False
 
 
-class Book(NamedTuple):
+class HostState(NamedTuple):
     """Lengths and limits of sequences; nothing here waits for a GPU.
 
     It does not change: a call makes the next one, does everything else, and then turns to it
@@ -66,8 +66,8 @@ class Book(NamedTuple):
     is_replayed: bool = False
 
     @classmethod
-    def empty(cls, geometry: KVGeometry) -> Book:
-        """Return the book of a cache without tokens."""
+    def empty(cls, geometry: KVGeometry) -> HostState:
+        """Return the host state of a cache without tokens."""
         lengths = np.zeros(geometry.batch, np.int64)
         if not geometry.page_size:
             return cls(geometry, lengths, np.full_like(lengths, geometry.capacity), None)
@@ -123,7 +123,7 @@ class Book(NamedTuple):
         after, entries, _ = self._with_room(np.full_like(self.lengths, tokens), "tokens", tokens)
         return Plan(after._replace(reserved=max(self.reserved, tokens)), entries)
 
-    def truncated(self, lengths: ArrayLike) -> Book:
+    def truncated(self, lengths: ArrayLike) -> HostState:
         """Shorten sequences; pages that no token is in, and none was reserved in, are free.
 
         Raises
@@ -142,12 +142,12 @@ class Book(NamedTuple):
             return after
         return after._with_pages(self.pages.taken_back(np.maximum(after.lengths, self.reserved)))
 
-    def emptied(self) -> Book:
+    def emptied(self) -> HostState:
         """Empty all sequences, and forget what was reserved."""
         after = self.learned(np.zeros_like(self.lengths))._replace(reserved=0)
         return after if self.pages is None else after._with_pages(self.pages.cleared())
 
-    def replaced_pages(self, table: Any) -> Book:
+    def replaced_pages(self, table: Any) -> HostState:
         """Take the caller's page table; see `Pages.replaced`.
 
         Raises
@@ -159,13 +159,13 @@ class Book(NamedTuple):
             raise ArgumentError("table", table, "given to a cache with a page_size only")
         return self._with_pages(self.pages.replaced(table, self.lengths))
 
-    def learned(self, lengths: NDArray[np.int64]) -> Book:
+    def learned(self, lengths: NDArray[np.int64]) -> HostState:
         """Note what the lengths are."""
         # Every append comes here: _replace takes longer.
         same = self.limits, self.pages, self.reserved
-        return Book(self.geometry, lengths, *same, True, self.is_replayed)
+        return HostState(self.geometry, lengths, *same, True, self.is_replayed)
 
-    def forgotten(self, *, replayed: bool, may_begin: bool = False) -> Book:
+    def forgotten(self, *, replayed: bool, may_begin: bool = False) -> HostState:
         """Note that the lengths are changed by what only the device knows.
 
         Parameters
@@ -179,7 +179,7 @@ class Book(NamedTuple):
         is_replayed = self.is_replayed or replayed
         return self._replace(lengths=lengths, is_known=False, is_replayed=is_replayed)
 
-    def copied(self) -> Book:
+    def copied(self) -> HostState:
         """Return the same for another cache, to which no graph appends."""
         pages = None if self.pages is None else self.pages.copied()
         return self._replace(pages=pages, is_replayed=False)
@@ -190,5 +190,5 @@ class Book(NamedTuple):
         pages, entries = self.pages.given(tokens, name, value)
         return Plan(self if entries is None else self._with_pages(pages), entries)
 
-    def _with_pages(self, pages: Pages) -> Book:
+    def _with_pages(self, pages: Pages) -> HostState:
         return self._replace(pages=pages, limits=pages.limits)
