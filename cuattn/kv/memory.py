@@ -152,8 +152,8 @@ class Memory:
         """Return a context that changes the memory; when all is done, `after` is the host state.
 
         Whatever is raised in between, out of memory or an interrupt, the host state stays as it
-        was, and what the context may have written is written again from it, by `undo`. Should that fail
-        too, the next call begins with it.
+        was, and what the context may have written is written again from it, by `undo`. Should that
+        fail too, the next call begins with it.
 
         Parameters
         ----------
