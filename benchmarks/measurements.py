@@ -46,8 +46,9 @@ QUANTIZERS = (
 )
 
 
-# A long case has few rounds: its times differ little, and all rounds of all cases take minutes.
-LONG_ROUNDS, LONG_WARMUP = 12, 2
+# Rounds, those before that do not count, and the rest between calls of a long case, whose times
+# differ little, and which draws power for longer.
+OF_LONG = 12, 2, 40
 
 
 def accuracy(part: int = 0, parts: int = 1) -> Iterator[Accuracy]:
@@ -103,9 +104,9 @@ def prefill_timings() -> Iterator[Timing]:
         with room_for(case, needed, left_out) as fits:
             if fits:
                 is_long = case.seqlen_kv > LONG_FROM
-                rounds = (LONG_ROUNDS, LONG_WARMUP) if is_long else (ROUNDS, WARMUP)
+                rounds, warmup, rest = OF_LONG if is_long else (ROUNDS, WARMUP, prefill.REST)
                 yield from prefill.timings(
-                    case, timed, present, left_out, rounds[0], warmup=rounds[1]
+                    case, timed, present, left_out, rounds, warmup=warmup, rest=rest
                 )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
-from ..choice.timing import ROUNDS, WARMUP, Median, time_gpu
+from ..choice.timing import ROUNDS, WARMUP, ColdL2, Median, time_gpu
 from ..records.record import Timing
 from ..records.rows import State
 from ..reference.arrays import Progress
@@ -22,6 +23,9 @@ from .inputs import noise, token_noise
 from .left_out import LeftOut
 
 KIND = "prefill"
+
+# Fillings of the cache between two calls.
+REST = 8
 
 
 class Who(NamedTuple):
@@ -49,6 +53,7 @@ def timings(
     rounds: int = ROUNDS,
     progress: Progress | None = None,
     warmup: int = WARMUP,
+    rest: int = REST,
 ) -> Iterator[Timing]:
     """Yield the times of every scheme and baseline on one shape: kernel only, and end to end.
 
@@ -67,9 +72,15 @@ def timings(
         Called with (rounds done, rounds in all).
     warmup : int
         Rounds before these that do not count.
+    rest : int
+        How often the cache is filled before each call: what draws much power, as products of
+        float16 do, slows down what runs right after it.
     """
     runs = bind(case, schemes, present, left_out)
-    times = time_gpu(calls(runs), rounds=rounds, warmup=warmup, progress=progress)
+    flush = partial(ColdL2, None, rest)
+    times = time_gpu(
+        calls(runs), rounds=rounds, warmup=warmup, flush=flush, progress=progress, order_seed=0
+    )
     yield from rows(case, runs, times)
 
 

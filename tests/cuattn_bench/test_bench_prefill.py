@@ -30,8 +30,9 @@ def rows(monkeypatch):
     def show(*at):
         shown.append(at)
 
-    def time_gpu(functions, *, rounds, warmup, progress):
+    def time_gpu(functions, *, rounds, warmup, flush, progress, order_seed):
         assert (rounds, warmup) == (7, WARMUP)
+        assert (flush.args, order_seed) == ((None, prefill.REST), 0)
         progress(3, 7)
         return {name: Median(0.5 if name[1] == "kernel" else 1.0, 0.1) for name in functions}
 

@@ -103,9 +103,9 @@ def test_long_cases_have_fewer_rounds_and_schemes_are_those_of_the_case(monkeypa
 
     wanted = inspect.signature(measurements.prefill.timings)
 
-    def timings(case, schemes, present, left_out, rounds, *, warmup):
-        wanted.bind(case, schemes, present, left_out, rounds, warmup=warmup)
-        timed[case] = (schemes, rounds, warmup)
+    def timings(case, schemes, present, left_out, rounds, *, warmup, rest):
+        wanted.bind(case, schemes, present, left_out, rounds, warmup=warmup, rest=rest)
+        timed[case] = (schemes, rounds, warmup, rest)
         return iter([])
 
     monkeypatch.setattr(measurements.prefill, "timings", timings)
@@ -118,5 +118,5 @@ def test_long_cases_have_fewer_rounds_and_schemes_are_those_of_the_case(monkeypa
     assert [*timed] == PREFILL
     for case, (schemes, *rounds) in timed.items():
         assert schemes == list(SCHEMES if case in EVERY_SCHEME else CORE)
-        long = (measurements.LONG_ROUNDS, measurements.LONG_WARMUP)
-        assert tuple(rounds) == (long if case.seqlen_kv == 16384 else (ROUNDS, WARMUP))
+        short = (ROUNDS, WARMUP, measurements.prefill.REST)
+        assert tuple(rounds) == (measurements.OF_LONG if case.seqlen_kv == 16384 else short)
