@@ -181,7 +181,7 @@ TOGETHER = {
 }
 ALONE = {
     "ceilings": Phase(_ceilings, 30),
-    "prefill": Phase(_prefill, 120),
+    "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
     "models": Phase(_models, 75),
     "decode": Phase(_decode, 75),
