@@ -71,4 +71,5 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["number"] = number
-    return environment.get_template(template).render(version=__version__, **values)
+    page: str = environment.get_template(template).render(version=__version__, **values)
+    return page
