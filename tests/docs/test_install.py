@@ -56,7 +56,7 @@ def test_package_has_all_it_needs_for_every_python(python, platform):
 @pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
 def test_oldest_cupy_goes_with_the_extras(extra):
     cupy = f"cupy-{extra}x"
-    assert resolved(PROJECT, f"{cupy}==13.6.*", extras=(extra,))[cupy].startswith("13.6")
+    assert resolved(PROJECT, f"{cupy}==14.2.*", extras=(extra,))[cupy].startswith("14.2")
 
 
 def commands(text):
