@@ -28,7 +28,7 @@ for name in names:
         sys.exit(0)
     found = json.loads(pathlib.Path(folder, "empty.json").read_text())
     found["sanitizer"] = {"memcheck": 1 + int(part), "racecheck": None}
-    partial = pathlib.Path(folder, "partial")
+    partial = pathlib.Path(folder, f"{name}.{part}.partial")
     partial.write_text(json.dumps(found))
     partial.rename(pathlib.Path(folder, f"{name}.{part}.json"))
 """
