@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from helpers.foreign import OnGPU
 
 import cuattn
 from cuattn.arrays import caller, cuda_runtime, device
@@ -169,18 +170,6 @@ def test_why_there_is_no_gpu(unusable, monkeypatch, status, driver, visible, tex
     assert device.gpu_status() == ("no-gpu", text)
     with pytest.raises(NoGPUError, match="no usable GPU"):
         device.current_device()
-
-
-class OnGPU:
-    """An array that claims to be on a GPU, as those of a library whose own CUDA works."""
-
-    shape, dtype = (1, 1, 8, 8), "float16"
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-    def __dlpack__(self, **options):
-        raise AssertionError("was asked for its memory")
 
 
 @pytest.mark.parametrize(

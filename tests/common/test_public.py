@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.foreign import OnGPU
 
 import cuattn
 from cuattn.common import public as module
@@ -122,11 +123,6 @@ def test_functions_are_called_outside_of_what_dynamo_looks_at(monkeypatch):
 def test_dynamo_is_told_not_to_trace(function):
     assert function._torchdynamo_disable is True
     assert "graph" in function._torchdynamo_disable_msg
-
-
-class OnGPU:
-    def __dlpack_device__(self):
-        return 2, 0
 
 
 @pytest.fixture

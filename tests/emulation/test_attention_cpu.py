@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.foreign import Foreign
+from helpers.foreign import Foreign, OnGPU
 
 import cuattn
 from cuattn.errors import ArgumentError, NoGPUError
@@ -335,18 +335,6 @@ def test_wrong_arguments_are_named(rng):
         cuattn.quantize(k, operand="o")
     with pytest.raises(ArgumentError, match=r"^x must be an array"):
         cuattn.quantize([1.0])
-
-
-class OnGPU:
-    """Claims to be on a GPU."""
-
-    shape, dtype = (1, 1, 8, 8), "float16"
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-    def __dlpack__(self, **options):
-        raise AssertionError("was asked for its memory")
 
 
 def test_array_on_a_gpu_needs_cupy(monkeypatch):

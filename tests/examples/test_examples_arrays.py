@@ -5,21 +5,12 @@ On the GPU if there is one, else with NumPy's arrays.
 
 import numpy as np
 import pytest
-from helpers.example_modules import examples, normal, on_gpu, relative_l1
+from helpers.example_modules import example, normal, on_gpu, relative_l1
 
 import cuattn
 
-
-@pytest.fixture(scope="module")
-def cupy_arrays():
-    with examples("cupy_arrays") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def diffusion():
-    with examples("diffusion") as module:
-        yield module
+cupy_arrays = example("cupy_arrays")
+diffusion = example("diffusion")
 
 
 @pytest.fixture(scope="module")

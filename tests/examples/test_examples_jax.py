@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.example_modules import examples, normal
+from helpers.example_modules import example, normal
 
 import cuattn
 from cuattn.errors import ArgumentError
@@ -18,16 +18,8 @@ pytestmark = pytest.mark.needs("jax")
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-@pytest.fixture(scope="module")
-def jax_arrays():
-    with examples("jax_arrays") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def jax_ffi():
-    with examples("jax_ffi") as module:
-        yield module
+jax_arrays = example("jax_arrays")
+jax_ffi = example("jax_ffi")
 
 
 @pytest.fixture(params=["callback", "ffi"])

@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers.example_modules import examples
+from helpers.example_modules import example
 
 pytestmark = pytest.mark.needs("torch", "transformers")
 
 
-@pytest.fixture(scope="module")
-def llama():
-    with examples("torch_llama") as module:
-        yield module
+llama = example("torch_llama")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ On the GPU if there is one that PyTorch can use, else with tensors in host memor
 """
 
 import pytest
-from helpers.example_modules import examples, normal, relative_l1
+from helpers.example_modules import example, examples, normal, relative_l1
 
 import cuattn
 from cuattn.errors import ArgumentError
@@ -14,16 +14,8 @@ pytestmark = pytest.mark.needs("torch")
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-@pytest.fixture(scope="module")
-def torch_op():
-    with examples("torch_op") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def torch_sdpa():
-    with examples("torch_sdpa") as module:
-        yield module
+torch_op = example("torch_op")
+torch_sdpa = example("torch_sdpa")
 
 
 @pytest.fixture

@@ -2,21 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers.example_modules import examples
+from helpers.example_modules import example, examples
 
 PROMPT = list(b"the license")
 
 
-@pytest.fixture(scope="module")
-def generate():
-    with examples("generate") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def tiny_lm():
-    with examples("tiny_lm") as module:
-        yield module
+generate = example("generate")
+tiny_lm = example("tiny_lm")
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from helpers.example_modules import examples
+from helpers.example_modules import example
 
 from cuattn.choice import measure
 from cuattn.reference import exact
 from cuattn.reference.distributions import load
 
-
-@pytest.fixture(scope="module")
-def minilm():
-    with examples("minilm") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def real_model():
-    with examples("real_model") as module:
-        yield module
+minilm = example("minilm")
+real_model = example("real_model")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,17 @@ def examples(*names):
         yield found[0] if len(found) == 1 else found
 
 
+def example(name):
+    """Return a fixture: a module of examples/ while the tests of a module run."""
+
+    @pytest.fixture(scope="module")
+    def module():
+        with examples(name) as found:
+            yield found
+
+    return module
+
+
 def on_gpu():
     return gpu_status()[0] == "ok"
 

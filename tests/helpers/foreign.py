@@ -1,4 +1,4 @@
-"""An array as other libraries hand it over."""
+"""Arrays as other libraries hand them over."""
 
 
 class Foreign:
@@ -12,3 +12,15 @@ class Foreign:
 
     def __dlpack_device__(self):
         return self._array.__dlpack_device__()
+
+
+class OnGPU:
+    """An array that claims to be on a GPU, as those of a library whose own CUDA works."""
+
+    shape, dtype = (1, 1, 8, 8), "float16"
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **options):
+        raise AssertionError("was asked for its memory")
