@@ -1,7 +1,7 @@
 """INT8 attention for NVIDIA GPUs, and exactly how wrong it is.
 
-`attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` makes an operand once for
-many calls, and a `KVCache` holds keys and values of sequences that grow; `measure_error` compares a
+`attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` and `quantize_kv` make
+operands once for many calls, and a `KVCache` holds keys and values of sequences that grow; `measure_error` compares a
 scheme with float64, and `choose_scheme` and `plan_schemes` find the fastest whose error is within a
 bound. The definitions, in NumPy, are in `cuattn.reference`.
 """
@@ -17,7 +17,7 @@ from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, Unsupp
 from .kv.cache import KVCache
 from .operands.quantized import QuantizedTensor
 from .presets import PRESETS
-from .quantize import quantize
+from .quantize import quantize, quantize_kv
 from .scheme import Scheme
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "measure_error",
     "plan_schemes",
     "quantize",
+    "quantize_kv",
     "search_twin",
 ]
 

@@ -14,9 +14,9 @@ from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.problem import Options, check_flag
-from .operands.quantized import QuantizedTensor
+from .operands.quantized import QuantizedTensor, check_orders
 from .plan.prepared import AttentionCall, prepare
-from .quantize import quantize_view
+from .quantize import quantize_views
 from .scheme import Scheme
 from .specs.coding import Name
 
@@ -60,7 +60,8 @@ def attention(
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
-        a scheme that quantizes that operand alike.
+        a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
+        `cuattn.quantize_kv`, or one by one by `cuattn.quantize`.
     layout : {"HND", "NHD"}
         Order of the axes of arrays, `out` included; a QuantizedTensor has none.
     return_lse : bool
@@ -126,6 +127,7 @@ def attention(
     options = Options(scheme, scale, is_causal, return_lse, layout)
     if check_finite is not False:
         check_flag("check_finite", check_finite)
+    check_orders(k, v)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):
@@ -199,14 +201,26 @@ def _converted(
     q, k = seen["q"], seen["k"]
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):
-            k = quantize_view(k, "k", scheme, call.problem.layout)
+            arrays: dict[Name, View] = {"k": k}
+            v = seen["v"]
+            if scheme.k_scope == "sorted" and isinstance(v, View):
+                arrays["v"] = v
+            quantized = quantize_views(arrays, scheme, call.problem.layout)
+            k = quantized["k"]
             if scheme.smooth_q == "none":  # else the array is still wanted for its products
-                seen["k"] = k
+                seen |= quantized
         shift = call.problem.softmax_scale * q.dot(k.vector)
         made = made._replace(lse_shift=view_cupy(shift))
     if call.needs_keys and isinstance(k, QuantizedTensor):
         made = made._replace(k_values=view_cupy(k.dequantize()))
     return _planned(seen, target, options), made
+
+
+def _order_address(seen: Seen) -> int:
+    """Return where the order of sorted keys is, if K or V is quantized already and has one."""
+    k, v = seen["k"], seen["v"]
+    known = k if isinstance(k, QuantizedTensor) else v
+    return known.order_address if isinstance(known, QuantizedTensor) else 0
 
 
 def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
@@ -223,6 +237,7 @@ def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, mad
         given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
     given.append(o.ptr)
     given += [0 if view is None else view.ptr for view in (lse, *made)]
+    given.append(_order_address(seen))
     enqueue(call.launches, call.buffers, tuple(given))
     if o is not target:
         as_cupy(target)[...] = o.owner

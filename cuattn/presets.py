@@ -12,7 +12,9 @@ __all__ = ["PRESETS", "resolve"]
 PRESETS: dict[str, Scheme] = {
     s.name: s
     for s in (
-        Scheme("int8", smooth_v="sample"),
+        # Nearly the errors of scales per token in nearly the time of scales per block.
+        Scheme("int8", k_scope="sorted", v_scope="sorted", smooth_v="sample"),
+        Scheme("int8-token", smooth_v="sample"),
         Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean"),
         # The fewest instructions for each score.
         Scheme(

@@ -1,8 +1,9 @@
-"""`quantize`: from an array to a `QuantizedTensor`."""
+"""`quantize` and `quantize_kv`: from arrays to `QuantizedTensor`s."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
 from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import CodeLayout
-from .operands.operand import operand_of
+from .operands.operand import check_pair, operand_of
 from .operands.quantized import QuantizedTensor
 from .plan.conversion import conversion
 from .plan.kernels import check_supported
@@ -26,9 +27,12 @@ from .presets import resolve
 from .scheme import Scheme
 from .specs.coding import Name, coding
 
-__all__ = ["quantize", "quantize_view"]
+__all__ = ["quantize", "quantize_kv", "quantize_views"]
 
 _REMEMBERED = 256
+
+# Of an operand, what becomes of it.
+_PARTS = ("_codes", "_scale", "_vector")
 
 
 @public
@@ -73,69 +77,156 @@ def quantize(
     how = resolve(scheme)
     if operand not in ("q", "k", "v") or coding(how, operand) is None:
         raise ArgumentError("operand", operand, f"one that is quantized in scheme {how.name!r}")
-    kind, ordinal = device_of(x, "x")
+    return _quantized({operand: x}, {operand: "x"}, how, layout, stream)[operand]
+
+
+@public
+def quantize_kv(
+    k: Any,
+    v: Any,
+    *,
+    scheme: str | Scheme = "int8",
+    layout: str = "HND",
+    stream: Any = None,
+) -> tuple[QuantizedTensor, QuantizedTensor]:
+    """Quantize K and V together, to be attended any number of times.
+
+    Where a scheme sorts keys, as "int8" does, both have the order that is best for both, which is
+    what `cuattn.attention` makes of arrays; quantized one by one they are in their natural order,
+    with larger errors where tokens of a block differ in size. Under other schemes the results are
+    those of `quantize`.
+
+    Parameters
+    ----------
+    k, v : array [batch, head, token, head_dim], or with layout "NHD" [batch, token, head, head_dim]
+        As for `quantize`; of one shape, type and device.
+    scheme, layout, stream
+        As for `quantize`.
+
+    Returns
+    -------
+    k, v : QuantizedTensor
+        To be attended together: of sorted keys each has the order of the other, one array.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is wrong, or the scheme leaves K or V unquantized.
+    NoGPUError, UnsupportedError, CompileError
+        As for `cuattn.attention`.
+    """
+    how = resolve(scheme)
+    names: tuple[Name, ...] = ("k", "v")
+    for name in names:
+        if coding(how, name) is None:
+            raise ArgumentError("scheme", how.name, f"one that quantizes {name}")
+    made = _quantized({"k": k, "v": v}, {name: name for name in names}, how, layout, stream)
+    return made["k"], made["v"]
+
+
+def _quantized(
+    given: Mapping[Name, Any],
+    called: Mapping[Name, str],
+    scheme: Scheme,
+    layout: str,
+    stream: Any,
+) -> dict[Name, QuantizedTensor]:
+    """Quantize arrays wherever they are; `called` are the names of the arguments."""
+    first = next(iter(given))
+    kind, ordinal = device_of(given[first], called[first])
     if kind == CPU:
         if stream is not None:
             raise ArgumentError("stream", stream, "None for arrays in host memory")
-        return quantize_on_host(x, operand, how, layout)
+        return quantize_on_host(given, called, scheme, layout)
     if kind != CUDA:
-        raise ArgumentError("x", x, "on an NVIDIA GPU or in host memory")
+        raise ArgumentError(called[first], given[first], "on an NVIDIA GPU or in host memory")
     with on_device(ordinal):
-        caller = Caller(x, stream)
-        seen = caller.look(x, "x")
+        caller = Caller(given[first], stream)
+        seen = {name: caller.look(x, called[name]) for name, x in given.items()}
         with caller:
-            return quantize_view(seen, operand, how, layout)
+            return quantize_views(seen, scheme, layout)
 
 
-def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> QuantizedTensor:
-    """Quantize an array on CuPy's current device and stream."""
+def quantize_views(
+    arrays: Mapping[Name, View], scheme: Scheme, layout: str
+) -> dict[Name, QuantizedTensor]:
+    """Quantize arrays on CuPy's current device and stream, K and V together if both are there."""
     cupy = cupy_module()
-    call = _prepare(x.signature, operand, scheme, layout)
+    seen = dict(arrays)
+    call = _prepare(_signatures(seen), scheme, layout)
     if call.copied:
-        x = contiguous(x)
-        call = _prepare(x.signature, operand, scheme, layout)
-    code_layout = call.code_layout
-    codes = cupy.ndarray(code_layout.data, code_layout.dtype)
-    scale = cupy.ndarray(code_layout.scale, np.float32)
-    vector = cupy.ndarray(code_layout.vector, np.float32) if code_layout.smoothed else None
-    tensor = QuantizedTensor(codes, scale, vector, operand, scheme, call.shape, x.dtype)
+        seen |= {name: contiguous(seen[name]) for name in call.copied}
+        call = _prepare(_signatures(seen), scheme, layout)
+    tensors: dict[Name, QuantizedTensor] = {}
+    order = None
+    for name, x in seen.items():
+        code_layout = call.code_layouts[name]
+        codes = cupy.ndarray(code_layout.data, code_layout.dtype)
+        scale = cupy.ndarray(code_layout.scale, np.float32)
+        vector = cupy.ndarray(code_layout.vector, np.float32) if code_layout.smoothed else None
+        if code_layout.order and len(seen) == 2 and order is None:
+            order = cupy.ndarray(code_layout.order, np.uint8)
+        shape = call.shapes[name]
+        tensors[name] = QuantizedTensor(codes, scale, vector, name, scheme, shape, x.dtype, order)
     if call.launches:
-        enqueue(call.launches, call.buffers, (x.ptr, *tensor.addresses))
+        given: list[int] = []
+        for name, x in seen.items():
+            given += (x.ptr, *tensors[name].addresses)
+        given.append(0 if order is None else order.data.ptr)
+        enqueue(call.launches, call.buffers, tuple(given))
     else:  # an empty scope counts as one of zeros
-        scale.fill(code_layout.empty_scale)
-        if vector is not None:
-            vector.fill(0)
-    return tensor
+        for name, tensor in tensors.items():
+            tensor.scale.fill(call.code_layouts[name].empty_scale)
+            if tensor.vector is not None:
+                tensor.vector.fill(0)
+    return tensors
+
+
+def _signatures(seen: Mapping[Name, View]) -> tuple[tuple[Name, Array], ...]:
+    return tuple((name, x.signature) for name, x in seen.items())
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """What calls on arrays of the same kind share; no launches if there is nothing to do yet."""
+    """What calls on arrays of the same kinds share; no launches if there is nothing to do yet."""
 
-    shape: tuple[int, ...]
-    code_layout: CodeLayout
-    copied: bool
+    shapes: dict[Name, tuple[int, ...]]
+    code_layouts: dict[Name, CodeLayout]
+    copied: tuple[Name, ...]
     launches: list[Launch]
     buffers: Buffers
 
 
 @remember(_REMEMBERED)
-def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
-    operand = operand_of(name, x, scheme, layout)
-    code_layout = CodeLayout.of(scheme, name, operand.shape, packed=True)
-    buffers = Buffers("x", "codes", "scale", "vector")
-    job = ConversionJob(
-        operand,
-        buffers["x"],
-        data=buffers["codes"],
-        scale=buffers["scale"],
-        vector=buffers["vector"] if code_layout.smoothed else NULL,
-    )
-    check_supported(scheme, target(current_device().arch))
-    copied = x.strides[-1] != 1 and all(x.shape)
-    launches = []
-    if math.prod(operand.shape) and not copied:
-        launches = conversion(
-            {name: job}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
+def _prepare(given: tuple[tuple[Name, Array], ...], scheme: Scheme, layout: str) -> _Call:
+    arrays = dict(given)
+    operands = {name: operand_of(name, x, scheme, layout) for name, x in arrays.items()}
+    if len(arrays) == 2:
+        check_pair(arrays["k"], arrays["v"])
+    buffers = Buffers(*(name + part for name in arrays for part in ("", *_PARTS)), "order")
+    jobs: dict[Name, ConversionJob] = {}
+    code_layouts: dict[Name, CodeLayout] = {}
+    for name, operand in operands.items():
+        code_layout = code_layouts[name] = CodeLayout.of(scheme, name, operand.shape, packed=True)
+        jobs[name] = ConversionJob(
+            operand,
+            buffers[name],
+            data=buffers[f"{name}_codes"],
+            scale=buffers[f"{name}_scale"],
+            vector=buffers[f"{name}_vector"] if code_layout.smoothed else NULL,
         )
-    return _Call(operand.shape, code_layout, copied, loaded(launches), buffers)
+    check_supported(scheme, target(current_device().arch))
+    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
+    launches = []
+    if all(math.prod(x.shape) for x in operands.values()) and not copied:
+        launches = conversion(
+            jobs,
+            scheme,
+            current_device(),
+            buffers,
+            order=buffers["order"],
+            packed_qk=True,
+            packed_v=True,
+        )
+    shapes = {name: operand.shape for name, operand in operands.items()}
+    return _Call(shapes, code_layouts, copied, loaded(launches), buffers)

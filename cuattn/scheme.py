@@ -11,7 +11,7 @@ __all__ = ["INTEGERS", "Scheme", "Scope"]
 
 QKType = Literal["int8", "int4", "fp8", "fp16"]
 PVType = Literal["int8", "int4", "fp8", "fp16"]
-Scope = Literal["token", "group", "thread", "block", "channel", "tensor"]
+Scope = Literal["token", "group", "thread", "sorted", "block", "channel", "tensor"]
 PRange = Literal["block", "row", "row_pow2", "static127", "twin"]
 Smoothing = Literal["none", "mean", "sample"]
 INTEGERS: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
@@ -35,12 +35,15 @@ class Scheme:
         inputs are.
     pv : {"int8", "int4", "fp8", "fp16"}
         Operand type of P V. With "int4" V has 4 bits, and P 8.
-    q_scope, k_scope : {"token", "group", "thread", "block", "tensor"}
+    q_scope, k_scope : {"token", "group", "thread", "sorted", "block", "tensor"}
         Elements that share one scale of Q and K: a token; `qk_group` channels of a token; the
-        tokens that one thread of a matrix product sees, as SageAttention2 has it; `p_block` keys,
-        or 128 rows of Q; or all of a (batch, head). "group" and "tensor" are for both or neither.
-    v_scope : {"token", "block", "channel", "tensor"}
-        The same for V, with a block of 128 tokens; "token" and "block" are for integers.
+        tokens that one thread of a matrix product sees, as SageAttention2 has it; the same of all
+        of a block of 128 keys that are sorted; `p_block` keys, or 128 rows of Q; or all of a
+        (batch, head). "group" and "tensor" are for both or neither.
+    v_scope : {"token", "sorted", "block", "channel", "tensor"}
+        The same for V, with a block of 128 tokens; "token", "sorted" and "block" are for integers.
+        "sorted" is for both K and V or neither: the tokens of a block are taken in an order in
+        which those that share a scale are alike, `cuattn.reference.sorting`.
     p_range : {"block", "row", "row_pow2", "static127", "twin"}
         What P is quantized against: the row maximum inside a block of `p_block` keys (unsigned,
         255 steps); the running row maximum (unsigned, 255 steps); the same, but it starts a factor
@@ -128,7 +131,9 @@ class Scheme:
             return
         integers = ("token", "group", "thread", "block", "tensor")
         self._require("q_scope", integers, f"with qk={self.qk!r}")
-        self._require("k_scope", integers, f"with qk={self.qk!r}")
+        self._require("k_scope", (*integers, "sorted"), f"with qk={self.qk!r}")
+        if "sorted" in (self.k_scope, self.v_scope):
+            self._check_sorted()
         for both in ("group", "tensor"):
             if both in (self.q_scope, self.k_scope):
                 self._require("q_scope", (both,), f"with k_scope={both!r}")
@@ -139,8 +144,16 @@ class Scheme:
             self._require("smooth_k", ("none", "mean"), "with k_scope='tensor'")
             self._require("rotate", (False,), "with scales of whole heads of Q and K")
 
+    def _check_sorted(self) -> None:
+        self._require("v_scope", ("sorted",), "with k_scope='sorted'")
+        self._require("k_scope", ("sorted",), "with v_scope='sorted'")
+        self._require("qk", ("int8",), "with k_scope='sorted'")
+        self._require("pv", ("int8",), "with v_scope='sorted'")
+        self._require("smooth_q", ("none",), "with k_scope='sorted', whose scales are not tokens'")
+        self._require("p_terms", (1,), "with v_scope='sorted'")
+
     def _check_values(self) -> None:
-        self._require("v_scope", ("token", "block", "channel", "tensor"))
+        self._require("v_scope", ("token", "sorted", "block", "channel", "tensor"))
         self._require("p_split", tuple(range(1, 16)))
         if self.p_terms == 2:
             self._require("pv", INTEGERS, "with p_terms=2")
@@ -153,8 +166,8 @@ class Scheme:
         if self.pv == "fp8":
             self._require("p_range", ("row",), "with pv='fp8'")
             self._require("v_scope", ("channel", "tensor"), "with pv='fp8'")
-        if self.v_scope == "token":
-            self._require("p_range", ("block",), "with v_scope='token'")
+        if self.v_scope in ("token", "sorted"):
+            self._require("p_range", ("block",), f"with v_scope={self.v_scope!r}")
         elif self.v_scope == "block":
             self._require("p_range", FLOAT_O, "with v_scope='block'")
         else:

@@ -88,7 +88,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   auto fill = [&](int block) {
     if (block >= range.end) return;
     const u32 stage = shared + ring.stage(block) * static_cast<u32>(sizeof(Stage<S>));
-    const int keys = p.seqlen_kv - block * S.block_kv;
+    // Sorted ones lie anywhere in their block.
+    const int keys = H::kSorted ? S.block_kv : p.seqlen_kv - block * S.block_kv;
     const i64 key = static_cast<i64>(block) * S.block_kv;
     ring.wait_empty(block);
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);

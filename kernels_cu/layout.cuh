@@ -25,6 +25,34 @@ __host__ __device__ constexpr int token_in_slot(int slot) {
   return (slot & ~15) | (slot & 12) >> 1 | (slot & 2) << 2 | (slot & 1);
 }
 
+// Sorted keys. Softmax does not see the order of the keys of a block, so the quantizer chooses one.
+// Lane t of a row sees columns 8 i + 2 t + e of S; its 32 of a block of 128 are places 32 t + 2 i + e.
+// Tokens with like largest elements of V are in the same section of all lanes: the 8 smallest and the
+// 8 largest in sections of two places a lane, the others in two of 14. A section of a lane has a scale
+// of V, a lane one of K.
+constexpr int kSortedBlock = 128;
+constexpr int kLanePlaces = 32;
+constexpr int kSections = 4;
+constexpr int kPlaceScales = 4 * kSections;              // of V, of a block: of lane 0, of lane 1, ...
+
+__host__ __device__ constexpr int section_of(int place) {
+  const int of_lane = place % kLanePlaces;
+  return of_lane < 2 ? 0 : of_lane < 16 ? 1 : of_lane < 30 ? 2 : 3;
+}
+// Of a tile of 8 columns, in which a lane has two places.
+__host__ __device__ constexpr bool begins_section(int tile) {
+  return tile == 0 || section_of(2 * tile) != section_of(2 * tile - 1);
+}
+__host__ __device__ constexpr bool ends_section(int tile) {
+  return (2 * tile + 2) % kLanePlaces == 0 || section_of(2 * tile) != section_of(2 * tile + 2);
+}
+__host__ __device__ constexpr int column_of(int place) {
+  return place % kLanePlaces / 2 * 8 + place / kLanePlaces * 2 + place % 2;
+}
+__host__ __device__ constexpr int place_of(int column) {
+  return column % 8 / 2 * kLanePlaces + column / 8 * 2 + column % 2;
+}
+
 // The scopes of SageAttention2: tokens that one thread of an mma.m16n8 sees, which are rows of Q
 // that are 8 apart in every 32, or pairs of keys that are 8 apart in every 64.
 template <bool Keys>

@@ -12,16 +12,21 @@ struct AttentionParams {
   const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128], in the order of slots
                            // (layout.cuh); group: [batch, num_kv_heads, groups, blocks, 128] alike;
                            // thread: [batch, num_kv_heads, blocks, 8], of keys 64 i + 8 j + 2 t and
-                           // their neighbours number 4 i + t; block:
+                           // their neighbours number 4 i + t; sorted:
+                           // [batch, num_kv_heads, blocks, 4], of lanes; block:
                            // [batch, num_kv_heads, key blocks]
   const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128], in the order of slots:
-                           // the scale, its log2 + kLog2Bias, its inverse; block:
+                           // the scale, its log2 + kLog2Bias, its inverse; sorted:
+                           // [batch, num_kv_heads, blocks, 3, kPlaceScales] alike, but no bias;
+                           // block:
                            // [batch, num_kv_heads, blocks]; channel: [.., S.head_dim]
   const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
   const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
   const f32* delta;        // [batch, num_q_heads, blocks of 128 rows, blocks, 128], in the order of
                            // slots: added to the exponents of a block's rows, and with it
                            // kLog2Bias unless V's logarithms hold it; if S.q_smooth
+  const u8* order;         // [batch, num_kv_heads, blocks, 128], of sorted keys: which of its block's
+                           // tokens is in each place (layout.cuh); null if that is its column
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements
   i64 q_stride_head;
   i64 q_stride_row;

@@ -1,12 +1,15 @@
 // Q, K and V as the products of attention take them: codes with their scales, or values of another
 // type. One read of the input, one write of the output, all three in one launch.
 //
-// A CTA owns a tile of tokens of one head of one operand: first those of Q, then of K, then of V.
+// A CTA owns a tile of tokens of one head of one operand, first those of Q, then of K, then of V,
+// or a block of sorted keys of K and V.
 //   quantize_rows    Q, K: scale per token or group of its channels, per thread of a product, per
 //                    block of tokens, or per head; perhaps rotated
 //   quantize_values  V: scale per token, per block of tokens or per channel; transposed
+//   quantize_sorted  K and V: keys in an order of their own, scale per lane and section of places
 //   cast_rows        any: fp16 or bf16
 #include "quant/quantize_rows.cuh"
+#include "quant/quantize_sorted.cuh"
 #include "quant/quantize_values.cuh"
 
 template <QuantizeSpec S, Role R>
@@ -33,6 +36,8 @@ __device__ __forceinline__ void quantize_operands(const QuantizeParams& p) {
   if (p.next_item && cta == 0 && threadIdx.x == 0) *p.next_item = 0;
   if (cta < q_end) {
     quantize_operand<S, Role::query>(p, p.q, cta, storage);
+  } else if constexpr (S.k_scope == Scope::sorted) {
+    quantize_sorted(p, cta - q_end, storage);
   } else if (cta < k_end) {
     quantize_operand<S, Role::key>(p, p.k, cta - q_end, storage);
   } else {

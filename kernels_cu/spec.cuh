@@ -4,7 +4,8 @@
 
 // int4 has two codes a byte, the first in the lower half.
 enum class Type { int8, int4, e4m3, fp16, bf16, fp32 };
-enum class Scope { token, group, thread, block, channel, tensor };
+// `sorted`: keys of a block in the order of V's largest elements, as layout.cuh has it.
+enum class Scope { token, group, thread, sorted, block, channel, tensor };
 // What P is quantized against: the row maximum of the block of keys, or the running row maximum,
 // in 255 unsigned steps; or the running maximum in 127 steps (INT-FlashAttention), or in 127 below
 // a power of two and 127 above (PTQ4ViT).
@@ -27,9 +28,9 @@ struct AttentionSpec {
   Type pv;              // operands of P V
   Type out;             // elements of O
   int head_dim;         // padded to the layouts of the quantizer
-  Scope k_scope;        // token, group (as those of Q), thread or block, of scales as stored
+  Scope k_scope;        // token, group (as of Q), thread, sorted or block, of scales as stored
   int qk_group;         // channels of a group
-  Scope v_scope;        // token, block or channel, of scales as they are stored
+  Scope v_scope;        // token, sorted, block or channel, of scales as they are stored
   PRange p_range;
   int p_terms;          // bytes that P is the sum of
   bool q_smooth;        // something is added to the scores again: AttentionParams::delta

@@ -14,7 +14,7 @@ from ..presets import resolve
 from ..scheme import Scheme, Scope
 from .arrays import FloatArray, Shape, as_float32, floating
 from .layout import pad_head_dim, transpose_v, untranspose_v
-from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize
+from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize, token_amax
 from .quantized import Scope as QuantizerScope
 from .rounding import HalfType, round_half
 from .smoothing import (
@@ -25,6 +25,7 @@ from .smoothing import (
     products_with_means,
     smoothing_vector,
 )
+from .sorting import sorted_order
 
 __all__ = [
     "AMAX_FLOOR",
@@ -38,6 +39,7 @@ __all__ = [
     "quantize",
     "scope_of",
     "smoothing_vector",
+    "sorted_tokens",
     "transpose_v",
     "untranspose_v",
 ]
@@ -77,6 +79,8 @@ def scope_of(name: str, scope: Scope) -> QuantizerScope:
     """Return the quantizer's name of a scheme's scope of an operand."""
     if scope == "thread":
         return "thread_q" if name == "q" else "thread_k"
+    if scope == "sorted":
+        return "sorted_v" if name == "v" else "sorted_k"
     return scope
 
 
@@ -86,6 +90,24 @@ def block_of(scheme: Scheme, name: str) -> int:
     if scope == "group":
         return scheme.qk_group
     return Q_BLOCK if scope == "block" and name == "q" else scheme.p_block
+
+
+def sorted_tokens(k: ArrayLike, v: ArrayLike, scheme: Scheme) -> NDArray[np.uint8]:
+    """Return the order of the keys of each block under a scheme with the scope "sorted".
+
+    Parameters
+    ----------
+    k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+    scheme : Scheme
+
+    Returns
+    -------
+    ndarray of uint8 [batch, num_kv_heads, block, 128]
+        See `sorting.sorted_order`.
+    """
+    k_amax = token_amax(k, smoothing_vector(k, scheme.smooth_k), scheme.rotate)
+    v_amax = token_amax(v, smoothing_vector(v, scheme.smooth_v), scheme.rotate)
+    return sorted_order(k_amax, v_amax)
 
 
 def operands(
@@ -128,6 +150,8 @@ def operands(
     def rounded(name: str, x: NDArray[np.floating]) -> FloatArray:
         return x.astype(np.float64) if name in exact else round_half(as_float32(x), half)
 
+    order = sorted_tokens(k, v, scheme) if scheme.k_scope == "sorted" else None
+
     def coded(
         name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
     ) -> Quantized:
@@ -139,6 +163,7 @@ def operands(
             rotated=scheme.rotate,
             rounded=name not in exact,
             to=to,
+            order=order if scope == "sorted" else None,
         )
 
     delta = None

@@ -12,6 +12,7 @@ from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 from .rotation import rotate, rotate_exactly, unrotate
 from .rounding import E4M3_MAX, round_e4m3
+from .sorting import natural_order, scopes_of_order
 
 __all__ = [
     "AMAX_FLOOR",
@@ -23,12 +24,16 @@ __all__ = [
     "quantize",
     "scope_of_tokens",
     "spread",
+    "token_amax",
 ]
 
-Scope: TypeAlias = Literal["token", "group", "block", "thread_q", "thread_k", "channel", "tensor"]
+Scope: TypeAlias = Literal[
+    "token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel", "tensor"
+]
 CodeType: TypeAlias = Literal["int8", "int4", "fp8"]
 Real = TypeVar("Real", np.float32, np.float64)
 SCOPES = get_args(Scope)
+SORTED = ("sorted_k", "sorted_v")
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,17 @@ class Quantized:
     scale : ndarray of float32
         One for each scope: [batch, head, token] for "token", [batch, head, token, group] for
         "group", [batch, head, scope] for the scopes of several tokens, [batch, head, head_dim] for
-        "channel", [batch, head] for "tensor".
-    scope : {"token", "group", "block", "thread_q", "thread_k", "channel", "tensor"}
+        "channel", [batch, head] for "tensor". Those of sorted tokens are repeated for each token.
+    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel",
+            "tensor"}
     block : int
         Tokens that share a scale if the scope is "block", channels of a token if it is "group".
     vector : ndarray of float32 [batch, head, head_dim], or None
         What smoothing subtracted.
     rotated : bool
         Whether the codes are of `rotation.rotate` of the rest.
+    order : ndarray of uint8 [batch, head, block, 128], or None
+        Of sorted tokens, which of its block each place holds; see `sorting`.
     """
 
     codes: NDArray[np.int8] | Float32Array | FloatArray
@@ -84,6 +92,7 @@ class Quantized:
     block: int = 128
     vector: Float32Array | None = None
     rotated: bool = False
+    order: NDArray[np.uint8] | None = None
 
     def dequantize(self) -> FloatArray:
         """Return the represented values [batch, head, token, head_dim].
@@ -106,6 +115,7 @@ def quantize(
     rotated: bool = False,
     rounded: bool = True,
     to: CodeType = "int8",
+    order: NDArray[np.uint8] | None = None,
 ) -> Quantized:
     r"""Quantize to 8 or 4 bits, symmetrically, with one scale for each scope.
 
@@ -120,10 +130,12 @@ def quantize(
     Parameters
     ----------
     x : array_like of float [batch, head, token, head_dim]
-    scope : {"token", "group", "block", "thread_q", "thread_k", "channel", "tensor"}
+    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel",
+            "tensor"}
         Elements that share a scale, always inside one (batch, head). "thread_q" and "thread_k" are
         SageAttention2's (arXiv 2411.10958, section 3.2): rows of Q that are equal modulo 8 in every
-        32, and keys whose pairs are equal modulo 4 in every 64.
+        32, and keys whose pairs are equal modulo 4 in every 64. "sorted_k" and "sorted_v" are those
+        of `sorting`.
     block : int
         Tokens of a block, for the scope "block", aligned at token 0; channels of a group, for the
         scope "group".
@@ -135,6 +147,8 @@ def quantize(
         With False, codes are left unrounded in float64: the exact values in units of the scale.
     to : {"int8", "int4", "fp8"}
         Type of the codes; "fp8" is e4m3. 4-bit codes are kept one to a byte, as int8.
+    order : ndarray of uint8 [batch, head, block, 128], optional
+        Of sorted tokens, by default that of columns: `sorting.natural_order`.
 
     Raises
     ------
@@ -154,25 +168,55 @@ def quantize(
         raise ArgumentError("block", block, f"a divisor of the {x.shape[3]} channels")
     if vector is not None and vector.shape != (*x.shape[:2], x.shape[3]):
         raise ArgumentError("vector.shape", vector.shape, f"[batch, head, head_dim] of x {x.shape}")
+    if scope in SORTED and order is None:
+        order = natural_order(*x.shape[:3])
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        d = as_float32(x)
-        if vector is not None:
-            d = d - vector.astype(np.float32)[:, :, None, :]
-        if rotated:
-            d = rotate(d)
-        a: Float32Array = np.maximum(_amax(d, scope, block), np.float32(AMAX_FLOOR))
+        d = _values(x, vector, rotated)
+        amax = _amax(d, scope, block) if order is None else _sorted_amax(d, scope, order)
+        a: Float32Array = np.maximum(amax, np.float32(AMAX_FLOOR))
         largest = np.float32(LARGEST_CODE[to])
         scale = a / largest
         if rounded:
             steps = d * spread(largest / a, scope, block, d.shape[2])
             steps = np.where(np.isnan(steps), np.float32(0), steps)
             codes = round_e4m3(steps) if to == "fp8" else np.rint(steps).astype(np.int8)
-            return Quantized(codes, scale, scope, block, vector, rotated)
+            return Quantized(codes, scale, scope, block, vector, rotated, order)
         exact = x.astype(np.float64) - (0.0 if vector is None else vector[:, :, None, :])
         exact = rotate_exactly(exact) if rotated else exact
         exact = exact / spread(scale, scope, block, d.shape[2])
         codes = np.nan_to_num(exact, nan=0.0)
-        return Quantized(codes, scale, scope, block, vector, rotated)
+        return Quantized(codes, scale, scope, block, vector, rotated, order)
+
+
+def token_amax(
+    x: ArrayLike, vector: NDArray[np.float32] | None = None, rotated: bool = False
+) -> Float32Array:
+    """Return the largest magnitude of what is quantized of each token [batch, head, token]."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        d = _values(floating("x", x), vector, rotated)
+        amax: Float32Array = np.max(np.abs(d), axis=-1, initial=0.0)
+    return amax
+
+
+def _values(
+    x: NDArray[np.floating], vector: NDArray[np.float32] | None, rotated: bool
+) -> Float32Array:
+    d = as_float32(x)
+    if vector is not None:
+        d = d - vector.astype(np.float32)[:, :, None, :]
+    return rotate(d) if rotated else d
+
+
+def _sorted_amax(d: Float32Array, scope: Scope, order: NDArray[np.uint8]) -> Float32Array:
+    """Largest magnitude of what shares each token's scale; NaN wins."""
+    of_token: Float32Array = np.max(np.abs(d), axis=-1, initial=0.0)
+    scopes = scopes_of_order(order, scope, d.shape[2])
+    amax: Float32Array = np.empty_like(of_token)
+    for at in np.ndindex(d.shape[:2]):
+        of_scope = np.zeros(scopes[at].max(initial=-1) + 1, np.float32)
+        np.maximum.at(of_scope, scopes[at], of_token[at])
+        amax[at] = of_scope[scopes[at]]
+    return amax
 
 
 def _amax(d: Float32Array, scope: Scope, block: int) -> Float32Array:

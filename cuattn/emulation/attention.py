@@ -15,7 +15,7 @@ from ..reference.smoothing import block_means, lse_shift, products_with_means
 from ..specs.attention import Type
 from ..specs.coding import Name
 from .arrays import check_finite, delivered, output_on_host, signature_on_host, values_on_host
-from .operands import operand_on_host
+from .operands import operand_on_host, order_on_host
 
 __all__ = ["attention_on_host"]
 
@@ -48,7 +48,10 @@ def attention_on_host(
     half: HalfType = "float16"
     if half_type(problem.scheme, problem.q.dtype) is Type.bf16:
         half = "bfloat16"
-    operands = {name: operand_on_host(name, x, problem.scheme, half) for name, x in values.items()}
+    order = order_on_host(values, problem.scheme)
+    operands = {
+        name: operand_on_host(name, x, problem.scheme, half, order) for name, x in values.items()
+    }
     shift = None
     if problem.return_lse:
         shift = _lse_shift(operands, values["q"], problem.softmax_scale)

@@ -15,13 +15,14 @@ from ..errors import ArgumentError
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.rotation import butterflies, hadamard_block, signs
 from ..reference.smoothing import Q_BLOCK
+from ..reference.sorting import natural_order
 from ..scheme import Scheme
 from ..specs.coding import Name, coding
 from .layout import CodeLayout
 from .operand import DTYPES, Coded
 from .token_order import factors, natural_codes, natural_scale, scale_of_scopes
 
-__all__ = ["QuantizedTensor"]
+__all__ = ["QuantizedTensor", "check_orders"]
 
 # Of its arrays in bytes: kernels load vectors of as many, which lie at multiples only.
 _ALIGNMENT = 16
@@ -39,15 +40,17 @@ class QuantizedTensor:
     Attributes
     ----------
     codes : ndarray of int8, or of uint8 for the bits of e4m3 and for pairs of 4 bits
-        Q and K: [B, H, N, Dp]. V: [B, H, Np / 128, Dp, 128], tokens permuted inside every 16 as
+        Q and K: [B, H, N, Dp], of sorted keys [B, H, Np, Dp]. V: [B, H, Np / 128, Dp, 128], tokens
+        permuted inside every 16 as
         `cuattn.reference.quantize.transpose_v` does. Padding is 0. Of 4 bits the last axis has half
         the length: two neighbours to a byte, the first in its lower half.
     scale : ndarray of float32
         Per token: of Q [B, H, N], of K [B, H, Np], of V [B, H, Np / 128, 3, 128], of the 3 the
         scale, 64 plus its logarithm to base 2, and its inverse; tokens of K and V are permuted
         inside every 16 as in the codes of V. Per group of channels, of which Dp has G, [B, H, N, G]
-        and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Per block of V
-        [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is that of each
+        and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Of sorted tokens
+        of K [B, H, Np / 128, 4], of V [B, H, Np / 128, 3, 16], with the logarithm as it is. Per
+        block of V [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is that of each
         of them; but those of blocks of keys, or of a whole head of K, are [B, H, blocks] where
         neither V has scales of tokens nor Q is smoothed nor codes have 4 bits. The one scale of a
         head of V is that of each channel.
@@ -60,6 +63,10 @@ class QuantizedTensor:
         (B, H, N, D), whatever layout the quantized array had.
     dtype : {"float16", "bfloat16", "float32"}
         Of the quantized array.
+    order : ndarray of uint8 [B, H, Np / 128, 128], or None
+        Of sorted tokens, which of its block each place has (`cuattn.reference.sorting`); one array
+        for K and V that `cuattn.quantize_kv` has made together. None if they are in their natural
+        order, as K or V quantized alone is.
 
     Raises
     ------
@@ -74,6 +81,7 @@ class QuantizedTensor:
     scheme: Scheme
     shape: tuple[int, ...]
     dtype: str
+    order: Any = None
 
     def __post_init__(self) -> None:
         if self.operand not in ("q", "k", "v") or coding(self.scheme, self.operand) is None:
@@ -95,6 +103,10 @@ class QuantizedTensor:
         ]
         if code_layout.smoothed:
             expected_arrays.append(("vector", code_layout.vector, "float32"))
+        if self.order is not None:
+            if not code_layout.order:
+                raise ArgumentError("order", self.order, "None: no tokens are sorted")
+            expected_arrays.append(("order", code_layout.order, "uint8"))
         library = _array_class(self.codes)
         for name, shape, dtype in expected_arrays:
             array = getattr(self, name)
@@ -125,7 +137,7 @@ class QuantizedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        arrays = (self.codes, self.scale, self.vector)
+        arrays = (self.codes, self.scale, self.vector, self.order)
         return sum(int(x.nbytes) for x in arrays if x is not None)
 
     @cached_property
@@ -138,6 +150,11 @@ class QuantizedTensor:
     def addresses(self) -> tuple[int, int, int]:
         """Where codes, scale and vector are on the GPU; 0 if there is no vector."""
         return self._address("codes"), self._address("scale"), self._address("vector")
+
+    @cached_property
+    def order_address(self) -> int:
+        """Where the order is on the GPU; 0 if there is none."""
+        return self._address("order")
 
     def to_reference(self) -> Quantized:
         """Return the tensor as `cuattn.reference` has it, in host memory; waits for the GPU.
@@ -154,6 +171,7 @@ class QuantizedTensor:
             block_of(scheme, name),
             _to_host(self.vector) if smoothed else None,
             scheme.rotate,
+            self._order_on_host(),
         )
 
     def dequantize(self) -> Any:
@@ -201,10 +219,38 @@ class QuantizedTensor:
         return CodeLayout.of(self.scheme, self.operand, self.shape, packed=True)
 
     def _natural_scale(self) -> Any:
-        return natural_scale(self.scale, self.scheme, self.operand, self.shape)
+        return natural_scale(self.scale, self.scheme, self.operand, self.shape, self.order)
 
     def _natural_codes(self) -> Any:
-        return natural_codes(self.codes, self._code_layout, self.operand, self.shape)
+        layout = self._code_layout
+        return natural_codes(self.codes, layout, self.operand, self.shape, self.order)
+
+    def _order_on_host(self) -> NDArray[np.uint8] | None:
+        if not self._code_layout.order:
+            return None
+        if self.order is None:
+            batch, heads, tokens, _ = self.shape
+            return natural_order(batch, heads, tokens)
+        order: NDArray[np.uint8] = _to_host(self.order)
+        return order
+
+
+def check_orders(k: object, v: object) -> None:
+    """Check that sorted tokens of K and V that are quantized already have one order.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if not (isinstance(k, QuantizedTensor) and isinstance(v, QuantizedTensor)):
+        return
+    if k.order is v.order:
+        return
+    if k.order is not None and v.order is not None and k.device == v.device:
+        same = np.array_equal(k.order, v.order) if k.device[0] == CPU else False
+        if same or (k.device[0] == CUDA and k.order_address == v.order_address):
+            return
+    raise ArgumentError("v", v, "quantized together with k, by one call of cuattn.quantize_kv")
 
 
 def _on_host(x: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays.view import cupy_module
 from ..common.sizes import ceil_div
 from ..reference.layout import (
     LOG2_BIAS,
@@ -19,6 +20,13 @@ from ..reference.layout import (
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.quantized import THREADS, scope_of_tokens, spread
 from ..reference.rounding import e4m3_bits, e4m3_values
+from ..reference.sorting import (
+    COLUMN_OF_PLACE,
+    PLACE_OF_COLUMN,
+    SCOPE_OF_PLACE,
+    natural_order,
+    scopes_of_order,
+)
 from ..scheme import Scheme
 from ..specs.attention import Scope, Type
 from ..specs.coding import Name, stored_scope
@@ -30,26 +38,48 @@ __all__ = ["factors", "natural_codes", "natural_scale", "scale_of_scopes", "stor
 Shape = tuple[int, ...]
 
 
-def natural_codes(codes: Any, code_layout: CodeLayout, name: Name, shape: Shape) -> Any:
-    """Return codes [B, H, N, D] as int8, or as float32 values of e4m3; of any library."""
+def natural_codes(
+    codes: Any, code_layout: CodeLayout, name: Name, shape: Shape, order: Any = None
+) -> Any:
+    """Return codes [B, H, N, D] as int8, or as float32 values of e4m3; of any library.
+
+    Parameters
+    ----------
+    order : ndarray of uint8 [B, H, blocks, 128], optional
+        Of sorted tokens, if it is not that of columns.
+    """
     batch, heads, tokens, head_dim = shape
     if code_layout.code is Type.int4:
         codes = unpack_pairs(codes)
     if name == "v":
         blocks, channels, block = codes.shape[2:]
         codes = in_tokens(codes).swapaxes(3, 4).reshape(batch, heads, blocks * block, channels)
+    if order is not None:
+        columns = _of_library(order, COLUMN_OF_PLACE)[order.argsort(axis=-1)]
+        codes = _rearranged(codes, columns)
     codes = codes[:, :, :tokens, :head_dim]
     return e4m3_values(codes) if code_layout.code is Type.e4m3 else codes
 
 
-def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape) -> Any:
+def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape, order: Any = None) -> Any:
     """Return scales as they are stored, but without padding; of any library.
 
-    Those of tokens are [B, H, N], of groups [B, H, N, G], of threads [B, H, scopes], of blocks
-    [B, H, blocks] and of channels [B, H, D].
+    Those of tokens, sorted or not, are [B, H, N], of groups [B, H, N, G], of threads
+    [B, H, scopes], of blocks [B, H, blocks] and of channels [B, H, D].
+
+    Parameters
+    ----------
+    order : ndarray of uint8 [B, H, blocks, 128], optional
+        As in `natural_codes`.
     """
     tokens, head_dim = shape[2:]
     stored = stored_scope(scheme, name)
+    if stored is Scope.sorted:
+        of_place = _of_library(scale, SCOPE_OF_PLACE[scope_of(name, "sorted")])
+        places = PLACE_OF_COLUMN if order is None else order.argsort(axis=-1)
+        scopes = of_place[_of_library(scale, places)]
+        of_block = scale if name == "k" else scale[:, :, :, 0]
+        return _picked(of_block, scopes).reshape(*shape[:2], -1)[:, :, :tokens]
     if stored is Scope.block:
         return scale
     if stored is Scope.thread:
@@ -114,8 +144,37 @@ def stored(
     return _codes(quantized, name, code_layout), _scale(quantized, name, scheme, code_layout)
 
 
+def _of_library(like: Any, x: Any) -> Any:
+    """Return a constant of NumPy as an array of the library of another one."""
+    if isinstance(like, np.ndarray) or not isinstance(x, np.ndarray):
+        return x
+    return cupy_module().asarray(x)
+
+
+def _picked(x: Any, at: Any) -> Any:
+    """Return elements of the last axis of `x` [B, H, blocks, n], of each block those `at` it."""
+    batch, heads, blocks, count = x.shape
+    first = (np.arange(batch * heads * blocks) * count).reshape(batch, heads, blocks, 1)
+    return x.reshape(-1)[at + _of_library(x, first)]
+
+
+def _rearranged(rows: Any, tokens: Any) -> Any:
+    """Return rows [B, H, Np, D] with those at `tokens` [B, H, blocks, 128] of each block."""
+    batch, heads, padded, width = rows.shape
+    first = np.arange(0, batch * heads * padded, TOKEN_PAD).reshape(*tokens.shape[:3], 1)
+    at = (tokens + _of_library(rows, first)).reshape(-1)
+    return rows.reshape(-1, width)[at].reshape(rows.shape)
+
+
 def _codes(quantized: Quantized, name: Name, code_layout: CodeLayout) -> NDArray[Any]:
     natural: Any = quantized.codes
+    if code_layout.order:
+        batch, heads, blocks, block = code_layout.order
+        padded = np.zeros((batch, heads, blocks * block, natural.shape[3]), natural.dtype)
+        padded[:, :, : natural.shape[2]] = natural
+        natural = padded
+        if quantized.order is not None:
+            natural = _rearranged(padded, quantized.order[..., PLACE_OF_COLUMN])
     if code_layout.code is Type.e4m3:
         natural = e4m3_bits(natural)
     if name == "v":
@@ -131,6 +190,8 @@ def _scale(
     quantized: Quantized, name: Name, scheme: Scheme, code_layout: CodeLayout
 ) -> NDArray[np.float32]:
     scale = np.full(code_layout.scale, code_layout.empty_scale)
+    if code_layout.order:
+        return _sorted_scale(quantized, name, code_layout)
     scope, tokens = stored_scope(scheme, name), quantized.codes.shape[2]
     of_scopes = quantized.scale
     if scope is Scope.group:
@@ -148,6 +209,22 @@ def _scale(
         scale[..., : of_scopes.shape[2]] = of_scopes
     by_slots = name == "k" and scope in (Scope.token, Scope.group)
     return in_slots(scale) if by_slots else scale
+
+
+def _sorted_scale(quantized: Quantized, name: Name, code_layout: CodeLayout) -> NDArray[np.float32]:
+    batch, heads, tokens = quantized.scale.shape
+    order = quantized.order
+    if order is None:
+        order = natural_order(batch, heads, tokens)
+    scopes = scopes_of_order(order, scope_of(name, "sorted"), tokens)
+    count = code_layout.scale[2] * code_layout.scale[-1]
+    scale = np.full((batch, heads, count), code_layout.empty_scale)
+    np.put_along_axis(scale, scopes, quantized.scale, axis=-1)
+    if name == "k":
+        return scale.reshape(code_layout.scale)
+    blocks = scale.reshape(batch, heads, code_layout.scale[2], code_layout.scale[-1])
+    with np.errstate(invalid="ignore"):
+        return np.stack([blocks, np.log2(blocks), np.float32(1) / blocks], axis=3)
 
 
 def _with_logarithms(scale: NDArray[np.float32], code_layout: CodeLayout) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from ..compile.launch import NULL, Buffers, Launch
 from ..operands.operand import compact
 from ..reference.layout import pad_head_dim
 from ..scheme import Scheme
-from ..specs.attention import Type
+from ..specs.attention import Scope, Type
 from ..specs.coding import Name
 from ..specs.quantize import QuantizeSpec
 from ..specs.rotate import RotateSpec
@@ -54,6 +54,7 @@ def conversion(
     buffers: Buffers,
     *,
     shift: Shift | None = None,
+    order: int = NULL,
     next_item: int = NULL,
     packed_qk: bool = False,
     packed_v: bool = False,
@@ -70,6 +71,8 @@ def conversion(
         Gets the parts of the workspace that are needed in between.
     shift : Shift, optional
         Of Q, if it is among the jobs.
+    order : int
+        Number of the order of sorted keys: written if K and V are among the jobs, read if one is.
     next_item : int
         Number of the counter of the attention kernel, which is set to 0, or null.
     packed_qk, packed_v : bool
@@ -92,7 +95,7 @@ def conversion(
     rotated = at_once.pop("v", None) if rotates_values(scheme) else None
     if at_once:
         spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v)
-        launches.append(_quantize(spec, at_once, device, ranges, next_item, shift))
+        launches.append(_quantize(spec, at_once, device, ranges, next_item, shift, order))
     if rotated is not None:
         launches += _rotated_values(rotated, scheme, device, buffers, next_item, packed_v)
     return launches
@@ -105,12 +108,14 @@ def _quantize(
     ranges: Mapping[Name, Range],
     next_item: int,
     shift: Shift | None = None,
+    order: int = NULL,
 ) -> Launch:
     arguments: dict[str, Any] = dict.fromkeys(_NAMES)
     grid = 0
     for name, job in jobs.items():
         heads, tiles = job.operand.heads, spec.tiles(name, job.operand.tokens)
-        grid += heads * tiles
+        if not (name == "v" and "k" in jobs and spec.k_scope is Scope.sorted):
+            grid += heads * tiles  # a CTA that has sorted keys has both
         arguments[name] = {
             **source(job),
             "out": job.data,
@@ -123,6 +128,7 @@ def _quantize(
     arguments |= {
         "lse_shift": shift.rows if shift else NULL,
         "k_vector": shift.vector if shift else NULL,
+        "order": order,
         "next_item": next_item,
         "head_dim": next(iter(jobs.values())).operand.shape[3],
         "heads_per_kv": shift.group if shift else 1,

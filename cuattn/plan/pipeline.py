@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 
 from ..arrays.device import Device, current_device, target
-from ..common.sizes import ceil_div
+from ..common.sizes import ceil_div, round_up
 from ..compile.launch import NULL, Buffers, Clear, Launch
+from ..operands.layout import CodeLayout
 from ..operands.problem import Problem
 from ..reference.layout import pad_head_dim
-from ..specs.attention import AttentionSpec, Type
+from ..specs.attention import AttentionSpec, Scope, Type
 from ..specs.coding import Name
+from ..specs.quantize import TOKEN_PAD
 from ..specs.wgmma import WgmmaSpec
 from .conversion import Shift, conversion
 from .deltas import deltas
@@ -31,6 +33,7 @@ GIVEN = (
     "lse",
     "lse_shift",
     "k_values",
+    "order",
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -55,7 +58,8 @@ def pipeline(
         Strides of the output in elements, axes [batch, head, token, head_dim].
     buffers : Buffers
         Of the addresses `GIVEN`; gets the parts of the workspace. "lse_shift" is read only if Q is
-        quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized.
+        quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized,
+        "order", which may be null, if keys are sorted and K or V is quantized.
     """
     scheme, device = problem.scheme, current_device()
     spec = attention_spec(
@@ -72,6 +76,11 @@ def pipeline(
         packed = packed_qk and name != "v"
         operands[name] = operand_buffers(name, problem, buffers, mapped=mapped, packed=packed)
     jobs = {name: where.made_by for name, where in operands.items() if where.made_by is not None}
+    order = NULL
+    if scheme.k_scope == "sorted":
+        given = operands["k"].made_by is None or operands["v"].made_by is None
+        codes = CodeLayout.of(scheme, "k", problem.k.shape)
+        order = buffers["order"] if given else buffers.take(math.prod(codes.order))
     shift, lse_shift = None, NULL
     if problem.return_lse and scheme.smooth_k != "none":
         lse_shift = buffers["lse_shift"]
@@ -84,7 +93,14 @@ def pipeline(
     next_item = buffers.take(4) if counted else NULL
     launches: list[Launch | Clear] = [
         *conversion(
-            jobs, scheme, device, buffers, shift=shift, next_item=next_item, packed_qk=packed_qk
+            jobs,
+            scheme,
+            device,
+            buffers,
+            shift=shift,
+            order=order,
+            next_item=next_item,
+            packed_qk=packed_qk,
         )
     ]
     if counted and not jobs:
@@ -103,6 +119,7 @@ def pipeline(
         "v_mean": operands["v"].vector if scheme.smooth_v != "none" else NULL,
         "lse_shift": lse_shift,
         "delta": delta,
+        "order": order,
         "num_q_heads": problem.q.shape[1],
         "heads_per_kv": problem.group,
         "seqlen_q": problem.q.tokens,
@@ -147,6 +164,10 @@ def _attend(
         name: Source(getattr(problem, name).shape, where.strides, where.data)
         for name, where in operands.items()
     }
+    if spec.k_scope is Scope.sorted:  # tokens lie anywhere in their blocks
+        batch, heads, tokens, head_dim = problem.k.shape
+        padded = (batch, heads, round_up(tokens, TOKEN_PAD), head_dim)
+        sources["k"] = sources["k"]._replace(shape=padded)
     items = row_blocks * problem.q.heads
     values = {
         **operand_maps(spec, sources),

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any, ClassVar, Protocol
 
 from ..common.sizes import round_up
+from ..reference.sorting import PLACE_SCALES
 
 __all__ = ["AttentionSpec", "PRange", "Scope", "Type", "designated", "scale_bytes"]
 
@@ -48,6 +49,7 @@ class Scope(Enum):
     token = "token"
     group = "group"
     thread = "thread"
+    sorted = "sorted"
     block = "block"
     channel = "channel"
     tensor = "tensor"
@@ -107,11 +109,11 @@ def scale_bytes(spec: _Operands, *, groups: int = 1, deltas: int = 1) -> int:
     scales = {Scope.token: spec.block_kv, Scope.group: groups * spec.block_kv}
     scales[Scope.thread] = spec.block_kv // 16
     of_k = scales.get(spec.k_scope, 1) if spec.qk.integer else 1
-    token_v = spec.pv.integer and spec.v_scope is Scope.token
-    per_token = spec.block_kv * 4
-    k = 4 * max(of_k, 4)
-    v = 2 * (per_token if token_v else 16)
-    return k + v + (deltas * per_token if spec.q_smooth else 0)
+    scales_v = {Scope.token: spec.block_kv, Scope.sorted: PLACE_SCALES}
+    of_v = scales_v.get(spec.v_scope, 4) if spec.pv.integer else 4
+    order = spec.block_kv if spec.k_scope is Scope.sorted else 16
+    means = deltas * spec.block_kv if spec.q_smooth else 0
+    return 4 * (max(of_k, 4) + 2 * of_v + means) + order
 
 
 # Two barriers of 8 bytes for each stage.

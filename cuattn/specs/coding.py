@@ -35,7 +35,8 @@ def by_logarithm(scheme: Scheme) -> bool:
 def stored_scope(scheme: Scheme, operand: Name) -> Scope:
     """Return the scope as which an operand's scales lie in memory; larger ones are repeated."""
     if operand == "v":
-        return {"token": Scope.token, "block": Scope.block}.get(scheme.v_scope, Scope.channel)
+        scopes = {"token": Scope.token, "sorted": Scope.sorted, "block": Scope.block}
+        return scopes.get(scheme.v_scope, Scope.channel)
     of_codes = scheme.q_scope if operand == "q" else scheme.k_scope
     if of_codes == "group":
         return Scope.group
@@ -43,8 +44,8 @@ def stored_scope(scheme: Scheme, operand: Name) -> Scope:
     by_key = by_logarithm(scheme) or scheme.smooth_q != "none"
     if operand == "q" or of_codes == "token":
         return Scope.token
-    if of_codes == "thread":
-        return Scope.thread
+    if of_codes in ("thread", "sorted"):
+        return Scope(of_codes)
     # With 4 bits a unit of a score is so much that kernels of mma.sync must not round it, as they
     # do where a block has one scale (docs/numerics.md, section 11).
     return Scope.token if by_key or scheme.qk == "int4" else Scope.block

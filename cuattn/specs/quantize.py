@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from ..common.sizes import ceil_div, round_up
 from ..reference.layout import TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
+from ..reference.sorting import LANES, PLACE_SCALES
 from ..scheme import Scheme
 from .attention import Scope, Type, designated
 from .coding import code_bits, code_type, stored_scope
@@ -17,6 +18,9 @@ __all__ = ["PIECE", "TOKEN_PAD", "QuantizeSpec", "UnpackSpec"]
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
 _LOADS = 16
+
+# Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
+_SORTING = 18 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -37,9 +41,9 @@ class QuantizeSpec:
     head_dim : int
         Padded: one of 32, 64, 96, 128, 192, 256.
     q_scope, k_scope : Scope
-        token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor.
+        token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor; of K sorted.
     k_stored : Scope
-        token, group or block: how K's scales lie in memory.
+        token, group, thread, sorted or block: how K's scales lie in memory.
     k_block : int
         Keys of a block, 64 or 128.
     qk_group : int
@@ -51,7 +55,7 @@ class QuantizeSpec:
     rotate : bool
         Whether Q and K are rotated. V is by a launch of its own.
     v_scope : Scope
-        token, block (of 128 tokens), channel or tensor.
+        token, sorted (as K's), block (of 128 tokens), channel or tensor.
     aligned : bool
         Whether bases and strides of the inputs are multiples of 16 bytes.
     """
@@ -133,9 +137,11 @@ class QuantizeSpec:
     @property
     def num_threads(self) -> int:
         """Threads of one CTA: more only where registers must hold large blocks of tokens."""
-        width = 4 if self.rotate else self.input.nbytes
         least = max(self._q_scope_tokens, self._k_scope_tokens)
-        return _THREADS * (2 if least * self.head_dim * width > 16 * _LOADS * _THREADS else 1)
+        many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
+        threads = 2 * _THREADS if many else _THREADS
+        # A lane makes words of four tokens of V.
+        return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
 
     @property
     def q_tile(self) -> int:
@@ -145,16 +151,23 @@ class QuantizeSpec:
     @property
     def k_tile(self) -> int:
         """Keys of one CTA, likewise."""
-        return max(self._tokens(self._rows), self._k_scope_tokens)
+        return TOKEN_PAD if self._sorted else max(self._tokens(self._rows), self._k_scope_tokens)
 
     @property
     def v_tile(self) -> int:
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
+        if self._sorted:
+            return TOKEN_PAD
         return max(self._tokens(self._v_rows), TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: as many as leave registers for the 16-byte loads of a lane."""
+        if self._sorted:
+            # A lane holds its keys and what is subtracted from a row.
+            held = TOKEN_PAD * self.head_dim * self._width // self.num_threads
+            held += 0 if self.rotate else 4 * self.head_dim // self._lanes
+            return (2 if held <= 16 * _LOADS else 1) * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
         # what is rotated is held in float32.
@@ -170,12 +183,12 @@ class QuantizeSpec:
             self.q_tile // 4 if self.q_scope is Scope.thread else 0,
             self.k_tile // 16 if self.k_scope is Scope.thread else 0,
         )
-        return codes + 2 * 4 * self.head_dim + 4 * maxima
+        return codes + 2 * 4 * self.head_dim + 4 * maxima + (_SORTING if self._sorted else 0)
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
         tile: int = getattr(self, f"{operand}_tile")
-        if operand == "k" and self.k.coded and self.k_stored is not Scope.block:
+        if operand == "k" and self.k.coded and self.k_stored not in (Scope.block, Scope.sorted):
             seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
         return ceil_div(seqlen, tile)
 
@@ -193,11 +206,22 @@ class QuantizeSpec:
     @property
     def _k_scope_tokens(self) -> int:
         """Keys that a CTA has to have together."""
-        return {Scope.block: self.k_block, Scope.thread: 64}.get(self.k_scope, 0)
+        of_block = {Scope.block: self.k_block, Scope.sorted: self.k_block, Scope.thread: 64}
+        return of_block.get(self.k_scope, 0)
+
+    @property
+    def _sorted(self) -> bool:
+        """Whether a CTA has a block of both K and V."""
+        return self.k_scope is Scope.sorted
 
     def _tokens(self, rows: int) -> int:
         """Return the tokens of a CTA whose lanes have some rows."""
         return rows * self.num_threads // self._lanes
+
+    @property
+    def _width(self) -> int:
+        """Bytes of an element of Q or K while it is held: rotated rows are float32."""
+        return 4 if self.rotate else self.input.nbytes
 
     @property
     def _row_bytes(self) -> int:

@@ -10,18 +10,29 @@
 template <AttentionSpec S>
 struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
   using H = Shape<S>;
-  // By groups; or of the four lanes of a row, for each 64 keys; or only k[0], of the whole block.
+  static constexpr int kValues = H::kTokenV ? S.block_kv : H::kSorted ? kPlaceScales : 4;
+  // By groups; or of the four lanes of a row, for each 64 keys or all; or only k[0], of the block.
   float k[max_of(H::kKeyScales, 4)];
-  float v[H::kTokenV ? S.block_kv : 4];  // logarithms: V's scale rides in the exponent; or v[0]
-  float inverse[H::kTokenV ? S.block_kv : 4];
+  float v[kValues];  // logarithms: V's scale rides in the exponent; or v[0]
+  float inverse[kValues];
+  u8 order[H::kSorted ? kSortedBlock : 16];  // tokens by their places, if there is an order
 
   // Where they are, for addresses in the shared window.
   static constexpr u32 kK = S.q_smooth ? 4 * S.block_kv : 0;
   static constexpr u32 kV = kK + sizeof(k);
   static constexpr u32 kInverse = kV + sizeof(v);
+  static constexpr u32 kOrder = kInverse + sizeof(inverse);
 
   __device__ __forceinline__ float block_scale() const { return k[0]; }
   __device__ __forceinline__ float block_scale_v() const { return v[0]; }
+  // Of sorted keys: of a lane's, and of one of their sections.
+  __device__ __forceinline__ float lane_scale(int lane) const { return k[lane % 4]; }
+  __device__ __forceinline__ float section_log2_v(int section, int lane) const {
+    return v[lane % 4 * kSections + section];
+  }
+  __device__ __forceinline__ float section_inverse_v(int section, int lane) const {
+    return inverse[lane % 4 * kSections + section];
+  }
 
   // Of what a lane sees of the key tiles 2 * pair and 2 * pair + 1: two columns of each.
   __device__ __forceinline__ float4 inverse_v(int pair, int lane) const {
@@ -88,6 +99,7 @@ struct KeyScaleLoader {
   const f32* k;      // of this head
   const f32* v;
   const f32* delta;  // of these rows
+  const u8* order;
   i64 padded;        // keys
 
   __device__ __forceinline__ KeyScaleLoader(const AttentionParams& p, i64 batch_head,
@@ -96,8 +108,10 @@ struct KeyScaleLoader {
     static_assert(kQBlock % H::kRows == 0, "a CTA's rows have one mean of Q");
     const int blocks = ceil_div(p.seqlen_kv, static_cast<i32>(S.block_kv));
     const i64 of_head = H::kThreadK ? padded / 16 : H::kTokenK ? H::kGroups * padded : blocks;
-    k = p.k_scale + batch_kv_head * of_head;
-    v = p.v_scale + batch_kv_head * (H::kTokenV ? 3 * padded : blocks);
+    k = p.k_scale + batch_kv_head * (H::kSorted ? 4 * blocks : of_head);
+    v = p.v_scale +
+        batch_kv_head * (H::kTokenV ? 3 * padded : H::kSorted ? 3 * kPlaceScales * blocks : blocks);
+    order = p.order ? p.order + batch_kv_head * padded : nullptr;
     delta = p.delta + (batch_head * ceil_div(p.seqlen_q, kQBlock) + first_row / kQBlock) * padded;
   }
 
@@ -131,6 +145,14 @@ struct KeyScaleLoader {
       }
       if constexpr (H::kThreadK) {
         if (chunk < H::kKeyScales * sizeof(f32)) copy(Scales::kK, k + block * H::kKeyScales);
+      }
+    } else if constexpr (H::kSorted) {
+      if (chunk < 2 * kPlaceScales * sizeof(f32)) {
+        copy(Scales::kV, v + (3 * block + 1) * kPlaceScales);
+      }
+      if (chunk < 4 * sizeof(f32)) copy(Scales::kK, k + 4 * block);
+      if (order && chunk < kSortedBlock) {
+        ptx::cp_async_16(to + Scales::kOrder + chunk, order + block * kSortedBlock + chunk);
       }
     } else if constexpr (H::kBlockK) {
       if (chunk == 0) ptx::cp_async_4(to + Scales::kK, k + block);

@@ -33,9 +33,11 @@ __device__ __forceinline__ BlockRange block_range(const AttentionParams& p, int 
 // The keys of one block that the two rows of a lane see. S is the spec of either family.
 template <auto S>
 struct Mask {
-  int limit[2];  // MMA column 8 * key_tile + e is seen if it is below this
+  int limit[2];  // MMA column 8 * key_tile + e, or a token of sorted ones, is seen if it is below
+  bool ordered;  // sorted keys have an order of their own
 
-  __device__ __forceinline__ Mask(const AttentionParams& p, int first_row, int block, int lane) {
+  __device__ __forceinline__ Mask(const AttentionParams& p, int first_row, int block, int lane)
+      : ordered(p.order != nullptr) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int seen = p.seqlen_kv;
@@ -43,11 +45,15 @@ struct Mask {
         const int row = first_row + 8 * half + lane / 4;
         seen = min_of(seen, seen_keys(row, p.seqlen_q, p.seqlen_kv));
       }
-      limit[half] = seen - block * S.block_kv - 2 * (lane % 4);
+      const int first = S.k_scope == Scope::sorted ? 0 : 2 * (lane % 4);
+      limit[half] = seen - block * S.block_kv - first;
     }
   }
 
   __device__ __forceinline__ bool sees(int key_tile, int element) const {
     return 8 * key_tile + element % 2 < limit[element / 2];
+  }
+  __device__ __forceinline__ bool sees_token(int token, int half) const {
+    return token < limit[half];
   }
 };

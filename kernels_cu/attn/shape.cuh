@@ -1,6 +1,7 @@
 // Sizes that follow from an AttentionSpec, shared by the steps of the loop.
 #pragma once
 #include "attn/p_range.cuh"
+#include "layout.cuh"
 #include "spec.cuh"
 #include "tile/shared_tile.cuh"
 
@@ -25,7 +26,9 @@ struct Shape {
   static constexpr bool kThreadK = kIntegerScores && S.k_scope == Scope::thread;
   static constexpr bool kTokenK =
       kGroupK || kThreadK || (kIntegerScores && S.k_scope == Scope::token);
-  static constexpr bool kBlockK = kScaledScores && !kTokenK;
+  // The same of the keys of lanes, and V's of their sections.
+  static constexpr bool kSorted = kIntegerScores && S.k_scope == Scope::sorted;
+  static constexpr bool kBlockK = kScaledScores && !kTokenK && !kSorted;
   static constexpr int kGroups = kGroupK ? S.head_dim / S.qk_group : 1;
   static constexpr int kKeyScales = !kTokenK   ? 1
                                     : kThreadK ? S.block_kv / 16
@@ -34,6 +37,8 @@ struct Shape {
   static constexpr bool kBlockV = kScaledValues && S.v_scope == Scope::block;
   static constexpr bool kChannelV = kScaledValues && S.v_scope == Scope::channel;
   static_assert(kTokenK || (!kTokenV && !S.q_smooth), "what keys add joins scales of keys");
+  static_assert(kSorted == (kIntegerValues && S.v_scope == Scope::sorted));
+  static_assert(!kSorted || (S.p_range == PRange::block && S.block_kv == kSortedBlock));
   static_assert(!kGroupK || (S.q_in_registers && kQkBytes % 32 == 0));
 
   using QTile = SharedTile<kRows, kQkBytes>;

@@ -5,6 +5,7 @@
 #include "attn/pack_terms.cuh"
 #include "attn/raw_scores.cuh"
 #include "attn/shape.cuh"
+#include "attn/sorted_maxima.cuh"
 #include "ptx/math.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of an MMA tile of 16 rows.
@@ -40,17 +41,24 @@ struct OnlineSoftmax {
   __device__ __forceinline__ void begin(typename H::Scores& s, typename H::Output& o,
                                         const KeyScales<S>& keys, const Mask<S>& mask, int lane) {
     if constexpr (H::kTokenK) keys.apply(s, scale, lane);
-    float top[2];  // in units of s
-    Raw::template row_max<Masked>(s, top, mask);
-    float row_max_log2[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float& m = row_max_log2[half];
-      float& c = slope[half];
-      c = H::kTokenK ? 1.0f : scale[half];
-      if constexpr (H::kBlockK) c *= keys.block_scale();
-      m = (Raw::kAsIntegers ? top[half] - kMagic : top[half]) * c;
-      if (Masked && Raw::is_lowest(top[half])) m = -kInf;
+      slope[half] = H::kTokenK ? 1.0f : scale[half];
+      if constexpr (H::kBlockK) slope[half] *= keys.block_scale();
+      if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
+    }
+    float row_max_log2[2];
+    if constexpr (H::kSorted) {
+      sorted_row_max<Masked>(row_max_log2, s, slope, keys, mask, lane);
+    } else {
+      float top[2];  // in units of s
+      Raw::template row_max<Masked>(s, top, mask);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& m = row_max_log2[half];
+        m = (Raw::kAsIntegers ? top[half] - kMagic : top[half]) * slope[half];
+        if (Masked && Raw::is_lowest(top[half])) m = -kInf;
+      }
     }
     move_reference(row_max_log2, o);
 #pragma unroll
@@ -58,7 +66,7 @@ struct OnlineSoftmax {
       const float m = S.p_range == PRange::block ? row_max_log2[half] : reference[half];
       float& b = intercept[half];
       b = kStepsLog2<S> - (Masked && m == -kInf ? 0.0f : m);
-      if constexpr (Raw::kAsIntegers) b = __fmaf_rn(-kMagic, slope[half], b);
+      if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-kMagic, slope[half], b);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }
@@ -72,6 +80,7 @@ struct OnlineSoftmax {
                                                const KeyScales<S>& keys,
                                                const AttentionParams& params, int lane) {
     float sum[2] = {0.0f, 0.0f};
+    float section_intercept[2], section_sum[2];  // of sorted keys
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       // Keeps the compiler from starting so many exponentials that registers spill.
@@ -83,12 +92,28 @@ struct OnlineSoftmax {
         float y[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float x = s[2 * pair + i / 2][2 * half + i % 2];
-          y[i] = ptx::ex2(H::kTokenK ? x + intercept[half]
-                                     : __fmaf_rn(x, slope[half], intercept[half]));
+          const int tile = 2 * pair + i / 2;
+          const int section = section_of(2 * tile);
+          if (H::kSorted && i % 2 == 0 && begins_section(tile)) {
+            const float b = intercept[half] + keys.section_log2_v(section, lane);
+            section_intercept[half] = __fmaf_rn(-kMagic, slope[half], b);
+            section_sum[half] = 0.0f;
+          }
+          const float x = s[tile][2 * half + i % 2];
+          const float added = H::kSorted ? section_intercept[half] : intercept[half];
+          y[i] = ptx::ex2(H::kTokenK ? x + added : __fmaf_rn(x, slope[half], added));
           if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
+          if constexpr (H::kSorted) {
+            section_sum[half] += y[i];
+            if (i % 2 == 1 && ends_section(tile)) {
+              sum[half] = __fmaf_rn(section_sum[half], keys.section_inverse_v(section, lane),
+                                    sum[half]);
+            }
+          }
         }
-        if constexpr (H::kTokenV) {
+        if constexpr (H::kSorted) {
+          // Added up by sections.
+        } else if constexpr (H::kTokenV) {
           const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) sum[half] = __fmaf_rn(y[i], weights[i], sum[half]);

@@ -12,14 +12,14 @@ struct QuantizeSpec {
   int v_bits;
   int head_dim;        // padded; the padding is written as zeros
   Scope q_scope;       // token, group, thread, block (of 128 rows) or tensor
-  Scope k_scope;       // token, group, thread, block (of k_block keys) or tensor
-  Scope k_stored;      // token, group, thread or block: how K's scales lie in memory
+  Scope k_scope;       // token, group, thread, sorted, block (of k_block keys) or tensor
+  Scope k_stored;      // token, group, thread, sorted or block: how K's scales lie in memory
   int k_block;         // keys of a block
   int qk_group;        // channels of a group
   bool q_smooth;       // a vector is subtracted from every 128 queries
   bool k_smooth;       // a vector is subtracted from every key
   bool rotate;         // Q and K are rotated
-  Scope v_scope;       // token, block (of 128 tokens), channel or tensor
+  Scope v_scope;       // token, sorted (as K's), block (of 128 tokens), channel or tensor
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   int q_tile;          // tokens of one CTA

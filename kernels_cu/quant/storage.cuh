@@ -3,6 +3,7 @@
 #pragma once
 #include "layout.cuh"
 #include "ptx/reduce.cuh"
+#include "quant/token_ranks.cuh"
 #include "quant/transposed_tile.cuh"
 
 // Largest magnitudes that threads exchange: one of each warp, or of each scope of a tile.
@@ -12,8 +13,16 @@ constexpr int kSharedMaxima =
            max_of(S.q_scope == Scope::thread ? S.q_tile / ThreadScope<false>::kTokens : 0,
                   S.k_scope == Scope::thread ? S.k_tile / ThreadScope<true>::kTokens : 0));
 
+// What sorting takes, if keys are sorted.
+template <bool Sorted>
+struct SortingStorage {};
+template <>
+struct SortingStorage<true> {
+  SortedTokens sorted;
+};
+
 template <QuantizeSpec S>
-struct alignas(16) QuantizeStorage {
+struct alignas(16) QuantizeStorage : SortingStorage<S.k_scope == Scope::sorted> {
   TransposedTile<S> codes;  // of V
   f32 vector[S.head_dim];   // what V is smoothed by, and what makes codes of it,
   f32 factor[S.head_dim];   // if it has a scale per channel

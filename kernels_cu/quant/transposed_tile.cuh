@@ -3,18 +3,26 @@
 #include "quant/quantize_spec.cuh"
 #include "quant/row_tile.cuh"
 
+// Rows of V that a lane has at a time: fewer than elsewhere where a CTA has one block only.
+template <QuantizeSpec S>
+constexpr int kValueRows =
+    S.v_scope == Scope::sorted
+        ? min_of(RowLanes<S.input, S.head_dim>::kRows,
+                 S.v_tile * RowLanes<S.input, S.head_dim>::kLanes / S.num_threads)
+        : RowLanes<S.input, S.head_dim>::kRows;
+
 template <QuantizeSpec S>
 struct TransposedTile {
   static constexpr bool kUsed = is_code(S.v);
   static constexpr int kWords = S.v_tile / 4;     // of a channel's row
   static constexpr int kColumns = S.v_tile / 16;  // of 16 bytes
   using Lanes = RowLanes<S.input, S.head_dim>;
-  static constexpr int kPut = Lanes::kRows / 4;  // adjacent words of a channel in one lane
+  static constexpr int kPut = kValueRows<S> / 4;  // adjacent words of a channel in one lane
   // Rows are a multiple of 128 bytes, so a column of words lies in one bank. A lane puts its words
   // into all its channels in turn, while the lanes beside it do so kElements channels further:
   // the words of a row are permuted so that 32 / kPut such lanes meet all banks.
   static constexpr int kSpread = max_of(kPut, Lanes::kWarpRows);
-  static_assert(!kUsed || (S.v_tile % kTokenPad == 0 && Lanes::kRows % 4 == 0 && kPut <= 2));
+  static_assert(!kUsed || (S.v_tile % kTokenPad == 0 && kValueRows<S> % 4 == 0 && kPut <= 2));
 
   u32 word[kUsed ? S.head_dim : 1][kUsed ? kWords : 4];
 

@@ -10,7 +10,7 @@ struct Values {
   static constexpr bool kTokenScale = S.v_scope == Scope::token;
   static constexpr bool kBlockScale = S.v_scope == Scope::block;
   using Scale = Scaling<S.v, S.v_bits>;
-  static constexpr int kRows = Lanes::kRows;
+  static constexpr int kRows = kValueRows<S>;
   static constexpr int kQuads = kRows / 4;  // words of a channel that a lane's rows make
   static constexpr int kPassWords = S.num_threads / Lanes::kLanes * kQuads;
   // Rows are read in passes, because 128 tokens may be more than registers hold.
@@ -35,10 +35,10 @@ struct Values {
 
 // Codes of the lane's rows, put where the channels' rows are collected. factor(r, c, i) makes the
 // code of row r's element.
-template <QuantizeSpec S, class Factor>
+template <QuantizeSpec S, class Order, class Factor>
 __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
                                           const typename Values<S>::Tile& tile,
-                                          const typename Values<S>::Order& order, int count,
+                                          const Order& order, int count,
                                           const typename Values<S>::Vector& vector,
                                           Factor factor) {
   using V = Values<S>;

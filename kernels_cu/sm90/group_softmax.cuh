@@ -7,12 +7,14 @@
 #include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
 #include "sm90/row_state.cuh"
+#include "sm90/sorted_scores.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
 template <WgmmaSpec S>
 struct GroupSoftmax {
   using H = TileShape<S>;
   using Raw = GroupScores<S>;
+  using Sorted = SortedScores<S>;
   using Acc = typename Raw::Acc;
   using Scores = typename Raw::Scores;
   static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
@@ -25,6 +27,8 @@ struct GroupSoftmax {
   float value_scale;   // V's scale of the block
   float sum[2];        // of the block at hand
   float first_sum[2];  // the same after the first keys of a step
+  float section_intercept[2];  // of the section at hand, if keys are sorted
+  float section_sum[2];
   u32 zero;            // hidden: for ptx::after
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
@@ -46,13 +50,20 @@ struct GroupSoftmax {
                                         Rescale rescale) {
     rows.fetch_scale();
     if constexpr (H::kTokenK) Raw::apply(s, keys, rows.scale, group, lane);
-    Acc top[2];
-    Raw::template row_max<Masked>(s, top, mask);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * (H::kScaledScores ? keys.k[0] : 1.0f);
+      const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
+      slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
     }
-    if constexpr (kLocal) {
+    Acc top[2];
+    if constexpr (H::kSorted) {
+      if constexpr (Masked) Sorted::hide(s, keys, mask, lane);
+    } else {
+      Raw::template row_max<Masked>(s, top, mask);
+    }
+    if constexpr (H::kSorted) {
+      Sorted::template row_max<Masked>(block_max, s, keys, slope, lane);
+    } else if constexpr (kLocal) {
       Raw::template across_row<Masked>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, slope);
     } else {
@@ -92,13 +103,25 @@ struct GroupSoftmax {
         float y[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-          y[e] = ptx::ex2(H::kTokenK ? Raw::value(x) + intercept[half]
-                                     : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
+          const int tile = 2 * pair + e / 2;
+          if (H::kSorted && e % 2 == 0 && begins_section(tile)) {
+            begin_section(keys, section_of(2 * tile), half, lane);
+          }
+          const Acc x = s[4 * tile + 2 * half + e % 2];
+          const float added = H::kSorted ? section_intercept[half] : intercept[half];
+          y[e] = ptx::ex2(H::kTokenK ? Raw::value(x) + added
+                                     : __fmaf_rn(Raw::value(x), slope[half], added));
           if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
+          if constexpr (H::kSorted) {
+            section_sum[half] += y[e];
+            if (e % 2 == 1 && ends_section(tile)) {
+              end_section(keys, section_of(2 * tile), half, lane);
+            }
+          }
         }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
+          if constexpr (H::kSorted) break;
           sum[half] = H::kTokenV ? __fmaf_rn(y[e], inverse[e], sum[half]) : sum[half] + y[e];
         }
         if (i == 0) first_sum[half] = sum[half];
@@ -133,6 +156,16 @@ struct GroupSoftmax {
     }
     value_scale = H::kBlockV ? keys.log2_v[0] : 1.0f;
     rows.park();
+  }
+
+  __device__ __forceinline__ void begin_section(const TokenScales<S>& keys, int section, int half,
+                                                int lane) {
+    section_intercept[half] = intercept[half] + Sorted::log2_v(keys, section, lane);
+    section_sum[half] = 0.0f;
+  }
+  __device__ __forceinline__ void end_section(const TokenScales<S>& keys, int section, int half,
+                                              int lane) {
+    sum[half] = __fmaf_rn(section_sum[half], Sorted::inverse_v(keys, section, lane), sum[half]);
   }
 
   // Adds the row sums of the four lanes that share a row.

@@ -27,7 +27,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   const u32 drawn = ptx::smem_address(storage.drawn);
   const u32 q_full = ptx::smem_address(storage.q_full);
   const u32 q_empty = ptx::smem_address(storage.q_empty);
-  constexpr bool kBlockScale = H::kScaledScores && !H::kTokenK;
+  constexpr bool kBlockScale = H::kScaledScores && !H::kTokenK && !H::kSorted;
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
   int index = blockIdx.x;
@@ -76,6 +76,16 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
                        a.v_scale + (static_cast<i64>(first_pad + block) * 3 + 1) * kTokenPad,
                        scales.v_bytes, barrier);
       }
+      if constexpr (H::kSorted) {
+        const i64 at = static_cast<i64>(first_pad) + block;
+        ptx::bulk_copy(ptx::smem_address(scales.k), a.k_scale + at * 4, scales.k_bytes, barrier);
+        ptx::bulk_copy(ptx::smem_address(scales.log2_v), a.v_scale + (at * 3 + 1) * kPlaceScales,
+                       scales.v_bytes, barrier);
+        if (a.order) {
+          ptx::bulk_copy(ptx::smem_address(scales.order), a.order + at * kSortedBlock,
+                         scales.kOrder, barrier);
+        }
+      }
       if constexpr (S.q_smooth) {
 #pragma unroll
         for (int group = 0; group < S.groups; ++group) {
@@ -100,7 +110,8 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       if constexpr (kBlockScale) scales.k[0] = __ldg(a.k_scale + first_scale + block);
       if constexpr (H::kBlockV) scales.log2_v[0] = __ldg(a.v_scale + first_pad + block);
       ptx::mbarrier_expect(barrier, H::KTile::bytes + H::VTile::bytes + scales.k_bytes +
-                                        scales.v_bytes + S.groups * scales.delta_bytes);
+                                        scales.v_bytes + S.groups * scales.delta_bytes +
+                                        (H::kSorted && a.order ? scales.kOrder : 0));
       kv.next();
     }
   }

@@ -1,6 +1,7 @@
 // Sizes that follow from a WgmmaSpec, shared by the steps of the loop.
 #pragma once
 #include "attn/p_range.cuh"
+#include "layout.cuh"
 #include "sm90/wgmma_spec.cuh"
 
 constexpr int kGroupRows = 64;  // of Q, S and O in one warpgroup
@@ -37,6 +38,8 @@ struct TileShape {
   // are taken.
   static constexpr bool kThreadK = kIntegerScores && S.k_scope == Scope::thread;
   static constexpr bool kTokenK = kThreadK || (kIntegerScores && S.k_scope == Scope::token);
+  // The same of the keys of lanes, and V's of their sections, which take few instructions.
+  static constexpr bool kSorted = kIntegerScores && S.k_scope == Scope::sorted;
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
   static constexpr bool kBlockV = kScaledValues && S.v_scope == Scope::block;
   static constexpr bool kChannelScale = kScaledValues && S.v_scope == Scope::channel;
@@ -45,6 +48,8 @@ struct TileShape {
   // Registers of what rows need at the ends of a block only are better spent on something else.
   static constexpr bool kParkedRows = S.p_range == PRange::block;
   static_assert(kTokenK || (!kTokenV && !S.q_smooth), "what keys add joins scales of keys");
+  static_assert(kSorted == (kIntegerValues && S.v_scope == Scope::sorted));
+  static_assert(!kSorted || (S.p_range == PRange::block && S.block_kv == kSortedBlock));
   static_assert(!S.integer_o || (!kBlockV && kTerms<S> == 1));
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));
   static_assert(kSlices * S.value_slice == S.head_dim);

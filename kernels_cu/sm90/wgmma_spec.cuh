@@ -12,8 +12,8 @@ struct WgmmaSpec {
   Type pv;              // operands of P V
   Type out;             // elements of O
   int head_dim;         // padded to the layouts of the quantizer
-  Scope k_scope;        // token, thread or block, of scales as they are stored
-  Scope v_scope;        // token, block or channel, of scales as they are stored
+  Scope k_scope;        // token, thread, sorted or block, of scales as they are stored
+  Scope v_scope;        // token, sorted, block or channel, of scales as they are stored
   PRange p_range;
   int p_terms;          // bytes that P is the sum of
   bool q_smooth;        // something is added to the scores again: AttentionParams::delta

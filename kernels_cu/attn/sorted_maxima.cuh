@@ -1,0 +1,46 @@
+// Row maxima of sorted keys (layout.cuh), of which each section of a lane has its own exponents.
+#pragma once
+#include "attn/key_scales.cuh"
+#include "attn/mask.cuh"
+#include "attn/raw_scores.cuh"
+
+// The largest exponent of each of a lane's two rows, V's scales included; unseen keys become the
+// lowest.
+template <bool Masked, AttentionSpec S>
+__device__ __forceinline__ void sorted_row_max(float (&m)[2], typename Shape<S>::Scores& s,
+                                               const float (&slope)[2], const KeyScales<S>& keys,
+                                               const Mask<S>& mask, int lane) {
+  using Raw = RawScores<S>;
+  const u8* places = keys.order + lane % 4 * kLanePlaces;
+  float top[2];
+  m[0] = m[1] = -kInf;
+#pragma unroll
+  for (int tile = 0; tile < Shape<S>::kKeyTiles; ++tile) {
+    if (begins_section(tile)) top[0] = top[1] = Raw::lowest();
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      int token = 0;
+      if constexpr (Masked) {
+        token = mask.ordered ? places[2 * tile + e] : 8 * tile + lane % 4 * 2 + e;
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& x = s[tile][2 * half + e];
+        if (Masked && !mask.sees_token(token, half)) x = Raw::lowest();
+        top[half] = Raw::larger(top[half], x);
+      }
+    }
+    if (!ends_section(tile)) continue;
+    const float of_v = keys.section_log2_v(section_of(2 * tile), lane);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float x = __fmaf_rn(top[half] - kMagic, slope[half], of_v);
+      m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half]) ? -kInf : x);
+    }
+  }
+#pragma unroll
+  for (float& x : m) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+  }
+}

@@ -1,0 +1,66 @@
+// Scores of sorted keys (layout.cuh): integers, of which each section of a lane has its own exponents.
+#pragma once
+#include "sm90/group_scores.cuh"
+
+template <WgmmaSpec S>
+struct SortedScores {
+  using H = TileShape<S>;
+  using Raw = GroupScores<S>;
+  using Scores = typename Raw::Scores;
+
+  static __device__ __forceinline__ float log2_v(const TokenScales<S>& keys, int section,
+                                                 int lane) {
+    return keys.log2_v[lane % 4 * kSections + section];
+  }
+  static __device__ __forceinline__ float inverse_v(const TokenScales<S>& keys, int section,
+                                                    int lane) {
+    return keys.inverse_v[lane % 4 * kSections + section];
+  }
+
+  // Unseen keys become the lowest.
+  static __device__ __forceinline__ void hide(Scores& s, const TokenScales<S>& keys,
+                                              const Mask<S>& mask, int lane) {
+    const u8* places = keys.order + lane % 4 * kLanePlaces;
+#pragma unroll
+    for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int token = mask.ordered ? places[2 * tile + e] : 8 * tile + lane % 4 * 2 + e;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          auto& x = s[4 * tile + 2 * half + e];
+          x = mask.sees_token(token, half) ? x : Raw::lowest();
+        }
+      }
+    }
+  }
+
+  // The largest exponent of each of a lane's rows, V's scales included.
+  template <bool Masked>
+  static __device__ __forceinline__ void row_max(float (&m)[2], const Scores& s,
+                                                 const TokenScales<S>& keys,
+                                                 const float (&slope)[2], int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      m[half] = -kInf;
+      auto top = Raw::lowest();
+#pragma unroll
+      for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+        if (begins_section(tile)) top = Raw::lowest();
+        top = Raw::larger(Raw::larger(top, s[4 * tile + 2 * half]), s[4 * tile + 2 * half + 1]);
+        if (ends_section(tile)) {
+          const float x = __fmaf_rn(Raw::value(top), slope[half],
+                                    log2_v(keys, section_of(2 * tile), lane));
+          m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top) ? -kInf : x);
+        }
+      }
+    }
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const float other[2] = {__shfl_xor_sync(0xffffffffu, m[0], step),
+                              __shfl_xor_sync(0xffffffffu, m[1], step)};
+      m[0] = fmaxf(m[0], other[0]);
+      m[1] = fmaxf(m[1], other[1]);
+    }
+  }
+};

@@ -1,0 +1,123 @@
+"""The order of sorted keys: which tokens of a block share a scale of K and of V.
+
+Softmax does not see the order of the keys of a block, so a quantizer may choose one in which tokens
+that share a scale are alike. A block of 128 keys has 128 places, 32 of each of the four lanes that
+share a row of S in the accumulators of an m16n8 product: lane t has columns 8 i + 2 t + e, which
+are its places 32 t + 2 i + e.
+
+A lane's places lie in four sections of 2, 14, 14 and 2: sections hold tokens with like largest
+elements of V, so that the few smallest, which attention sinks are, and the few largest have scales
+of their own. A section of a lane has one scale of V, a lane one of K.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Float32Array
+
+__all__ = [
+    "COLUMN_OF_PLACE",
+    "LANES",
+    "PLACE_OF_COLUMN",
+    "PLACE_SCALES",
+    "SCOPE_OF_PLACE",
+    "SORTED_BLOCK",
+    "natural_order",
+    "scopes_of_order",
+    "sorted_order",
+]
+
+SORTED_BLOCK = 128
+LANES = 4
+# Places of a lane in each section.
+_WIDTHS = np.array([2, 14, 14, 2])
+PLACE_SCALES = LANES * _WIDTHS.size
+
+_PLACE = np.arange(SORTED_BLOCK)
+_IN_LANE = _PLACE % 32
+COLUMN_OF_PLACE: NDArray[np.intp] = 8 * (_IN_LANE // 2) + 2 * (_PLACE // 32) + _PLACE % 2
+
+PLACE_OF_COLUMN: NDArray[np.intp] = np.argsort(COLUMN_OF_PLACE)
+
+_LANE_OF_PLACE = _PLACE // 32
+_SECTION_OF_PLACE = np.repeat(np.arange(_WIDTHS.size), _WIDTHS)[_IN_LANE]
+# Of a place, the number of its scale in its block.
+SCOPE_OF_PLACE: dict[str, NDArray[np.intp]] = {
+    "sorted_k": _LANE_OF_PLACE,
+    "sorted_v": LANES * _LANE_OF_PLACE + _SECTION_OF_PLACE,
+}
+
+# Places in the order in which sorted tokens fill them: section by section, of one lane by lane.
+_FILLED = np.lexsort((_IN_LANE, _LANE_OF_PLACE, _SECTION_OF_PLACE))
+_SECTION_OF_RANK = _SECTION_OF_PLACE[_FILLED]
+
+
+def natural_order(batch: int, heads: int, n: int) -> NDArray[np.uint8]:
+    """Return the order of keys that are not sorted: a place's token is its column.
+
+    Returns
+    -------
+    ndarray of uint8 [batch, head, block, 128]
+    """
+    shape = (batch, heads, -(-n // SORTED_BLOCK), SORTED_BLOCK)
+    return np.broadcast_to(COLUMN_OF_PLACE.astype(np.uint8), shape).copy()
+
+
+def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8]:
+    """Return which token of its block each place holds.
+
+    Tokens are ranked by V's largest element. The 8 smallest and the 8 largest of a block fill the
+    sections of two places lane by lane; the others fill those of 14, of which each takes 56 ranks,
+    and in which the tokens with the smallest elements of K come to lane 0 and those with the
+    largest to lane 3. Tokens past the end are the largest of all.
+
+    Parameters
+    ----------
+    k_amax, v_amax : ndarray of float32 [batch, head, token]
+        The largest magnitude of what is quantized of each token. Compared are their 15 leading bits
+        of the fraction, then the numbers of the tokens; NaN is above infinity.
+
+    Returns
+    -------
+    ndarray of uint8 [batch, head, block, 128]
+    """
+    k_key, v_key = _keys(k_amax), _keys(v_amax)
+    rank = np.argsort(np.argsort(v_key, axis=-1), axis=-1)
+    section = _SECTION_OF_RANK[rank]
+    ends = (section == 0) | (section == _WIDTHS.size - 1)
+    second = np.where(ends, v_key, k_key) + (section.astype(np.int64) << 30)
+    tokens = np.argsort(second, axis=-1)
+    order = np.empty(tokens.shape, np.uint8)
+    order[..., _FILLED] = tokens
+    return order
+
+
+def scopes_of_order(order: NDArray[np.uint8], scope: str, n: int) -> NDArray[np.intp]:
+    """Return the number of each token's scale in its (batch, head): [batch, head, token].
+
+    Parameters
+    ----------
+    order : ndarray of uint8 [batch, head, block, 128]
+    scope : {"sorted_k", "sorted_v"}
+    n : int
+        Tokens.
+    """
+    of_place = SCOPE_OF_PLACE[scope]
+    count = of_place.max() + 1
+    found = np.empty(order.shape, np.intp)
+    np.put_along_axis(found, order.astype(np.intp), np.broadcast_to(of_place, order.shape), axis=-1)
+    found += count * np.arange(order.shape[2])[:, None]
+    return found.reshape(*order.shape[:2], order.shape[2] * SORTED_BLOCK)[..., :n]
+
+
+def _keys(amax: Float32Array) -> NDArray[np.int64]:
+    """Return distinct whole numbers below 2^30 that sort like the tokens of their blocks."""
+    batch, heads, n = amax.shape
+    blocks = -(-n // SORTED_BLOCK)
+    bits = np.full((batch, heads, blocks * SORTED_BLOCK), 0x7FFFFFFF, np.int64)
+    magnitudes = np.where(np.isnan(amax), np.float32(np.nan), amax).astype(np.float32)
+    bits[..., :n] = np.where(np.isnan(amax), 0x7FFFFFFF, magnitudes.view(np.int32))
+    keys = bits.reshape(batch, heads, blocks, SORTED_BLOCK) >> 1 & ~(SORTED_BLOCK - 1)
+    return keys | np.arange(SORTED_BLOCK)
