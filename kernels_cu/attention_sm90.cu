@@ -90,7 +90,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
         auto& x = o[slice * H::kSlice + i];
-        x = __fmaf_rn(static_cast<float>(sum[i]), softmax.weight[i % 4 / 2] * of_term, x);
+        const float y = S.biased_o     ? __int_as_float(sum[i])
+                        : S.float_sums ? __int_as_float(sum[i]) - kMagic
+                                       : static_cast<float>(sum[i]);
+        x = __fmaf_rn(y, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
     // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
@@ -140,6 +143,13 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
         }
+        if constexpr (S.tied_sums) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            u32& word = probabilities[0][H::kProbabilities - 4 + half];
+            word ^= __float_as_uint(softmax.sum[half]) & softmax.zero;
+          }
+        }
         if constexpr (H::kFlush) {
           // Some parts at a time, slices of a term. A single one takes the registers of the scores
           // if it fits them.
@@ -156,7 +166,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           };
 #pragma unroll
           for (int part = 0; part < kParts + kFlight - 1; ++part) {
-            if (part < kParts) {
+            if (S.float_sums && part < kParts) {
+#pragma unroll
+              for (auto& x : sum(part)) x = 0x4B400000;
+              start_values<S, true>(sum(part), probabilities[part / H::kSlices], v,
+                                    part % H::kSlices);
+            } else if (part < kParts) {
               start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
                                      part % H::kSlices);
             }

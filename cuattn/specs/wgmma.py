@@ -59,6 +59,9 @@ class WgmmaSpec:
     order: Order
     group_registers: int
     tied_steps: bool
+    float_sums: bool = False
+    tied_sums: bool = False
+    biased_o: bool = False
 
     @property
     def rows(self) -> int:
