@@ -12,7 +12,7 @@ from ..records.rows import Shape
 from ..reference import arrays
 from ..reference.layout import pad_head_dim
 from .table import SpeedRow
-from .tables import ANEW, Found, shipped, table_for
+from .tables import ANEW, Found, origin_of, shipped, table_for
 
 __all__ = ["AutoChoice", "auto_scheme", "choose"]
 
@@ -91,7 +91,7 @@ def auto_scheme(
         return choose(call, scheme, table_for(current_device()))
     for table in shipped():
         if table.gpu == gpu:
-            return choose(call, scheme, Found(table, f"cuattn's table of an {gpu}"))
+            return choose(call, scheme, Found(table, origin_of(table)))
     names = [table.gpu for table in shipped()]
     raise ArgumentError("gpu", gpu, f"one that a table comes with: {names}")
 
@@ -116,7 +116,7 @@ def choose(call: Shape, name: str, found: Found | None) -> AutoChoice:
     alike = [row for row in found.table.rows if _kind(row) == _kind(call) and row.reaches(call)]
     near = sorted(alike, key=lambda row: row.distance(call))[:NEIGHBOURS]
     if not near:
-        return AutoChoice(base, f"{found.origin} has no shape of the kind that is as small")
+        return AutoChoice(base, f"{found.origin} has no shape of such a call that is as small")
     rows = tuple(near if near[0].distance(call) else near[:1])
     shares = {x: max(row.us[x] / row.us[base] for row in rows) for x in others}
     best = min(shares, key=lambda x: shares[x])

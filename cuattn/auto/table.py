@@ -14,11 +14,14 @@ from ..presets import AUTO
 from ..records.rows import Shape, Timing
 from ..reference.layout import HEAD_DIMS
 
-__all__ = ["CANDIDATES", "FORMAT", "SpeedRow", "SpeedTable", "load", "save"]
+__all__ = ["CANDIDATES", "FORMAT", "KIND", "SpeedRow", "SpeedTable", "load", "save"]
 
 FORMAT = 1
 # Nothing was measured without these, so every row has them all.
 CANDIDATES = AUTO["auto-block"]
+# Cases of a record with such calls: those that are timed for tables, and then all others.
+KIND = "auto"
+KINDS = (KIND, "prefill", "comparison", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class SpeedRow(Shape):
 
     def distance(self, call: Shape) -> float:
         """Return how far a call's sizes are from the row's, as factors' binary logarithms."""
-        return math.hypot(*(math.log2(a / b) for a, b in zip(_gains(self), _gains(call))))
+        return math.hypot(*(math.log2(a / b) for a, b in self._pairs(call)))
 
     def reaches(self, call: Shape) -> bool:
         """Whether what is faster here is taken to be so in a call.
@@ -92,10 +95,11 @@ class SpeedTable:
     ) -> SpeedTable:
         """Return the table of rows of a record, of shapes at which all candidates were timed.
 
-        Of a shape that was timed more than once the first times count.
+        Of a shape that was timed more than once the first times count, in the order of `KINDS`.
         """
         found: dict[Shape, dict[str, float]] = {}
-        for t in timings:
+        of_kinds = [t for t in timings if t.case in KINDS]
+        for t in sorted(of_kinds, key=lambda t: KINDS.index(t.case)):
             ours = t.implementation == "cuattn" and t.scheme in CANDIDATES and t.state == "cold"
             if ours and t.head_dim in HEAD_DIMS and t.end_to_end_ms:
                 us = found.setdefault(_shape(t), {})

@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..records.digest import ATTENTION, digest
 from .table import SpeedTable, load
 
-__all__ = ["ANEW", "SHIPPED", "Found", "own_file", "shipped", "table_for"]
+__all__ = ["ANEW", "SHIPPED", "Found", "origin_of", "own_file", "shipped", "table_for"]
 
 # Made of the committed records: `make figures`.
 SHIPPED = Path(__file__).parent / "tables"
@@ -28,6 +28,11 @@ class Found:
 
     table: SpeedTable
     origin: str
+
+
+def origin_of(table: SpeedTable) -> str:
+    """Say where a table is from that comes with the package."""
+    return f"the table of {table.gpu} that comes with cuattn"
 
 
 def own_file(gpu: str) -> Path:
@@ -62,7 +67,7 @@ def _table_for(gpu: str, compute_capability: str, own: Path) -> Found | None:
         return Found(table, str(own))
     alike = [table for table in shipped() if table.compute_capability == compute_capability]
     for table in sorted(alike, key=lambda table: table.gpu != gpu):
-        return Found(table, f"cuattn's table of an {table.gpu}")
+        return Found(table, origin_of(table))
     return None
 
 
@@ -74,7 +79,7 @@ def _usable(own: Path, gpu: str) -> SpeedTable | None:
     else:
         if table.gpu == gpu and table.digest == digest(ATTENTION):
             return table
-        reason = f"it is of an {table.gpu}" if table.gpu != gpu else "kernels have changed since"
+        reason = f"it is of {table.gpu}" if table.gpu != gpu else "kernels have changed since"
     warnings.warn(
         f"{own} is not used, as {reason}; make it anew: {ANEW}", RuntimeWarning, stacklevel=2
     )

@@ -1,4 +1,4 @@
-"""The checked problem of a call; where its scheme is "auto", one of the candidates takes its place."""
+"""The checked problem of a call, in which "auto" has given way to one of its candidates."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def problem_on_gpu(
     found = table_for(device)
     if found is None:
         warnings.warn(
-            f"scheme={name!r} is {AUTO[name][0]!r}, as there is no table of an {device.name}: "
+            f"scheme={name!r} is {AUTO[name][0]!r}, as there is no table of {device.name}: "
             f"run {ANEW}",
             RuntimeWarning,
             stacklevel=2,
