@@ -11,6 +11,8 @@ from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.records.record import Accuracy, Record, Timing
 
 NONE = "–"
+# What stands for a table of which the record has no rows.
+NOTHING = "*The record has no such times.*"
 # What a table of goals says of one that is not reached.
 MISSED = "**no**"
 # How the times of the record were taken.
