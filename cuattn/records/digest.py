@@ -68,10 +68,10 @@ PHASES = {
     "real_model": ATTENTION,
     "ceilings": RATES,
     "prefill": ATTENTION,
-    "mma_sync": ATTENTION,
-    "auto": ATTENTION,
     "comparison": ATTENTION,
     "models": ATTENTION,
+    "mma_sync": ATTENTION,
+    "auto": ATTENTION,
     "decode": CACHES,
     "first_calls": WHOLE,
 }
