@@ -59,9 +59,10 @@ def auto_scheme(
 
     Parameters
     ----------
-    q_shape : tuple of int [batch, num_q_heads, seqlen_q, head_dim]
-    k_shape : tuple of int [batch, num_kv_heads, seqlen_kv, head_dim], optional
-        That of `q_shape` by default.
+    q_shape : tuple of int
+        [batch, num_q_heads, seqlen_q, head_dim], with layout "NHD" tokens before heads.
+    k_shape : tuple of int, optional
+        [batch, num_kv_heads, seqlen_kv, head_dim], or likewise; `q_shape` by default.
     is_causal, layout
         As for `cuattn.attention`.
     scheme : {"auto", "auto-block"}
