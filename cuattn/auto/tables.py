@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def shipped() -> tuple[SpeedTable, ...]:
 
 @cache
 def _table_for(gpu: str, compute_capability: str, own: Path) -> Found | None:
-    if own.exists() and (table := _usable(own, gpu)) is not None:
+    # Not Path.exists, which raises where a folder may not be looked into.
+    if os.path.exists(own) and (table := _usable(own, gpu)) is not None:
         return Found(table, str(own))
     alike = [table for table in shipped() if table.compute_capability == compute_capability]
     for table in sorted(alike, key=lambda table: table.gpu != gpu):
