@@ -16,13 +16,14 @@ COMPUTE_CAPABILITY = "90"  # which records do not have
 
 
 def made(record: Record) -> SpeedTable:
-    """Return the table of a record's GPU: of all phases that have run with the same kernels.
+    """Return the table of a record's GPU: of all phases that have ended with the same kernels.
 
     These are the kernels of the phase that times for tables, or of `prefill` where a record has
     none.
     """
-    of = record.phases.get("auto") or record.phases["prefill"]
-    alike = {name for name, run in record.phases.items() if run.digest == of.digest}
+    ended = {name: run for name, run in record.phases.items() if run.failed is None}
+    of = ended.get("auto") or ended["prefill"]
+    alike = {name for name, run in ended.items() if run.digest == of.digest}
     return SpeedTable.of(
         [t for t in record.timings if of_timing(t) in alike],
         gpu=record.gpu,
