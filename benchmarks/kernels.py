@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 
 from cuattn.arrays.device import Target, current_device, target
-from cuattn.bench import cases, grid
+from cuattn.auto.table import CANDIDATES
+from cuattn.bench import auto_table, cases, grid
 from cuattn.bench.grid import Grid
 from cuattn.bench.models import MODELS
 from cuattn.compile.jit import Spec, precompile
@@ -22,6 +23,9 @@ from cuattn.errors import CuattnError
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import attention_specs
 from cuattn.reference.layout import HEAD_DIMS
+
+from .measurements import OF_MMA
+from .mma_family import mma_family
 
 __all__ = ["compile_all", "measured", "tested"]
 
@@ -47,6 +51,10 @@ def measured(facts: Target) -> Iterator[Spec]:
     compared = [name for name in cases.COMPARED if name in schemes]
     models = [model.case for model in MODELS]
     yield from grid.kernels(_grid([*cases.COMPARISON, *models], [], compared), compared, facts)
+    yield from grid.kernels(_grid(list(auto_table.CASES), [], CANDIDATES), CANDIDATES, facts)
+    with mma_family():
+        by_mma = grid.kernels(_grid(cases.PREFILL, [], OF_MMA), OF_MMA, facts)
+    yield from by_mma
     # The sanitizer's grid has these types and sizes, rows that begin at whole vectors.
     for spec in attention_specs(schemes, (64, 128), ("float16", "float32"), facts):
         if getattr(spec, "aligned", True):
@@ -59,7 +67,7 @@ def tested(facts: Target) -> Iterator[Spec]:
     yield from (spec for spec in specs if getattr(spec, "aligned", True))
 
 
-def _grid(prefill: list[cases.Case], decode: list[cases.Case], schemes: list[str]) -> Grid:
+def _grid(prefill: list[cases.Case], decode: list[cases.Case], schemes: Sequence[str]) -> Grid:
     return Grid(
         ceilings=bool(decode),
         prefill=tuple(prefill),

@@ -10,6 +10,7 @@ from typing import Any
 import cuattn
 from cuattn.bench import errors, exact, ours, prefill
 from cuattn.bench.baselines import registry as baselines
+from cuattn.bench.baselines.registry import Baseline
 from cuattn.bench.cases import (
     ACCURACY,
     CORE,
@@ -20,6 +21,7 @@ from cuattn.bench.cases import (
     PREFILL,
     QUANTIZE,
     SCHEMES,
+    Case,
 )
 from cuattn.bench.errors import Point
 from cuattn.bench.inputs import noise
@@ -31,6 +33,7 @@ from cuattn.reference import distributions
 from cuattn.scheme import Scheme
 
 from . import append, decode, decode_errors, papers
+from .mma_family import mma_family
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
 QUANTIZERS = (
@@ -49,6 +52,11 @@ QUANTIZERS = (
 # Rounds, those before that do not count, and the rest between calls of a long case, whose times
 # differ little, and which draws power for longer.
 OF_LONG = 12, 2, 40
+
+# Of the kernels that are made of mma.sync, and of others' of that kind.
+MMA_KIND = "mma-sync"
+OF_MMA = ("int8", "int8-block", "fp16")
+BESIDE_MMA = "pytorch-flash"
 
 
 def accuracy(part: int = 0, parts: int = 1) -> Iterator[Accuracy]:
@@ -100,14 +108,32 @@ def prefill_timings() -> Iterator[Timing]:
     yield from _quantizers()
     for case in PREFILL:
         timed = schemes if case in EVERY_SCHEME else [x for x in schemes if x in CORE]
-        needed = prefill.bytes_needed(case, len(timed) + len(present))
-        with room_for(case, needed, left_out) as fits:
-            if fits:
-                is_long = case.seqlen_kv > LONG_FROM
-                rounds, warmup, rest = OF_LONG if is_long else (ROUNDS, WARMUP, prefill.REST)
-                yield from prefill.timings(
-                    case, timed, present, left_out, rounds, warmup=warmup, rest=rest
-                )
+        yield from _timed(case, timed, present, prefill.KIND)
+
+
+def mma_timings() -> Iterator[Timing]:
+    """Yield the times of the kernels that serve every GPU but Hopper, beside FlashAttention-2.
+
+    That is made of the same instructions, so both show what is left of a GPU by them.
+    """
+    schemes = ours.supported_schemes(OF_MMA, left_out)
+    present = [x for x in baselines.present(left_out) if x.name == BESIDE_MMA]
+    with mma_family():
+        for case in PREFILL:
+            if not case.is_causal:
+                yield from _timed(case, schemes, present, MMA_KIND)
+
+
+def _timed(case: Case, schemes: list[str], present: list[Baseline], kind: str) -> Iterator[Timing]:
+    """Yield the times on one shape, if there is room for it."""
+    needed = prefill.bytes_needed(case, len(schemes) + len(present))
+    with room_for(case, needed, left_out) as fits:
+        if fits:
+            is_long = case.seqlen_kv > LONG_FROM
+            rounds, warmup, rest = OF_LONG if is_long else (ROUNDS, WARMUP, prefill.REST)
+            yield from prefill.timings(
+                case, schemes, present, left_out, rounds, warmup=warmup, rest=rest, kind=kind
+            )
 
 
 def cache_timings() -> Iterator[Timing]:

@@ -158,6 +158,19 @@ def _models(_: Share) -> Findings:
     return Findings(timings=list(states.models(measurements.left_out)), method=states.METHOD)
 
 
+def _mma_sync(_: Share) -> Findings:
+    from benchmarks import measurements
+
+    return Findings(timings=list(measurements.mma_timings()))
+
+
+def _auto(_: Share) -> Findings:
+    from benchmarks import measurements
+    from cuattn.bench import auto_table
+
+    return Findings(timings=list(auto_table.timings(measurements.left_out)))
+
+
 def _decode(_: Share) -> Findings:
     from benchmarks import measurements
 
@@ -184,9 +197,13 @@ ALONE = {
     "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
     "models": Phase(_models, 75),
+    "mma_sync": Phase(_mma_sync, 45),
+    "auto": Phase(_auto, 60),
     "decode": Phase(_decode, 75),
     "first_calls": Phase(_first_calls, 90),
 }
+# The phases of cases that are not `prefill`'s or of caches.
+OF_CASES = {"comparison": "comparison", "model": "models", "mma-sync": "mma_sync", "auto": "auto"}
 PHASES = {KERNELS: Phase(_kernels, 60), **TOGETHER, **ALONE}
 
 
@@ -219,7 +236,7 @@ def of_timing(row: Timing) -> str:
     """Return the phase that found a time."""
     if row.case.startswith(("decode", "append", "copy-decode")):
         return "decode"
-    return {"comparison": "comparison", "model": "models"}.get(row.case, "prefill")
+    return OF_CASES.get(row.case, "prefill")
 
 
 def _sum(a: int | None, b: int | None) -> int | None:

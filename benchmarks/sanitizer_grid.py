@@ -6,11 +6,9 @@ Run as: compute-sanitizer --tool memcheck python -m benchmarks.sanitizer_grid [P
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from unittest.mock import patch
 
 import numpy as np
 
@@ -19,13 +17,12 @@ from cuattn.arrays.device import current_device
 from cuattn.bench.cases import CORE, Case
 from cuattn.bench.ours import supported_schemes
 from cuattn.bench.rate_kernels import rate_calls
-from cuattn.plan import kernels as plan
-from cuattn.plan.prepared import prepare
 from cuattn.presets import PRESETS, resolve
 from cuattn.scheme import Scheme
 
 from . import sanitizer_caches
 from .measurements import left_out
+from .mma_family import mma_family
 
 
 def case(heads: tuple[int, int], seqlens: tuple[int, int], head_dim: int, causal: bool) -> Case:
@@ -86,18 +83,6 @@ def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
     for key in keys:
         if not bool(cupy.isfinite(cuattn.attention(q, key, v, **options)).all()):
             raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
-
-
-@contextmanager
-def mma_family() -> Iterator[None]:
-    """Let the kernels of mma.sync serve all calls."""
-    plans = (plan.attention_spec, prepare)
-    with patch.object(plan, "wgmma_serves", lambda target, scheme: False):
-        for kept in plans:
-            kept.cache_clear()
-        yield
-    for kept in plans:
-        kept.cache_clear()
 
 
 def run_by_mma(scheme: str) -> None:

@@ -27,7 +27,8 @@ def show(record: Record) -> str:
     parts.append(f"sanitizer: {record.sanitizer}")
     parts += [_accuracy(record), _model(record)]
     parts += [_ceilings(record), _host_and_memory(record), _first_calls(record)]
-    parts += [_speed(record), _ratios(record), _comparison(record), _models(record)]
+    parts += [_speed(record), _ratios(record), _beside(record, "comparison", "beside others")]
+    parts += [_models(record), _beside(record, "mma-sync", "kernels of mma.sync")]
     parts.append(_decode(record))
     return "\n\n".join(part for part in parts if part)
 
@@ -120,15 +121,15 @@ def _ratios(record: Record) -> str:
     return _table(title, [str(case) for case in PREFILL], rows)
 
 
-def _comparison(record: Record) -> str:
+def _beside(record: Record, kind: str, title: str) -> str:
     rows: dict[str, dict[str, str]] = {}
     for t in record.timings:
-        if t.case == "comparison":
+        if t.case == kind:
             shape = f"{t.batch}x{t.num_q_heads}/{t.num_kv_heads} {_case(t)}"
             row = rows.setdefault(f"{Series.of(t).name}, {t.state}", {})
             row[shape] = f"{t.tops or 0:.0f}/{end_to_end_tops(t) or 0:.0f}"
     shapes = list(dict.fromkeys(shape for row in rows.values() for shape in row))
-    return _table("beside others: TOPS, kernel only / end to end", shapes, rows)
+    return _table(f"{title}: TOPS, kernel only / end to end", shapes, rows)
 
 
 def _models(record: Record) -> str:

@@ -9,6 +9,7 @@ bound. The definitions, in NumPy, are in `cuattn.reference`.
 from __future__ import annotations
 
 from .attention import attention
+from .auto.choose import AutoChoice, auto_scheme
 from .choice.choose import Choice, choose_scheme
 from .choice.measure import ErrorReport, measure_error
 from .choice.scheme_plan import SchemePlan, plan_schemes
@@ -23,6 +24,7 @@ from .scheme import Scheme
 __all__ = [
     "PRESETS",
     "ArgumentError",
+    "AutoChoice",
     "Choice",
     "CompileError",
     "CuattnError",
@@ -36,6 +38,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "attention",
+    "auto_scheme",
     "choose_scheme",
     "measure_error",
     "plan_schemes",

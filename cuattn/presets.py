@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from .errors import ArgumentError
 from .scheme import INTEGERS, Scheme
 
-__all__ = ["PRESETS", "resolve"]
+__all__ = ["AUTO", "PRESETS", "resolve"]
 
 PRESETS: dict[str, Scheme] = {
     s.name: s
@@ -122,6 +122,13 @@ PRESETS: dict[str, Scheme] = {
     )
 }
 
+# What `attention` takes besides, and the presets that each may stand for: the last is its class of
+# accuracy, that of the largest error, and the first what everything is held against.
+AUTO: dict[str, tuple[str, ...]] = {
+    "auto": ("fp16", "int8"),
+    "auto-block": ("fp16", "int8", "int8-block"),
+}
+
 
 def resolve(scheme: str | Scheme) -> Scheme:
     """Return the scheme itself, or the preset of that name.
@@ -129,13 +136,22 @@ def resolve(scheme: str | Scheme) -> Scheme:
     Raises
     ------
     ArgumentError
-        If the name is not a preset, or the argument is neither a name nor a `Scheme`.
+        If the name is not a preset, or the argument is neither a name nor a `Scheme`. Names of
+        `AUTO` are refused, too: they mean a scheme only where all shapes of a call are known.
     """
     if isinstance(scheme, Scheme):
         return scheme
     if isinstance(scheme, str) and scheme in PRESETS:
         return PRESETS[scheme]
-    close = get_close_matches(scheme, PRESETS) if isinstance(scheme, str) else []
+    if isinstance(scheme, str) and scheme in AUTO:
+        by_name = " or ".join(map(repr, AUTO[scheme]))
+        raise ArgumentError(
+            "scheme",
+            scheme,
+            f"one scheme: {by_name}; only cuattn.attention chooses among them, by the shapes of "
+            "its arrays, and cuattn.auto_scheme says which one",
+        )
+    close = get_close_matches(scheme, [*PRESETS, *AUTO]) if isinstance(scheme, str) else []
     if close:
         meant = " or ".join(map(repr, close))
         expected = f"a Scheme or a preset's name (did you mean {meant}?)"

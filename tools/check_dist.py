@@ -37,7 +37,7 @@ SOURCE_FILES = {
 
 # Where the wheel has the folders of the checkout, and the names that it takes of them.
 FOLDERS = {
-    "cuattn": ("cuattn", (".py", ".typed", ".jinja", ".css", ".js")),
+    "cuattn": ("cuattn", (".py", ".typed", ".jinja", ".css", ".js", ".json")),
     "kernels_cu": ("cuattn/kernels_cu", (".cu", ".cuh")),
     "reference": ("cuattn/reference", (".py",)),
     "benchmarks/records": ("cuattn/records/committed", (".json", ".md")),

@@ -1,4 +1,5 @@
-"""Fill the documents' figures in from the committed record of a GPU run, and draw its picture.
+"""Fill in from the committed record of a GPU run: the documents' figures, the picture, and the
+table of `scheme="auto"`.
 
 Between ``<!-- figures: NAME -->`` and ``<!-- end -->`` a document holds what `SECTIONS[NAME]` makes
 of the record; a test fails where it does not. After a new record, from the root of the project:
@@ -10,8 +11,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cuattn.auto.table import save
 from cuattn.errors import ArgumentError
 from cuattn.records.record import Record, load
+from tools.auto_table import TABLE, made
 from tools.picture import picture
 from tools.tables.record_figures import Figures
 from tools.tables.sections import SECTIONS
@@ -63,6 +66,7 @@ def main() -> None:
         path = ROOT / name
         _write(path, filled(path.read_text(encoding="utf-8"), record))
     _write(PICTURE, picture(Figures(record)))
+    save(made(record), TABLE)
 
 
 def _write(path: Path, new: str) -> None:

@@ -1,5 +1,5 @@
 """What `cuattn bench` measures: the GPU's ceilings, our calls, those of other libraries, errors.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `specs`, `arrays`,
-`compile`, `operands`, `plan`, `kv`, `choice`, `records` and `cuattn` itself.
+`compile`, `records`, `auto`, `operands`, `plan`, `kv`, `choice` and `cuattn` itself.
 """

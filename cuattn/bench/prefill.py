@@ -54,6 +54,7 @@ def timings(
     progress: Progress | None = None,
     warmup: int = WARMUP,
     rest: int = REST,
+    kind: str = KIND,
 ) -> Iterator[Timing]:
     """Yield the times of every scheme and baseline on one shape: kernel only, and end to end.
 
@@ -75,13 +76,15 @@ def timings(
     rest : int
         How often the cache is filled before each call: what draws much power, as products of
         float16 do, slows down what runs right after it.
+    kind : str
+        What the record calls it.
     """
     runs = bind(case, schemes, present, left_out)
     flush = partial(ColdL2, None, rest)
     times = time_gpu(
         calls(runs), rounds=rounds, warmup=warmup, flush=flush, progress=progress, order_seed=0
     )
-    yield from rows(case, runs, times)
+    yield from rows(case, runs, times, kind=kind)
 
 
 def bind(

@@ -1,7 +1,7 @@
 """The ``cuattn`` command: one module or folder for each of its commands.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
-`operands`, `plan`, `kv`, `choice`, `records`, `bench` and `cuattn` itself.
+`records`, `auto`, `operands`, `plan`, `kv`, `choice`, `bench` and `cuattn` itself.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..operands.problem import Options, Problem
+from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
+from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
 from ..reference.quantize import Operand, Operands, Quantized
@@ -39,7 +40,7 @@ def attention_on_host(
     lse : array of float32 [batch, num_q_heads, seqlen_q]
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
-    problem = Problem.of(q, k, v, options)
+    problem = problem_on_host(q, k, v, options)
     target = None if out is None else output_on_host(out, problem, given)
     values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}
     if finite:

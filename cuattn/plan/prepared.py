@@ -12,6 +12,7 @@ from ..compile.launch import Buffers, Clear, Launch, loaded
 from ..operands.operand import Coded, dtype_name, in_order
 from ..operands.problem import Options, Problem
 from ..scheme import Scheme
+from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
 
 __all__ = ["AttentionCall", "prepare"]
@@ -78,7 +79,7 @@ def prepare(
     ArgumentError, UnsupportedError, CompileError
         As `cuattn.attention`.
     """
-    problem = Problem.of(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
+    problem = problem_on_gpu(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
     arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..compile.sources import sources
 
-__all__ = ["LAUNCH_CODE", "PHASES", "Part", "digest", "phase_digests", "with_includes"]
+__all__ = ["ATTENTION", "LAUNCH_CODE", "PHASES", "Part", "digest", "phase_digests", "with_includes"]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"(.*)"', re.MULTILINE)
 
@@ -24,7 +24,8 @@ _ATTENTION = (*_LAUNCH, "attention.py", "plan", "presets.py", "quantize.py", "sc
 _CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py")
 
 # Between a caller's arrays and a kernel's arguments, of the package: files, and folders with all in
-# them. An edit here may change what a GPU computes.
+# them. An edit here may change what a GPU computes. Not `auto`, which takes one scheme or another:
+# what is measured of a scheme is measured by its name.
 LAUNCH_CODE = tuple(sorted({*_ATTENTION, *_CACHES}))
 
 
@@ -69,6 +70,8 @@ PHASES = {
     "prefill": ATTENTION,
     "comparison": ATTENTION,
     "models": ATTENTION,
+    "mma_sync": ATTENTION,
+    "auto": ATTENTION,
     "decode": CACHES,
     "first_calls": WHOLE,
 }

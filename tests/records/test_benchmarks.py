@@ -103,8 +103,9 @@ def test_long_cases_have_fewer_rounds_and_schemes_are_those_of_the_case(monkeypa
 
     wanted = inspect.signature(measurements.prefill.timings)
 
-    def timings(case, schemes, present, left_out, rounds, *, warmup, rest):
-        wanted.bind(case, schemes, present, left_out, rounds, warmup=warmup, rest=rest)
+    def timings(case, schemes, present, left_out, rounds, *, warmup, rest, kind):
+        wanted.bind(case, schemes, present, left_out, rounds, warmup=warmup, rest=rest, kind=kind)
+        assert kind == "prefill"
         timed[case] = (schemes, rounds, warmup, rest)
         return iter([])
 
@@ -120,3 +121,23 @@ def test_long_cases_have_fewer_rounds_and_schemes_are_those_of_the_case(monkeypa
         assert schemes == list(SCHEMES if case in EVERY_SCHEME else CORE)
         short = (ROUNDS, WARMUP, measurements.prefill.REST)
         assert tuple(rounds) == (measurements.OF_LONG if case.seqlen_kv == 16384 else short)
+
+
+def test_the_kernels_of_mma_are_timed_beside_flash_attention(monkeypatch):
+    timed = {}
+
+    def timings(case, schemes, present, left_out, rounds, **options):
+        timed[case] = (schemes, [x.name for x in present], options["kind"])
+        assert ours.family("int8", case) == "attention_mma"
+        return iter([])
+
+    device = SimpleNamespace(arch="90a")
+    monkeypatch.setattr(ours, "current_device", lambda: device)
+    monkeypatch.setattr(measurements.prefill, "timings", timings)
+    monkeypatch.setattr(measurements.baselines, "present", lambda told: baselines.BASELINES)
+    monkeypatch.setattr(measurements, "room_for", lambda *args: nullcontext(True))
+    assert list(measurements.mma_timings()) == []
+    assert [*timed] == [case for case in PREFILL if not case.is_causal]
+    wanted = (["int8", "int8-block", "fp16"], ["pytorch-flash"], "mma-sync")
+    assert all(found == wanted for found in timed.values())
+    assert ours.family("int8", PREFILL[0]) == "attention_wgmma"

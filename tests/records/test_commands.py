@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks import commands, measurements, sanitizer_grid
+from benchmarks.mma_family import mma_family
 from benchmarks.sanitizer_caches import CACHES
 from cuattn.arrays.device import TARGETS
 from cuattn.errors import CuattnError
@@ -88,7 +89,7 @@ def test_the_kernels_of_mma_can_be_watched_on_a_gpu_with_others():
         return attention_spec(resolve("int8"), 64, Type.fp16, True, TARGETS["90a"])
 
     others = spec()
-    with sanitizer_grid.mma_family():
+    with mma_family():
         assert isinstance(spec(), AttentionSpec)
     assert spec() == others
     assert not isinstance(others, AttentionSpec)

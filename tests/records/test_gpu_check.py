@@ -18,7 +18,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.schedule import Outcome
-from cuattn.bench import ceilings
+from cuattn.bench import auto_table, ceilings
 from cuattn.bench.cases import PREFILL
 from cuattn.bench.series import end_to_end_tops
 from cuattn.common import typed_json
@@ -61,6 +61,8 @@ ROWS = {
     "prefill": TIMING,
     "comparison": replace(TIMING, case="comparison", state="sustained"),
     "models": replace(TIMING, case="model", model="Llama"),
+    "mma_sync": replace(TIMING, case="mma-sync"),
+    "auto": replace(TIMING, case="auto"),
     "decode": replace(TIMING, case="decode"),
 }
 ERRORS = {
@@ -121,6 +123,8 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(measurements, "accuracy", accuracy)
     monkeypatch.setattr(measurements, "cache_accuracy", lambda: iter([ERRORS["cache_accuracy"]]))
     monkeypatch.setattr(measurements, "prefill_timings", lambda: iter([ROWS["prefill"]]))
+    monkeypatch.setattr(measurements, "mma_timings", lambda: iter([ROWS["mma_sync"]]))
+    monkeypatch.setattr(auto_table, "timings", lambda left_out: iter([ROWS["auto"]]))
     monkeypatch.setattr(measurements, "cache_timings", lambda: iter([ROWS["decode"]]))
     monkeypatch.setattr(states, "comparison", lambda left_out: iter([ROWS["comparison"]]))
     monkeypatch.setattr(states, "models", lambda left_out: iter([ROWS["models"]]))

@@ -6,11 +6,14 @@ import pytest
 
 from benchmarks import kernels
 from benchmarks.call_kernels import attention_kernels
+from benchmarks.mma_family import mma_family
 from cuattn.arrays.device import target
-from cuattn.bench import cases
+from cuattn.auto.table import CANDIDATES
+from cuattn.bench import auto_table, cases
 from cuattn.bench.models import MODELS
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import rate_specs
+from cuattn.specs.attention import AttentionSpec
 
 
 @pytest.fixture
@@ -28,6 +31,17 @@ def test_shapes_of_models_are_among_them(measured):
     for head_dim in {model.head_dim for model in MODELS}:
         for scheme in cases.COMPARED:
             assert {*attention_kernels(scheme, head_dim, "90a")} <= measured, (head_dim, scheme)
+
+
+def test_kernels_of_mma_and_what_auto_may_be_are_among_them(measured):
+    for scheme in CANDIDATES:
+        for head_dim in auto_table.HEAD_DIMS:
+            assert {*attention_kernels(scheme, head_dim, "90a")} <= measured, (head_dim, scheme)
+        for head_dim in (64, 128):
+            with mma_family():
+                kernels_of_mma = attention_kernels(scheme, head_dim, "90a")
+            assert any(isinstance(spec, AttentionSpec) for spec in kernels_of_mma)
+            assert {*kernels_of_mma} <= measured, (head_dim, scheme)
 
 
 def test_ceilings_and_caches_are_among_them(measured):

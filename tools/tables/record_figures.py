@@ -11,6 +11,8 @@ from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.records.record import Accuracy, Record, Timing
 
 NONE = "–"
+# What stands for a table of which the record has no rows.
+NOTHING = "*The record has no such times.*"
 # What a table of goals says of one that is not reached.
 MISSED = "**no**"
 # How the times of the record were taken.
@@ -65,11 +67,7 @@ class Figures:
     ) -> tuple[float | None, float | None]:
         """Return the speed of a preset or baseline, kernel only and end to end."""
         t = self.time(name, head_dim, seqlen, causal)
-        if t is None or not t.end_to_end_ms:
-            return None, None
-        if t.tops and t.kernel_ms:
-            return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
-        return None, end_to_end_tops(t)
+        return (None, None) if t is None else speeds_of(t)
 
     def faster(
         self, name: str, other: str, head_dim: int, seqlen: int = 4096, causal: bool = False
@@ -99,6 +97,15 @@ class Figures:
             max((call.cold_s for call in calls), default=None),
             max((call.warm_s for call in calls), default=None),
         )
+
+
+def speeds_of(t: Timing) -> tuple[float | None, float | None]:
+    """Return the speeds of a row, kernel only and end to end."""
+    if not t.end_to_end_ms:
+        return None, None
+    if t.tops and t.kernel_ms:
+        return t.tops, t.tops * t.kernel_ms / t.end_to_end_ms
+    return None, end_to_end_tops(t)
 
 
 def show(x: float | None, form: str = ".0f", factor: float = 1.0) -> str:

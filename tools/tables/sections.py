@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "ceilings": speed.ceilings,
     "shares": speed.shares,
     "ratios": speed.ratios,
+    "mma-sync": speed.mma_sync,
     "accuracy": errors.accuracy,
     "lengths": errors.lengths,
     "minilm": errors.minilm,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from cuattn.bench.series import Series
 from tools.tables.goals import LENGTHS
-from tools.tables.names import BASELINES, FLOAT16, NAMES
-from tools.tables.record_figures import Figures, pair, shape_titles, show, table
+from tools.tables.names import BASELINES, EVERYTHING, FLOAT16, NAMES
+from tools.tables.record_figures import NOTHING, Figures, pair, shape_titles, show, speeds_of, table
 
 # The short one is measured without a causal mask only.
 WITH_SHORT = sorted([*LENGTHS, (128, 1024)])
@@ -50,6 +51,22 @@ def shares(f: Figures) -> str:
             ceiling = next(f.ceiling(t.scheme) for t in times if t)
             rows.append([title, show(ceiling), *(show(x, ".0f", 100) for x in found)])
     return table(["% of the ceiling", "ceiling, TOPS", *shape_titles(WITH_SHORT)], rows)
+
+
+def mma_sync(f: Figures) -> str:
+    """Return the speed of the kernels that serve every GPU but Hopper, beside FlashAttention-2."""
+    found = {
+        (Series.of(t).name, t.head_dim, t.seqlen_kv): speeds_of(t)
+        for t in f.record.timings
+        if t.case == "mma-sync"
+    }
+    if not found:
+        return NOTHING
+    rows = []
+    for name in dict.fromkeys(name for name, *_ in found):
+        cells = [pair(found.get((name, *length), (None, None))) for length in WITH_SHORT]
+        rows.append([EVERYTHING[name], *cells])
+    return table(["TOPS by `mma.sync`", *shape_titles(WITH_SHORT)], rows)
 
 
 def quantizers(f: Figures) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from cuattn.bench.series import Series, shape_of
 from cuattn.records.record import Shape, Timing
 from tools.tables.names import EVERYTHING, FLOAT16, SHORT
-from tools.tables.record_figures import Figures, pair, show, table
+from tools.tables.record_figures import NOTHING, Figures, pair, show, table
 
 COLD, SUSTAINED = STATES = ("cold", "sustained")
-NOTHING = "*The record has no such times.*"
 # Of ours, the columns of the table of models.
 CALLS = ("fp16", "int8", "int8-block", "int8-fast")
 

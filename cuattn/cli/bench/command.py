@@ -14,7 +14,7 @@ from ...bench.results import Results
 from ...common.output_files import Target, write_text
 from ..pages.page import needs_packages
 from ..progress import Bar
-from . import changes, options, tables
+from . import auto_table, changes, options, tables
 from .options import Plan
 from .page import page
 
@@ -41,6 +41,9 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what the options ask for."""
     plan = options.plan(args)
+    if plan is None:
+        auto_table.run(args.json)
+        return
     if args.html is not None:
         needs_packages("--html")
     old = None if args.compare is None else files.load(args.compare)

@@ -38,6 +38,7 @@ OPTIONS = {
     "rounds": "--rounds",
     "json": "--json",
 }
+ALL = {**OPTIONS, "html": "--html", "compare": "--compare", "given": "--from"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Plan:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options."""
     what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--auto-table",
+        action="store_true",
+        help="nothing but what scheme='auto' is chosen by on this GPU, in half a minute; written "
+        "to where it is looked for, or with --json elsewhere",
+    )
     what.add_argument(
         "--quick", action="store_true", default=None, help="a few shapes, in a minute"
     )
@@ -137,8 +144,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan(args: argparse.Namespace) -> Plan:
-    """Return what the options ask for.
+def plan(args: argparse.Namespace) -> Plan | None:
+    """Return what the options ask for; None if it is the table of `scheme="auto"`.
 
     Raises
     ------
@@ -146,6 +153,13 @@ def plan(args: argparse.Namespace) -> Plan:
         If they do not fit together.
     """
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    if args.auto_table:
+        others = {name: given[name] for name in given if name != "json"}
+        read = ("html", "compare", "given")
+        others |= {name: value for name in read if (value := getattr(args, name)) is not None}
+        for name, value in others.items():
+            raise ArgumentError(ALL[name], value, "left out with --auto-table")
+        return None
     if args.given is not None and given:
         name, value = next(iter(given.items()))
         raise ArgumentError(OPTIONS[name], value, "left out with --from")

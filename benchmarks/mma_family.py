@@ -1,0 +1,24 @@
+"""The kernels of mma.sync on a GPU that has faster ones, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from cuattn.plan import kernels
+from cuattn.plan.prepared import prepare
+
+__all__ = ["mma_family"]
+
+
+@contextmanager
+def mma_family() -> Iterator[None]:
+    """Let the kernels of mma.sync serve all calls."""
+    plans = (kernels.attention_spec, prepare)
+    with patch.object(kernels, "wgmma_serves", lambda target, scheme: False):
+        for kept in plans:
+            kept.cache_clear()
+        yield
+    for kept in plans:
+        kept.cache_clear()
