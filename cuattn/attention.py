@@ -60,7 +60,7 @@ def attention(
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
-a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
+        a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
         `cuattn.quantize_kv`, or one by one by `cuattn.quantize`. "auto" is the faster one of "fp16"
         and "int8", "auto-block" the fastest of these and "int8-block", for this GPU, shape and mask
         by a table of times: `cuattn.auto_scheme` says which and why. Both take arrays only, and in

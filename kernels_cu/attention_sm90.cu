@@ -59,7 +59,19 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
+    // With float_sums O has kMagic * bias too much, bias being the sum of the weights of the blocks
+    // since it was last taken off. It is at most 49345 times these blocks' row sum, as the largest P
+    // of a block is 255: so float32 rounds O by no more than 1/40 of a step of V, however many keys
+    // there are (docs/numerics.md, section 11), and needs a multiply-add in four blocks for that.
+    constexpr int kBiasedBlocks = 4;
+    float bias[2] = {};
+    auto take_bias_off = [&] {
+#pragma unroll
+      for (int i = 0; i < H::kOutput; ++i) o[i] = __fmaf_rn(-kMagic, bias[i % 4 / 2], o[i]);
+      bias[0] = bias[1] = 0.0f;
+    };
     auto rescale = [&](int half, int steps, float shrink) {
+      if constexpr (S.float_sums) bias[half] *= shrink;
 #pragma unroll
       for (int i = 0; i < H::kOutput / 4; ++i) {
 #pragma unroll
@@ -90,9 +102,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
       for (int i = 0; i < H::kSlice; ++i) {
         auto& x = o[slice * H::kSlice + i];
-        const float y = S.biased_o     ? __int_as_float(sum[i])
-                        : S.float_sums ? __int_as_float(sum[i]) - kMagic
-                                       : static_cast<float>(sum[i]);
+        float y;
+        if constexpr (S.float_sums) {
+          y = __int_as_float(sum[i]);
+        } else {
+          y = static_cast<float>(sum[i]);
+        }
         x = __fmaf_rn(y, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
@@ -143,13 +158,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (int i = 0; i < H::kValueSteps; ++i) {
           softmax.template exponentiate<kMasked>(probabilities, s, keys, a, i, lane);
         }
-        if constexpr (S.tied_sums) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            u32& word = probabilities[0][H::kProbabilities - 4 + half];
-            word ^= __float_as_uint(softmax.sum[half]) & softmax.zero;
-          }
-        }
         if constexpr (H::kFlush) {
           // Some parts at a time, slices of a term. A single one takes the registers of the scores
           // if it fits them.
@@ -166,14 +174,13 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           };
 #pragma unroll
           for (int part = 0; part < kParts + kFlight - 1; ++part) {
-            if (S.float_sums && part < kParts) {
+            if (part < kParts) {
+              if constexpr (S.float_sums) {
 #pragma unroll
-              for (auto& x : sum(part)) x = 0x4B400000;
-              start_values<S, true>(sum(part), probabilities[part / H::kSlices], v,
-                                    part % H::kSlices);
-            } else if (part < kParts) {
-              start_values<S, false>(sum(part), probabilities[part / H::kSlices], v,
-                                     part % H::kSlices);
+                for (auto& x : sum(part)) x = __builtin_bit_cast(int, kMagic);
+              }
+              start_values<S, S.float_sums>(sum(part), probabilities[part / H::kSlices], v,
+                                            part % H::kSlices);
             }
             if (part == kFlight - 1) softmax.end(keys, rescale);
             if (part >= kFlight - 1) {
@@ -200,6 +207,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 #pragma unroll
         for (auto& term : probabilities) ptx::hold(term);
         release();
+        if constexpr (S.float_sums) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
+          if (!kLast && block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
+        }
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
           finish_scores();
@@ -237,6 +249,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       kv.wait_full(full);
       release();
     }
+    if constexpr (S.float_sums) take_bias_off();
     softmax.finish();
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];

@@ -20,13 +20,14 @@ INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
 
 @dataclass(frozen=True)
 class GroupTile:
-    """The fields of `WgmmaSpec` that change speed and no number."""
+    """The fields of `WgmmaSpec` that change speed, and of numbers their float32 rounding at most."""
 
     groups: int
     group_registers: int
     value_slice: int
     order: Order
     tied_steps: bool = False
+    float_sums: bool = False
 
 
 def wgmma_serves(target: Target, scheme: Scheme) -> bool:

@@ -59,9 +59,7 @@ class WgmmaSpec:
     order: Order
     group_registers: int
     tied_steps: bool
-    float_sums: bool = False
-    tied_sums: bool = False
-    biased_o: bool = False
+    float_sums: bool
 
     @property
     def rows(self) -> int:

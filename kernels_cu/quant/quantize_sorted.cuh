@@ -144,17 +144,20 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
   const i64 block = static_cast<i64>(cta / either.tiles) * either.tiles + cta % either.tiles;
   const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, cta, kSortedBlock);
   typename Values<S>::Vector v_vector;
-  if (has_v) {
+  const auto look_at_v = [&] {
+    if (!has_v) return;
     if constexpr (S.v_smooth) v_vector.load(p.v.vector, v_from.head, p.head_dim);
     find_v_amax<S>(sorted, v_from, v_vector, p.head_dim);
-  }
+  };
   if (!has_k) {
+    look_at_v();
     take_order<S.num_threads>(sorted, p.order ? p.order + block * kSortedBlock : nullptr);
     __syncthreads();
     scale_places<S>(p, sorted, block, v_from.count);
     __syncthreads();
   } else {
     K rows(p.k, cta, p.head_dim);
+    look_at_v();  // while keys are under way
     KValues values(rows, p.k, p.head_dim);
     float amax[K::kRows];
 #pragma unroll

@@ -1,7 +1,6 @@
 // The order of sorted keys (layout.cuh) of a block, as reference/sorting.py has it.
 #pragma once
 #include "layout.cuh"
-#include "ptx/reduce.cuh"
 #include "quant/codes.cuh"
 
 // In shared memory: what is known of the 128 tokens of a block, and where each comes to lie.
@@ -84,5 +83,5 @@ __device__ __forceinline__ void take_order(SortedTokens& sorted, const u8* order
 
 // The largest magnitude of the lanes of a warp for which a condition holds; 0 if for none.
 __device__ __forceinline__ float amax_where(bool condition, u32 amax) {
-  return ptx::max_across<kWarpSize>(condition ? __uint_as_float(amax) : 0.0f);
+  return __uint_as_float(__reduce_max_sync(0xffffffffu, condition ? amax : 0u));
 }

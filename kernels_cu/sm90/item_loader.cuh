@@ -32,7 +32,9 @@ __device__ __forceinline__ void load_constants(const WgmmaParams& p, TileStorage
 #pragma unroll
       for (int channel = thread; channel < S.head_dim; channel += Threads) {
         if constexpr (H::kChannelScale) {
-          to.channel_scale[channel] = __ldg(a.v_scale + head * S.head_dim + channel);
+          const float scale = __ldg(a.v_scale + head * S.head_dim + channel);
+          // NaN of one that is infinite: with float_sums O is not exactly the 0 of its codes.
+          to.channel_scale[channel] = fabsf(scale) < kInf ? scale : kNaN;
         }
         to.channel_mean[channel] = a.v_mean && channel < a.head_dim
                                        ? __ldg(a.v_mean + head * a.head_dim + channel)

@@ -52,6 +52,9 @@ struct TileShape {
   static_assert(!kSorted || (S.p_range == PRange::block && S.block_kv == kSortedBlock));
   static_assert(!S.integer_o || (!kBlockV && kTerms<S> == 1));
   static_assert(!S.integer_o || (kIntegerValues && S.p_range != PRange::block));
+  // That a weight is all of the factor of P V, and that |P V| < 2^22, which is so of 128 keys.
+  static_assert(!S.float_sums || (S.p_range == PRange::block && !kBlockV && kTerms<S> == 1));
+  static_assert(!S.float_sums || (kIntegerValues && S.order != Order::interleaved));
   static_assert(kSlices * S.value_slice == S.head_dim);
   static_assert(S.block_kv == 64 || S.block_kv == 128);
 

@@ -28,9 +28,7 @@ struct WgmmaSpec {
   Order order;
   int group_registers;  // of a thread that attends
   bool tied_steps;      // exponentials of a step of P V wait for a row sum of the one before
-  bool float_sums;
-  bool tied_sums;
-  bool biased_o;
+  bool float_sums;      // P V is summed on the bits of kMagic, which is taken off O later
   int num_threads;
   int min_ctas;
   int smem_bytes;
