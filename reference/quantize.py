@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,14 +129,18 @@ def operands(
         return x.astype(np.float64) if name in exact else round_half(as_float32(x), half)
 
     def coded(
-        name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
+        name: Literal["q", "k", "v"],
+        x: NDArray[np.floating],
+        scope: Scope,
+        smooth: str,
+        to: CodeType,
     ) -> Quantized:
         return quantize(
             x,
             scope=scope_of(name, scope),
             block=block_of(scheme, name),
             vector=smoothing_vector(x, smooth),
-            rotated=scheme.rotate,
+            rotated=scheme.rotates(name),
             rounded=name not in exact,
             to=to,
         )

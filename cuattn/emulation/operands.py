@@ -64,7 +64,7 @@ def _quantized(
         scope=scope_of(name, getattr(scheme, f"{name}_scope")),
         block=block_of(scheme, name),
         vector=vector,
-        rotated=scheme.rotate,
+        rotated=scheme.rotates(name),
         to=product,
     )
     return quantized, vector if means is None else means

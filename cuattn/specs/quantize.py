@@ -100,7 +100,7 @@ class QuantizeSpec:
             their own.
         """
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
-        v = None if scheme.rotate else code_type(scheme, "v", packed_v)
+        v = None if scheme.rotates("v") else code_type(scheme, "v", packed_v)
         return cls(
             input=element,
             q=code_type(scheme, "q", packed_qk) or half,
@@ -116,7 +116,7 @@ class QuantizeSpec:
             qk_group=scheme.qk_group,
             q_smooth=scheme.smooth_q != "none",
             k_smooth=scheme.smooth_k != "none",
-            rotate=scheme.rotate,
+            rotate=scheme.rotates("q"),
             v_scope=Scope.token if v is None else Scope(scheme.v_scope),
             v_smooth=v is not None and scheme.smooth_v != "none",
             aligned=aligned,
@@ -127,7 +127,7 @@ class QuantizeSpec:
         cls, scheme: Scheme, head_dim: int, packed_v: bool = False
     ) -> QuantizeSpec:
         """Return the spec of V alone, which another kernel has smoothed and rotated."""
-        v_only = replace(scheme, rotate=False, smooth_v="none")
+        v_only = replace(scheme, rotate="none", smooth_v="none")
         return cls.of(v_only, Type.fp32, head_dim, aligned=True, packed_v=packed_v)
 
     @property
