@@ -138,19 +138,29 @@ class QuantizeSpec:
         return _THREADS * (2 if least * self.head_dim * width > 16 * _LOADS * _THREADS else 1)
 
     @property
+    def qk_lanes(self) -> int:
+        """Lanes that share a rotated row of Q or K at most; 0 of others, which share what they may.
+
+        A group of channels is of neighbouring lanes.
+        """
+        if not self.rotate or self.q_scope is Scope.group:
+            return 0
+        return {192: 4, 256: 4}.get(self.head_dim, 2)
+
+    @property
     def q_tile(self) -> int:
         """Queries of one CTA: at least the rows whose scales belong together."""
-        return max(self._tokens(self._rows), self._q_scope_tokens)
+        return max(self._tokens(self._rows, self._row_lanes), self._q_scope_tokens)
 
     @property
     def k_tile(self) -> int:
         """Keys of one CTA, likewise."""
-        return max(self._tokens(self._rows), self._k_scope_tokens)
+        return max(self._tokens(self._rows, self._row_lanes), self._k_scope_tokens)
 
     @property
     def v_tile(self) -> int:
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
-        return max(self._tokens(self._v_rows), TOKEN_PAD if self.v.coded else 0)
+        return max(self._tokens(self._v_rows, self._lanes), TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
@@ -182,7 +192,7 @@ class QuantizeSpec:
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
         return designated(
-            self, "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
+            self, "qk_lanes", "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
         )
 
     @property
@@ -195,9 +205,9 @@ class QuantizeSpec:
         """Keys that a CTA has to have together."""
         return {Scope.block: self.k_block, Scope.thread: 64}.get(self.k_scope, 0)
 
-    def _tokens(self, rows: int) -> int:
-        """Return the tokens of a CTA whose lanes have some rows."""
-        return rows * self.num_threads // self._lanes
+    def _tokens(self, rows: int, lanes: int) -> int:
+        """Return the tokens of a CTA whose lanes have some rows, which they share."""
+        return rows * self.num_threads // lanes
 
     @property
     def _row_bytes(self) -> int:
@@ -210,6 +220,12 @@ class QuantizeSpec:
         return min(chunks & -chunks, 32)
 
     @property
+    def _row_lanes(self) -> int:
+        """Lanes that share a row of Q or K: `Rows` in quant/rows.cuh."""
+        runs = self.head_dim // 16
+        return min(runs & -runs, self.qk_lanes) if self.qk_lanes else self._lanes
+
+    @property
     def _v_rows(self) -> int:
         """Rows of V that a lane has at a time: `RowLanes` as well."""
         return 8 if self._row_bytes == 16 * self._lanes else 4
@@ -220,7 +236,7 @@ class QuantizeSpec:
         if not self.rotate:
             return self._v_rows
         # Rotated rows are held in float32.
-        return min(self._v_rows, _ROTATED * self._lanes // self.head_dim)
+        return min(self._v_rows, _ROTATED * self._row_lanes // self.head_dim)
 
 
 # Codes that a thread unpacks at a time: 8 bytes of them become 16.

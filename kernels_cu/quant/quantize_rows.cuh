@@ -36,6 +36,6 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const Qua
   const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
   values.disguise(p.head_dim);
   rows.store([&](int r, auto& code) {
-    values.visit(r, [&](int c, int i, float element) { code[c][i] = element * factors.of(r, c); });
+    values.visit(r, [&](int c, int i, float element) { code[c][i] = element * (factors.of(r, c) * values.unit); });
   });
 }

@@ -23,6 +23,7 @@ __device__ __forceinline__ typename T::Vector smoothing_vector(const T& rows,
 template <class T>
 struct RowValues {
   using Lanes = typename T::Lanes;
+  static constexpr float unit = 1.0f;
   T& rows;
   typename T::Vector vector;
 
@@ -40,7 +41,7 @@ struct RowValues {
     if constexpr (T::kSmooth) rows.tile.disguise(head_dim);
   }
 
-  // Calls f(chunk, element, x) for everything that the lane has of a row.
+  // Calls f(chunk, element, x) for everything that the lane has of a row, in multiples of the unit.
   template <class F>
   __device__ __forceinline__ void visit(int r, F f) const {
     rows.tile.visit(r, [&](int c, int i, float x) {
@@ -50,10 +51,11 @@ struct RowValues {
   }
 };
 
-// Held in registers, for they take more shuffles than loads.
+// Held in registers, for they take more than loads; in multiples of a unit that `rotate_rows` gives.
 template <class T>
 struct RotatedValues {
   using Lanes = typename T::Lanes;
+  float unit;
   float value[T::kRows][Lanes::kChunks][Lanes::kElements];
 
   __device__ __forceinline__ RotatedValues(T& rows, const QuantizeOperand& x, int head_dim) {
@@ -62,14 +64,14 @@ struct RotatedValues {
     for (int r = 0; r < T::kRows; ++r) {
       before.visit(r, [&](int c, int i, float element) { value[r][c][i] = element; });
     }
-    rotate_rows<Lanes>(value, rotation_block(head_dim));
+    unit = rotate_rows<Lanes>(value, rotation_block(head_dim));
   }
 
   template <int Chunks>
   __device__ __forceinline__ float amax(int r, int first) const {
     float result = 0.0f;
     visit<Chunks>(r, first, [&](int, int, float x) { result = ptx::max_nan(result, fabsf(x)); });
-    return result;
+    return result * fabsf(unit);
   }
 
   __device__ __forceinline__ void disguise(int) {}
