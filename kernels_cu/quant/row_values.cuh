@@ -19,6 +19,18 @@ __device__ __forceinline__ typename T::Vector smoothing_vector(const T& rows,
   return vector;
 }
 
+// Brings the vector of a head, with zeros in the padding, to shared memory: half of a row of it is
+// too much to have in registers beside rotated rows. All threads of the CTA take part.
+template <class Lanes>
+__device__ __forceinline__ void share_vector(f32* shared, const f32* vectors, int head,
+                                             int head_dim) {
+  const f32* vector = vectors + static_cast<i64>(head) * head_dim;
+  for (int i = threadIdx.x; i < Lanes::kRowChunks * Lanes::kElements; i += blockDim.x) {
+    shared[i] = i < head_dim ? vector[i] : 0.0f;
+  }
+  __syncthreads();
+}
+
 // Made anew whenever they are asked for. `T` is the `Rows` of Q or K.
 template <class T>
 struct RowValues {
@@ -27,7 +39,7 @@ struct RowValues {
   T& rows;
   typename T::Vector vector;
 
-  __device__ __forceinline__ RowValues(T& rows, const QuantizeOperand& x, int head_dim)
+  __device__ __forceinline__ RowValues(T& rows, const QuantizeOperand& x, int head_dim, f32*)
       : rows(rows), vector(smoothing_vector(rows, x, head_dim)) {}
 
   // Largest magnitude of what the lane has of a row: of `Chunks` chunks from one on.
@@ -58,11 +70,27 @@ struct RotatedValues {
   float unit;
   float value[T::kRows][Lanes::kChunks][Lanes::kElements];
 
-  __device__ __forceinline__ RotatedValues(T& rows, const QuantizeOperand& x, int head_dim) {
-    const RowValues<T> before(rows, x, head_dim);
+  // `shared` is what `share_vector` wants.
+  __device__ __forceinline__ RotatedValues(T& rows, const QuantizeOperand& x, int head_dim,
+                                           f32* shared) {
+    if constexpr (T::kSmooth && T::kKeys) {
+      share_vector<Lanes>(shared, x.vector, rows.from.head, head_dim);
 #pragma unroll
-    for (int r = 0; r < T::kRows; ++r) {
-      before.visit(r, [&](int c, int i, float element) { value[r][c][i] = element; });
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        float at[Lanes::kElements];
+        load_floats(at, shared + Lanes::channel(c));
+#pragma unroll
+        for (int r = 0; r < T::kRows; ++r) {
+          rows.tile.template visit<1>(
+              r, c, [&](int, int i, float element) { value[r][c][i] = element - at[i]; });
+        }
+      }
+    } else {
+      const RowValues<T> before(rows, x, head_dim, shared);
+#pragma unroll
+      for (int r = 0; r < T::kRows; ++r) {
+        before.visit(r, [&](int c, int i, float element) { value[r][c][i] = element; });
+      }
     }
     unit = rotate_rows<Lanes>(value, rotation_block(head_dim));
   }
