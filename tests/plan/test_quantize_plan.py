@@ -27,9 +27,9 @@ SCHEMES = {
     "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
     "blocks and tokens": Scheme("bt", q_scope="block", k_scope="block"),
     "rotated blocks": Scheme(
-        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate=True
+        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate="qkv"
     ),
-    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate=True),
+    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate="qk"),
 }
 
 
@@ -220,7 +220,7 @@ def test_stats_chunks(scheme, head_dim, element):
     assert spec.chunks("q", n) == 11
     assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
     by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
-    assert spec.kinds("v") == (3 if by_channel and not scheme.rotate else 1)
+    assert spec.kinds("v") == (3 if by_channel and not scheme.rotates("v") else 1)
     assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
 
 
