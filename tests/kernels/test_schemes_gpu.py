@@ -38,7 +38,7 @@ COMPOSED = [
     replace(PRESETS["sage2-8"], name="rotated scores", rotate="qk"),
     replace(PRESETS["int8-block"], name="threads", q_scope="thread", k_scope="thread"),
     replace(INT8, name="blocks of K, tokens of V", k_scope="block", q_scope="block"),
-    replace(INT8, name="heads", q_scope="tensor", k_scope="tensor", smooth_k="mean"),
+    replace(INT8, name="heads", q_scope="tensor", k_scope="tensor", smooth_k="mean", rotate="none"),
     replace(INT8, name="int8, Q smoothed", smooth_q="block"),
     replace(PRESETS["int8-block"], name="V in 4 bits", pv="int4"),
     replace(INT8, name="blocks of V", v_scope="block", smooth_v="sample"),

@@ -119,7 +119,7 @@ def test_what_the_documents_say_of_the_tables_holds(figures):
         assert e["Hadamard"] < 0.6 * e["none"] < 0.7 * e["Q + K"]
         e = errors(papers.ROTATION, name)
         for preset in ("`int8`", "`int4`"):
-            assert e[f"{preset}, Q and K"] < 0.7 * e[f"{preset}, nothing"]
+            assert e[f"{preset}, Q and K"] < 0.8 * e[f"{preset}, nothing"]
             assert e[f"{preset}, V too"] < 1.05 * e[f"{preset}, Q and K"]
     uniform = errors(papers.ROTATION, "uniform")
     assert uniform["`int8`, V too"] > 1.2 * uniform["`int8`, Q and K"]
