@@ -215,7 +215,7 @@ class QuantizeSpec:
 
     @property
     def _lanes(self) -> int:
-        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_tile.cuh."""
+        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_lanes.cuh."""
         chunks = self._row_bytes // 16
         return min(chunks & -chunks, 32)
 

@@ -5,8 +5,8 @@
 #include "quant/row_scales.cuh"
 #include "quant/row_values.cuh"
 
-// Every logit of a query row lacks softmax_scale * (q . vector). `T` is the `Rows` of Q, `shared` as
-// in `share_vector`.
+// Every logit of a query row lacks softmax_scale * (q . vector). `T` is the `Rows` of Q, and
+// `shared` what `share_vector` wants.
 template <class T>
 __device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizeParams& p,
                                                 f32* shared) {
@@ -55,6 +55,8 @@ __device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const Qua
   const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
   values.disguise(p.head_dim);
   rows.store([&](int r, auto& code) {
-    values.visit(r, [&](int c, int i, float element) { code[c][i] = element * (factors.of(r, c) * values.unit); });
+    values.visit(r, [&](int c, int i, float element) {
+      code[c][i] = element * (factors.of(r, c) * values.unit);
+    });
   });
 }

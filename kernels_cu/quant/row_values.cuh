@@ -63,7 +63,8 @@ struct RowValues {
   }
 };
 
-// Held in registers, for they take more than loads; in multiples of a unit that `rotate_rows` gives.
+// Held in registers, for they take more than loads; in multiples of a unit, which `rotate_rows`
+// says.
 template <class T>
 struct RotatedValues {
   using Lanes = typename T::Lanes;
