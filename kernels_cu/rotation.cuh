@@ -33,9 +33,6 @@ __device__ __forceinline__ float rotation_sign(int channel) {
 // Channels that are rotated together: the largest power of two that divides head_dim.
 __host__ __device__ constexpr int rotation_block(int head_dim) { return head_dim & -head_dim; }
 
-// Of a power of two.
-__host__ __device__ constexpr int log2_of(int x) { return x > 1 ? 1 + log2_of(x / 2) : 0; }
-
 // block^-1/2, rounded to nearest.
 __device__ __forceinline__ float rotation_scale(int block) {
   const int log2 = 31 - __clz(block);

@@ -141,6 +141,7 @@ def operands(
             block=block_of(scheme, name),
             vector=smoothing_vector(x, smooth),
             rotated=scheme.rotates(name),
+            factor_first=name == "v",
             rounded=name not in exact,
             to=to,
         )

@@ -65,6 +65,7 @@ def _quantized(
         block=block_of(scheme, name),
         vector=vector,
         rotated=scheme.rotates(name),
+        factor_first=name == "v",
         to=product,
     )
     return quantized, vector if means is None else means

@@ -53,7 +53,7 @@ struct RowRotation {
     }
   }
 
-  // Both return what the numbers are yet to be multiplied by, a power of two or its negative.
+  // Both return what the numbers are yet to be multiplied by.
   //
   // Signs cost nothing: only those of what is added to each other matter, and the one that is left.
   __device__ __forceinline__ float rotate_longest() const {
@@ -82,13 +82,10 @@ struct RowRotation {
 #pragma unroll
     for (int step = kRun; step * kLanes < kLongest; step *= 2) add_and_subtract(step);
     const float scale = rotation_scale(kLongest);
-    constexpr bool kWhole = kLongest == kRow * kLanes;  // one block
-    constexpr bool kExact = log2_of(kLongest) % 2 == 0;
-    if constexpr (kWhole && kExact) return Signs::mine(signs.of[0]) * scale;
-    for_each([&](float& one, int e) {
-      one = __fmul_rn(one, kWhole ? scale : scale * Signs::mine(signs.of[e]));
-    });
-    return kWhole ? Signs::mine(signs.of[0]) : 1.0f;
+    if constexpr (kLongest == kRow * kLanes) return Signs::mine(signs.of[0]) * scale;
+    // Several blocks have signs of their own.
+    for_each([&](float& one, int e) { one *= Signs::mine(signs.of[e]); });
+    return scale;
   }
 
   __device__ __forceinline__ float rotate_shorter(int block) const {
@@ -120,16 +117,14 @@ struct RowRotation {
     for (int step = kRun; 2 * step * kLanes < kLongest; step *= 2) {
       if (block > step * kLanes) add_and_subtract(step);
     }
-    const float scale = rotation_scale(block);
-    for_each([&](float& one, int) { one = __fmul_rn(one, scale); });
-    return 1.0f;
+    return rotation_scale(block);
   }
 };
 
 // Rotates rows of which the lane has x[row][chunk][element] at Lanes::channel(chunk) + element, but
-// for a factor that it returns, a power of two or its negative: by it nothing is rounded, and who
-// multiplies anyway saves a product. `block` is rotation_block(head_dim), at least 8; what pads the
-// rows is zero and stays so. All lanes of the warp take part.
+// for the factor of the lane's numbers that it returns, block^-1/2 or its negative. `block` is
+// rotation_block(head_dim), at least 8; what pads the rows is zero and stays so. All lanes of the
+// warp take part.
 template <class Lanes, int Rows>
 __device__ __forceinline__ float rotate_rows(
     float (&x)[Rows][Lanes::kChunks][Lanes::kElements], int block) {

@@ -164,6 +164,7 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
         block=got.block,
         vector=got.vector,
         rotated=how.rotates(operand),
+        factor_first=operand == "v",
         to=how.pv if operand == "v" else how.qk,
     )
     np.testing.assert_array_equal(got.codes, want.codes)
