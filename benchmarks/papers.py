@@ -83,11 +83,11 @@ _PLAIN = {"smooth_q": "none", "smooth_k": "none"}
 SMOOTHING = Table(
     {
         "none": _changed(_INT4, "unsmoothed", **_PLAIN),
-        "Hadamard": _changed(_INT4, "rotated only", **_PLAIN, rotate=True),
+        "Hadamard": _changed(_INT4, "rotated only", **_PLAIN, rotate="qk"),
         "K": _changed(_INT4, "smooth k", smooth_q="none"),
         "Q": _changed(_INT4, "smooth q", smooth_k="none"),
         "Q + K": PRESETS[_INT4],
-        "Hadamard, Q + K": _changed(_INT4, "rotated", rotate=True),
+        "Hadamard, Q + K": _changed(_INT4, "rotated", rotate="qk"),
     },
     _WITH_OUTLIERS,
     USUAL,
@@ -95,10 +95,12 @@ SMOOTHING = Table(
 
 ROTATION = Table(
     {
-        "`int8`": PRESETS["int8"],
-        "`int8`, rotated": _changed("int8", "rotated", rotate=True),
-        "`int4`": PRESETS["int4"],
-        "`int4`, rotated": _changed("int4", "rotated", rotate=True),
+        "`int8`, nothing": _changed("int8", "plain", rotate="none"),
+        "`int8`, Q and K": PRESETS["int8"],
+        "`int8`, V too": _changed("int8", "rotated", rotate="qkv"),
+        "`int4`, nothing": _changed("int4", "plain", rotate="none"),
+        "`int4`, Q and K": PRESETS["int4"],
+        "`int4`, V too": _changed("int4", "rotated", rotate="qkv"),
     },
     tuple(DISTRIBUTIONS),
     USUAL,

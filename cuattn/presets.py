@@ -13,19 +13,25 @@ PRESETS: dict[str, Scheme] = {
     s.name: s
     for s in (
         # Nearly the errors of scales per token in nearly the time of scales per block.
-        Scheme("int8", k_scope="sorted", v_scope="sorted", smooth_v="sample"),
+        Scheme("int8", k_scope="sorted", v_scope="sorted", smooth_v="sample", rotate="qk"),
+        # A scale for every token of Q, K and V.
         Scheme("int8-token", smooth_v="sample"),
-        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean"),
+        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean", rotate="qk"),
         # The fewest instructions for each score.
         Scheme(
-            "int8-fast", k_scope="block", v_scope="channel", p_range="row_pow2", smooth_v="mean"
+            "int8-fast",
+            k_scope="block",
+            v_scope="channel",
+            p_range="row_pow2",
+            smooth_v="mean",
+            rotate="qk",
         ),
         # The 8-bit products of SageAttention2 (arXiv 2411.10958, section 3): INT8 Q Kᵀ, and e4m3
         # P V with P times 448 and V per channel.
         Scheme(
             "int8-fp8", pv="fp8", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
         ),
-        Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64),
+        Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64, rotate="qk"),
         # P as the sum of two bytes: what is left is the error of Q, K and V.
         Scheme("int8-two-term", p_terms=2, smooth_v="sample"),
         # 4 bits for Q and K, smoothed as SageAttention2 does, with our P V.
@@ -36,6 +42,7 @@ PRESETS: dict[str, Scheme] = {
             v_scope="channel",
             smooth_q="block",
             smooth_v="mean",
+            rotate="qk",
         ),
         Scheme(
             "int4-fp16",
@@ -63,7 +70,7 @@ PRESETS: dict[str, Scheme] = {
             v_scope="block",
             p_range="static127",
             smooth_k="none",
-            rotate=True,
+            rotate="qkv",
         ),
         # SageAttention (arXiv 2410.02367, section 4.4), K smoothed by its mean: scales of tokens
         # (-t) or blocks (-b, of 128 rows of Q and 64 keys), P V in float16; or (-v) V per channel

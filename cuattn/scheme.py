@@ -14,6 +14,7 @@ PVType = Literal["int8", "int4", "fp8", "fp16"]
 Scope = Literal["token", "group", "thread", "sorted", "block", "channel", "tensor"]
 PRange = Literal["block", "row", "row_pow2", "static127", "twin"]
 Smoothing = Literal["none", "mean", "sample"]
+Rotation = Literal["none", "qk", "qkv"]
 INTEGERS: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
 # With "row_pow2" O is a sum of integers of all blocks, which have one scale.
 FLOAT_O = ("block", "row", "static127", "twin")
@@ -63,9 +64,10 @@ class Scheme:
     smooth_q : {"none", "block"}
         Vector subtracted from Q: nothing, or the mean of each 128 rows, whose products with K are
         added to the logits again (SageAttention2, arXiv 2411.10958, section 3.1).
-    rotate : bool
-        Whether Q and K, and V if it has codes, are rotated along head_dim by a randomized Hadamard
-        matrix before they are quantized: `cuattn.reference.rotation`.
+    rotate : {"none", "qk", "qkv"}
+        What is rotated along head_dim by a randomized Hadamard matrix before it is quantized:
+        nothing; Q and K, whose products stay as they are; or V too, and the output back:
+        `cuattn.reference.rotation`.
     smooth_k : {"none", "mean", "sample"}
         Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most
         512 evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
@@ -91,7 +93,7 @@ class Scheme:
     smooth_v: Smoothing = "none"
     smooth_q: Literal["none", "block"] = "none"
     qk_group: Literal[32, 64] = 64
-    rotate: bool = False
+    rotate: Rotation = "none"
     p_terms: Literal[1, 2] = 1
     p_split: int = 4
 
@@ -100,7 +102,7 @@ class Scheme:
             raise ArgumentError("scheme.name", self.name, "a string")
         hints = get_type_hints(Scheme)
         for field in fields(self):
-            allowed = (False, True) if hints[field.name] is bool else get_args(hints[field.name])
+            allowed = get_args(hints[field.name])
             value = getattr(self, field.name)
             if allowed and not _is_one_of(value, allowed):
                 raise ArgumentError(f"scheme.{field.name}", value, f"one of {allowed}")
@@ -112,6 +114,10 @@ class Scheme:
         """Matrices that P is split into, each of which is multiplied by V."""
         return 2 if self.p_range == "twin" else self.p_terms
 
+    def rotates(self, operand: Literal["q", "k", "v"]) -> bool:
+        """Whether an operand is rotated before it is quantized."""
+        return self.rotate != "none" and operand in self.rotate
+
     def _check_scores(self) -> None:
         if self.qk == "fp8":
             self._require("q_scope", ("tensor",), "with qk='fp8'")
@@ -119,7 +125,7 @@ class Scheme:
             self._require("smooth_k", ("none",), "with qk='fp8'")
             self._require("pv", ("fp8",), "with qk='fp8'")
             self._require("smooth_q", ("none",), "with qk='fp8'")
-            self._require("rotate", (False,), "with scales of whole heads of Q and K")
+            self._require("rotate", ("none",), "with scales of whole heads of Q and K")
             return
         if self.qk == "fp16":
             self._require("q_scope", ("token",), "with qk='fp16'")
@@ -127,7 +133,7 @@ class Scheme:
             self._require("pv", ("fp16",), "with qk='fp16'")
             self._require("smooth_q", ("none",), "with qk='fp16', which needs no Q scale")
             self._require("smooth_k", ("none",), "with qk='fp16', which needs no K scale")
-            self._require("rotate", (False,), "with qk='fp16', which has no codes")
+            self._require("rotate", ("none",), "with qk='fp16', which has no codes")
             return
         integers = ("token", "group", "thread", "block", "tensor")
         self._require("q_scope", integers, f"with qk={self.qk!r}")
@@ -142,13 +148,14 @@ class Scheme:
             # Ranges of whole heads are taken of the input, before anything is subtracted by blocks.
             self._require("smooth_q", ("none",), "with q_scope='tensor'")
             self._require("smooth_k", ("none", "mean"), "with k_scope='tensor'")
-            self._require("rotate", (False,), "with scales of whole heads of Q and K")
+            self._require("rotate", ("none",), "with scales of whole heads of Q and K")
 
     def _check_sorted(self) -> None:
         self._require("v_scope", ("sorted",), "with k_scope='sorted'")
         self._require("k_scope", ("sorted",), "with v_scope='sorted'")
         self._require("qk", ("int8",), "with k_scope='sorted'")
         self._require("pv", ("int8",), "with v_scope='sorted'")
+        self._require("rotate", ("none", "qk"), "with v_scope='sorted'")
         self._require("smooth_q", ("none",), "with k_scope='sorted', whose scales are not tokens'")
         self._require("p_terms", (1,), "with v_scope='sorted'")
 
@@ -161,6 +168,7 @@ class Scheme:
         if self.pv == "fp16":
             self._require("p_range", ("row",), "with pv='fp16'")
             self._require("smooth_v", ("none",), "with pv='fp16', which needs no V scale")
+            self._require("rotate", ("none", "qk"), "with pv='fp16', whose V has no codes")
             return
         self._require("p_block", (128,), f"with pv={self.pv!r}")
         if self.pv == "fp8":
@@ -181,6 +189,6 @@ class Scheme:
 
 
 def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
-    """Whether a value is an allowed one, and of its type: 1 must not pass for True."""
+    """Whether a value is an allowed one, and of its type: True must not pass for 1."""
     of_kind = [one for one in allowed if isinstance(value, bool) == isinstance(one, bool)]
     return any(isinstance(value, type(one)) and value == one for one in of_kind)

@@ -29,7 +29,7 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
   for (int r = 0; r < kRows; ++r) {
     tile.visit(r, [&](int c, int i, float element) { x[r][c][i] = element - vector.at[c][i]; });
   }
-  rotate_rows<Lanes>(x, rotation_block(p.head_dim));
+  const float factor = rotate_rows<Lanes>(x, rotation_block(p.head_dim));
   f32* out = p.out + (static_cast<i64>(head) * p.seqlen + first + order.first) * p.head_dim;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -41,7 +41,8 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
 #pragma unroll
       for (int i = 0; i < Lanes::kElements; i += 4) {
         *reinterpret_cast<float4*>(out + order.offset(r) * p.head_dim + channel + i) =
-            make_float4(x[r][c][i], x[r][c][i + 1], x[r][c][i + 2], x[r][c][i + 3]);
+            make_float4(factor * x[r][c][i], factor * x[r][c][i + 1], factor * x[r][c][i + 2],
+                        factor * x[r][c][i + 3]);
       }
     }
   }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,8 +105,8 @@ def sorted_tokens(k: ArrayLike, v: ArrayLike, scheme: Scheme) -> NDArray[np.uint
     ndarray of uint8 [batch, num_kv_heads, block, 128]
         See `sorting.sorted_order`.
     """
-    k_amax = token_amax(k, smoothing_vector(k, scheme.smooth_k), scheme.rotate)
-    v_amax = token_amax(v, smoothing_vector(v, scheme.smooth_v), scheme.rotate)
+    k_amax = token_amax(k, smoothing_vector(k, scheme.smooth_k), scheme.rotates("k"))
+    v_amax = token_amax(v, smoothing_vector(v, scheme.smooth_v))
     return sorted_order(k_amax, v_amax)
 
 
@@ -153,14 +153,19 @@ def operands(
     order = sorted_tokens(k, v, scheme) if scheme.k_scope == "sorted" else None
 
     def coded(
-        name: str, x: NDArray[np.floating], scope: Scope, smooth: str, to: CodeType
+        name: Literal["q", "k", "v"],
+        x: NDArray[np.floating],
+        scope: Scope,
+        smooth: str,
+        to: CodeType,
     ) -> Quantized:
         return quantize(
             x,
             scope=scope_of(name, scope),
             block=block_of(scheme, name),
             vector=smoothing_vector(x, smooth),
-            rotated=scheme.rotate,
+            rotated=scheme.rotates(name),
+            factor_first=name == "v",
             rounded=name not in exact,
             to=to,
             order=order if scope == "sorted" else None,

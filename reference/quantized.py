@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
-from .rotation import rotate, rotate_exactly, unrotate
+from .rotation import rotate_exactly, rotation_factor, turn, unrotate
 from .rounding import E4M3_MAX, round_e4m3
 from .sorting import natural_order, scopes_of_order
 
@@ -113,16 +113,18 @@ def quantize(
     block: int = 128,
     vector: NDArray[np.float32] | None = None,
     rotated: bool = False,
+    factor_first: bool = False,
     rounded: bool = True,
     to: CodeType = "int8",
     order: NDArray[np.uint8] | None = None,
 ) -> Quantized:
     r"""Quantize to 8 or 4 bits, symmetrically, with one scale for each scope.
 
-    .. math:: d = (x - vector) R, \quad a = \max(\max_{scope} |d|, 2^{-64}), \quad
-              code = round(d \cdot (n / a)), \quad scale = a / n
+    .. math:: d = (x - vector) R, \quad a = \max(r \max_{scope} |d|, 2^{-64}), \quad
+              code = round(d \cdot (n / a \cdot r)), \quad scale = a / n
 
-    with R the rotation or 1, n = 127 or 7 and integers, or n = 448 and e4m3. Every operation is one
+    with R the rotation but for its factor r, or both 1, n = 127 or 7 and integers, or n = 448 and
+    e4m3. Every operation is one
     float32 operation, rounded to nearest even, which is what makes the result reproducible on a
     GPU. ``|code| <= n`` always. Where a scope holds NaN or an infinity, its scale is NaN or
     infinite and the codes of those elements are 0.
@@ -143,6 +145,9 @@ def quantize(
         Subtracted from every token; see `smoothing.smoothing_vector`.
     rotated : bool
         See `rotation.rotate`.
+    factor_first : bool
+        Whether r multiplies d instead, before anything else, as where V is rotated by a kernel of
+        its own.
     rounded : bool
         With False, codes are left unrounded in float64: the exact values in units of the scale.
     to : {"int8", "int4", "fp8"}
@@ -171,13 +176,13 @@ def quantize(
     if scope in SORTED and order is None:
         order = natural_order(*x.shape[:3])
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        d = _values(x, vector, rotated)
+        d, r = _values(x, vector, rotated, factor_first)
         amax = _amax(d, scope, block) if order is None else _sorted_amax(d, scope, order)
-        a: Float32Array = np.maximum(amax, np.float32(AMAX_FLOOR))
+        a: Float32Array = np.maximum(r * amax, np.float32(AMAX_FLOOR))
         largest = np.float32(LARGEST_CODE[to])
         scale = a / largest
         if rounded:
-            steps = d * spread(largest / a, scope, block, d.shape[2])
+            steps = d * spread(largest / a * r, scope, block, d.shape[2])
             steps = np.where(np.isnan(steps), np.float32(0), steps)
             codes = round_e4m3(steps) if to == "fp8" else np.rint(steps).astype(np.int8)
             return Quantized(codes, scale, scope, block, vector, rotated, order)
@@ -193,18 +198,22 @@ def token_amax(
 ) -> Float32Array:
     """Return the largest magnitude of what is quantized of each token [batch, head, token]."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        d = _values(floating("x", x), vector, rotated)
-        amax: Float32Array = np.max(np.abs(d), axis=-1, initial=0.0)
+        d, r = _values(floating("x", x), vector, rotated, factor_first=False)
+        amax: Float32Array = r * np.max(np.abs(d), axis=-1, initial=0.0)
     return amax
 
 
 def _values(
-    x: NDArray[np.floating], vector: NDArray[np.float32] | None, rotated: bool
-) -> Float32Array:
+    x: NDArray[np.floating], vector: NDArray[np.float32] | None, rotated: bool, factor_first: bool
+) -> tuple[Float32Array, np.float32]:
+    """Return what is quantized, and the factor of a rotation that it still lacks."""
     d = as_float32(x)
     if vector is not None:
         d = d - vector.astype(np.float32)[:, :, None, :]
-    return rotate(d) if rotated else d
+    if not rotated:
+        return d, np.float32(1)
+    d, r = turn(d), rotation_factor(d.shape[3])
+    return (d * r, np.float32(1)) if factor_first else (d, r)
 
 
 def _sorted_amax(d: Float32Array, scope: Scope, order: NDArray[np.uint8]) -> Float32Array:

@@ -10,7 +10,16 @@ import numpy as np
 from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray
 
-__all__ = ["butterflies", "hadamard_block", "rotate", "rotate_exactly", "signs", "unrotate"]
+__all__ = [
+    "butterflies",
+    "hadamard_block",
+    "rotate",
+    "rotate_exactly",
+    "rotation_factor",
+    "signs",
+    "turn",
+    "unrotate",
+]
 
 # Where the generator of signs begins, which kernels repeat: xorshift32 (Marsaglia, 2003).
 _SEED = 0x9E3779B9
@@ -32,17 +41,30 @@ def rotate(x: Float32Array) -> Float32Array:
     Returns
     -------
     ndarray of float32 [..., head_dim]
-        Bit for bit what kernels have: sums and differences of neighbours, then of pairs that are 2
-        apart, 4, and so on, and one multiplication at the end.
+        Bit for bit what kernels have: `turn`, and one multiplication at the end.
 
     Raises
     ------
     ArgumentError
         If head_dim is odd, of which no part can be rotated.
     """
-    size = hadamard_block(x.shape[-1])
-    turned: Float32Array = butterflies(x * signs(x.shape[-1]).astype(np.float32), size)
-    return turned * np.float32(size**-0.5)
+    return turn(x) * rotation_factor(x.shape[-1])
+
+
+def turn(x: Float32Array) -> Float32Array:
+    """Return `rotate` without its factor: sums and differences only.
+
+    Of neighbours, then of pairs that are 2 apart, 4, and so on; the same shapes and errors.
+    """
+    turned: Float32Array = butterflies(
+        x * signs(x.shape[-1]).astype(np.float32), hadamard_block(x.shape[-1])
+    )
+    return turned
+
+
+def rotation_factor(head_dim: int) -> np.float32:
+    """Return what `turn` lacks of an orthogonal matrix."""
+    return np.float32(hadamard_block(head_dim) ** -0.5)
 
 
 def rotate_exactly(x: FloatArray) -> FloatArray:

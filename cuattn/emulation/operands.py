@@ -103,7 +103,8 @@ def _quantized(
         scope=scope_of(name, getattr(scheme, f"{name}_scope")),
         block=block_of(scheme, name),
         vector=vector,
-        rotated=scheme.rotate,
+        rotated=scheme.rotates(name),
+        factor_first=name == "v",
         to=product,
         order=None if name == "q" else order,
     )

@@ -170,7 +170,7 @@ class QuantizedTensor:
             scope_of(name, getattr(scheme, f"{name}_scope")),
             block_of(scheme, name),
             _to_host(self.vector) if smoothed else None,
-            scheme.rotate,
+            scheme.rotates(name),
             self._order_on_host(),
         )
 
@@ -179,7 +179,7 @@ class QuantizedTensor:
         tokens, head_dim = self.shape[2:]
         scale = factors(self._natural_scale(), self.scheme, self.operand, tokens)
         x = self._natural_codes().astype("float32") * scale
-        if self.scheme.rotate:
+        if self.scheme.rotates(self.operand):
             size = hadamard_block(head_dim)
             back = (size**-0.5 * signs(head_dim)).astype(np.float32)
             x = butterflies(x, size) * _of_library(x, back)

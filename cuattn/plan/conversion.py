@@ -17,7 +17,7 @@ from ..specs.quantize import QuantizeSpec
 from ..specs.rotate import RotateSpec
 from ..specs.smoothing import BlockMeansSpec
 from ..specs.stats import StatsSpec
-from .kernels import needs_stats, rotates_values
+from .kernels import needs_stats
 from .operand_buffers import ConversionJob, source
 from .stats import Range, stats
 
@@ -92,7 +92,7 @@ def conversion(
     if "q" in jobs and scheme.smooth_q != "none":
         launches.append(_block_means(jobs["q"], device))
     at_once = dict(jobs)
-    rotated = at_once.pop("v", None) if rotates_values(scheme) else None
+    rotated = at_once.pop("v", None) if scheme.rotates("v") else None
     if at_once:
         spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v)
         launches.append(_quantize(spec, at_once, device, ranges, next_item, shift, order))

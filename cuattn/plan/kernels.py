@@ -30,7 +30,6 @@ __all__ = [
     "check_supported",
     "half_type",
     "needs_stats",
-    "rotates_values",
     "runnable",
     "supported",
 ]
@@ -96,17 +95,12 @@ def half_type(scheme: Scheme, dtype: Type) -> Type:
     return Type.bf16 if scheme.qk == "fp16" and dtype is Type.bf16 else Type.fp16
 
 
-def rotates_values(scheme: Scheme) -> bool:
-    """Whether V is rotated before it is quantized."""
-    return scheme.rotate and code_type(scheme, "v") is not None
-
-
 def needs_stats(scheme: Scheme) -> tuple[Name, ...]:
     """Return the operands that must be looked at as a whole before they are quantized.
 
     V has a second look, after it has been rotated.
     """
-    v_range = scheme.v_scope in ("channel", "tensor") and not scheme.rotate
+    v_range = scheme.v_scope in ("channel", "tensor") and not scheme.rotates("v")
     wanted: dict[Name, bool] = {
         "q": scheme.q_scope == "tensor",
         "k": scheme.k_scope == "tensor" or scheme.smooth_k != "none",
@@ -191,7 +185,7 @@ def attention_spec(
         p_range=PRange(scheme.p_range),
         p_terms=scheme.p_terms,
         q_smooth=scheme.smooth_q != "none",
-        v_rotated=scheme.rotate and codes is not None,
+        v_rotated=scheme.rotates("v"),
         is_causal=is_causal,
         block_kv=scheme.p_block,
         **asdict(tile),

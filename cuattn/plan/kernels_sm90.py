@@ -89,7 +89,7 @@ def wgmma_spec(
         p_range=p_range,
         p_terms=scheme.p_terms,
         q_smooth=scheme.smooth_q != "none",
-        v_rotated=scheme.rotate and pv.coded,
+        v_rotated=scheme.rotates("v"),
         is_causal=is_causal,
         block_kv=128 if free and head_dim <= 128 else scheme.p_block,
         integer_o=integer_o,

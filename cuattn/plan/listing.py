@@ -16,7 +16,7 @@ from ..specs.rates import MemoryRateSpec, ProductRateSpec, RateSpec
 from ..specs.rotate import RotateSpec
 from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import StatsSpec
-from .kernels import AnySpec, attention_spec, half_type, needs_stats, rotates_values
+from .kernels import AnySpec, attention_spec, half_type, needs_stats
 
 __all__ = ["attention_specs", "quantizer_specs", "rate_specs"]
 
@@ -73,11 +73,11 @@ def quantizer_specs(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnyS
         if scheme.smooth_q != "none":
             yield BlockMeansSpec(*kind)
             yield DeltaSpec(*kind)
-        if rotates_values(scheme):
+        if scheme.rotates("v"):
             yield RotateSpec(*kind)
     if scheme.smooth_q != "none":
         yield DeltaSpec(Type.fp32, head_dim, aligned=True)  # of keys that were quantized
-    if rotates_values(scheme):
+    if scheme.rotates("v"):
         for packed_v in (False, True):
             yield QuantizeSpec.of_rotated_values(scheme, head_dim, packed_v)
         if scheme.v_scope in ("channel", "tensor"):

@@ -56,7 +56,7 @@ def coding(scheme: Scheme, operand: Name) -> tuple[object, ...] | None:
     code = code_type(scheme, operand)
     if code is None:
         return None
-    how = code, code_bits(scheme, operand), scheme.rotate
+    how = code, code_bits(scheme, operand), scheme.rotates(operand)
     if operand == "v":
         return *how, scheme.v_scope, scheme.smooth_v
     scope = scheme.q_scope if operand == "q" else scheme.k_scope

@@ -104,7 +104,7 @@ class QuantizeSpec:
             their own.
         """
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
-        v = None if scheme.rotate else code_type(scheme, "v", packed_v)
+        v = None if scheme.rotates("v") else code_type(scheme, "v", packed_v)
         return cls(
             input=element,
             q=code_type(scheme, "q", packed_qk) or half,
@@ -120,7 +120,7 @@ class QuantizeSpec:
             qk_group=scheme.qk_group,
             q_smooth=scheme.smooth_q != "none",
             k_smooth=scheme.smooth_k != "none",
-            rotate=scheme.rotate,
+            rotate=scheme.rotates("q"),
             v_scope=Scope.token if v is None else Scope(scheme.v_scope),
             v_smooth=v is not None and scheme.smooth_v != "none",
             aligned=aligned,
@@ -131,7 +131,7 @@ class QuantizeSpec:
         cls, scheme: Scheme, head_dim: int, packed_v: bool = False
     ) -> QuantizeSpec:
         """Return the spec of V alone, which another kernel has smoothed and rotated."""
-        v_only = replace(scheme, rotate=False, smooth_v="none")
+        v_only = replace(scheme, rotate="none", smooth_v="none")
         return cls.of(v_only, Type.fp32, head_dim, aligned=True, packed_v=packed_v)
 
     @property
@@ -144,21 +144,33 @@ class QuantizeSpec:
         return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
 
     @property
+    def qk_lanes(self) -> int:
+        """Lanes that share a rotated row of Q or K at most; 0 of others, which share what they may.
+
+        A group of channels is of neighbouring lanes.
+        """
+        if not self.rotate or self.q_scope is Scope.group:
+            return 0
+        return {192: 4, 256: 4}.get(self.head_dim, 2)
+
+    @property
     def q_tile(self) -> int:
         """Queries of one CTA: at least the rows whose scales belong together."""
-        return max(self._tokens(self._rows), self._q_scope_tokens)
+        return max(self._tokens(self._rows, self._row_lanes), self._q_scope_tokens)
 
     @property
     def k_tile(self) -> int:
         """Keys of one CTA, likewise."""
-        return TOKEN_PAD if self._sorted else max(self._tokens(self._rows), self._k_scope_tokens)
+        if self._sorted:
+            return TOKEN_PAD
+        return max(self._tokens(self._rows, self._row_lanes), self._k_scope_tokens)
 
     @property
     def v_tile(self) -> int:
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
         if self._sorted:
             return TOKEN_PAD
-        return max(self._tokens(self._v_rows), TOKEN_PAD if self.v.coded else 0)
+        return max(self._tokens(self._v_rows, self._lanes), TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
@@ -195,7 +207,7 @@ class QuantizeSpec:
     def cxx(self) -> str:
         """Render the spec as a C++20 literal."""
         return designated(
-            self, "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
+            self, "qk_lanes", "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
         )
 
     @property
@@ -214,9 +226,9 @@ class QuantizeSpec:
         """Whether a CTA has a block of both K and V."""
         return self.k_scope is Scope.sorted
 
-    def _tokens(self, rows: int) -> int:
-        """Return the tokens of a CTA whose lanes have some rows."""
-        return rows * self.num_threads // self._lanes
+    def _tokens(self, rows: int, lanes: int) -> int:
+        """Return the tokens of a CTA whose lanes have some rows, which they share."""
+        return rows * self.num_threads // lanes
 
     @property
     def _width(self) -> int:
@@ -229,9 +241,15 @@ class QuantizeSpec:
 
     @property
     def _lanes(self) -> int:
-        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_tile.cuh."""
+        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_lanes.cuh."""
         chunks = self._row_bytes // 16
         return min(chunks & -chunks, 32)
+
+    @property
+    def _row_lanes(self) -> int:
+        """Lanes that share a row of Q or K: `Rows` in quant/rows.cuh."""
+        runs = self.head_dim // 16
+        return min(runs & -runs, self.qk_lanes) if self.qk_lanes else self._lanes
 
     @property
     def _v_rows(self) -> int:
@@ -244,7 +262,7 @@ class QuantizeSpec:
         if not self.rotate:
             return self._v_rows
         # Rotated rows are held in float32.
-        return min(self._v_rows, _ROTATED * self._lanes // self.head_dim)
+        return min(self._v_rows, _ROTATED * self._row_lanes // self.head_dim)
 
 
 # Codes that a thread unpacks at a time: 8 bytes of them become 16.

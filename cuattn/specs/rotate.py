@@ -44,7 +44,7 @@ class RotateSpec:
     def tile(self) -> int:
         """Tokens of one CTA: a lane has 32 to 48 floats, and half as many 16-byte loads under way.
 
-        `RowLanes` in quant/row_tile.cuh says how many lanes share a row.
+        `RowLanes` in quant/row_lanes.cuh says how many lanes share a row.
         """
         elements = 16 // self.input.nbytes
         chunks = self.head_dim // elements

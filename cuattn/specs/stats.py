@@ -62,7 +62,7 @@ class StatsSpec:
             k_sample=scheme.smooth_k == "sample",
             v_sample=scheme.smooth_v == "sample",
             qk_range=scheme.k_scope == "tensor",
-            v_range=by_channel and not scheme.rotate,
+            v_range=by_channel and not scheme.rotates("v"),
         )
 
     @classmethod

@@ -93,14 +93,11 @@ __device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
 #pragma unroll
   for (int r = 0; r < T::kRows; ++r) {
     const int place = sorted.place[rows.row(r)];
-    const float factor = rows.exists(r) ? sorted.k_factor[place / kLanePlaces] : 0.0f;
+    const float factor =
+        rows.exists(r) ? sorted.k_factor[place / kLanePlaces] * values.unit : 0.0f;
     float code[T::Lanes::kChunks][T::Lanes::kElements];
     values.visit(r, [&](int c, int i, float element) { code[c][i] = element * factor; });
-#pragma unroll
-    for (int c = 0; c < T::Lanes::kChunks; ++c) {
-      const int at = column_of(place) * S.head_dim + T::Lanes::channel(c);
-      store_codes<S.k>(out + row_bytes(S.k, at), code[c]);
-    }
+    rows.store_row(out + row_bytes(S.k, column_of(place) * S.head_dim), code);
   }
 }
 
@@ -158,7 +155,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
   } else {
     K rows(p.k, cta, p.head_dim);
     look_at_v();  // while keys are under way
-    KValues values(rows, p.k, p.head_dim);
+    KValues values(rows, p.k, p.head_dim, storage.vector);
     float amax[K::kRows];
 #pragma unroll
     for (int r = 0; r < K::kRows; ++r) {

@@ -22,6 +22,7 @@ struct QuantizeSpec {
   Scope v_scope;       // token, sorted (as K's), block (of 128 tokens), channel or tensor
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
+  int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
   int q_tile;          // tokens of one CTA
   int k_tile;
   int v_tile;

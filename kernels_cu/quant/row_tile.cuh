@@ -5,25 +5,7 @@
 #include "quant/chunk.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
-
-// How a row lies across lanes: a power of two of them, each with every kLanes-th chunk.
-template <Type In, int HeadDim>
-struct RowLanes {
-  static constexpr int kElements = Chunk<In>::kElements;
-  static constexpr int kRowChunks = HeadDim / kElements;
-  static constexpr int kLanes = min_of(kRowChunks & -kRowChunks, kWarpSize);
-  static constexpr int kChunks = kRowChunks / kLanes;  // of one row in one lane
-  static constexpr int kWarpRows = kWarpSize / kLanes;
-  // Rows that a lane has of Q, K (unless a whole block has to fit) and of one pass over V: 8 to 12
-  // loads are under way at a time.
-  static constexpr int kRows = kChunks == 1 ? 8 : 4;
-
-  static __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
-  static __device__ __forceinline__ int group() { return threadIdx.x / kLanes; }
-  static __device__ __forceinline__ int channel(int chunk) {
-    return (lane() + kLanes * chunk) * kElements;
-  }
-};
+#include "quant/row_lanes.cuh"
 
 // The part of an operand that one CTA owns.
 struct TileSource {
@@ -59,16 +41,18 @@ struct LaneVector {
   }
 };
 
-template <Type In, int HeadDim, int Rows>
+template <Type In, int HeadDim, int Rows, class RowsLanes = RowLanes<In, HeadDim>>
 struct RowTile {
-  using Lanes = RowLanes<In, HeadDim>;
+  using Lanes = RowsLanes;
   using Vector = LaneVector<Lanes>;
   Chunk<In> chunk[Rows][Lanes::kChunks];
 
   // The lane's r-th row lies at order.first + order.offset(r) of the tile. `Once` as in `Chunk`.
   template <bool Aligned, bool Once = true, class Order>
   __device__ __forceinline__ void load(const TileSource& from, Order order, int head_dim) {
-    const char* first = from.x + order.first * from.stride_token;
+    // Chunks lie at constants from here.
+    const char* first = from.x + order.first * from.stride_token +
+                        Lanes::first_channel(Lanes::lane()) * bytes_of(In);
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
       const char* row = first + order.offset(r) * from.stride_token;
@@ -76,7 +60,7 @@ struct RowTile {
       for (int c = 0; c < Lanes::kChunks; ++c) {
         const int channel = Lanes::channel(c);
         chunk[r][c].template load<Aligned, Once>(
-            row + channel * bytes_of(In),
+            row + Lanes::channel_offset(c) * bytes_of(In),
             order.offset(r) < from.count - order.first && channel < head_dim);
       }
     }

@@ -19,13 +19,17 @@ struct Rows {
   using Threads = ThreadScope<kKeys>;
   using Scale = Scaling<kOut, S.qk_bits>;
 
-  using Lanes = RowLanes<S.input, S.head_dim>;
+  // Few lanes share a rotated row, for what they exchange takes shuffles; two of them still fill a
+  // sector of memory, with 16 codes each.
+  static constexpr bool kFewLanes = S.qk_lanes > 0 && is_code(kOut);
+  using Lanes = RowLanes<S.input, S.head_dim, kFewLanes ? S.qk_lanes : kWarpSize,
+                         kFewLanes ? 16 / Chunk<S.input>::kElements : 1>;
   static constexpr int kRows = kTokens * Lanes::kLanes / S.num_threads;
   static constexpr int kWarpTokens = kRows * Lanes::kWarpRows;
   static_assert(kRows * S.num_threads == kTokens * Lanes::kLanes, "quantize_spec.py: tiles");
   static_assert(!is_code(kOut) || kBlock % kWarpTokens == 0);
 
-  using Tile = RowTile<S.input, S.head_dim, kRows>;
+  using Tile = RowTile<S.input, S.head_dim, kRows, Lanes>;
   using Vector = typename Tile::Vector;
 
   // A warp's rows are consecutive, so they belong to one block.
@@ -64,15 +68,22 @@ struct Rows {
     for (int r = 0; r < kRows; ++r) {
       float x[Lanes::kChunks][Lanes::kElements];
       convert(r, x);
-      if (!exists(r)) continue;
+      if (exists(r)) store_row(first + row_bytes(kOut, order.offset(r) * S.head_dim), x);
+    }
+  }
+
+  // Stores what the lane has of a row that begins at an address.
+  static __device__ __forceinline__ void store_row(char* row,
+                                                   float (&x)[Lanes::kChunks][Lanes::kElements]) {
+    char* first = row + row_bytes(kOut, Lanes::first_channel(Lanes::lane()));
 #pragma unroll
-      for (int c = 0; c < Lanes::kChunks; ++c) {
-        char* to = first + row_bytes(kOut, order.offset(r) * S.head_dim + Lanes::channel(c));
-        if constexpr (is_code(kOut)) {
-          store_codes<kOut>(to, x[c]);
-        } else {
-          store_values<kOut>(to, x[c]);
-        }
+    for (int c = 0; c < Lanes::kChunks; c += Lanes::kRun) {
+      char* to = first + row_bytes(kOut, Lanes::channel_offset(c));
+      auto& run = reinterpret_cast<float(&)[Lanes::kRun * Lanes::kElements]>(x[c]);
+      if constexpr (is_code(kOut)) {
+        store_codes<kOut>(to, run);
+      } else {
+        store_values<kOut>(to, run);
       }
     }
   }

@@ -21,7 +21,7 @@ SIZES = {
     "seqlen_kv": 24,
     "head_dim": 32,
 }
-MINE = Scheme("mine", v_scope="channel", p_range="twin", p_split=9, smooth_v="mean", rotate=True)
+MINE = Scheme("mine", v_scope="channel", p_range="twin", p_split=9, smooth_v="mean", rotate="qkv")
 PLAN = SchemePlan(
     {"a": PRESETS["int8-block"], ("a", 3): PRESETS["fp16"], ("b", 0): MINE, "ü": PRESETS["sage2-4"]}
 )
@@ -117,7 +117,7 @@ def damaged(change):
         (damaged(lambda d, e: e["scheme"].update(qk="int5")), r"scheme\.qk must be one of"),
         (damaged(lambda d, e: e["scheme"].update(p_terms=True)), r"scheme\.p_terms must be one of"),
         (damaged(lambda d, e: e["scheme"].update(p_terms=[])), r"scheme\.p_terms must be one of"),
-        (damaged(lambda d, e: e["scheme"].update(rotate=1)), r"scheme\.rotate must be of type"),
+        (damaged(lambda d, e: e["scheme"].update(rotate=True)), r"scheme\.rotate must be one of"),
         (damaged(lambda d, e: e["scheme"].update(new=1)), r"scheme must be an object with"),
         (
             damaged(lambda d, e: e["scheme"].update(p_range="row")),

@@ -36,12 +36,14 @@ pytestmark = pytest.mark.usefixtures("compiled_anew")
 DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 
 
-# Besides the presets: groups of channels, and what is rotated back.
+# Besides the presets: groups of channels, what is rotated back, and what is not rotated.
 SCHEMES = (
     *PRESETS.values(),
     replace(PRESETS["int4"], name="g32", q_scope="group", k_scope="group", qk_group=32),
     replace(PRESETS["int4"], name="g64", q_scope="group", k_scope="group", qk_group=64),
-    replace(PRESETS["int8-fast"], name="rotated", rotate=True),
+    replace(PRESETS["int8-fast"], name="rotated", rotate="qkv"),
+    replace(PRESETS["int8"], name="plain", rotate="none"),
+    replace(PRESETS["int4"], name="plain4", rotate="none"),
 )
 
 # Compiled for the targets in WHOLE with every head_dim and mask.

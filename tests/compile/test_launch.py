@@ -41,7 +41,7 @@ OWN = [
         smooth_q="block",
         smooth_k="mean",
         smooth_v="mean",
-        rotate=True,
+        rotate="qkv",
     ),
 ]
 # Each scheme on each GPU that has kernels of it.

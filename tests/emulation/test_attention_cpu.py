@@ -19,7 +19,7 @@ from cuattn.scheme import Scheme
 SCHEMES = [
     *PRESETS.values(),
     Scheme("mean", smooth_k="mean", smooth_v="mean"),
-    Scheme("blocks", q_scope="block", k_scope="block", smooth_q="block", rotate=True),
+    Scheme("blocks", q_scope="block", k_scope="block", smooth_q="block", rotate="qkv"),
     Scheme("whole heads", q_scope="tensor", k_scope="tensor", smooth_k="mean"),
 ]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
@@ -49,7 +49,7 @@ LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
 
 def at_the_limit(dtype, scheme):
     """Whether V may be the largest number of a type: sums of a few of them are float32."""
-    of_sums = scheme.smooth_v != "none" or scheme.rotate or scheme.pv == "fp16"
+    of_sums = scheme.smooth_v != "none" or scheme.rotates("v") or scheme.pv == "fp16"
     return dtype == "float16" or not of_sums
 
 

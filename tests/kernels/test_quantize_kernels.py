@@ -37,6 +37,7 @@ SCHEMES = {
     "unsmoothed blocks": Scheme("plain", k_scope="block", v_scope="channel", smooth_k="none"),
     "blocks as tokens": Scheme("blocks", q_scope="block", k_scope="block"),
     "smoothed blocks": Scheme("qb", q_scope="block", k_scope="block", smooth_q="block"),
+    "unrotated": Scheme("unrotated", smooth_v="sample"),
     "threads": Scheme("threads", q_scope="thread", k_scope="thread", smooth_q="block"),
     "whole heads": Scheme(
         "heads", q_scope="tensor", k_scope="tensor", v_scope="tensor", smooth_k="mean"
@@ -47,7 +48,10 @@ SCHEMES = {
         "groups4", qk="int4", q_scope="group", k_scope="group", smooth_q="block"
     ),
     "values by block": Scheme("values", v_scope="block", p_range="row", smooth_v="mean"),
-    "rotated": Scheme("rotated", v_scope="channel", smooth_q="block", smooth_v="mean", rotate=True),
+    "rotated": Scheme(
+        "rotated", v_scope="channel", smooth_q="block", smooth_v="mean", rotate="qkv"
+    ),
+    "scores rotated": Scheme("scores", v_scope="channel", smooth_v="mean", rotate="qk"),
     "rotated 4 bits": Scheme(
         "rotated4",
         qk="int4",
@@ -56,10 +60,10 @@ SCHEMES = {
         k_scope="block",
         v_scope="block",
         p_range="row",
-        rotate=True,
+        rotate="qkv",
     ),
     "rotated groups": Scheme(
-        "turned", q_scope="group", k_scope="group", qk_group=32, smooth_q="block", rotate=True
+        "turned", q_scope="group", k_scope="group", qk_group=32, smooth_q="block", rotate="qkv"
     ),
 }
 
@@ -67,6 +71,7 @@ FP8_WAYS = (("q", "fp8"), ("k", "fp8"), ("v", "fp8"), ("v", "int8-fp8"), ("v", "
 # Every way in which an operand is quantized.
 WAYS = (
     ("q", "int8"),
+    ("q", "unrotated"),
     ("q", "int4"),
     ("q", "int-flash-int4"),
     ("q", "blocks as tokens"),
@@ -76,6 +81,7 @@ WAYS = (
     ("q", "groups"),
     ("q", "groups of 4 bits"),
     ("q", "rotated"),
+    ("q", "scores rotated"),
     ("q", "rotated 4 bits"),
     ("q", "rotated groups"),
     ("k", "int8"),
@@ -92,6 +98,8 @@ WAYS = (
     ("k", "groups"),
     ("k", "groups of 4 bits"),
     ("k", "rotated"),
+    ("k", "scores rotated"),
+    ("k", "unrotated"),
     ("k", "rotated 4 bits"),
     ("k", "rotated groups"),
     ("v", "int8"),
@@ -103,6 +111,7 @@ WAYS = (
     ("v", "int-flash-rotated"),
     ("v", "values by block"),
     ("v", "rotated"),
+    ("v", "scores rotated"),
     ("v", "rotated 4 bits"),
     ("v", "rotated groups"),
     *((x, name) for x, name in FP8_WAYS if runs_here(SCHEMES[name])),
@@ -154,7 +163,8 @@ def check(x, dtype, operand, scheme, memory="contiguous"):
         scope=got.scope,
         block=got.block,
         vector=got.vector,
-        rotated=how.rotate,
+        rotated=how.rotates(operand),
+        factor_first=operand == "v",
         to=how.pv if operand == "v" else how.qk,
     )
     np.testing.assert_array_equal(got.codes, want.codes)

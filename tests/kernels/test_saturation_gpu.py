@@ -25,7 +25,9 @@ pytestmark = pytest.mark.gpu
 def at_the_limit(dtype, scheme):
     """Whether V may be the largest number of a type: sums of a few of them are float32."""
     how = SCHEMES[scheme]
-    of_sums = how.smooth_v != "none" or how.rotate or how.pv == "fp16" or how.v_scope == "block"
+    of_sums = (
+        how.smooth_v != "none" or how.rotates("v") or how.pv == "fp16" or how.v_scope == "block"
+    )
     return dtype == "float16" or not of_sums
 
 

@@ -90,8 +90,8 @@ def test_schemes_say_which_of_them_are_needed():
 
     assert kinds() == set()
     assert kinds(smooth_q="block") == {BlockMeansSpec, DeltaSpec}
-    assert kinds(rotate=True) == {RotateSpec}
-    assert kinds(rotate=True, pv="fp16", p_range="row") == set()
+    assert kinds(rotate="qkv") == {RotateSpec}
+    assert kinds(rotate="qk") == kinds(rotate="qk", pv="fp16", p_range="row") == set()
     assert kinds(qk="int4") == kinds(pv="int4") == {UnpackSpec}
 
 

@@ -199,7 +199,7 @@ def test_listing_covers_every_combination_once():
                     if any(needs_stats(scheme)):
                         assert stats in specs
                         assert stats.finish in specs
-                    if scheme.rotate:
+                    if scheme.rotates("v"):
                         assert QuantizeSpec.of_rotated_values(scheme, head_dim) in specs
 
 

@@ -383,7 +383,8 @@ def test_coding_tells_what_quantizers_differ_in():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rotate", 1),
+        ("rotate", True),
+        ("rotate", False),
         ("rotate", "yes"),
         ("rotate", None),
         ("name", None),

@@ -9,6 +9,7 @@ from helpers.spec_structs import begins_with_its_fields
 
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
+from cuattn.plan.kernels import needs_stats
 from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS, LOG2_BIAS, TOKEN_PAD
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
@@ -27,9 +28,9 @@ SCHEMES = {
     "blocks of 64": Scheme("b64", k_scope="block", pv="fp16", p_range="row", p_block=64),
     "blocks and tokens": Scheme("bt", q_scope="block", k_scope="block"),
     "rotated blocks": Scheme(
-        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate=True
+        "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate="qkv"
     ),
-    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate=True),
+    "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate="qk"),
 }
 
 
@@ -156,6 +157,20 @@ def test_rotated_values_have_a_spec_of_their_own():
     assert (of_input.v_range, of_values.v_range) == (False, True)
 
 
+def test_only_values_that_are_rotated_have_a_spec_of_their_own():
+    scores = replace(SCHEMES["rotated blocks"], rotate="qk", smooth_v="mean")
+    spec = QuantizeSpec.of(scores, Type.fp16, 128, aligned=True)
+    assert (spec.rotate, spec.v, spec.v_smooth) == (True, Type.int8, True)
+    assert spec.v_scope is Scope.channel
+    assert StatsSpec.of(scores, Type.fp16, 128, True).v_range
+    assert needs_stats(scores) == needs_stats(replace(scores, rotate="none"))
+
+
+def test_lanes_of_a_group_of_channels_are_neighbours():
+    groups = Scheme("groups", q_scope="group", k_scope="group", rotate="qk")
+    assert QuantizeSpec.of(groups, Type.fp16, 128, aligned=True).qk_lanes == 0
+
+
 def test_scales_of_keys_are_stored_by_block_only_where_nothing_else_is_by_key():
     blocks = PRESETS["sage-vb"]
     assert QuantizeSpec.of(blocks, Type.fp16, 64, True).k_stored is Scope.block
@@ -174,8 +189,11 @@ def test_tiles_hold_whole_scopes_and_padding(spec):
         assert spec.v_tile % TOKEN_PAD == 0
 
 
-def test_rotated_rows_fit_the_registers(spec):
+def test_rotated_rows_fit_the_registers_of_few_lanes(spec):
+    assert spec.qk_lanes == (0 if not spec.rotate else 4 if spec.head_dim >= 192 else 2)
     if spec.rotate:
+        # Each lane has whole runs of 16 channels.
+        assert spec.head_dim % (16 * spec.qk_lanes) == 0
         for tile in (spec.q_tile, spec.k_tile):
             assert tile * spec.head_dim / spec.num_threads <= 64
         assert spec.min_ctas * spec.num_threads <= 512
@@ -191,9 +209,10 @@ def test_tiles_keep_enough_loads_under_way(spec):
         assert least * 1024 <= under_way <= 128 * 1024
 
 
-def test_shared_memory_needs_no_permission_and_fits_the_ctas(spec):
+def test_shared_memory_mostly_needs_no_permission_and_fits_the_ctas(spec):
     assert spec.smem_bytes % 16 == 0
-    assert spec.smem_bytes <= 48 * 1024
+    # As many threads as hold a block of rotated rows of 192 channels have two of V.
+    assert spec.smem_bytes <= (50 if spec.num_threads == 512 else 48) * 1024
     assert spec.min_ctas * (spec.smem_bytes + 1024) <= 164 * 1024  # sm_80
 
 
@@ -220,7 +239,7 @@ def test_stats_chunks(scheme, head_dim, element):
     assert spec.chunks("q", n) == 11
     assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
     by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
-    assert spec.kinds("v") == (3 if by_channel and not scheme.rotate else 1)
+    assert spec.kinds("v") == (3 if by_channel and not scheme.rotates("v") else 1)
     assert max(spec.smem_bytes, spec.finish.smem_bytes) <= 48 * 1024
 
 

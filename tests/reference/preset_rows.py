@@ -49,12 +49,17 @@ def logits_of(q, i, k, keys, scale, q_scope=token, k_scope=token, code_of=int8):
     return {j: scale * dot(q8[i], k8[j]) * q_scale[i] * k_scale[j] for j in keys}
 
 
-def logits_without_means(q, i, k, vector, keys, scale, *scopes, code_of):
+def as_it_is(x):
+    return x
+
+
+def logits_without_means(q, i, k, vector, keys, scale, *scopes, code_of, turned=as_it_is):
     """SageAttention2, arXiv 2411.10958, equation 5: the mean of 128 rows apart from the rest."""
     first = i - i % 128
     rows = q[first : first + 128]
     q_mean = mean(rows)
-    logits = logits_of(rows - q_mean, i - first, k - vector, keys, scale, *scopes, code_of)
+    q_rest, k_rest = turned(rows - q_mean), turned(k - vector)
+    logits = logits_of(q_rest, i - first, k_rest, keys, scale, *scopes, code_of)
     rest = k.astype(np.float64) - vector
     return {j: logits[j] + scale * dot(q_mean, rest[j]) for j in keys}
 
@@ -86,31 +91,33 @@ def values_of(v, scope, code_of):
 NO_VECTOR = np.zeros(HEAD_DIM, np.float32)
 
 
-def row_int8(q, i, k, v, keys, scale, steps=255):
+def row_int8(q, i, k, v, keys, scale, steps=255, turned=rotated):
     vector, v_mean = sample_mean(k), sample_mean(v)
-    logits = logits_of(q, i, k - vector, keys, scale)
+    logits = logits_of(turned(q), i, turned(k - vector), keys, scale)
     o, lse = block_local(logits, *by_token(v - v_mean, token, int8), steps)
     o = [x + float(m) for x, m in zip(o, v_mean, strict=True)]
     return o, lse + scale * dot(q[i], vector)
 
 
-def row_int8_channels(q, i, k, v, keys, scale, k_scope, attend, code_of=int8):
+def row_int8_channels(q, i, k, v, keys, scale, k_scope, attend, code_of=int8, turned=as_it_is):
     vector = sample_mean(k)
-    logits = logits_of(q, i, k - vector, keys, scale, token, k_scope)
+    logits = logits_of(turned(q), i, turned(k - vector), keys, scale, token, k_scope)
     o, lse = with_channels(logits, v, mean(v), code_of, attend)
     return o, lse + scale * dot(q[i], vector)
 
 
 def row_int8_fp16(q, i, k, v, keys, scale):
     vector = sample_mean(k)
-    o, lse = in_float16(logits_of(q, i, k - vector, keys, scale), v)
+    o, lse = in_float16(logits_of(rotated(q), i, rotated(k - vector), keys, scale), v)
     return o, lse + scale * dot(q[i], vector)
 
 
 def row_int4(q, i, k, v, keys, scale):
-    """Q and K of SageAttention2 with scales of Q's tokens and K's threads, P V of int8-block."""
+    """Q and K of SageAttention2, rotated, with scales of Q's tokens and K's threads."""
     vector, scopes = sample_mean(k), (token, thread_of_key)
-    logits = logits_without_means(q, i, k, vector, keys, scale, *scopes, code_of=int4)
+    logits = logits_without_means(
+        q, i, k, vector, keys, scale, *scopes, code_of=int4, turned=rotated
+    )
     o, lse = with_channels(logits, v, mean(v), int8, one_range)
     return o, lse + scale * dot(q[i], vector)
 
@@ -186,12 +193,14 @@ IN_BLOCKS = partial(row_int8_channels, k_scope=block(128))
 
 ROWS = {
     PRESETS["int8"]: row_int8,
-    PRESETS["int8-block"]: partial(IN_BLOCKS, attend=one_range),
+    PRESETS["int8-block"]: partial(IN_BLOCKS, attend=one_range, turned=rotated),
     # The running maximum moves by powers of two.
-    PRESETS["int8-fast"]: partial(IN_BLOCKS, attend=running(in_255_steps, math.log(2))),
+    PRESETS["int8-fast"]: partial(
+        IN_BLOCKS, attend=running(in_255_steps, math.log(2)), turned=rotated
+    ),
     PRESETS["int8-fp8"]: partial(IN_BLOCKS, attend=running(in_e4m3), code_of=fp8),
     PRESETS["int8-fp16"]: row_int8_fp16,
-    PRESETS["int8-two-term"]: partial(row_int8, steps=65535),
+    PRESETS["int8-two-term"]: partial(row_int8, steps=65535, turned=as_it_is),
     PRESETS["int4"]: row_int4,
     PRESETS["int4-fp16"]: row_int4_fp16,
     PRESETS["int-flash"]: row_int_flash,

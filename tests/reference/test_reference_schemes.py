@@ -21,7 +21,7 @@ QK = {
     "qk_group": (32, 64),
     "smooth_q": ("none", "block"),
     "smooth_k": ("none", "mean", "sample"),
-    "rotate": (False, True),
+    "rotate": ("none", "qk", "qkv"),
 }
 PV = {
     "pv": ("int8", "int4", "fp8", "fp16"),
@@ -30,7 +30,7 @@ PV = {
     "p_terms": (1, 2),
     "p_split": (3, 9),
     "smooth_v": ("none", "mean", "sample"),
-    "rotate": (False, True),
+    "rotate": ("none", "qk", "qkv"),
 }
 
 

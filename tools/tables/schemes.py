@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cuattn.presets import PRESETS
 from cuattn.reference.distributions import DISTRIBUTIONS
@@ -99,7 +99,7 @@ def _scores(x: Scheme) -> str:
     scopes = x.q_scope if x.q_scope == x.k_scope else f"{x.q_scope} / {x.k_scope}"
     smooth = [f"Q − {x.smooth_q} mean"] * (x.smooth_q != "none")
     smooth += [f"K − {x.smooth_k}"] * (x.smooth_k != "none")
-    return ", ".join([f"{TYPES[x.qk]} per {scopes}", *smooth, *["rotated"] * x.rotate])
+    return ", ".join([f"{TYPES[x.qk]} per {scopes}", *smooth, *_rotated(x, "q")])
 
 
 def _weights(x: Scheme) -> str:
@@ -115,7 +115,11 @@ def _values(x: Scheme) -> str:
     if x.pv == "fp16":
         return "float16"
     smooth = [f"V − {x.smooth_v}"] * (x.smooth_v != "none")
-    return ", ".join([f"{TYPES[x.pv]} per {x.v_scope}", *smooth, *["rotated"] * x.rotate])
+    return ", ".join([f"{TYPES[x.pv]} per {x.v_scope}", *smooth, *_rotated(x, "v")])
+
+
+def _rotated(x: Scheme, operand: Literal["q", "v"]) -> list[str]:
+    return ["rotated"] if x.rotates(operand) else []
 
 
 def _paper(about: About) -> str:
@@ -149,7 +153,7 @@ def _before(x: Scheme) -> str:
     steps = [f"512 tokens of {_listed(some)}"] * bool(some)
     steps += [f"all of {_listed(whole)}"] * bool(whole)
     steps += ["means of 128 rows of Q"] * (x.smooth_q != "none")
-    steps += ["V rotated"] * (x.rotate and coded["v"])
+    steps += ["V rotated"] * x.rotates("v")
     return "; ".join(steps) or "nothing"
 
 
