@@ -10,7 +10,6 @@ from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
 from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
 from .common.public import public
-from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.problem import Options, check_flag
@@ -161,13 +160,13 @@ def _attention_on_gpu(
             call, made = _converted(call, seen, target, options)
         o, o_view = (out, target) if target is not None else caller.empty(*call.output)
         lse, lse_view = caller.empty(*call.lse) if call.lse is not None else (None, None)
-        _launch(call, seen, o_view, lse_view, made)
+        _launch(call, seen, o_view, lse_view, made, caller.stream)
         return o if out is not None else caller.deliver(o), caller.deliver(lse)
 
 
 def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
-    q, k, v = (x.signature for x in seen.values())
-    return prepare(q, k, v, None if target is None else target.signature, *options)
+    signatures = [x.signature for x in seen.values()]
+    return prepare(*signatures, None if target is None else target.signature, *options)
 
 
 def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
@@ -209,7 +208,9 @@ def _converted(
     return _planned(seen, target, options), made
 
 
-def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
+def _launch(
+    call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made, stream: int
+) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
@@ -223,6 +224,6 @@ def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, mad
         given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
     given.append(o.ptr)
     given += [0 if view is None else view.ptr for view in (lse, *made)]
-    enqueue(call.launches, call.buffers, tuple(given))
+    call.launches(tuple(given), stream)
     if o is not target:
         as_cupy(target)[...] = o.owner

@@ -13,7 +13,8 @@ from .arrays.device import current_device, target
 from .arrays.view import CPU, CUDA, Array, View, contiguous, cupy_module
 from .common.public import public
 from .common.remember import remember
-from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
+from .compile.chain import Chain
+from .compile.launch import NULL, Buffers, Launch
 from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import CodeLayout
@@ -100,7 +101,7 @@ def quantize_view(x: View, operand: Name, scheme: Scheme, layout: str) -> Quanti
     vector = cupy.ndarray(code_layout.vector, np.float32) if code_layout.smoothed else None
     tensor = QuantizedTensor(codes, scale, vector, operand, scheme, call.shape, x.dtype)
     if call.launches:
-        enqueue(call.launches, call.buffers, (x.ptr, *tensor.addresses))
+        call.launches((x.ptr, *tensor.addresses), cupy.cuda.get_current_stream().ptr)
     else:  # an empty scope counts as one of zeros
         scale.fill(code_layout.empty_scale)
         if vector is not None:
@@ -115,8 +116,7 @@ class _Call:
     shape: tuple[int, ...]
     code_layout: CodeLayout
     copied: bool
-    launches: list[Launch]
-    buffers: Buffers
+    launches: Chain
 
 
 @remember(_REMEMBERED)
@@ -133,9 +133,9 @@ def _prepare(x: Array, name: Name, scheme: Scheme, layout: str) -> _Call:
     )
     check_supported(scheme, target(current_device().arch))
     copied = x.strides[-1] != 1 and all(x.shape)
-    launches = []
+    launches: list[Launch] = []
     if math.prod(operand.shape) and not copied:
         launches = conversion(
             {name: job}, scheme, current_device(), buffers, packed_qk=True, packed_v=True
         )
-    return _Call(operand.shape, code_layout, copied, loaded(launches), buffers)
+    return _Call(operand.shape, code_layout, copied, Chain(launches, buffers))

@@ -10,7 +10,8 @@ from ..arrays.device import current_device, target
 from ..arrays.overlap import check_output, extent
 from ..arrays.view import Array, as_cupy, cupy_module, view_cupy
 from ..common.sizes import ceil_div
-from ..compile.launch import Buffers, Launch, enqueue, loaded
+from ..compile.chain import Chain
+from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.operand import in_order, operand_of
 from ..operands.problem import Options, Problem
@@ -57,19 +58,16 @@ class AttendCall:
         Bytes that the caller's arrays span, from their element 0 on.
     arrivals : int
         Counters of 32 bits that have to be 0, and will be again.
-    launches : list of Launch
-        Empty if there is no output.
-    buffers : Buffers
+    launches : Chain
         Of the addresses `GIVEN`; without smoothing "k_offset" is 0, in a cache of one piece for
-        each sequence "pages".
+        each sequence "pages". Empty if there is no output.
     """
 
     problem: Problem
     writes_out: bool
     extents: dict[str, tuple[int, int]]
     arrivals: int
-    launches: list[Launch]
-    buffers: Buffers
+    launches: Chain
 
 
 def attend_on_device(
@@ -105,7 +103,7 @@ def attend_on_device(
                 written.ptr,
                 0 if lse_view is None else lse_view.ptr,
             )
-            enqueue(call.launches, call.buffers, given)
+            call.launches(given, caller.stream)
             if written is not o_view:
                 as_cupy(o_view)[...] = written.owner
             result = o if out is not None else caller.deliver(o)
@@ -176,8 +174,7 @@ def prepare_attend(
             name: extent(x.shape, x.strides, operand.dtype.nbytes) for name, x in arrays.items()
         },
         arrivals=arrivals,
-        launches=loaded(launches),
-        buffers=buffers,
+        launches=Chain(launches, buffers),
     )
 
 
