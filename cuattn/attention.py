@@ -165,8 +165,8 @@ def _attention_on_gpu(
 
 
 def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
-    signatures = [x.signature for x in seen.values()]
-    return prepare(*signatures, None if target is None else target.signature, *options)
+    q, k, v = seen["q"].signature, seen["k"].signature, seen["v"].signature
+    return prepare(q, k, v, None if target is None else target.signature, *options)
 
 
 def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:

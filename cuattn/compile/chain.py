@@ -106,9 +106,12 @@ class _Layout:
     """
 
     def __init__(self, launches: Sequence[Launch], num_addresses: int) -> None:
-        maps = [tensor_map for launch in launches for _, tensor_map in launch.maps]
         # Mostly the same few addresses come again, and a key of one number is found at once.
-        self._maps = [(lru_cache(_REMEMBERED)(x.encode), x.number) for x in maps]
+        self._maps = [
+            (lru_cache(_REMEMBERED)(tensor_map.encode), tensor_map.number)
+            for launch in launches
+            for _, tensor_map in launch.maps
+        ]
         self.offsets: list[int] = []
         self.nbytes = 0
         self._constants: list[bytes] = []
@@ -116,7 +119,7 @@ class _Layout:
         # values are the addresses by their numbers, the maps, and the constants.
         self._formats: list[str] = []
         self._items: list[int] = []
-        self._first_constant = num_addresses + len(maps)
+        self._first_constant = num_addresses + len(self._maps)
         first_map = num_addresses
         for launch in launches:
             self._add_constant(bytes(-self.nbytes % _ALIGNMENT))

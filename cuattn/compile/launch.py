@@ -50,8 +50,6 @@ class Buffers:
     ----------
     nbytes : int
         Of the workspace.
-    count : int
-        How many addresses there are.
     cleared : list of tuple of int
         Offset in the workspace and length of what is to be zeros before the first launch.
     """
@@ -68,6 +66,7 @@ class Buffers:
 
     @property
     def count(self) -> int:
+        """How many addresses there are."""
         return 1 + len(self._numbers) + len(self._offsets)
 
     def take(self, nbytes: int) -> int:
@@ -128,14 +127,15 @@ class Launch:
     def load(self) -> tuple[int, ...]:
         """Wait until the kernel is compiled, load it, and return what the driver is told first.
 
-        That is the function, which stays loaded, its grid, block and shared memory.
+        That is the function, its grid, its block and its shared memory.
 
         Raises
         ------
         CompileError, UnsupportedError
             As `cuattn.compile.jit.load`.
         """
-        return (load(*self._of).ptr, *self._grid, *self._block, self._smem)
+        self._kernel = load(*self._of)  # which unloads with the last reference
+        return (self._kernel.ptr, *self._grid, *self._block, self._smem)
 
     def _fill(self, struct: NDArray[np.void], values: Mapping[str, Any], base: int) -> None:
         """Write numbers into a struct, and note its pointers and tensor maps."""
