@@ -158,10 +158,10 @@ def _attention_on_gpu(
         made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
-        o, o_view = (out, target) if target is not None else caller.empty(*call.output)
-        lse, lse_view = caller.empty(*call.lse) if call.lse is not None else (None, None)
-        _launch(call, seen, o_view, lse_view, made, caller.stream)
-        return o if out is not None else caller.deliver(o), caller.deliver(lse)
+        o = caller.empty(*call.output) if target is None else target
+        lse = None if call.lse is None else caller.empty(*call.lse)
+        _launch(call, seen, o, lse, made, caller.stream)
+        return caller.deliver(o) if out is None else out, caller.deliver(lse)
 
 
 def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from .cuda_runtime import why_no_gpu
 from .dlpack import view
-from .pytorch import empty_tensor, place_of_tensor, torch_of, view_tensor
+from .pytorch import empty_tensor, place_of_tensor, stream_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
 from .view import CUDA, View, check_address, check_steps, cupy_module, place, view_cupy
 
@@ -49,11 +49,16 @@ class Caller:
         self._torch = torch_of(first)
         self._cupys: int = self._cupy.cuda.get_current_stream().ptr
         self._is_torchs = self._torch is not None and stream is None
-        if stream is None and self._torch is None:
+        # Most tensors are of this class, not of one that is derived from it.
+        self._plain_tensor = self._torch.Tensor if self._is_torchs else None
+        if self._is_torchs:
+            self.stream = stream_of_tensor(first)
+        elif stream is None:
             self.stream = self._cupys
         else:
-            of_call = current_stream_of(first, stream)
-            self.stream = 0 if of_call == _LEGACY_STREAM else of_call
+            self.stream = current_stream_of(first, stream)
+        if self.stream == _LEGACY_STREAM:
+            self.stream = 0
         self._is_cupys = self.stream == self._cupys
         self._handed_over: int | None = None
         self._followed: tuple[int, ...] = ()
@@ -69,6 +74,8 @@ class Caller:
             As `cuattn.arrays.dlpack.view` and `cuattn.arrays.pytorch.view_tensor`.
         """
         # An array whose library uses the same stream needs no hand-over, which takes microseconds.
+        if type(x) is self._plain_tensor:
+            return view_tensor(x, name)
         if isinstance(x, self._cupy.ndarray):
             seen = view_cupy(x)
             check_steps(x, name)
@@ -104,17 +111,18 @@ class Caller:
         event.record(_stream_at(producer))
         _stream_at(self.stream).wait_event(event)
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, View]:
-        """Return a new array, of PyTorch if the first one is, else of CuPy, and a view of it."""
+    def empty(self, shape: tuple[int, ...], dtype: str) -> View:
+        """Return a view of a new array, of PyTorch if the first one is, else of CuPy."""
         if self._torch is not None:
-            array = empty_tensor(self._first, shape, dtype)
-            return array, view_tensor(array, "out")
-        array = self._cupy.ndarray(shape, numpy_dtype(dtype))
-        return array, view_cupy(array)
+            return empty_tensor(self._first, shape, dtype)
+        return view_cupy(self._cupy.ndarray(shape, numpy_dtype(dtype)))
 
-    def deliver(self, array: Any) -> Any:
+    def deliver(self, made: View | None) -> Any:
         """Return what `empty` made, if anything, as an array of the first one's library."""
-        if array is None or self._torch is not None:
+        if made is None:
+            return None
+        array = made.owner
+        if self._torch is not None:
             return array
         jax: Any = sys.modules.get("jax")
         if jax is None or not isinstance(self._first, jax.Array):

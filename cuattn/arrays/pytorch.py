@@ -100,14 +100,19 @@ def view_tensor(x: Any, name: str) -> View:
     return tuple.__new__(View, fields)
 
 
-def empty_tensor(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """Return a new contiguous tensor on the device of another one."""
+def empty_tensor(like: Any, shape: tuple[int, ...], dtype: str) -> View:
+    """Return a view of a new contiguous tensor on the GPU of another one."""
     torch: Any = sys.modules["torch"]
     of_dtype = getattr(torch, dtype)
     # To name shape, type and device costs a microsecond more, which outputs mostly need not.
     if type(like) is torch.Tensor and like.dtype is of_dtype and like.shape == shape:
-        return torch.empty_like(like, memory_format=torch.contiguous_format)
-    return torch.empty(shape, dtype=of_dtype, device=like.device)
+        x = torch.empty_like(like, memory_format=torch.contiguous_format)
+    else:
+        x = torch.empty(shape, dtype=of_dtype, device=like.device)
+    if type(x) is not torch.Tensor:  # as in a mode that makes them of a class of its own
+        return view_tensor(x, "out")
+    fields = x.data_ptr(), shape, x.stride(), dtype, (CUDA, x.get_device()), False, x
+    return tuple.__new__(View, fields)
 
 
 def note_write(x: Any) -> None:

@@ -7,14 +7,12 @@ The driver is called by CuPy's binding of ``cuLaunchKernel``, which takes a tent
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from operator import itemgetter
-from struct import Struct, calcsize
-from typing import Any
+from typing import TypeAlias
 
 from ..arrays.view import cupy_module
-from .launch import Buffers, Launch
+from .launch import NULL, Buffers, Launch
 from .params import TENSOR_MAP
 from .tensor_map import CONTEXT_MISSING, make_context
 
@@ -22,11 +20,13 @@ __all__ = ["Chain"]
 
 # Of the structs: no member asks for more.
 _ALIGNMENT = 64
-_POINTER_BYTES = 8
-_MAP = f"{TENSOR_MAP.itemsize}s"
+_WORD = 8
 
 # Addresses of each tensor map of a chain.
 _REMEMBERED = 8
+
+# Makes a tensor map of the address of its array.
+Encode: TypeAlias = Callable[[int], bytes]
 
 
 class Chain:
@@ -51,7 +51,7 @@ class Chain:
     def __init__(self, launches: Iterable[Launch], buffers: Buffers) -> None:
         self.launches = tuple(launches)
         self._commands = [launch.load() for launch in self.launches]
-        self._layout = _Layout(self.launches, buffers.count)
+        self._layout = _Layout(self.launches, buffers)
         self._buffers = buffers
         self._unused: list[_Arguments] = []
 
@@ -77,8 +77,7 @@ class Chain:
             arguments = self._unused.pop()
         except IndexError:  # as many threads as never before
             arguments = _Arguments(self._layout, self._commands)
-        if arguments.written != (given, begin):
-            arguments.write(given, begin, self._buffers)
+        arguments.write(given, begin)
         for offset, nbytes in self._buffers.cleared:
             cuda.runtime.memsetAsync(begin + offset, 0, nbytes, stream)
         try:
@@ -96,65 +95,42 @@ class Chain:
 
 
 class _Layout:
-    """How the structs of several launches lie in one piece of memory, which is written at once.
+    """How the structs of several launches lie in one piece of memory.
 
     Attributes
     ----------
-    nbytes : int
+    template : bytes
+        Of all of them, without addresses.
     offsets : list of int
         Of the structs.
+    parts : list of tuple of int
+        As of `Buffers`.
+    words : list of list of int
+        Where each address belongs, by its number: in the memory as words of 8 bytes.
+    maps : list of list of (function, slice)
+        Which tensor maps are made of it, and where they belong.
     """
 
-    def __init__(self, launches: Sequence[Launch], num_addresses: int) -> None:
-        # Mostly the same few addresses come again, and a key of one number is found at once.
-        self._maps = [
-            (lru_cache(_REMEMBERED)(tensor_map.encode), tensor_map.number)
-            for launch in launches
-            for _, tensor_map in launch.maps
-        ]
+    def __init__(self, launches: Sequence[Launch], buffers: Buffers) -> None:
+        self.template = b""
         self.offsets: list[int] = []
-        self.nbytes = 0
-        self._constants: list[bytes] = []
-        # What is written, in order: the format of each item, and which of all values it is. The
-        # values are the addresses by their numbers, the maps, and the constants.
-        self._formats: list[str] = []
-        self._items: list[int] = []
-        self._first_constant = num_addresses + len(self._maps)
-        first_map = num_addresses
+        self.parts = buffers.parts
+        numbers = range(buffers.count)
+        self.words: list[list[int]] = [[] for _ in numbers]
+        self.maps: list[list[tuple[Encode, slice]]] = [[] for _ in numbers]
         for launch in launches:
-            self._add_constant(bytes(-self.nbytes % _ALIGNMENT))
-            self.offsets.append(self.nbytes)
-            pointers = [(offset, "Q", number) for offset, number in launch.pointers]
-            maps = [(offset, _MAP, first_map + i) for i, (offset, _) in enumerate(launch.maps)]
-            first_map += len(maps)
-            self._add_struct(launch.template, sorted([*pointers, *maps]))
-        self._add_constant(b"")  # itemgetter makes no tuple of a single item
-        self._add_constant(b"")
-        self._pack_into = Struct("".join(["=", *self._formats])).pack_into
-        self._pick = itemgetter(*self._items)
-
-    def write(self, memory: Any, addresses: tuple[int, ...]) -> None:
-        """Write all structs, given the addresses by their numbers."""
-        maps = [encode(addresses[number]) for encode, number in self._maps]
-        self._pack_into(memory, 0, *self._pick((*addresses, *maps, *self._constants)))
-
-    def _add_struct(self, template: bytes, variable: list[tuple[int, str, int]]) -> None:
-        """Add a struct with its pointers and maps: (offset, format, which of all values)."""
-        done = 0
-        for offset, form, item in variable:
-            self._add_constant(template[done:offset])
-            self._add(form, item)
-            done = offset + calcsize(form)
-        self._add_constant(template[done:])
-
-    def _add_constant(self, constant: bytes) -> None:
-        self._add(f"{len(constant)}s", self._first_constant + len(self._constants))
-        self._constants.append(constant)
-
-    def _add(self, form: str, item: int) -> None:
-        self._formats.append(form)
-        self._items.append(item)
-        self.nbytes += calcsize(form)
+            self.template += bytes(-len(self.template) % _ALIGNMENT)
+            begin = len(self.template)
+            self.offsets.append(begin)
+            self.template += launch.template
+            for offset, number in launch.pointers:
+                self.words[number].append((begin + offset) // _WORD)
+            for offset, tensor_map in launch.maps:
+                place = slice(begin + offset, begin + offset + TENSOR_MAP.itemsize)
+                # Mostly the same few addresses come again; a key of one number is found at once.
+                encode = lru_cache(_REMEMBERED)(tensor_map.encode)
+                self.maps[tensor_map.number].append((encode, place))
+        self.template += bytes(-len(self.template) % _WORD)
 
 
 class _Arguments:
@@ -164,22 +140,39 @@ class _Arguments:
     ----------
     launches : list of (tuple of int, int)
         What the driver is told of each before the stream and after it.
-    written : (tuple of int, int), optional
-        The given addresses and that of the workspace that are in the memory.
     """
 
     def __init__(self, layout: _Layout, commands: Sequence[tuple[int, ...]]) -> None:
         self._layout = layout
-        self._memory = ctypes.create_string_buffer(layout.nbytes)
-        structs = [ctypes.addressof(self._memory) + offset for offset in layout.offsets]
+        self._bytes = bytearray(layout.template)
+        self._words = memoryview(self._bytes).cast("Q")
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(self._bytes)) if self._bytes else 0
         # A kernel's arguments are given as an array of their addresses: here of one.
-        self._pointers = (ctypes.c_void_p * len(structs))(*structs)
-        begin = ctypes.addressof(self._pointers)
-        places = range(begin, begin + ctypes.sizeof(self._pointers), _POINTER_BYTES)
+        structs = [begin + offset for offset in layout.offsets]
+        self._structs = (ctypes.c_void_p * len(structs))(*structs)
+        first = ctypes.addressof(self._structs)
+        places = range(first, first + ctypes.sizeof(self._structs), _WORD)
         self.launches = list(zip(commands, places, strict=True))
-        self.written: tuple[tuple[int, ...], int] | None = None
+        self._given: tuple[int, ...] = ()
+        self._workspace = NULL
 
-    def write(self, given: tuple[int, ...], workspace: int, buffers: Buffers) -> None:
-        """Write the addresses of a call."""
-        self._layout.write(self._memory, buffers.addresses(given, workspace))
-        self.written = given, workspace
+    def write(self, given: tuple[int, ...], workspace: int) -> None:
+        """Write the addresses of a call, as far as they are others than those of before."""
+        if given != self._given:
+            before = self._given or (NULL,) * len(given)
+            number = 1
+            for address, old in zip(given, before, strict=True):
+                if address != old:
+                    self._write(number, address)
+                number += 1
+            self._given = given
+        if workspace != self._workspace:
+            for number, offset in self._layout.parts:
+                self._write(number, workspace + offset)
+            self._workspace = workspace
+
+    def _write(self, number: int, address: int) -> None:
+        for word in self._layout.words[number]:
+            self._words[word] = address
+        for encode, place in self._layout.maps[number]:
+            self._bytes[place] = encode(address)

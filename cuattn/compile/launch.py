@@ -44,7 +44,7 @@ class Buffers:
     Parameters
     ----------
     *given : str
-        Names of the addresses that `addresses` will be given, in this order.
+        Names of the addresses that a call has from outside, in this order.
 
     Attributes
     ----------
@@ -69,6 +69,11 @@ class Buffers:
         """How many addresses there are."""
         return 1 + len(self._numbers) + len(self._offsets)
 
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Number and offset of each part of the workspace."""
+        return [*enumerate(self._offsets, 1 + len(self._numbers))]
+
     def take(self, nbytes: int) -> int:
         """Reserve a part of the workspace and return its number."""
         self._offsets.append(self.nbytes)
@@ -78,10 +83,6 @@ class Buffers:
     def clear(self, number: int, nbytes: int) -> None:
         """Have a part of the workspace set to zeros before the first launch."""
         self.cleared.append((self._offsets[number - len(self._numbers) - 1], nbytes))
-
-    def addresses(self, given: tuple[int, ...], workspace: int) -> tuple[int, ...]:
-        """Return the addresses by their numbers, of a call with its workspace at an address."""
-        return (NULL, *given, *[workspace + offset for offset in self._offsets])
 
 
 class Launch:

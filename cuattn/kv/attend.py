@@ -87,26 +87,22 @@ def attend_on_device(
             of_q, return_lse = call.problem.q, call.problem.return_lse
             if out_view is not None:
                 check_output(out, out_view, {"q": q_view}, call.extents, of_q.dtype.nbytes)
-            o, o_view = out, out_view
-            if o_view is None:
-                o, o_view = caller.empty(q_view.shape, q_view.dtype)
-            lse = lse_view = None
-            if return_lse:
-                lse, lse_view = caller.empty(of_q.shape[:3], "float32")
-            written = o_view
+            o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
+            lse = caller.empty(of_q.shape[:3], "float32") if return_lse else None
+            written = o
             if not call.writes_out:
-                written = view_cupy(cupy_module().empty_like(as_cupy(o_view), order="C"))
+                written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
             given = (
                 *memory.attend_addresses,
                 memory.counters(call.arrivals),
                 q_view.ptr,
                 written.ptr,
-                0 if lse_view is None else lse_view.ptr,
+                0 if lse is None else lse.ptr,
             )
             call.launches(given, caller.stream)
-            if written is not o_view:
-                as_cupy(o_view)[...] = written.owner
-            result = o if out is not None else caller.deliver(o)
+            if written is not o:
+                as_cupy(o)[...] = written.owner
+            result = caller.deliver(o) if out is None else out
             return (result, caller.deliver(lse)) if return_lse else result
 
 

@@ -160,7 +160,7 @@ class SimulatedCaller(Nothing):
 
     def empty(self, shape, dtype):
         array = garbage(shape, np.uint16 if dtype == "bfloat16" else dtype)
-        return array, view_of(array)
+        return view_of(array)
 
-    def deliver(self, array):
-        return array
+    def deliver(self, made):
+        return None if made is None else made.owner
