@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from .cuda_runtime import (
     check_after_fork,
+    check_version,
     forget_after_fork,
     import_cupy,
     install_advice,
@@ -184,7 +185,7 @@ def current_device() -> Device:
     NoGPUError
         If there is no CuPy, no driver or no GPU.
     UnsupportedError
-        If the GPU is older than compute capability 8.0 or unknown to this version.
+        If the GPU is older than compute capability 8.0 or unknown to this version, or CuPy too old.
     """
     runtime = _runtime()
     try:
@@ -202,9 +203,11 @@ def current_device() -> Device:
 @cache
 def _runtime() -> Any:
     try:
-        return import_cupy().cuda.runtime
+        cupy = import_cupy()
     except (ImportError, OSError):
         raise NoGPUError(f"no usable GPU: {gpu_status()[1]}") from None
+    check_version(cupy)
+    return cupy.cuda.runtime
 
 
 def _listed() -> str:

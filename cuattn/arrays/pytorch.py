@@ -53,10 +53,11 @@ def place_of_tensor(x: Any, name: str) -> tuple[int, int]:
 def stream_of_tensor(x: Any) -> int:
     """Return the address of PyTorch's current stream on a tensor's GPU."""
     torch: Any = sys.modules["torch"]
-    ask = _raw_stream(torch)
-    if ask is not None:
-        return int(ask(x.get_device()))
-    return int(torch.cuda.current_stream(x.device).cuda_stream)
+    # What code of its own compiler calls, for it makes no object of the stream.
+    ask = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if ask is None:
+        return int(torch.cuda.current_stream(x.device).cuda_stream)
+    return int(ask(x.get_device()))
 
 
 def view_tensor(x: Any, name: str) -> View:
@@ -139,12 +140,6 @@ def _plain(torch: Any, x: Any, name: str) -> tuple[Any, bool]:
     if x.is_neg():
         x, readonly = x.resolve_neg(), True
     return x, readonly
-
-
-@cache
-def _raw_stream(torch: Any) -> Any:
-    """PyTorch's function that names a current stream without making an object of it, if any."""
-    return getattr(getattr(torch, "_C", None), "_cuda_getCurrentRawStream", None)
 
 
 @cache

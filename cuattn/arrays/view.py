@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, NoGPUError
-from .cuda_runtime import forget_after_fork, import_cupy
+from .cuda_runtime import check_version, forget_after_fork, import_cupy
 from .device import gpu_status
 
 __all__ = [
@@ -155,11 +155,15 @@ def cupy_module() -> Any:
     ------
     NoGPUError
         If it does not import, or its CUDA finds no GPU.
+    UnsupportedError
+        If it is too old.
     """
     state, why = gpu_status()
     if state != "ok":
         raise NoGPUError(f"no usable GPU: {why}")
-    return import_cupy()
+    cupy = import_cupy()
+    check_version(cupy)
+    return cupy
 
 
 forget_after_fork(cupy_module.cache_clear)
