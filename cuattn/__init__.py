@@ -8,6 +8,7 @@ bound. The definitions, in NumPy, are in `cuattn.reference`.
 
 from __future__ import annotations
 
+from .arrays.device import gpu_available
 from .attention import attention
 from .choice.choose import Choice, choose_scheme
 from .choice.measure import ErrorReport, measure_error
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "attention",
     "choose_scheme",
+    "gpu_available",
     "measure_error",
     "plan_schemes",
     "quantize",

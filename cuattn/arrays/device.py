@@ -23,6 +23,7 @@ __all__ = [
     "Target",
     "all_targets",
     "current_device",
+    "gpu_available",
     "gpu_status",
     "target",
 ]
@@ -175,6 +176,31 @@ def gpu_status() -> tuple[str, str]:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return "no-gpu", why_no_gpu(error)
     return ("ok", str(count)) if count else ("no-gpu", "0 devices")
+
+
+def gpu_available() -> bool:
+    """Say whether CuPy's current GPU can be used here, without raising.
+
+    Returns
+    -------
+    bool
+        False if there is no CuPy, driver or GPU, or one that is too old. Arrays in host memory do
+        without; CUDA's own reasons are in what `cuattn info` prints.
+
+    Notes
+    -----
+    This imports CuPy, and begins to use CUDA no more than a list of GPUs does. The compiler, which
+    is needed for kernels that are not on disk yet, is not looked for.
+
+    Examples
+    --------
+    >>> device = "cuda" if cuattn.gpu_available() else "cpu"
+    """
+    try:
+        current_device()
+    except (NoGPUError, UnsupportedError):
+        return False
+    return True
 
 
 def current_device() -> Device:

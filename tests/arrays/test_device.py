@@ -315,6 +315,30 @@ def test_forked_process_is_told_to_be_spawned_on_a_gpu():
     assert run.stdout.count("start processes with spawn") == 5
 
 
+@pytest.mark.parametrize(
+    ("major", "available"), [(7, False), (8, True), (9, True), (12, True), (15, False)]
+)
+def test_a_gpu_is_available_if_there_are_kernels_for_it(monkeypatch, major, available):
+    fake_runtime(monkeypatch, (major, 0))
+    assert cuattn.gpu_available() is available
+
+
+def test_without_a_gpu_none_is_available(unusable):
+    unusable(100)
+    assert cuattn.gpu_available() is False
+
+
+@pytest.mark.usefixtures("uncached_runtime", "cupy_13")
+def test_a_cupy_that_is_too_old_makes_none_available():
+    assert cuattn.gpu_available() is False
+
+
+@pytest.mark.usefixtures("uncached_runtime")
+def test_without_cupy_none_is_available(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert cuattn.gpu_available() is False
+
+
 def test_status_of_this_computer():
     state, detail = device.gpu_status()
     assert state in ("ok", "no-gpu", "no-cupy")

@@ -1,4 +1,4 @@
-"""Times of the host in one loop: who takes turns, what is waited for, and the rows of the record."""
+"""Times of the host in one loop: who takes turns, what is waited for, the rows of the record."""
 
 from types import SimpleNamespace
 
