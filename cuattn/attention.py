@@ -219,11 +219,17 @@ def _launch(
     o = target
     if not call.writes_out:
         o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
-    given: list[int] = []
-    for x in seen.values():
-        given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
-    given.append(o.ptr)
-    given += [0 if view is None else view.ptr for view in (lse, *made)]
-    call.launches(tuple(given), stream)
+    given = (
+        *_addresses(seen["q"]),
+        *_addresses(seen["k"]),
+        *_addresses(seen["v"]),
+        o.ptr,
+        *[0 if view is None else view.ptr for view in (lse, *made)],
+    )
+    call.launches(given, stream)
     if o is not target:
         as_cupy(target)[...] = o.owner
+
+
+def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:
+    return x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)

@@ -52,7 +52,7 @@ class Chain:
         self.launches = tuple(launches)
         self._commands = [launch.load() for launch in self.launches]
         self._layout = _Layout(self.launches, buffers)
-        self._buffers = buffers
+        self._nbytes, self._cleared = buffers.nbytes, buffers.cleared
         self._unused: list[_Arguments] = []
 
     def __len__(self) -> int:
@@ -71,25 +71,26 @@ class Chain:
         """
         cuda = cupy_module().cuda
         # From CuPy's pool; once freed, it goes to later work of the same stream.
-        workspace = cuda.alloc(self._buffers.nbytes) if self._buffers.nbytes else None
-        begin = 0 if workspace is None else workspace.ptr
+        workspace = cuda.alloc(self._nbytes) if self._nbytes else None
+        begin = NULL if workspace is None else workspace.ptr
         try:
             arguments = self._unused.pop()
         except IndexError:  # as many threads as never before
             arguments = _Arguments(self._layout, self._commands)
         arguments.write(given, begin)
-        for offset, nbytes in self._buffers.cleared:
+        for offset, nbytes in self._cleared:
             cuda.runtime.memsetAsync(begin + offset, 0, nbytes, stream)
+        launch = cuda.driver.launchKernel
         try:
             for command, place in arguments.launches:
-                cuda.driver.launchKernel(*command, stream, place, 0)
+                launch(*command, stream, place, 0)
         except cuda.driver.CUDADriverError as error:
             if error.status not in CONTEXT_MISSING:
                 raise
             # The first that this thread asks of the GPU, so nothing has been launched.
             make_context()
             for command, place in arguments.launches:
-                cuda.driver.launchKernel(*command, stream, place, 0)
+                launch(*command, stream, place, 0)
         # The driver has copied them.
         self._unused.append(arguments)
 
