@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest.mock import patch
 
 from cuattn.arrays.device import Device, target
@@ -67,7 +68,7 @@ def _loaded(arch: str) -> Iterator[list[Spec]]:
         for module in (pipeline, kv_append, kv_attend):
             patches.enter_context(patch.object(module, "current_device", lambda: device))
         patches.enter_context(patch.object(launch, "begin", lambda spec, _: specs.append(spec)))
-        patches.enter_context(patch.object(launch, "load", lambda *_: None))
+        patches.enter_context(patch.object(launch, "load", lambda *_: SimpleNamespace(ptr=0)))
         yield specs
 
 

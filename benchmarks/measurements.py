@@ -32,7 +32,7 @@ from cuattn.records.record import Accuracy, Timing
 from cuattn.reference import distributions
 from cuattn.scheme import Scheme
 
-from . import append, decode, decode_errors, papers
+from . import append, decode, decode_errors, host_calls, papers
 from .mma_family import mma_family
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
@@ -196,3 +196,4 @@ def _host(schemes: list[str]) -> Iterator[Timing]:
             end_to_end_ms=time.ms,
             end_to_end_iqr_ms=time.iqr_ms,
         )
+    yield from host_calls.timings(left_out)

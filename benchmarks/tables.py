@@ -12,6 +12,7 @@ from cuattn.bench.series import Series, end_to_end_tops, shape_of
 from cuattn.errors import CuattnError
 from cuattn.records.record import Record, Timing, load, records
 
+from . import host_calls
 from .decode_rows import DecodeRows
 from .real_model import EMBEDDING
 
@@ -83,6 +84,9 @@ def _host_and_memory(record: Record) -> str:
     for t in record.timings:
         if t.case == "host" and t.end_to_end_ms is not None:
             lines.append(f"host, {t.scheme}: {1e3 * t.end_to_end_ms:.1f} us a call")
+        if t.case == host_calls.CASE and t.end_to_end_ms is not None:
+            what = f"host, {t.implementation}, {t.scheme}"
+            lines.append(f"{what}: {1e3 * t.end_to_end_ms:.1f} us, in one loop with the others")
     for t in record.timings:
         if t.gbps is not None and (t.case == "copy" or t.case.startswith("quantize")):
             lines.append(f"{t.case} {t.scheme}: {t.kernel_ms:.3f} ms, {t.gbps:.0f} GB/s")

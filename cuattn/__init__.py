@@ -8,6 +8,7 @@ bound. The definitions, in NumPy, are in `cuattn.reference`.
 
 from __future__ import annotations
 
+from .arrays.device import gpu_available
 from .attention import attention
 from .auto.choose import AutoChoice, auto_scheme
 from .choice.choose import Choice, choose_scheme
@@ -40,6 +41,7 @@ __all__ = [
     "attention",
     "auto_scheme",
     "choose_scheme",
+    "gpu_available",
     "measure_error",
     "plan_schemes",
     "quantize",

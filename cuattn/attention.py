@@ -10,7 +10,6 @@ from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
 from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
 from .common.public import public
-from .compile.launch import enqueue
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.problem import Options, check_flag
@@ -164,14 +163,14 @@ def _attention_on_gpu(
         made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
-        o, o_view = (out, target) if target is not None else caller.empty(*call.output)
-        lse, lse_view = caller.empty(*call.lse) if call.lse is not None else (None, None)
-        _launch(call, seen, o_view, lse_view, made)
-        return o if out is not None else caller.deliver(o), caller.deliver(lse)
+        o = caller.empty(*call.output) if target is None else target
+        lse = None if call.lse is None else caller.empty(*call.lse)
+        _launch(call, seen, o, lse, made, caller.stream)
+        return caller.deliver(o) if out is None else out, caller.deliver(lse)
 
 
 def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
-    q, k, v = (x.signature for x in seen.values())
+    q, k, v = seen["q"].signature, seen["k"].signature, seen["v"].signature
     return prepare(q, k, v, None if target is None else target.signature, *options)
 
 
@@ -219,14 +218,15 @@ def _converted(
     return _planned(seen, target, options), made
 
 
-def _order_address(seen: Seen) -> int:
+def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
     """Return where the order of sorted keys is, if K or V is quantized already and has one."""
-    k, v = seen["k"], seen["v"]
     known = k if isinstance(k, QuantizedTensor) else v
     return known.order_address if isinstance(known, QuantizedTensor) else 0
 
 
-def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made) -> None:
+def _launch(
+    call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made, stream: int
+) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
@@ -235,12 +235,19 @@ def _launch(call: AttentionCall, seen: Seen, target: View, lse: View | None, mad
     o = target
     if not call.writes_out:
         o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
-    given: list[int] = []
-    for x in seen.values():
-        given += x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)
-    given.append(o.ptr)
-    given += [0 if view is None else view.ptr for view in (lse, *made)]
-    given.append(_order_address(seen))
-    enqueue(call.launches, call.buffers, tuple(given))
+    q, k, v = seen["q"], seen["k"], seen["v"]
+    given = (
+        *_addresses(q),
+        *_addresses(k),
+        *_addresses(v),
+        o.ptr,
+        *[0 if view is None else view.ptr for view in (lse, *made)],
+        _order_address(k, v),
+    )
+    call.launches(given, stream)
     if o is not target:
         as_cupy(target)[...] = o.owner
+
+
+def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:
+    return x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)

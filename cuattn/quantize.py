@@ -14,7 +14,8 @@ from .arrays.device import current_device, target
 from .arrays.view import CPU, CUDA, Array, View, contiguous, cupy_module
 from .common.public import public
 from .common.remember import remember
-from .compile.launch import NULL, Buffers, Launch, enqueue, loaded
+from .compile.chain import Chain
+from .compile.launch import NULL, Buffers, Launch
 from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import CodeLayout
@@ -173,7 +174,7 @@ def quantize_views(
         for name, x in seen.items():
             given += (x.ptr, *tensors[name].addresses)
         given.append(0 if order is None else order.data.ptr)
-        enqueue(call.launches, call.buffers, tuple(given))
+        call.launches(tuple(given), cupy.cuda.get_current_stream().ptr)
     else:  # an empty scope counts as one of zeros
         for name, tensor in tensors.items():
             tensor.scale.fill(call.code_layouts[name].empty_scale)
@@ -193,8 +194,7 @@ class _Call:
     shapes: dict[Name, tuple[int, ...]]
     code_layouts: dict[Name, CodeLayout]
     copied: tuple[Name, ...]
-    launches: list[Launch]
-    buffers: Buffers
+    launches: Chain
 
 
 @remember(_REMEMBERED)
@@ -217,7 +217,7 @@ def _prepare(given: tuple[tuple[Name, Array], ...], scheme: Scheme, layout: str)
         )
     check_supported(scheme, target(current_device().arch))
     copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
-    launches = []
+    launches: list[Launch] = []
     if all(math.prod(x.shape) for x in operands.values()) and not copied:
         launches = conversion(
             jobs,
@@ -229,4 +229,4 @@ def _prepare(given: tuple[tuple[Name, Array], ...], scheme: Scheme, layout: str)
             packed_v=True,
         )
     shapes = {name: operand.shape for name, operand in operands.items()}
-    return _Call(shapes, code_layouts, copied, loaded(launches), buffers)
+    return _Call(shapes, code_layouts, copied, Chain(launches, buffers))

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 import numpy as np
 
 import cuattn
-from cuattn.arrays.device import gpu_status
 
 __all__ = ["answer"]
 
@@ -38,7 +37,7 @@ def answer(batches, k, v, scheme="int8"):
 
 
 def main():
-    on_gpu = gpu_status()[0] == "ok"
+    on_gpu = cuattn.gpu_available()
     xp, stream, wait = np, nullcontext(), lambda: None
     if on_gpu:
         import cupy

@@ -13,7 +13,6 @@ import numpy as np
 from lm_ops import rms_norm, silu
 
 import cuattn
-from cuattn.arrays.device import gpu_status
 
 HEADS, KV_HEADS, HEAD_DIM, CAPACITY = 8, 2, 64, 512
 PROMPT, STEPS = 400, 16
@@ -151,7 +150,7 @@ def sum_of_products():
 
 
 def main():
-    on_gpu = gpu_status()[0] == "ok"
+    on_gpu = cuattn.gpu_available()
     xp, device = np, "cpu"
     if on_gpu:
         import cupy as xp

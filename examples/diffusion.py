@@ -15,7 +15,6 @@ import time
 import numpy as np
 
 import cuattn
-from cuattn.arrays.device import gpu_status
 
 __all__ = ["Transformer", "attention_ms", "sample"]
 
@@ -112,7 +111,7 @@ def _sigmoid(xp, x):
 
 
 def main(argv=None):
-    on_gpu = gpu_status()[0] == "ok"
+    on_gpu = cuattn.gpu_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=16384 if on_gpu else 384)
     parser.add_argument("--steps", type=int, default=20 if on_gpu else 4)

@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_limits
 from tiny_lm import Sizes, TinyLM, train
 
 import cuattn
-from cuattn.arrays.device import gpu_status
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
 
@@ -41,7 +40,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
-    on_gpu = gpu_status()[0] == "ok"
+    on_gpu = cuattn.gpu_available()
     xp, options, sizes = np, ON_HOST, Sizes()
     if on_gpu:
         import cupy

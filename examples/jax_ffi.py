@@ -74,10 +74,7 @@ def _numpy(x):
 def _cupys(stream):
     import cupy
 
-    if hasattr(cupy.cuda.Stream, "from_external"):
-        return cupy.cuda.Stream.from_external(stream)
-    _, address = stream.__cuda_stream__()
-    return cupy.cuda.ExternalStream(address)  # CuPy 13
+    return cupy.cuda.Stream.from_external(stream)
 
 
 def _cupy(x, device):

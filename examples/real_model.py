@@ -16,7 +16,6 @@ import minilm
 import numpy as np
 
 import cuattn
-from cuattn.arrays.device import gpu_status
 from cuattn.plan.kernels import runnable
 from cuattn.presets import PRESETS
 from cuattn.reference import exact
@@ -43,7 +42,7 @@ def main(argv=None):
     for i, (q, k, v, _) in enumerate(layers):
         np.savez(args.out / f"layer_{i}.npz", q=q, k=k, v=v)
 
-    on_gpu = gpu_status()[0] == "ok"
+    on_gpu = cuattn.gpu_available()
     print(f"{len(ids)} tokens, {'on the GPU' if on_gpu else 'emulated in NumPy: no GPU here'}")
     print("relative L1 error of each layer in %, and 1 - cosine similarity of the embedding")
     print(f"{'':17}" + "".join(f"{f'layer {i}':>9}" for i in range(len(layers))) + "  embedding")
@@ -88,7 +87,7 @@ def measure(scheme, encoder, ids, layers, embedding):
 
 def attention_of(scheme):
     """Return attention under a scheme for arrays in host memory: by the GPU, or by emulation."""
-    if gpu_status()[0] != "ok":
+    if not cuattn.gpu_available():
         return lambda *qkv: cuattn.attention(*as_float32(qkv), scheme=scheme)
     import cupy
 

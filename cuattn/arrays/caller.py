@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from .cuda_runtime import why_no_gpu
 from .dlpack import view
-from .pytorch import place_of_tensor, torch_of, view_tensor
+from .pytorch import empty_tensor, place_of_tensor, stream_of_tensor, torch_of, view_tensor
 from .streams import current_stream_of, hand_over
 from .view import CUDA, View, check_address, check_steps, cupy_module, place, view_cupy
 
@@ -23,6 +23,8 @@ __all__ = ["Caller", "device_of", "numpy_dtype", "on_device"]
 
 # CUDA's name of the legacy default stream, which is also called 0.
 _LEGACY_STREAM = 1
+
+_AS_IT_IS = nullcontext()
 
 
 class Caller:
@@ -34,6 +36,11 @@ class Caller:
         The array that decides whose stream and whose outputs these are; on the current device.
     stream : object
         The caller's choice, if there is one; see `current_stream_of`.
+
+    Attributes
+    ----------
+    stream : int
+        Address of the stream of the call.
     """
 
     def __init__(self, first: Any, stream: Any) -> None:
@@ -42,12 +49,17 @@ class Caller:
         self._torch = torch_of(first)
         self._cupys: int = self._cupy.cuda.get_current_stream().ptr
         self._is_torchs = self._torch is not None and stream is None
-        if stream is None and self._torch is None:
-            self._stream = self._cupys
+        # Most tensors are of this class, not of one that is derived from it.
+        self._plain_tensor = self._torch.Tensor if self._is_torchs else None
+        if self._is_torchs:
+            self.stream = stream_of_tensor(first)
+        elif stream is None:
+            self.stream = self._cupys
         else:
-            of_call = current_stream_of(first, stream)
-            self._stream = 0 if of_call == _LEGACY_STREAM else of_call
-        self._is_cupys = self._stream == self._cupys
+            self.stream = current_stream_of(first, stream)
+        if self.stream == _LEGACY_STREAM:
+            self.stream = 0
+        self._is_cupys = self.stream == self._cupys
         self._handed_over: int | None = None
         self._followed: tuple[int, ...] = ()
         self._foreign: list[View] = []
@@ -62,6 +74,8 @@ class Caller:
             As `cuattn.arrays.dlpack.view` and `cuattn.arrays.pytorch.view_tensor`.
         """
         # An array whose library uses the same stream needs no hand-over, which takes microseconds.
+        if type(x) is self._plain_tensor:
+            return view_tensor(x, name)
         if isinstance(x, self._cupy.ndarray):
             seen = view_cupy(x)
             check_steps(x, name)
@@ -81,13 +95,13 @@ class Caller:
     def _told(self) -> int:
         """Return what libraries are told of the stream; see `hand_over`."""
         if self._handed_over is None:
-            self._handed_over = hand_over(self._stream)
+            self._handed_over = hand_over(self.stream)
         return self._handed_over
 
     def _follow(self, producer: int, seen: View) -> None:
         """Let the call's stream wait for what is pending on a library's own, if that is another."""
         # Arrays of another device than the call's are refused as soon as all have been seen.
-        if producer == self._stream or seen.device[1] != self._cupy.cuda.runtime.getDevice():
+        if producer == self.stream or seen.device[1] != self._cupy.cuda.runtime.getDevice():
             return
         self._foreign.append(seen)
         if producer in self._followed or self._told() == -1:
@@ -95,22 +109,23 @@ class Caller:
         self._followed += (producer,)
         event = self._cupy.cuda.Event(disable_timing=True)
         event.record(_stream_at(producer))
-        _stream_at(self._stream).wait_event(event)
+        _stream_at(self.stream).wait_event(event)
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> tuple[Any, View]:
-        """Return a new array, of PyTorch if the first one is, else of CuPy, and a view of it."""
-        if self._torch is None:
-            array = self._cupy.ndarray(shape, numpy_dtype(dtype))
-            return array, view_cupy(array)
-        array = self._torch.empty(
-            shape, dtype=getattr(self._torch, dtype), device=self._first.device
-        )
-        return array, self.look(array, "out")
+    def empty(self, shape: tuple[int, ...], dtype: str) -> View:
+        """Return a view of a new array, of PyTorch if the first one is, else of CuPy."""
+        if self._torch is not None:
+            return empty_tensor(self._first, shape, dtype)
+        return view_cupy(self._cupy.ndarray(shape, numpy_dtype(dtype)))
 
-    def deliver(self, array: Any) -> Any:
+    def deliver(self, made: View | None) -> Any:
         """Return what `empty` made, if anything, as an array of the first one's library."""
+        if made is None:
+            return None
+        array = made.owner
+        if self._torch is not None:
+            return array
         jax: Any = sys.modules.get("jax")
-        if array is None or jax is None or not isinstance(self._first, jax.Array):
+        if jax is None or not isinstance(self._first, jax.Array):
             return array
         from jax.dlpack import from_dlpack
 
@@ -119,7 +134,7 @@ class Caller:
     def __enter__(self) -> Caller:
         """Make the call's stream CuPy's current one."""
         if not self._is_cupys:
-            self._entered = _stream_at(self._stream)
+            self._entered = _stream_at(self.stream)
             self._entered.__enter__()
         return self
 
@@ -148,6 +163,8 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
     """
     if torch_of(x) is not None:
         return place_of_tensor(x, name)
+    if isinstance(x, _cupy_arrays()):
+        return CUDA, x.data.device_id  # x.__dlpack_device__() asks CUDA what kind of memory it is
     try:
         return place(*x.__dlpack_device__())
     except (AttributeError, BufferError, TypeError, ValueError):
@@ -159,11 +176,19 @@ def device_of(x: Any, name: str) -> tuple[int, int]:
         raise NoGPUError(f"no usable GPU: {why_no_gpu(error)}") from None
 
 
+def _cupy_arrays() -> Any:
+    """Return the class of the arrays that CuPy has on NVIDIA's GPUs, if it is imported."""
+    cupy: Any = sys.modules.get("cupy")
+    if cupy is None or not hasattr(cupy, "ndarray") or cupy.cuda.runtime.is_hip:
+        return ()
+    return cupy.ndarray
+
+
 def on_device(ordinal: int) -> AbstractContextManager[object]:
     """Return a context in which a GPU is CuPy's current one; switching takes microseconds."""
     cuda = cupy_module().cuda
     if cuda.runtime.getDevice() == ordinal:
-        return nullcontext()
+        return _AS_IT_IS
     device: AbstractContextManager[object] = cuda.Device(ordinal)
     return device
 
@@ -204,15 +229,12 @@ def _keep_until_done(arrays: list[View], event: Any) -> None:
 
 class _Address:
     def __init__(self, stream: int) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self._stream
+        return 0, self.stream
 
 
 @lru_cache(64)
 def _stream_at(address: int) -> Any:
-    cuda = cupy_module().cuda
-    if hasattr(cuda.Stream, "from_external"):
-        return cuda.Stream.from_external(_Address(address))
-    return cuda.ExternalStream(address)  # CuPy 13
+    return cupy_module().cuda.Stream.from_external(_Address(address))

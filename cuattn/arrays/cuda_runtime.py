@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import UnsupportedError
+
 __all__ = [
     "CUPY_PACKAGES",
     "check_after_fork",
+    "check_version",
     "forget_after_fork",
     "import_cupy",
     "install_advice",
@@ -21,9 +24,13 @@ __all__ = [
 # By CUDA major: CuPy, the compiler, and the headers that CuPy's own kernels include. Package names,
 # not an extra of cuattn, which only an index that has cuattn could resolve.
 CUPY_PACKAGES = {
-    12: ("cupy-cuda12x>=13.6", "nvidia-cuda-nvrtc-cu12>=12.4", "nvidia-cuda-runtime-cu12>=12.4"),
-    13: ("cupy-cuda13x>=13.6", "nvidia-cuda-nvrtc>=13,<14", "nvidia-cuda-runtime>=13,<14"),
+    12: ("cupy-cuda12x>=14.2", "nvidia-cuda-nvrtc-cu12>=12.4", "nvidia-cuda-runtime-cu12>=12.4"),
+    13: ("cupy-cuda13x>=14.2", "nvidia-cuda-nvrtc>=13,<14", "nvidia-cuda-runtime>=13,<14"),
 }
+
+# Older ones take no streams of others by ``__cuda_stream__``, and do not look for the compiler in
+# its package.
+_OLDEST_CUPY = 14
 
 # Of cudaError_t, driver_types.h.
 _INITIALIZATION_ERROR = 3
@@ -73,6 +80,22 @@ def import_cupy() -> Any:
     import cupy
 
     return cupy
+
+
+def check_version(cupy: Any) -> None:
+    """Refuse a CuPy that is too old, before anything is launched.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is older than 14.
+    """
+    version = str(cupy.__version__)
+    if int(version.partition(".")[0]) < _OLDEST_CUPY:
+        raise UnsupportedError(
+            f"CuPy {version} is too old for cuattn, which needs {_OLDEST_CUPY} or newer: "
+            f"{install_advice()}"
+        )
 
 
 def why_no_gpu(error: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from .cuda_runtime import (
     check_after_fork,
+    check_version,
     forget_after_fork,
     import_cupy,
     install_advice,
@@ -22,6 +23,7 @@ __all__ = [
     "Target",
     "all_targets",
     "current_device",
+    "gpu_available",
     "gpu_status",
     "target",
 ]
@@ -176,6 +178,31 @@ def gpu_status() -> tuple[str, str]:
     return ("ok", str(count)) if count else ("no-gpu", "0 devices")
 
 
+def gpu_available() -> bool:
+    """Say whether CuPy's current GPU can be used here, without raising.
+
+    Returns
+    -------
+    bool
+        False if there is no CuPy, driver or GPU, or one that is too old. Arrays in host memory do
+        without; CUDA's own reasons are in what `cuattn info` prints.
+
+    Notes
+    -----
+    This imports CuPy, and begins to use CUDA no more than a list of GPUs does. The compiler, which
+    is needed for kernels that are not on disk yet, is not looked for.
+
+    Examples
+    --------
+    >>> device = "cuda" if cuattn.gpu_available() else "cpu"
+    """
+    try:
+        current_device()
+    except (NoGPUError, UnsupportedError):
+        return False
+    return True
+
+
 def current_device() -> Device:
     """Return the facts of CuPy's current device.
 
@@ -184,7 +211,7 @@ def current_device() -> Device:
     NoGPUError
         If there is no CuPy, no driver or no GPU.
     UnsupportedError
-        If the GPU is older than compute capability 8.0 or unknown to this version.
+        If the GPU is older than compute capability 8.0 or unknown to this version, or CuPy too old.
     """
     runtime = _runtime()
     try:
@@ -202,9 +229,11 @@ def current_device() -> Device:
 @cache
 def _runtime() -> Any:
     try:
-        return import_cupy().cuda.runtime
+        cupy = import_cupy()
     except (ImportError, OSError):
         raise NoGPUError(f"no usable GPU: {gpu_status()[1]}") from None
+    check_version(cupy)
+    return cupy.cuda.runtime
 
 
 def _listed() -> str:

@@ -71,9 +71,10 @@ def check_output(
     """
     check_writable(out, target)
     low, high = extents["out"]
+    begin, end = target.ptr + low, target.ptr + high
     for name, x in inputs.items():
-        x_low, x_high = extents[name]
-        apart = x.ptr + x_high <= target.ptr + low or target.ptr + high <= x.ptr + x_low
+        low, high = extents[name]
+        apart = x.ptr + high <= begin or end <= x.ptr + low
         if not apart and overlap(target, x, itemsize):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
     note_write(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError
-from .pytorch import torch_of
+from .pytorch import stream_of_tensor, torch_of
 
 __all__ = ["current_stream_of", "hand_over", "is_capturing"]
 
@@ -28,9 +28,8 @@ def current_stream_of(x: Any, explicit: Any = None) -> int:
     """
     if explicit is not None:
         return _address(explicit)
-    torch = torch_of(x)
-    if torch is not None:
-        return int(torch.cuda.current_stream(x.device).cuda_stream)
+    if torch_of(x) is not None:
+        return stream_of_tensor(x)
     import cupy
 
     return int(cupy.cuda.get_current_stream().ptr)

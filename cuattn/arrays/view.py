@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, NoGPUError
-from .cuda_runtime import forget_after_fork, import_cupy
+from .cuda_runtime import check_version, forget_after_fork, import_cupy
 from .device import gpu_status
 
 __all__ = [
@@ -34,6 +34,9 @@ _CUDA_MANAGED = 13
 # NumPy has no type for these; their bits travel as integers.
 _STORAGE = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 
+
+# Strides of arrays of CuPy, at a few hundred bytes each.
+_REMEMBERED = 1024
 
 # Infinities and NaN of bfloat16, which CuPy has as uint16, have all of these bits.
 _BFLOAT16_EXPONENT = 0x7F80
@@ -124,12 +127,18 @@ def check_steps(x: Any, name: str) -> None:
     ArgumentError
         If they are not: `View` cannot say where the elements are, and no GPU could read them.
     """
-    itemsize = x.dtype.itemsize
-    for axis, step in enumerate(x.strides):
-        # An axis of length 1 is never stepped along.
-        if step % itemsize and x.shape[axis] > 1 and all(x.shape):
-            expected = f"of elements that are multiples of {itemsize} bytes apart, not {step}"
-            raise ArgumentError(name, x, expected)
+    step = _step_between(x.shape, x.strides, x.dtype.itemsize)
+    if step:
+        expected = f"of elements that are multiples of {x.dtype.itemsize} bytes apart, not {step}"
+        raise ArgumentError(name, x, expected)
+
+
+@lru_cache(_REMEMBERED)
+def _step_between(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:
+    """Return the first step that is no multiple of an element and is taken, or 0."""
+    # An axis of length 1 is never stepped along.
+    taken = [step for step, n in zip(strides, shape, strict=True) if n > 1] if all(shape) else []
+    return next((step for step in taken if step % itemsize), 0)
 
 
 def steps_in_bytes(x: View, itemsize: int) -> tuple[int, ...]:
@@ -146,11 +155,15 @@ def cupy_module() -> Any:
     ------
     NoGPUError
         If it does not import, or its CUDA finds no GPU.
+    UnsupportedError
+        If it is too old.
     """
     state, why = gpu_status()
     if state != "ok":
         raise NoGPUError(f"no usable GPU: {why}")
-    return import_cupy()
+    cupy = import_cupy()
+    check_version(cupy)
+    return cupy
 
 
 forget_after_fork(cupy_module.cache_clear)
@@ -158,17 +171,17 @@ forget_after_fork(cupy_module.cache_clear)
 
 def view_cupy(array: Any) -> View:
     """Look at a ``cupy.ndarray`` that is used on CuPy's current stream, so needs no hand-over."""
-    dtype = array.dtype
-    itemsize = dtype.itemsize
-    return View(
-        array.data.ptr,
-        array.shape,
-        tuple([stride // itemsize for stride in array.strides]),
-        _dtype_name(dtype),
-        (CUDA, array.data.device_id),
-        False,
-        array,
-    )
+    dtype, data = array.dtype, array.data
+    strides = _in_elements(array.strides, dtype.itemsize)
+    device = (CUDA, data.device_id)
+    fields = data.ptr, array.shape, strides, _dtype_name(dtype), device, False, array
+    # As `View(*fields)` in half the time.
+    return tuple.__new__(View, fields)
+
+
+@lru_cache(_REMEMBERED)
+def _in_elements(strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    return tuple([stride // itemsize for stride in strides])
 
 
 def as_cupy(source: View) -> Any:

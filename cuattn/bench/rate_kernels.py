@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..arrays.device import Device, target
 from ..arrays.view import cupy_module
 from ..common.sizes import ceil_div, round_up
-from ..compile.launch import Buffers, Launch, loaded
+from ..compile.chain import Chain
+from ..compile.launch import Buffers, Launch
 from ..plan.listing import rate_specs
 from ..reference.rounding import e4m3_bits, round_e4m3
 from ..specs.attention import Type
@@ -143,9 +144,10 @@ def _bound(
     """Return the launch of a kernel on arrays, which it keeps."""
     buffers = Buffers(*arrays)
     values = {name: buffers[name] for name in arrays}
-    (launch,) = loaded([Launch(spec, device, (ctas,), {**numbers, **values})])
+    chain = Chain([Launch(spec, device, (ctas,), {**numbers, **values})], buffers)
+    stream = cupy_module().cuda.get_current_stream
 
     def run() -> None:
-        launch(buffers.addresses(tuple(x.data.ptr for x in arrays.values()), 0))
+        chain(tuple(x.data.ptr for x in arrays.values()), stream().ptr)
 
     return run

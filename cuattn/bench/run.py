@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import TypeAlias, TypeVar
 
 from ..arrays.device import current_device, target
-from ..common.public import check_cupy
 from ..compile.jit import precompile
 from ..errors import CuattnError
 from ..records.record import Accuracy, digest
@@ -43,7 +42,6 @@ def begun(rounds: int) -> Results:
     NoGPUError, UnsupportedError
         If there is no GPU that has kernels.
     """
-    check_cupy()
     return Results(
         digest=digest(),
         gpu=current_device().name,

@@ -1,4 +1,4 @@
-"""What public functions do at their door: name mistaken keywords, keep Dynamo and old CuPy out."""
+"""What public functions do at their door: name mistaken keywords, and keep Dynamo out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import KeywordError, UnsupportedError
+from ..errors import KeywordError
 
-__all__ = ["check_cupy", "public"]
+__all__ = ["public"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,11 +38,6 @@ _SAME = {
     "quantization": "scheme",
 }
 
-# Kernels get their arguments as one struct by its address, which CPointer of CuPy 13 does not take:
-# it passes that of the Python object, and the kernel reads and writes anywhere.
-_OLDEST_CUPY = 14
-_CPU = 1  # DLPack's
-
 _NOT_TRACED = "it launches kernels of its own; as an operator it can be part of a graph"
 
 
@@ -55,8 +50,6 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not _cupy_is_good and any(map(_is_on_gpu, args)):
-            check_cupy()
         try:
             if "torch._dynamo" in sys.modules:
                 untraced: Callable[P, T] = _untraced(function)
@@ -67,44 +60,6 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return _break_graph(called)
-
-
-def check_cupy() -> None:
-    """Refuse a CuPy by which kernels cannot be launched, before anything is.
-
-    Raises
-    ------
-    UnsupportedError
-        If it is older than 14.
-    """
-    try:
-        import cupy
-    except (ImportError, OSError):
-        return  # which whoever needs it says
-    version = str(getattr(cupy, "__version__", _OLDEST_CUPY))
-    if int(version.partition(".")[0]) < _OLDEST_CUPY:
-        raise UnsupportedError(
-            f"CuPy {version} cannot launch kernels of cuattn, which need {_OLDEST_CUPY} or newer: "
-            f"pip install -U 'cupy-cuda12x>={_OLDEST_CUPY}', or cupy-cuda13x"
-        )
-    _cupy_is_good.append(None)
-
-
-# Not empty once CuPy has been found good.
-_cupy_is_good: list[None] = []
-
-
-def _is_on_gpu(x: object) -> bool:
-    """Whether an argument has to do with a GPU: an array there, a quantized tensor or a cache."""
-    where = getattr(x, "__dlpack_device__", None)
-    if where is None:
-        # Codes of a quantized tensor, lengths of a cache.
-        own = (getattr(x, name, None) for name in ("codes", "device_lengths"))
-        return any(type(array).__module__.startswith("cupy") for array in own)
-    try:
-        return int(where()[0]) != _CPU
-    except Exception:  # what it is, and what is wrong with it, is looked at later
-        return False
 
 
 def _break_graph(function: Callable[P, T]) -> Callable[P, T]:

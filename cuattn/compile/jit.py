@@ -84,7 +84,7 @@ def load(spec: Spec, device: Device) -> Any:
     Returns
     -------
     cupy.cuda.function.Function
-        Called as ``kernel(grid, block, (record,), smem_bytes, stream)``.
+        Of which the driver is told `ptr`.
 
     Raises
     ------

@@ -6,12 +6,9 @@ version from `cuattn.arrays.device.OLDEST_TOOLKIT` on will do for the targets th
 
 from __future__ import annotations
 
-import ctypes
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -189,34 +186,13 @@ def _nvrtc() -> Any:
     major = _cuda_major(cupy)
     try:
         with _FINDING:
-            try:
-                nvrtc.getVersion()
-            except (ImportError, OSError, RuntimeError):
-                if not _load_from_packages(major):
-                    raise
-                nvrtc.getVersion()
+            nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:
         packages = CUPY_PACKAGES.get(major, ())[1:]  # without CuPy
         advice = pip_install(*packages) if packages else f"CuPy is for CUDA {major}"
         reason = " ".join(str(error).split())
         raise CompileError(f"no CUDA compiler (NVRTC): {reason}; {advice}") from None
     return nvrtc
-
-
-def _load_from_packages(major: int) -> bool:
-    """Load NVRTC from its Python package, where CuPy 13 does not look; say whether it was there.
-
-    What is loaded once is found by its name from then on.
-    """
-    spec = find_spec("nvidia")
-    folders = [Path(x) for x in (spec and spec.submodule_search_locations) or ()]
-    for folder in folders:
-        for library in folder.glob(f"*/lib/libnvrtc.so.{major}"):
-            # Not every version finds its second library itself.
-            for beside in (*library.parent.glob(f"libnvrtc-builtins.so.{major}.*"), library):
-                ctypes.CDLL(str(beside))
-            return True
-    return False
 
 
 def _cuda_major(cupy: Any) -> int:

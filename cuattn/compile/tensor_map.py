@@ -14,7 +14,7 @@ from typing import Any
 from ..common.sizes import round_up
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 
-__all__ = ["TensorMap", "can_map"]
+__all__ = ["CONTEXT_MISSING", "TensorMap", "can_map", "make_context"]
 
 # CU_TENSOR_MAP_DATA_TYPE_..., and the size of an element.
 _DTYPES = {"uint8": (0, 1), "float16": (6, 2), "bfloat16": (9, 2)}
@@ -33,8 +33,9 @@ _STRIDE_LIMIT = 2**40
 _NBYTES = 128
 _ALIGNMENT = 128  # what CUDA 13 declares; CUDA 12 asks for 64
 
-_NOT_INITIALIZED = 3
-_INVALID_CONTEXT = 201
+# CUDA_ERROR_NOT_INITIALIZED and ..._INVALID_CONTEXT: what the driver says to a thread whose first
+# call it is.
+CONTEXT_MISSING = (3, 201)
 
 # Encoded maps that a process remembers, at half a kilobyte each.
 _REMEMBERED = 4096
@@ -165,9 +166,8 @@ def _encoded(
     )
     driver = _driver()
     error = driver.cuTensorMapEncodeTiled(*arguments)
-    if error in (_NOT_INITIALIZED, _INVALID_CONTEXT):
-        # The first that this thread asks of the GPU.
-        _make_context()
+    if error in CONTEXT_MISSING:
+        make_context()
         error = driver.cuTensorMapEncodeTiled(*arguments)
     if error:
         what = f"{dtype} array of shape {shape}, strides {strides}, box {box}, swizzle {swizzle}"
@@ -196,7 +196,7 @@ def _driver() -> Any:
     return driver
 
 
-def _make_context() -> None:
+def make_context() -> None:
     """Give this thread the context of CuPy's current device."""
     from cupy.cuda import runtime
 

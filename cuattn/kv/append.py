@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device
 from ..arrays.view import CPU, Array, View, as_cupy, view_cupy
-from ..compile.launch import Buffers, Launch, enqueue, loaded
+from ..compile.chain import Chain
+from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
@@ -45,15 +46,12 @@ class AppendCall:
     ----------
     tokens : int
         Of each sequence in the arrays.
-    launches : list of Launch
-        Empty if there are no tokens.
-    buffers : Buffers
-        Without a workspace.
+    launches : Chain
+        Of the addresses `GIVEN`, without a workspace. Empty if there are no tokens.
     """
 
     tokens: int
-    launches: list[Launch]
-    buffers: Buffers
+    launches: Chain
 
 
 def append_on_device(
@@ -92,7 +90,7 @@ def append_on_device(
                 if plan is not None and plan.entries is not None:
                     memory.write_entries(plan.entries)
                     memory.write_limits(after)
-                enqueue(call.launches, call.buffers, given)
+                call.launches(given, caller.stream)
 
 
 def prepare_append(
@@ -121,7 +119,7 @@ def prepare_append(
     tokens = of_k.tokens
     buffers = Buffers(*GIVEN)
     if not tokens:
-        return AppendCall(tokens, [], buffers)
+        return AppendCall(tokens, Chain([], buffers))
     device = current_device()
     values = {
         "store": store_values(geometry, buffers),
@@ -138,7 +136,7 @@ def prepare_append(
     append = AppendSpec.of(geometry.kv_format, of_k.dtype, aligned=aligned)
     grid = (of_k.heads * append.pieces(tokens),)
     launches.append(Launch(append, device, grid, values))
-    return AppendCall(tokens, loaded(launches), buffers)
+    return AppendCall(tokens, Chain(launches, buffers))
 
 
 def token_operands(

@@ -10,7 +10,8 @@ from ..arrays.device import current_device, target
 from ..arrays.overlap import check_output, extent
 from ..arrays.view import Array, as_cupy, cupy_module, view_cupy
 from ..common.sizes import ceil_div
-from ..compile.launch import Buffers, Launch, enqueue, loaded
+from ..compile.chain import Chain
+from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.operand import in_order, operand_of
 from ..operands.problem import Options, Problem
@@ -57,19 +58,16 @@ class AttendCall:
         Bytes that the caller's arrays span, from their element 0 on.
     arrivals : int
         Counters of 32 bits that have to be 0, and will be again.
-    launches : list of Launch
-        Empty if there is no output.
-    buffers : Buffers
+    launches : Chain
         Of the addresses `GIVEN`; without smoothing "k_offset" is 0, in a cache of one piece for
-        each sequence "pages".
+        each sequence "pages". Empty if there is no output.
     """
 
     problem: Problem
     writes_out: bool
     extents: dict[str, tuple[int, int]]
     arrivals: int
-    launches: list[Launch]
-    buffers: Buffers
+    launches: Chain
 
 
 def attend_on_device(
@@ -89,26 +87,22 @@ def attend_on_device(
             of_q, return_lse = call.problem.q, call.problem.return_lse
             if out_view is not None:
                 check_output(out, out_view, {"q": q_view}, call.extents, of_q.dtype.nbytes)
-            o, o_view = out, out_view
-            if o_view is None:
-                o, o_view = caller.empty(q_view.shape, q_view.dtype)
-            lse = lse_view = None
-            if return_lse:
-                lse, lse_view = caller.empty(of_q.shape[:3], "float32")
-            written = o_view
+            o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
+            lse = caller.empty(of_q.shape[:3], "float32") if return_lse else None
+            written = o
             if not call.writes_out:
-                written = view_cupy(cupy_module().empty_like(as_cupy(o_view), order="C"))
+                written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
             given = (
                 *memory.attend_addresses,
                 memory.counters(call.arrivals),
                 q_view.ptr,
                 written.ptr,
-                0 if lse_view is None else lse_view.ptr,
+                0 if lse is None else lse.ptr,
             )
-            enqueue(call.launches, call.buffers, given)
-            if written is not o_view:
-                as_cupy(o_view)[...] = written.owner
-            result = o if out is not None else caller.deliver(o)
+            call.launches(given, caller.stream)
+            if written is not o:
+                as_cupy(o)[...] = written.owner
+            result = caller.deliver(o) if out is None else out
             return (result, caller.deliver(lse)) if return_lse else result
 
 
@@ -176,8 +170,7 @@ def prepare_attend(
             name: extent(x.shape, x.strides, operand.dtype.nbytes) for name, x in arrays.items()
         },
         arrivals=arrivals,
-        launches=loaded(launches),
-        buffers=buffers,
+        launches=Chain(launches, buffers),
     )
 
 

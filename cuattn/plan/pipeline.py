@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..arrays.device import Device, current_device, target
 from ..common.sizes import ceil_div, round_up
-from ..compile.launch import NULL, Buffers, Clear, Launch
+from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
 from ..operands.problem import Problem
 from ..reference.layout import pad_head_dim
@@ -45,9 +45,7 @@ _CACHED = 32 * 2**20
 _MAX_GRID_Z = 2**16 - 1
 
 
-def pipeline(
-    problem: Problem, o_strides: tuple[int, ...], buffers: Buffers
-) -> list[Launch | Clear]:
+def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> list[Launch]:
     """Return the launches of a call, in order, for CuPy's current device.
 
     Parameters
@@ -91,20 +89,18 @@ def pipeline(
     # CTAs of Hopper take one item after the other: Item in kernels_cu/sm90/group_work.cuh.
     counted = mapped and row_blocks * problem.q.heads > device.num_sms
     next_item = buffers.take(4) if counted else NULL
-    launches: list[Launch | Clear] = [
-        *conversion(
-            jobs,
-            scheme,
-            device,
-            buffers,
-            shift=shift,
-            order=order,
-            next_item=next_item,
-            packed_qk=packed_qk,
-        )
-    ]
+    launches = conversion(
+        jobs,
+        scheme,
+        device,
+        buffers,
+        shift=shift,
+        order=order,
+        next_item=next_item,
+        packed_qk=packed_qk,
+    )
     if counted and not jobs:
-        launches.append(Clear(next_item, 4))
+        buffers.clear(next_item, 4)
     for name, where in operands.items():
         launches += unpacking(name, where, problem, device)
     delta = NULL

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..arrays.overlap import extent
 from ..arrays.view import Array
 from ..common.remember import remember
-from ..compile.launch import Buffers, Clear, Launch, loaded
+from ..compile.chain import Chain
+from ..compile.launch import Buffers, Launch
 from ..operands.operand import Coded, dtype_name, in_order
 from ..operands.problem import Options, Problem
 from ..scheme import Scheme
@@ -43,9 +44,9 @@ class AttentionCall:
     needs_keys : bool
         Whether the caller has to bring K to float32 again, for its products with what smoothing
         takes from Q: K is quantized already.
-    launches : list of Launch or Clear
-        Empty if there is no output, or if it is all zeros because there are no keys.
-    buffers : Buffers
+    launches : Chain
+        Of the addresses `GIVEN`. Empty if there is no output, or if it is all zeros because there
+        are no keys.
     """
 
     problem: Problem
@@ -56,8 +57,7 @@ class AttentionCall:
     extents: dict[str, tuple[int, int]]
     needs_shift: bool
     needs_keys: bool
-    launches: list[Launch | Clear]
-    buffers: Buffers
+    launches: Chain
 
 
 @remember(_REMEMBERED)
@@ -87,9 +87,9 @@ def prepare(
         arrays["out"] = out
     itemsize = problem.q.dtype.nbytes
     buffers = Buffers(*GIVEN)
-    launches: list[Launch | Clear] = []
+    launches: list[Launch] = []
     if math.prod(problem.q.shape) and problem.k.tokens and not copied:
-        launches = loaded(pipeline(problem, in_order(o_strides, layout), buffers))
+        launches = pipeline(problem, in_order(o_strides, layout), buffers)
     return AttentionCall(
         problem=problem,
         copied=copied,
@@ -99,6 +99,5 @@ def prepare(
         extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
         needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
-        launches=launches,
-        buffers=buffers,
+        launches=Chain(launches, buffers),
     )

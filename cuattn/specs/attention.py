@@ -15,6 +15,9 @@ __all__ = ["AttentionSpec", "PRange", "Scope", "Type", "designated", "scale_byte
 class Type(Enum):
     """Element type of an operand."""
 
+    # Members are single objects. Enum hashes their names in Python, in keys of every call.
+    __hash__ = object.__hash__
+
     int8 = "int8"
     int4 = "int4"
     e4m3 = "e4m3"
@@ -45,6 +48,8 @@ class Type(Enum):
 
 class Scope(Enum):
     """Elements that share a scale."""
+
+    __hash__ = object.__hash__  # as in `Type`
 
     token = "token"
     group = "group"

@@ -176,10 +176,14 @@ class QuantizeSpec:
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: as many as leave registers for the 16-byte loads of a lane."""
         if self._sorted:
-            # A lane holds its keys and what is subtracted from a row.
+            # Bytes of keys that a lane holds while V is looked at, and of what is subtracted.
             held = TOKEN_PAD * self.head_dim * self._width // self.num_threads
-            held += 0 if self.rotate else 4 * self.head_dim // self._lanes
-            return (2 if held <= 16 * _LOADS else 1) * _THREADS // self.num_threads or 1
+            if self.rotate:
+                ctas = 2 if held <= 256 else 1
+            else:
+                held += 4 * self.head_dim // self._lanes
+                ctas = 3 if held <= 160 else 2 if held <= 208 else 1
+            return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
         # what is rotated is held in float32.

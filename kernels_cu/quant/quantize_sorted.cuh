@@ -30,10 +30,11 @@ struct SortedOrder {
 
 // Largest magnitudes of V's tokens.
 template <QuantizeSpec S>
-__device__ __forceinline__ void find_v_amax(SortedTokens& sorted, const TileSource& from,
-                                            const typename Values<S>::Vector& vector,
-                                            int head_dim) {
+__device__ __forceinline__ void find_v_amax(const QuantizeOperand& x, SortedTokens& sorted,
+                                            const TileSource& from, int head_dim) {
   using V = Values<S>;
+  typename V::Vector vector;
+  if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
 #pragma unroll 1
   for (int pass = 0; pass < V::kPasses; ++pass) {
     const typename V::Order order{V::first_word(pass)};
@@ -103,11 +104,13 @@ __device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
 
 template <QuantizeSpec S>
 __device__ __forceinline__ void store_sorted_values(const QuantizeOperand& x,
-                                                    const TileSource& from,
-                                                    const typename Values<S>::Vector& vector,
-                                                    int head_dim, const SortedTokens& sorted,
+                                                    const TileSource& from, int head_dim,
                                                     QuantizeStorage<S>& storage) {
   using V = Values<S>;
+  const SortedTokens& sorted = storage.sorted;
+  // Once more, for registers hold keys meanwhile.
+  typename V::Vector vector;
+  if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
 #pragma unroll 1
   for (int pass = 0; pass < V::kPasses; ++pass) {
     const SortedOrder<S> order(sorted, V::first_word(pass));
@@ -140,11 +143,8 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
   const QuantizeOperand& either = has_k ? p.k : p.v;
   const i64 block = static_cast<i64>(cta / either.tiles) * either.tiles + cta % either.tiles;
   const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, cta, kSortedBlock);
-  typename Values<S>::Vector v_vector;
   const auto look_at_v = [&] {
-    if (!has_v) return;
-    if constexpr (S.v_smooth) v_vector.load(p.v.vector, v_from.head, p.head_dim);
-    find_v_amax<S>(sorted, v_from, v_vector, p.head_dim);
+    if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim);
   };
   if (!has_k) {
     look_at_v();
@@ -153,8 +153,10 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
     scale_places<S>(p, sorted, block, v_from.count);
     __syncthreads();
   } else {
+    // Rotated keys leave no registers to be under way meanwhile.
+    if constexpr (S.rotate) look_at_v();
     K rows(p.k, cta, p.head_dim);
-    look_at_v();  // while keys are under way
+    if constexpr (!S.rotate) look_at_v();
     KValues values(rows, p.k, p.head_dim, storage.vector);
     float amax[K::kRows];
 #pragma unroll
@@ -182,5 +184,5 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
     __syncthreads();
     store_sorted_keys<S>(p.k, rows, values, sorted, block);
   }
-  if (has_v) store_sorted_values<S>(p.v, v_from, v_vector, p.head_dim, sorted, storage);
+  if (has_v) store_sorted_values<S>(p.v, v_from, p.head_dim, storage);
 }

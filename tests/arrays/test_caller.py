@@ -150,11 +150,10 @@ def torch(monkeypatch):
         forward_ad=SimpleNamespace(unpack_dual=lambda x: SimpleNamespace(tangent=x.tangent))
     )
     torch.stream = TORCHS
-    stream = SimpleNamespace(
-        current_stream=lambda device: SimpleNamespace(cuda_stream=torch.stream)
-    )
-    torch.cuda = stream
+    torch._C = SimpleNamespace(_cuda_getCurrentRawStream=lambda ordinal: torch.stream)
+    torch.contiguous_format = "contiguous"
     torch.empty = lambda shape, dtype, device: Tensor(shape, dtype.name, ptr=0x9000)
+    torch.empty_like = lambda x, memory_format: Tensor(x.shape, x.dtype.name, ptr=0xA000)
     monkeypatch.setitem(sys.modules, "torch", torch)
     return torch
 
@@ -186,15 +185,6 @@ def test_the_call_waits_once_for_the_stream_of_each_library(
     [(event, kept)] = caller_module._in_use
     assert event is cuda.events[-1]
     assert [view.owner for view in kept] == [other, other]
-
-
-def test_streams_of_other_libraries_serve_cupy_13(cuda, torch):
-    cuda.Stream = SimpleNamespace()
-    cuda.ExternalStream = lambda address: Stream(address, cuda)
-    with Caller(Tensor(), None) as caller:
-        caller.look(Array(), "k")
-        assert cuda.current == TORCHS
-        assert cuda.log == [("record", CUPYS), ("wait", TORCHS)]
 
 
 def test_tensors_are_used_on_cupys_stream_of_each_thread(cuda, torch):
@@ -303,12 +293,31 @@ def test_a_subclass_of_cupys_arrays_is_one(cuda):
 @pytest.mark.parametrize("make", [Array, Tensor])
 def test_outputs_are_of_the_library_of_the_first_array(cuda, torch, make):
     caller = Caller(make(), None)
-    array, view = caller.empty((4, 5), "float32")
-    assert type(array) is make
-    assert view.owner is array
+    view = caller.empty((4, 5), "float32")
+    assert type(view.owner) is make
     assert (view.shape, view.dtype) == ((4, 5), "float32")
-    assert caller.deliver(array) is array
+    assert caller.deliver(view) is view.owner
     assert caller.deliver(None) is None
+
+
+def test_tensors_like_the_first_one_are_made_like_it(cuda, torch):
+    first = Tensor()
+    first.dtype = torch.float16
+    caller = Caller(first, None)
+    like = caller.empty((2, 3), "float16")
+    assert (like.ptr, like.shape, like.dtype, like.device) == (0xA000, (2, 3), "float16", (CUDA, 0))
+    for shape, dtype in (((2, 4), "float16"), ((2, 3), "float32")):
+        made = caller.empty(shape, dtype)
+        assert (made.ptr, made.shape, made.dtype) == (0x9000, shape, dtype)
+
+    class Wrapper(Tensor):
+        __torch_dispatch__ = "own"
+
+    # As in a mode in which PyTorch makes others than it was asked for.
+    torch.empty = torch.empty_like = lambda *args, **options: Wrapper()
+    for shape in ((2, 3), (2, 4)):
+        with pytest.raises(ArgumentError, match=r"^out must be a plain tensor.*not Wrapper"):
+            caller.empty(shape, "float16")
 
 
 def test_outputs_are_delivered_to_jax(cuda, monkeypatch):
@@ -317,9 +326,10 @@ def test_outputs_are_delivered_to_jax(cuda, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", jax)
     of_jax = SimpleNamespace(from_dlpack=lambda x: ("of JAX", x))
     monkeypatch.setitem(sys.modules, "jax.dlpack", of_jax)
-    assert Caller(jax.Array(), None).deliver("o") == ("of JAX", "o")
+    made = SimpleNamespace(owner="o")
+    assert Caller(jax.Array(), None).deliver(made) == ("of JAX", "o")
     assert Caller(jax.Array(), None).deliver(None) is None
-    assert Caller(Array(), None).deliver("o") == "o"
+    assert Caller(Array(), None).deliver(made) == "o"
 
 
 def test_gradients_are_refused_unless_they_are_off(cuda, torch):
@@ -405,6 +415,16 @@ class On:
 )
 def test_device_of_arrays(given, device):
     assert device_of(given, "q") == device
+
+
+def test_arrays_of_cupy_know_where_they_are(cuda, monkeypatch):
+    monkeypatch.setattr(Array, "__dlpack_device__", lambda x: (10, 0))  # takes microseconds
+    runtime = SimpleNamespace(is_hip=False)
+    cupy = SimpleNamespace(ndarray=Array, cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert device_of(Array(device_id=1), "q") == (CUDA, 1)
+    runtime.is_hip = True
+    assert device_of(Array(device_id=1), "q") == (10, 0)
 
 
 def test_device_of_tensors(torch):

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers.foreign import OnGPU
 
 import cuattn
-from cuattn.arrays import caller, cuda_runtime, device
+from cuattn.arrays import caller, cuda_runtime, device, view
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
 
@@ -101,6 +102,33 @@ def test_no_cupy_says_what_to_install(monkeypatch):
         device.current_device()
 
 
+@pytest.fixture
+def cupy_13(monkeypatch):
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+    cuda = SimpleNamespace(runtime=runtime)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(__version__="13.6.0", cuda=cuda))
+    view.cupy_module.cache_clear()
+    yield
+    view.cupy_module.cache_clear()
+
+
+@pytest.mark.usefixtures("cupy_13")
+def test_a_cupy_that_is_too_old_is_refused_before_anything_is_launched():
+    advice = r'CuPy 13\.6\.0 .* needs 14 .*pip install "cupy-cuda12x>=14'
+    for call in (
+        lambda: cuattn.attention(OnGPU(), OnGPU(), OnGPU()),
+        lambda: cuattn.quantize(OnGPU()),
+    ):
+        with pytest.raises(UnsupportedError, match=advice):
+            call()
+
+
+@pytest.mark.usefixtures("cupy_13")
+def test_arrays_in_host_memory_have_no_need_of_cupy():
+    x = np.zeros((1, 1, 4, 8), np.float32)
+    assert cuattn.attention(x, x, x).shape == x.shape
+
+
 @pytest.mark.usefixtures("uncached_runtime")
 def test_cupy_that_cannot_make_its_folder_is_reported(monkeypatch):
     class ReadOnlyHome(importlib.abc.MetaPathFinder):
@@ -136,7 +164,8 @@ def unusable_cupy(status, driver=0):
         runtimeGetVersion=lambda: 13000,
         **dict.fromkeys(("getDevice", "getDeviceCount", "getDeviceProperties"), fail),
     )
-    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=fail))
+    cuda = SimpleNamespace(runtime=runtime, Device=fail)
+    return SimpleNamespace(__version__="14.2.0", cuda=cuda)
 
 
 @pytest.fixture
@@ -284,6 +313,30 @@ def test_forked_process_is_told_to_be_spawned_on_a_gpu():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.count("start processes with spawn") == 5
+
+
+@pytest.mark.parametrize(
+    ("major", "available"), [(7, False), (8, True), (9, True), (12, True), (15, False)]
+)
+def test_a_gpu_is_available_if_there_are_kernels_for_it(monkeypatch, major, available):
+    fake_runtime(monkeypatch, (major, 0))
+    assert cuattn.gpu_available() is available
+
+
+def test_without_a_gpu_none_is_available(unusable):
+    unusable(100)
+    assert cuattn.gpu_available() is False
+
+
+@pytest.mark.usefixtures("uncached_runtime", "cupy_13")
+def test_a_cupy_that_is_too_old_makes_none_available():
+    assert cuattn.gpu_available() is False
+
+
+@pytest.mark.usefixtures("uncached_runtime")
+def test_without_cupy_none_is_available(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert cuattn.gpu_available() is False
 
 
 def test_status_of_this_computer():

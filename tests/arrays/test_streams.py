@@ -17,13 +17,19 @@ class Protocol:
 class Tensor:
     device = "cuda:1"
 
+    def get_device(self):
+        return 1
 
-@pytest.fixture
-def torch(monkeypatch):
-    """A module that has, on cuda:1, the current stream 77."""
+
+@pytest.fixture(params=["by its address", "as an object"])
+def torch(request, monkeypatch):
+    """A module whose current stream on cuda:1 is 77; not every version names it shortly."""
     streams = {"cuda:1": SimpleNamespace(cuda_stream=77)}
+    shortly = {"_cuda_getCurrentRawStream": {1: 77}.__getitem__}
     module = SimpleNamespace(
-        Tensor=Tensor, cuda=SimpleNamespace(current_stream=streams.__getitem__)
+        Tensor=Tensor,
+        cuda=SimpleNamespace(current_stream=streams.__getitem__),
+        _C=SimpleNamespace(**shortly if request.param == "by its address" else {}),
     )
     monkeypatch.setitem(sys.modules, "torch", module)
 

@@ -260,7 +260,7 @@ def test_plot_is_a_picture(tmp_path, options):
 
 
 def test_without_cupy_the_headline_is_short(monkeypatch):
-    status = "no-cupy", "No module named 'cupy'; pip install \"cupy-cuda12x>=13.6\"; or another"
+    status = "no-cupy", "No module named 'cupy'; pip install \"cupy-cuda12x>=14.2\"; or another"
     monkeypatch.setattr(inputs, "gpu_status", lambda: status)
     expected = "emulated in NumPy, no usable GPU: No module named 'cupy' (see cuattn info)"
     assert inputs.where() == expected

@@ -7,12 +7,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.foreign import OnGPU
 
 import cuattn
 from cuattn.common import public as module
 from cuattn.common.public import public
-from cuattn.errors import ArgumentError, KeywordError, UnsupportedError
+from cuattn.errors import ArgumentError, KeywordError
 
 X = np.zeros((1, 1, 8, 64), np.float32)
 
@@ -123,33 +122,3 @@ def test_functions_are_called_outside_of_what_dynamo_looks_at(monkeypatch):
 def test_dynamo_is_told_not_to_trace(function):
     assert function._torchdynamo_disable is True
     assert "graph" in function._torchdynamo_disable_msg
-
-
-@pytest.fixture
-def cupy_13(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(__version__="13.6.0"))
-    monkeypatch.setattr(module, "_cupy_is_good", [])
-
-
-@pytest.mark.usefixtures("cupy_13")
-def test_a_cupy_that_cannot_launch_is_refused_before_anything_is():
-    ran = []
-    function = module.public(lambda x: ran.append(x))
-    with pytest.raises(UnsupportedError, match=r"CuPy 13\.6\.0 .* need 14"):
-        function(OnGPU())
-    assert ran == []
-
-
-@pytest.mark.usefixtures("cupy_13")
-def test_arrays_in_host_memory_have_no_need_of_cupy():
-    x = np.zeros((1, 1, 4, 8), np.float32)
-    assert cuattn.attention(x, x, x).shape == x.shape
-
-
-def test_a_good_cupy_is_looked_at_once(monkeypatch):
-    monkeypatch.setattr(module, "_cupy_is_good", [])
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(__version__="14.2.0"))
-    function = module.public(lambda x: "ran")
-    assert function(OnGPU()) == "ran"
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(__version__="13.6.0"))
-    assert function(OnGPU()) == "ran"

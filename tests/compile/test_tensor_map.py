@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from simulated_gpu import GPU, SimulatedDriver, garbage, mapped
+from simulated_gpu import GPU, SimulatedDriver, SimulatedLaunches, garbage, mapped
 
 from cuattn.compile import launch, params, tensor_map
+from cuattn.compile.chain import Chain
 from cuattn.compile.launch import Buffers, Launch
 from cuattn.compile.tensor_map import TensorMap, can_map
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
@@ -158,7 +159,7 @@ def test_first_use_of_a_thread_makes_its_context(driver, monkeypatch, error):
 
     fake = SimpleNamespace(cuTensorMapEncodeTiled=encode)
     monkeypatch.setattr(tensor_map, "_driver", lambda: fake)
-    monkeypatch.setattr(tensor_map, "_make_context", lambda: made.append(True))
+    monkeypatch.setattr(tensor_map, "make_context", lambda: made.append(True))
     assert mapped(make().encode(16)).box == (64, 128, 1)
     assert made == [True]
 
@@ -211,20 +212,20 @@ def mapped_launch(driver, monkeypatch):
     params.record.cache_clear()
     dtype = params.record("MappedParams", "mapped.cuh")
 
-    def kernel(grid, block, arguments, smem):
-        seen.append(np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0])
+    def kernel(grid, block, struct, smem):
+        seen.append(np.frombuffer(ctypes.string_at(struct, dtype.itemsize), dtype)[0])
 
+    loaded = SimulatedLaunches(monkeypatch).kernel(kernel)
     monkeypatch.setattr(launch, "begin", lambda spec, device: None)
-    monkeypatch.setattr(launch, "load", lambda spec, device: kernel)
-    monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
+    monkeypatch.setattr(launch, "load", lambda spec, device: loaded)
     spec = SimpleNamespace(
         params="MappedParams", params_file="mapped.cuh", num_threads=32, smem_bytes=0
     )
-    yield lambda values: launch.loaded([Launch(spec, GPU, (1,), values)])[0], seen
+    yield lambda values, buffers: Chain([Launch(spec, GPU, (1,), values)], buffers), seen
     params.record.cache_clear()
 
 
-def test_launch_writes_the_maps_of_the_call(mapped_launch, driver):
+def test_launch_writes_the_maps_of_the_call(mapped_launch, driver, monkeypatch):
     prepare, seen = mapped_launch
     buffers = Buffers("q", "v", "o")
     part = buffers.take(100)
@@ -236,11 +237,14 @@ def test_launch_writes_the_maps_of_the_call(mapped_launch, driver):
             "inner": {"rows": 7, "v": make(dtype="uint8", strides=(256, 64), number=part)},
             "unused": None,
             "last": buffers["v"],
-        }
+        },
+        buffers,
     )
     assert driver.calls == 0
     for base in (1 << 40, 1 << 41, 1 << 40):
-        call(buffers.addresses((base, base + 16, base + 32), base + 4096))
+        place = SimpleNamespace(ptr=base + 4096)
+        monkeypatch.setattr("cupy.cuda.alloc", lambda nbytes, place=place: place)
+        call((base, base + 16, base + 32), 0)
         values = seen[-1]
         assert (values["o"], values["last"]) == (base + 32, base + 16)
         assert (values["scale"], values["inner"]["rows"]) == (0.5, 7)

@@ -112,20 +112,11 @@ def test_ffi_takes_empty_arrays_and_refuses_other_types(jax_arrays, jax_ffi, arr
         jax.block_until_ready(attend(*(x.astype("int32") for x in (q, k, v))))
 
 
-@pytest.mark.parametrize("version", [13, 14])
-def test_ffi_names_its_stream_as_each_cupy_wants_it(jax_ffi, monkeypatch, version):
-    def external(address):
-        return ("by address", address)
-
-    def from_external(stream):
-        return ("by protocol", stream.__cuda_stream__()[1])
-
-    with_protocol = {"from_external": from_external} if version == 14 else {}
-    cuda = SimpleNamespace(ExternalStream=external, Stream=SimpleNamespace(**with_protocol))
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
-    xlas = SimpleNamespace(__cuda_stream__=lambda: (0, 77))
-    found = {13: "by address", 14: "by protocol"}
-    assert jax_ffi._cupys(xlas) == (found[version], 77)
+def test_ffi_gives_cupy_its_stream(jax_ffi, monkeypatch):
+    streams = SimpleNamespace(from_external=lambda stream: stream.__cuda_stream__()[1])
+    cupy = SimpleNamespace(cuda=SimpleNamespace(Stream=streams))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert jax_ffi._cupys(SimpleNamespace(__cuda_stream__=lambda: (0, 77))) == 77
 
 
 def test_programs_say_what_came_out(jax_arrays, jax_ffi, capsys):

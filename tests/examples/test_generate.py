@@ -111,7 +111,7 @@ def test_difference_says_where_texts_part(generate, found, said):
 
 
 def test_example_runs_to_the_end(generate, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
+    monkeypatch.setattr(generate.cuattn, "gpu_available", lambda: False)
     monkeypatch.setattr(generate, "ON_HOST", {"steps": 2, "batch": 1, "length": 16, "tokens": 4})
     generate.main(["--seed", "3", "--prompt", "Hello"])
     text = capsys.readouterr().out

@@ -76,8 +76,8 @@ def test_similarities_are_the_published_ones(minilm, tokenizer, encoder, sentenc
 
 
 def test_example_measures_layers_and_embedding(real_model, monkeypatch, tmp_path, capsys):
-    for module in (measure, real_model):
-        monkeypatch.setattr(module, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
+    monkeypatch.setattr(measure, "gpu_status", lambda: ("no-gpu", "hidden by the test"))
+    monkeypatch.setattr(real_model.cuattn, "gpu_available", lambda: False)
     file = tmp_path / "figures.json"
     schemes = ["int8", "int-flash"]
     real_model.main(["--out", str(tmp_path), "--json", str(file), "--schemes", *schemes])

@@ -6,7 +6,8 @@ import numpy as np
 
 from cuattn.arrays.device import Device
 from cuattn.arrays.view import Array
-from cuattn.compile.launch import NULL, Buffers, Launch, enqueue, loaded
+from cuattn.compile.chain import Chain
+from cuattn.compile.launch import NULL, Buffers, Launch
 from cuattn.operands.operand import DTYPES, array_operand
 from cuattn.reference.layout import in_tokens, pad_head_dim
 from cuattn.reference.rotation import rotate
@@ -36,7 +37,8 @@ class Place(NamedTuple):
         buffers = Buffers(*arrays)
         numbers = {name: NULL if x is None else buffers[name] for name, x in arrays.items()}
         given = tuple(0 if x is None else address(x) for x in arrays.values())
-        enqueue(loaded([Launch(spec, self.device, (ctas,), values | numbers)]), buffers, given)
+        chain = Chain([Launch(spec, self.device, (ctas,), values | numbers)], buffers)
+        chain(given, 0 if self.xp is np else self.xp.cuda.get_current_stream().ptr)
 
 
 def address(x):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cuattn.arrays.device import gpu_status
+import cuattn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -35,7 +35,7 @@ def example(name):
 
 
 def on_gpu():
-    return gpu_status()[0] == "ok"
+    return cuattn.gpu_available()
 
 
 def normal(rng, heads=2, tokens=40, head_dim=32, batch=1):

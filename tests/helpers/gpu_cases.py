@@ -271,7 +271,7 @@ def arrays(rng, dtype="float16", **sizes):
 
 
 def as_cupys(stream):
-    """Return a stream of PyTorch as one of CuPy: by address, for CuPy 13 and older PyTorch."""
+    """Return a stream of PyTorch as one of CuPy: by address, for older PyTorch."""
     return _stream_at(stream.cuda_stream)
 
 

@@ -17,6 +17,7 @@ from helpers.kv_contents_cases import (
 )
 
 import cuattn
+from cuattn.compile.chain import Chain
 from cuattn.errors import ArgumentError
 
 pytestmark = pytest.mark.gpu
@@ -225,13 +226,14 @@ def test_a_launch_that_fails_changes_nothing(rng, monkeypatch):
     before, table = snapshot(filled.cache), filled.cache.page_table
     k, _ = filled.draw(rng, 2, 20, "float16")
 
-    def failing(launches, buffers, given):
-        for launch in launches:
-            launch(buffers.addresses(given, 0))
+    launch = Chain.__call__
+
+    def failing(self, given, stream):
+        launch(self, given, stream)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cuattn.kv.append.enqueue", failing)
+        patch.setattr(Chain, "__call__", failing)
         with pytest.raises(KeyboardInterrupt):
             filled.cache.append(k, k)
     np.testing.assert_array_equal(on_host(filled.cache.device_lengths), [30, 20])

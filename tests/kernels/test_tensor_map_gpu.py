@@ -9,7 +9,8 @@ import pytest
 
 from cuattn.arrays.device import current_device
 from cuattn.compile import launch, params
-from cuattn.compile.launch import Buffers, Launch, loaded
+from cuattn.compile.chain import Chain
+from cuattn.compile.launch import Buffers, Launch
 from cuattn.compile.tensor_map import TensorMap
 from cuattn.errors import UnsupportedError
 
@@ -98,8 +99,8 @@ def copy(cupy, monkeypatch):
         tensor_map = TensorMap(**parts, number=buffers["x"])
         values = {"out": buffers["out"], "map": tensor_map, "row": row, "head": head}
         out = cupy.full((64, 128), 0xDD, cupy.uint8)
-        (call,) = loaded([Launch(spec, device, (1,), values)])
-        call(buffers.addresses((x.data.ptr, out.data.ptr), 0))
+        chain = Chain([Launch(spec, device, (1,), values)], buffers)
+        chain((x.data.ptr, out.data.ptr), cupy.cuda.get_current_stream().ptr)
         return out.get()
 
     yield run

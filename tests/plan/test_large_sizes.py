@@ -7,11 +7,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from simulated_gpu import SimulatedDriver, gpu_of
+from simulated_gpu import SimulatedDriver, SimulatedLaunches, gpu_of
 
 from cuattn.arrays.device import target
 from cuattn.compile import launch, params, tensor_map
-from cuattn.compile.launch import Buffers, Clear
+from cuattn.compile.chain import Chain
+from cuattn.compile.launch import Buffers
 from cuattn.operands.operand import Array
 from cuattn.operands.problem import Options, Problem
 from cuattn.plan.kernels import supported
@@ -35,20 +36,16 @@ def launched(request, monkeypatch):
     """Plan calls for a GPU, enqueue them without running anything, and return what was launched."""
     pytest.importorskip("cupy")
     device = gpu_of(request.param)
-    grids = []
+    grids, driver = [], SimulatedLaunches(monkeypatch)
 
     def load(spec, device):
         dtype = params.record(spec.params, spec.params_file)
 
-        def kernel(grid, block, arguments, smem):
-            grids.append((spec, grid, dtype))
-
-        return kernel
+        return driver.kernel(lambda grid, *rest: grids.append((spec, grid, dtype)))
 
     monkeypatch.setattr(launch, "begin", lambda spec, device: None)
     monkeypatch.setattr(launch, "load", load)
-    monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
-    monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
+    monkeypatch.setattr("cupy.cuda.alloc", lambda nbytes: SimpleNamespace(ptr=2**45))
     monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", lambda *arguments: None)
     monkeypatch.setattr(sys.modules["cuattn.plan.pipeline"], "current_device", lambda: device)
     monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
@@ -59,12 +56,8 @@ def launched(request, monkeypatch):
         problem = Problem.of(*arrays, Options(scheme, None, is_causal, True, "HND"))
         buffers = Buffers(*GIVEN)
         launches = pipeline(problem, of_shape(q_shape).strides, buffers)
-        addresses = buffers.addresses(tuple(2**46 + 2**40 * i for i in range(len(GIVEN))), 2**45)
         grids.clear()
-        for each in launches:
-            if not isinstance(each, Clear):
-                each.load()
-            each(addresses)
+        Chain(launches, buffers)(tuple(2**46 + 2**40 * i for i in range(len(GIVEN))), 0)
         return problem, list(grids)
 
     run.arch = request.param
@@ -89,7 +82,8 @@ def test_grids_and_arguments_fit(launched, shapes, is_causal):
             assert all(1 <= n <= most for n, most in zip(grid, MAX_GRID, strict=False))
         # All batches of all heads are attended to.
         attending = [(spec, grid) for spec, grid, _ in grids if spec.source.startswith("attention")]
-        if len(attending[0][1]) == 3:
-            assert sum(grid[2] for _, grid in attending) == problem.k.shape[0]
+        if attending[0][0].function == "attention_mma":
+            batches = [(*grid, 1, 1)[2] for _, grid in attending]
+            assert sum(batches) == problem.k.shape[0]
         else:
             assert len(attending) == 1

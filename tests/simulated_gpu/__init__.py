@@ -6,6 +6,7 @@ and the order of launches. The arithmetic is the reference's.
 
 from .device import GPU, NUM_SMS, gpu_of
 from .gpu import SimulatedGPU
+from .launches import SimulatedLaunches
 from .memory import garbage
 from .tensor_maps import SimulatedDriver, mapped
 
@@ -14,6 +15,7 @@ __all__ = [
     "NUM_SMS",
     "SimulatedDriver",
     "SimulatedGPU",
+    "SimulatedLaunches",
     "garbage",
     "gpu_of",
     "mapped",

@@ -14,6 +14,7 @@ from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
 from .decoding import decode_attention
 from .device import GPU
+from .launches import SimulatedLaunches
 from .memory import garbage, view_of
 from .quantizers import quantize_operands, stats, stats_finish
 from .rates import memory_rate, product_rate
@@ -70,10 +71,8 @@ class SimulatedGPU:
         self.device = device
         monkeypatch.setattr(launch, "begin", lambda spec, device: None)
         monkeypatch.setattr(launch, "load", self._load)
-        monkeypatch.setattr("cupy.cuda.function.CPointer", lambda address: address)
+        self._launches = SimulatedLaunches(monkeypatch)
         monkeypatch.setattr("cupy.cuda.alloc", self._alloc)
-        monkeypatch.setattr("cuattn.compile.launch.cupy_module", lambda: sys.modules["cupy"])
-        monkeypatch.setattr("cupy.cuda.get_current_stream", lambda: SimpleNamespace(ptr=0))
         monkeypatch.setattr("cupy.cuda.runtime.memsetAsync", memset)
         for name in PLANNERS:
             monkeypatch.setattr(sys.modules[f"cuattn.{name}"], "current_device", lambda: device)
@@ -121,16 +120,18 @@ class SimulatedGPU:
     def _load(self, spec, device):
         dtype = params.record(spec.params, spec.params_file)
 
-        def kernel(grid, block, arguments, smem):
+        def kernel(grid, block, struct, smem):
             assert all(ctas > 0 for ctas in grid)
-            assert block == (spec.num_threads,)
+            assert block == (spec.num_threads, 1, 1)
             assert smem == spec.smem_bytes <= device.max_smem_per_cta
-            values = np.frombuffer(ctypes.string_at(arguments[0], dtype.itemsize), dtype)[0]
+            values = np.frombuffer(ctypes.string_at(struct, dtype.itemsize), dtype)[0]
+            if spec.function == "attention_mma":
+                grid = (*grid, 1, 1)[:3]
             self.launched.append(spec.entry)
             self.specs.append(spec)
             KERNELS[spec.function](values, spec, grid)
 
-        return kernel
+        return self._launches.kernel(kernel)
 
 
 class Nothing:
@@ -149,6 +150,8 @@ class Nothing:
 
 
 class SimulatedCaller(Nothing):
+    stream = 0
+
     def __init__(self, first, stream):
         assert stream is None
 
@@ -157,7 +160,7 @@ class SimulatedCaller(Nothing):
 
     def empty(self, shape, dtype):
         array = garbage(shape, np.uint16 if dtype == "bfloat16" else dtype)
-        return array, view_of(array)
+        return view_of(array)
 
-    def deliver(self, array):
-        return array
+    def deliver(self, made):
+        return None if made is None else made.owner
