@@ -1,9 +1,9 @@
 """INT8 attention for NVIDIA GPUs, and exactly how wrong it is.
 
 `attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` and `quantize_kv` make
-operands once for many calls, and a `KVCache` holds keys and values of sequences that grow; `measure_error` compares a
-scheme with float64, and `choose_scheme` and `plan_schemes` find the fastest whose error is within a
-bound. The definitions, in NumPy, are in `cuattn.reference`.
+operands once for many calls, and a `KVCache` holds keys and values of sequences that grow;
+`measure_error` compares a scheme with float64, and `choose_scheme` and `plan_schemes` find the
+fastest whose error is within a bound. The definitions, in NumPy, are in `cuattn.reference`.
 """
 
 from __future__ import annotations

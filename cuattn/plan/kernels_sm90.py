@@ -20,7 +20,7 @@ INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
 
 @dataclass(frozen=True)
 class GroupTile:
-    """The fields of `WgmmaSpec` that change speed, and of numbers their float32 rounding at most."""
+    """The fields of `WgmmaSpec` that change speed, and of numbers no more than their rounding."""
 
     groups: int
     group_registers: int

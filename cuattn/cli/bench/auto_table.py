@@ -13,7 +13,6 @@ from ...auto.tables import Found, own_file
 from ...bench.auto_table import CASES, table, timings
 from ...bench.grid import Grid, kernels
 from ...common.output_files import Target
-from ...common.public import check_cupy
 from ...compile.jit import precompile
 from ...errors import ArgumentError
 from ...presets import AUTO
@@ -31,7 +30,6 @@ def run(file: Target | None) -> None:
     ArgumentError
         If the GPU has no room for any of the shapes.
     """
-    check_cupy()
     device = current_device()
     place = own_file(device.name) if file is None else file
     with Bar() as bar:
