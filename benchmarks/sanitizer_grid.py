@@ -45,8 +45,7 @@ RAGGED = case((2, 1), (129, 257), 64, causal=True)
 SHAPES = [WHOLE, RAGGED]
 # Schemes that the kernels of mma.sync are watched with where another family serves calls.
 OF_MMA = ("int8", "int8-block", "int8-fp16", "int4", "int-flash", "fp16")
-# What no preset has: groups of channels, V rotated of which the ranges of channels are wanted. The
-# quantizer without a rotation is that of presets that are not for speed.
+# What no preset has: groups of channels, V rotated of which the ranges of channels are wanted.
 COMPOSED = [
     replace(PRESETS["int4"], name="groups", q_scope="group", k_scope="group", qk_group=32),
     replace(PRESETS["int8-fast"], name="rotated", rotate="qkv"),

@@ -67,7 +67,9 @@ __device__ __forceinline__ void load_floats(float (&x)[Count], const f32* from) 
 // Of StatsOperand or QuantizeOperand: where a token's row begins; `head` counts through the batch.
 template <Type In, class Operand>
 __device__ __forceinline__ const char* row_address(const Operand& x, int head, int token) {
-  const i64 element = head / x.num_heads * x.stride_batch + head % x.num_heads * x.stride_head +
+  const u32 heads = x.num_heads;
+  const i64 batch = static_cast<u32>(head) / heads;
+  const i64 element = batch * x.stride_batch + static_cast<u32>(head) % heads * x.stride_head +
                       token * x.stride_token;
   return static_cast<const char*>(x.x) + element * bytes_of(In);
 }

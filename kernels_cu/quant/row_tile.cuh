@@ -18,8 +18,10 @@ struct TileSource {
 
 template <Type In>
 __device__ __forceinline__ TileSource tile_source(const QuantizeOperand& x, int cta, int tokens) {
-  const int head = cta / x.tiles;
-  const int first = cta % x.tiles * tokens;
+  // Divisions without signs take fewer instructions.
+  const u32 tiles = x.tiles;
+  const int head = static_cast<u32>(cta) / tiles;
+  const int first = static_cast<u32>(cta) % tiles * tokens;
   return {row_address<In>(x, head, first), x.stride_token * bytes_of(In), head, first,
           x.seqlen - first};
 }

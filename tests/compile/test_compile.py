@@ -185,6 +185,18 @@ def test_kernels(arch, part):
     assert complaints(chosen()[arch][part::PARTS], arch, bounds(arch)) == ""
 
 
+@pytest.mark.parametrize("preset", ["int8", "int8-block", "int4"])
+@pytest.mark.parametrize("arch", WHOLE)
+def test_rotated_rows_stay_in_registers(arch, preset):
+    """What a lane has of them is chosen to fill the registers: it must not spill."""
+    specs = [
+        QuantizeSpec.of(PRESETS[preset], list(DTYPES.values())[i % 3], head_dim, aligned=True)
+        for i, head_dim in enumerate(HEAD_DIMS, len(preset))
+    ]
+    assert all(spec.rotate for spec in specs)
+    assert complaints(specs, arch, lambda spec: {"max_spill": 0}) == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10 * PARTS))
 @pytest.mark.parametrize("arch", TARGETS)

@@ -6,7 +6,15 @@ from scipy.linalg import hadamard
 
 from cuattn.errors import ArgumentError
 from cuattn.reference.quantize import quantize, smoothing_vector
-from cuattn.reference.rotation import hadamard_block, rotate, rotate_exactly, signs, unrotate
+from cuattn.reference.rotation import (
+    hadamard_block,
+    rotate,
+    rotate_exactly,
+    rotation_factor,
+    signs,
+    turn,
+    unrotate,
+)
 
 
 @pytest.mark.parametrize("head_dim", [2, 40, 64, 96, 128, 256])
@@ -45,6 +53,23 @@ def test_signs_are_balanced_and_always_the_same():
     assert set(signs(256)) == {-1.0, 1.0}
     assert abs(signs(256).sum()) < 64
     np.testing.assert_array_equal(signs(64), signs(256)[:64])
+
+
+@pytest.mark.parametrize("head_dim", [8, 64, 96, 128])
+def test_factor_of_a_rotation_multiplies_scales_or_elements(rng, head_dim):
+    x = rng.standard_normal((1, 2, 50, head_dim)).astype(np.float32)
+    r, turned = rotation_factor(head_dim), turn(x)
+    largest = np.abs(turned).max(axis=-1)
+    found = quantize(x, scope="token", rotated=True)
+    np.testing.assert_array_equal(found.scale, r * largest / np.float32(127))
+    steps = np.float32(127) / (r * largest) * r
+    np.testing.assert_array_equal(found.codes, np.rint(turned * steps[..., None]))
+    # Of V a kernel writes the rotated elements before another one looks for the largest.
+    first = quantize(x, scope="token", rotated=True, factor_first=True)
+    of_rotated = quantize(rotate(x), scope="token")
+    np.testing.assert_array_equal(first.codes, of_rotated.codes)
+    np.testing.assert_array_equal(first.scale, of_rotated.scale)
+    np.testing.assert_allclose(first.dequantize(), found.dequantize(), atol=0.1)
 
 
 def test_rotation_is_undone_and_spreads_an_outlier_channel(rng):
