@@ -15,6 +15,7 @@ from .errors import ArgumentError
 from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor, check_orders
 from .plan.prepared import AttentionCall, prepare
+from .plan.repeated import repetition
 from .quantize import quantize_views
 from .scheme import Scheme
 from .specs.coding import Name
@@ -148,6 +149,11 @@ def _attention_on_gpu(
 ) -> tuple[Any, Any]:
     """Attend on the current device: look at the arrays, check and plan, launch."""
     caller = Caller(given["q"], stream)
+    again = None
+    if caller.is_torchs and not check_finite:
+        again = repetition(given.values(), options, out)
+        if again is not None and again.call is not None:
+            return again.run(again.call, caller)
     seen: Seen = {
         name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
         for name, x in given.items()
@@ -163,9 +169,12 @@ def _attention_on_gpu(
         made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, target, options)
+            again = None
         o = caller.empty(*call.output) if target is None else target
         lse = None if call.lse is None else caller.empty(*call.lse)
         _launch(call, seen, o, lse, made, caller.stream)
+        if again is not None:
+            again.remember(call)
         return caller.deliver(o) if out is None else out, caller.deliver(lse)
 
 

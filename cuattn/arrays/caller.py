@@ -41,6 +41,8 @@ class Caller:
     ----------
     stream : int
         Address of the stream of the call.
+    is_torchs : bool
+        Whether that is PyTorch's current one because the first array is its tensor.
     """
 
     def __init__(self, first: Any, stream: Any) -> None:
@@ -48,10 +50,10 @@ class Caller:
         self._first = first
         self._torch = torch_of(first)
         self._cupys: int = self._cupy.cuda.get_current_stream().ptr
-        self._is_torchs = self._torch is not None and stream is None
+        self.is_torchs = self._torch is not None and stream is None
         # Most tensors are of this class, not of one that is derived from it.
-        self._plain_tensor = self._torch.Tensor if self._is_torchs else None
-        if self._is_torchs:
+        self._plain_tensor = self._torch.Tensor if self.is_torchs else None
+        if self.is_torchs:
             self.stream = stream_of_tensor(first)
         elif stream is None:
             self.stream = self._cupys
@@ -85,7 +87,7 @@ class Caller:
                 self._follow(self._cupys, seen)
         elif torch_of(x) is not None:
             seen = view_tensor(x, name)
-            if not self._is_torchs and seen.device[0] == CUDA:
+            if not self.is_torchs and seen.device[0] == CUDA:
                 self._follow(current_stream_of(x), seen)
         else:
             seen = view(x, self._told(), name)

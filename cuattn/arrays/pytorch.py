@@ -7,6 +7,7 @@ and vmapped tensors are, and some of them have the address 0. Only strided memor
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "empty_tensor",
     "note_write",
     "place_of_tensor",
+    "plain_tensors",
     "stream_of_tensor",
     "torch_of",
     "view_tensor",
@@ -99,6 +101,32 @@ def view_tensor(x: Any, name: str) -> View:
     fields = ptr, tuple(shape), x.stride(), _name_of(x.dtype), device, readonly, x
     # As `View(*fields)` in half the time.
     return tuple.__new__(View, fields)
+
+
+def plain_tensors(tensors: Iterable[Any]) -> tuple[list[int], list[Any]] | None:
+    """Return the addresses of tensors, and all else that `view_tensor` would see of them as a key.
+
+    None if there is one that it would change, refuse, or look at more closely. Tensors with equal
+    keys are treated alike, so that a call need not look at each in turn if it has been made before.
+    """
+    torch: Any = sys.modules["torch"]
+    plain, strided = torch.Tensor, torch.strided
+    if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:
+        return None
+    addresses: list[int] = []
+    key: list[Any] = []
+    try:
+        for x in tensors:
+            if type(x) is not plain or x.layout is not strided or not x.is_cuda:
+                return None
+            if x.requires_grad or x.is_nested or x.is_neg():
+                return None
+            address = x.data_ptr()
+            addresses.append(address)
+            key += x.shape, x.stride(), x.dtype, x.get_device(), address % 16
+    except RuntimeError:  # under a transform of torch.func there is no storage
+        return None
+    return (addresses, key) if all(addresses) else None
 
 
 def empty_tensor(like: Any, shape: tuple[int, ...], dtype: str) -> View:

@@ -9,6 +9,7 @@ import pytest
 
 from cuattn.arrays import caller as caller_module
 from cuattn.arrays.caller import Caller, device_of, numpy_dtype, on_device
+from cuattn.arrays.pytorch import plain_tensors
 from cuattn.arrays.view import CPU, CUDA
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
@@ -392,6 +393,53 @@ def test_tensors_without_storage_are_refused(cuda, torch, monkeypatch):
     monkeypatch.setattr(Tensor, "data_ptr", raises)
     with pytest.raises(ArgumentError, match=r"^q must be .*doesn't have storage"):
         Caller(Tensor(), None).look(Tensor(), "q")
+
+
+def test_plain_tensors_are_known_by_address_and_kind(torch):
+    torch.autograd.forward_ad._current_level = -1
+    x, y = Tensor(), Tensor(ptr=ADDRESS + 24, index=1)
+    addresses, (*of_x, last) = plain_tensors([x])
+    assert addresses == [ADDRESS]
+    assert (of_x[:2], of_x[3], last) == ([(2, 3), (3, 1)], 0, 0)
+    addresses, key = plain_tensors([x, y])
+    assert addresses == [ADDRESS, ADDRESS + 24]
+    assert key[8:] == [1, 8]
+    torch.autograd.forward_ad._current_level = 0
+    assert plain_tensors([x]) is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("layout", "torch.sparse_coo"),
+        ("is_cuda", False),
+        ("requires_grad", True),
+        ("is_nested", True),
+        ("_negative", True),
+        ("_ptr", 0),
+    ],
+)
+def test_tensors_that_need_a_closer_look_are_not_plain(torch, attribute, value):
+    torch.autograd.forward_ad._current_level = -1
+    x = Tensor()
+    setattr(x, attribute, value)
+    assert plain_tensors([Tensor(), x]) is None
+
+
+def test_what_is_no_tensor_or_has_no_storage_is_not_plain(torch, monkeypatch):
+    torch.autograd.forward_ad._current_level = -1
+
+    class WithMethods(Tensor):
+        pass
+
+    for other in (WithMethods(), Array(), None):
+        assert plain_tensors([Tensor(), other]) is None
+
+    def raises(self):
+        raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
+
+    monkeypatch.setattr(Tensor, "data_ptr", raises)
+    assert plain_tensors([Tensor()]) is None
 
 
 class On:

@@ -151,6 +151,7 @@ class Nothing:
 
 class SimulatedCaller(Nothing):
     stream = 0
+    is_torchs = False
 
     def __init__(self, first, stream):
         assert stream is None

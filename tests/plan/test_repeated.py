@@ -1,0 +1,156 @@
+"""Calls on plain tensors that have been made before: on the simulated GPU, with arrays."""
+
+import numpy as np
+import pytest
+
+import cuattn
+from cuattn.errors import ArgumentError
+from cuattn.plan import repeated
+from cuattn.reference import emulate
+
+pytest.importorskip("cupy")
+from simulated_gpu import SimulatedGPU
+from simulated_gpu.gpu import SimulatedCaller
+
+
+def plain_arrays(arrays):
+    """Do for arrays what `plain_tensors` does for tensors; read-only ones are not plain."""
+    given = list(arrays)
+    if not all(x.flags.writeable and x.size for x in given):
+        return None
+    kinds = [(x.shape, x.strides, x.dtype, x.ctypes.data % 16) for x in given]
+    return [x.ctypes.data for x in given], kinds
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    gpu = SimulatedGPU(monkeypatch)
+    monkeypatch.setattr(SimulatedCaller, "is_torchs", True)
+    monkeypatch.setattr(repeated, "plain_tensors", plain_arrays)
+    monkeypatch.setattr(repeated, "_calls", {})
+    return gpu
+
+
+@pytest.fixture
+def looked_at(gpu, monkeypatch):
+    """Count the arrays that are looked at one by one."""
+    names = []
+    look = SimulatedCaller.look
+    monkeypatch.setattr(
+        SimulatedCaller, "look", lambda self, x, name: names.append(name) or look(self, x, name)
+    )
+    return names
+
+
+def inputs(rng, shape=(1, 2, 40, 64)):
+    return [rng.standard_normal(shape).astype(np.float16) for _ in "qkv"]
+
+
+def check(o, given, **options):
+    expected, _ = emulate.attention(*given, **options)
+    np.testing.assert_allclose(o, expected, rtol=2.0**-10, atol=1e-2)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp16"])
+def test_other_arrays_of_the_same_kinds_are_not_looked_at(rng, looked_at, scheme):
+    for calls in range(3):
+        given = inputs(rng)
+        o, lse = cuattn.attention(*given, scheme=scheme, is_causal=True, return_lse=True)
+        check(o, given, scheme=scheme, is_causal=True)
+        expected = emulate.attention(*given, scheme=scheme, is_causal=True)[1]
+        np.testing.assert_allclose(lse, expected, rtol=1e-3, atol=1e-3)
+        assert looked_at == ["q", "k", "v"], calls
+
+
+def test_outputs_are_written(rng, looked_at):
+    out = np.empty((1, 2, 40, 64), np.float16)
+    for _ in range(3):
+        given = inputs(rng)
+        assert cuattn.attention(*given, out=out) is out
+        check(out, given)
+    assert looked_at == ["q", "k", "v", "out"]
+
+
+def test_outputs_that_may_overlap_are_looked_at(rng, looked_at):
+    given = inputs(rng)
+    cuattn.attention(*given, out=np.empty_like(given[0]))
+    launched = len(looked_at)
+    with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of k"):
+        cuattn.attention(*given, out=given[1])
+    assert len(looked_at) == launched + 4
+    # Parts of packed arrays interleave and do not overlap.
+    packed = np.stack([*given, np.zeros_like(given[0])], axis=3)
+    parts = [packed[:, :, :, i] for i in range(4)]
+    for calls in range(2):
+        assert cuattn.attention(*parts[:3], out=parts[3]) is parts[3]
+        check(parts[3], given)
+        assert len(looked_at) == launched + 8 + 4 * calls
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"is_causal": 0}, "^is_causal must be True or False"),
+        ({"return_lse": 0}, "^return_lse must be True or False"),
+        ({"scale": True}, "^scale must be a number"),
+        ({"scheme": []}, "^scheme"),
+        ({"layout": None}, "^layout must be one of"),
+    ],
+)
+def test_options_that_are_equal_to_good_ones_are_still_refused(gpu, rng, options, message):
+    given = inputs(rng)
+    cuattn.attention(*given)
+    cuattn.attention(*given, scale=1.0)
+    gpu.launched.clear()
+    with pytest.raises(ArgumentError, match=message):
+        cuattn.attention(*given, **options)
+    assert gpu.launched == []
+
+
+def columns_apart(x):
+    wide = np.zeros((*x.shape, 2), x.dtype)
+    wide[..., 0] = x
+    return wide[..., 0]
+
+
+def test_what_is_copied_first_is_copied_each_time(rng, looked_at):
+    for calls in range(1, 3):
+        given = inputs(rng)
+        check(cuattn.attention(given[0], columns_apart(given[1]), given[2]), given)
+        assert len(looked_at) == 3 * calls
+    assert repeated._calls == {}
+
+
+def test_outputs_that_no_kernel_writes_are_written_each_time(rng, looked_at):
+    for calls in range(1, 3):
+        given, out = inputs(rng), columns_apart(np.zeros((1, 2, 40, 64), np.float16))
+        cuattn.attention(*given, out=out)
+        check(out, given)
+        assert len(looked_at) == 4 * calls
+
+
+def test_other_kinds_are_looked_at(rng, looked_at):
+    given = inputs(rng)
+    cuattn.attention(*given)
+    calls = (
+        {"scheme": "int8-block"},
+        {"is_causal": True},
+        {"scale": 0.5},
+        {"return_lse": True},
+        {"check_finite": True},
+    )
+    for count, options in enumerate(calls, 2):
+        cuattn.attention(*given, **options)
+        assert len(looked_at) == 3 * count
+    read_only = given[2].copy()
+    read_only.flags.writeable = False
+    cuattn.attention(*given[:2], read_only)
+    assert len(looked_at) == 3 * len(calls) + 6
+
+
+def test_a_process_remembers_a_bounded_number_of_kinds(gpu, rng, monkeypatch):
+    monkeypatch.setattr(repeated, "_REMEMBERED", 2)
+    for tokens in (1, 2, 3, 4, 5):
+        given = inputs(rng, (1, 1, tokens, 64))
+        check(cuattn.attention(*given), given)
+        assert 1 <= len(repeated._calls) <= 2
