@@ -131,7 +131,6 @@ def _quantize(
         "order": order,
         "next_item": next_item,
         "head_dim": next(iter(jobs.values())).operand.shape[3],
-        "ctas_at_a_time": device.num_sms * spec.min_ctas,
         "heads_per_kv": shift.group if shift else 1,
         "softmax_scale": shift.softmax_scale if shift else 0.0,
     }

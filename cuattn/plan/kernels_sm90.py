@@ -69,10 +69,12 @@ def wgmma_spec(
     k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
-    if _plain(qk, pv, k_scope, v_scope) and not is_causal:
-        # Ties gain no time with a mask or where keys have scales of their own, and were measured
-        # with these head dimensions only.
-        tile = replace(tile, tied_steps=integer_o and head_dim in (64, 128))
+    if not is_causal and scheme.p_terms == 1 and p_range in (PRange.block, PRange.row_pow2):
+        # What gains time without a mask, of what was measured with 64 and 128 channels.
+        plain = _plain(qk, pv, k_scope, v_scope)
+        tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim == 128)
+        floats = p_range is PRange.block and plain and head_dim == 128
+        tile = replace(tile, tied_steps=tied and head_dim in (64, 128), float_sums=floats)
     if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:

@@ -20,7 +20,7 @@ _THREADS = 256
 _LOADS = 16
 
 # Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = 18 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
+_SORTING = 10 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64

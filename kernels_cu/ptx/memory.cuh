@@ -36,9 +36,4 @@ __device__ __forceinline__ u32 count_arrival(u32* counter) {
 
 __device__ __forceinline__ void acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
-// Asks for a line of 128 bytes to be brought to the L2 cache.
-__device__ __forceinline__ void prefetch_l2(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-
 }  // namespace ptx

@@ -41,7 +41,6 @@ struct QuantizeParams {
                        // else read; null stands for the order of columns
   u32* next_item;      // of attention, which counts from 0 on; may be null
   i32 head_dim;        // of the inputs, a multiple of 8
-  i32 ctas_at_a_time;  // that the GPU runs
   i32 heads_per_kv;    // query heads that share one head of K
   f32 softmax_scale;
 };

@@ -66,20 +66,22 @@ __device__ __forceinline__ void scale_places(const QuantizeParams& p, SortedToke
       }
     }
     if (p.v.heads > 0) {
+      float amax = 0.0f;  // of the section that has the lane's number
 #pragma unroll
       for (int section = 0; section < kSections; ++section) {
         const bool inside = token < count && section_of(lane) == section;
-        const float amax = amax_where(inside, sorted.v_amax[token]);
-        if (lane == section) {
-          const int at = t * kSections + section;
-          f32* to = p.v.scale + block * 3 * kPlaceScales + at;
-          const float scale = Values<S>::Scale::scale(amax);
-          to[0] = scale;
-          to[kPlaceScales] = log2f(scale);
-          // See scale_tokens.
-          to[2 * kPlaceScales] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
-          sorted.v_factor[at] = Values<S>::Scale::factor(amax);
-        }
+        const float x = amax_where(inside, sorted.v_amax[token]);
+        if (lane == section) amax = x;
+      }
+      if (lane < kSections) {
+        const int at = t * kSections + lane;
+        f32* to = p.v.scale + block * 3 * kPlaceScales + at;
+        const float scale = Values<S>::Scale::scale(amax);
+        to[0] = scale;
+        to[kPlaceScales] = log2f(scale);
+        // See scale_tokens.
+        to[2 * kPlaceScales] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
+        sorted.v_factor[at] = Values<S>::Scale::factor(amax);
       }
     }
   }
@@ -171,7 +173,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
     u8* order = p.order ? p.order + block * kSortedBlock : nullptr;
     if (has_v) {
       __syncthreads();
-      sort_tokens<S.num_threads>(sorted);
+      sort_tokens(sorted);
     } else {
       take_order<S.num_threads>(sorted, order);
     }

@@ -7,7 +7,6 @@
 struct SortedTokens {
   u32 k_amax[kSortedBlock];  // bits of largest magnitudes, by tokens
   u32 v_amax[kSortedBlock];
-  alignas(16) u32 key[2][kSortedBlock];
   alignas(16) u8 token[kSortedBlock];  // by places
   u8 place[kSortedBlock];              // by tokens
   f32 k_factor[4];
@@ -22,16 +21,34 @@ __device__ __forceinline__ u32 sort_key(u32 amax, int token) {
   return (amax >> 1 & ~(kSortedBlock - 1u)) | token;
 }
 
-// How many of a block's keys are smaller, counted by two neighbouring threads.
-__device__ __forceinline__ int rank_of(const u32 (&keys)[kSortedBlock], u32 key, int part) {
-  const uint4* four = reinterpret_cast<const uint4*>(keys) + part * (kSortedBlock / 8);
-  int count = 0;
-#pragma unroll 8
-  for (int i = 0; i < kSortedBlock / 8; ++i) {
-    const uint4 x = four[i];
-    count += (x.x < key) + (x.y < key) + (x.z < key) + (x.w < key);
+// Sorts 128 keys of a warp, of which lane i has those at places 4 i to 4 i + 3: bitonic merging.
+__device__ __forceinline__ void sort_keys(u32 (&key)[4]) {
+  const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+  for (int size = 2; size <= kSortedBlock; size *= 2) {
+#pragma unroll
+    for (int step = size / 2; step > 0; step /= 2) {
+      if (step >= 4) {
+        // The lower of two lanes keeps the smaller keys, where keys are to rise.
+        const bool rises = (4 * lane & size) == 0;
+        const bool lower = (4 * lane & step) == 0;
+#pragma unroll
+        for (u32& mine : key) {
+          const u32 other = __shfl_xor_sync(0xffffffffu, mine, step / 4);
+          mine = rises == lower ? min_of(mine, other) : max_of(mine, other);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (i & step) continue;
+          const bool rises = ((4 * lane + i) & size) == 0;
+          const u32 a = key[i], b = key[i + step];
+          key[i] = rises ? min_of(a, b) : max_of(a, b);
+          key[i + step] = rises ? max_of(a, b) : min_of(a, b);
+        }
+      }
+    }
   }
-  return count + __shfl_xor_sync(0xffffffffu, count, 1);
 }
 
 // The section of a rank by V, and the place of a rank in the order in which places are filled.
@@ -40,34 +57,37 @@ __device__ __forceinline__ int section_of_rank(int rank) {
 }
 __device__ __forceinline__ int place_of_rank(int rank) {
   const int section = section_of_rank(rank);
-  const int first = section == 0 ? 0 : section == 1 ? 8 : section == 2 ? 64 : 120;
-  const int width = section % 3 == 0 ? 2 : 14;
-  const int of_lane = section == 0 ? 0 : section == 1 ? 2 : section == 2 ? 16 : 30;
-  return (rank - first) / width * kLanePlaces + of_lane + (rank - first) % width;
+  const int within = rank - (section == 0 ? 0 : section == 1 ? 8 : section == 2 ? 64 : 120);
+  const bool narrow = section % 3 == 0;
+  const int lane = narrow ? within / 2 : within / 14;
+  const int first = section == 0 ? 0 : section == 1 ? 2 : section == 2 ? 16 : 30;
+  return lane * kLanePlaces + first + within - lane * (narrow ? 2 : 14);
 }
 
-// From the largest magnitudes in `sorted` to the places of tokens. All threads of the CTA call it.
-template <int Threads>
+// From the largest magnitudes in `sorted` to the places of tokens, by the first warp of the CTA.
 __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
-  static_assert(Threads % kWarpSize == 0);
-  const int part = threadIdx.x % 2;
-  for (int token = threadIdx.x / 2; token < kSortedBlock; token += Threads / 2) {
-    if (part == 0) sorted.key[0][token] = sort_key(sorted.v_amax[token], token);
+  if (threadIdx.x >= kWarpSize) return;
+  u32 key[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int token = 4 * threadIdx.x + i;
+    key[i] = sort_key(sorted.v_amax[token], token);
   }
-  __syncthreads();
-  for (int token = threadIdx.x / 2; token < kSortedBlock; token += Threads / 2) {
-    const u32 by_v = sorted.key[0][token];
-    const u32 section = section_of_rank(rank_of(sorted.key[0], by_v, part));
-    const u32 within = section % 3 == 0 ? by_v : sort_key(sorted.k_amax[token], token);
-    if (part == 0) sorted.key[1][token] = section << 30 | within;
+  sort_keys(key);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u32 section = section_of_rank(4 * threadIdx.x + i);
+    const int token = key[i] % kSortedBlock;
+    if (section % 3 != 0) key[i] = sort_key(sorted.k_amax[token], token);
+    key[i] |= section << 30;
   }
-  __syncthreads();
-  for (int token = threadIdx.x / 2; token < kSortedBlock; token += Threads / 2) {
-    const int place = place_of_rank(rank_of(sorted.key[1], sorted.key[1][token], part));
-    if (part == 0) {
-      sorted.place[token] = place;
-      sorted.token[place] = token;
-    }
+  sort_keys(key);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int place = place_of_rank(4 * threadIdx.x + i);
+    const int token = key[i] % kSortedBlock;
+    sorted.place[token] = place;
+    sorted.token[place] = token;
   }
 }
 
