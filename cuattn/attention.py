@@ -12,8 +12,9 @@ from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_f
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
+from .operands.pairs import check_orders
 from .operands.problem import Options, check_flag
-from .operands.quantized import QuantizedTensor, check_orders
+from .operands.quantized import QuantizedTensor
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views

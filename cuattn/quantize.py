@@ -19,7 +19,8 @@ from .compile.launch import NULL, Buffers, Launch
 from .emulation.operands import quantize_on_host
 from .errors import ArgumentError
 from .operands.layout import CodeLayout
-from .operands.operand import check_pair, operand_of
+from .operands.operand import operand_of
+from .operands.pairs import check_pair
 from .operands.quantized import QuantizedTensor
 from .plan.conversion import conversion
 from .plan.kernels import check_supported

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .arrays import FloatArray
 from .quantize import Operand, Quantized
-from .quantized import spread
+from .scopes import spread
 
 __all__ = ["Head", "scores"]
 

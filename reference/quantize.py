@@ -15,8 +15,8 @@ from ..scheme import Scheme, Scope
 from .arrays import FloatArray, Shape, as_float32, floating
 from .layout import pad_head_dim, transpose_v, untranspose_v
 from .quantized import AMAX_FLOOR, CodeType, Quantized, quantize, token_amax
-from .quantized import Scope as QuantizerScope
 from .rounding import HalfType, round_half
+from .scopes import Scope as QuantizerScope
 from .smoothing import (
     Q_BLOCK,
     SAMPLE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,45 +12,20 @@ from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 from .rotation import rotate_exactly, rotation_factor, turn, unrotate
 from .rounding import E4M3_MAX, round_e4m3
+from .scopes import SCOPES, SORTED, Scope, scope_of_tokens, spread
 from .sorting import natural_order, scopes_of_order
 
 __all__ = [
     "AMAX_FLOOR",
     "LARGEST_CODE",
-    "THREADS",
     "CodeType",
     "Quantized",
-    "Scope",
     "quantize",
-    "scope_of_tokens",
-    "spread",
     "token_amax",
 ]
 
-Scope: TypeAlias = Literal[
-    "token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel", "tensor"
-]
 CodeType: TypeAlias = Literal["int8", "int4", "fp8"]
-Real = TypeVar("Real", np.float32, np.float64)
-SCOPES = get_args(Scope)
-SORTED = ("sorted_k", "sorted_v")
 
-
-@dataclass(frozen=True)
-class Threads:
-    """SageAttention2's scopes: tokens of the same thread of an mma.m16n8, in tiles of several."""
-
-    tile: int
-    scopes: int
-    neighbours: int
-
-    def of(self, token: NDArray[np.intp]) -> NDArray[np.intp]:
-        return token // self.tile * self.scopes + token // self.neighbours % self.scopes
-
-
-# Of 32 rows of Q those that are 8 apart; of 64 keys the pairs that are 8 apart (arXiv 2411.10958,
-# section 3.2).
-THREADS = {"thread_q": Threads(32, 8, 1), "thread_k": Threads(64, 4, 2)}
 
 # The smallest maximum that a scale is made of. A row of zeros must get a tiny scale, never 1: the
 # scale of a token of V takes part in the maximum of its block, and a large one would drown it. Not
@@ -242,24 +217,3 @@ def _amax(d: Float32Array, scope: Scope, block: int) -> Float32Array:
     of_scope, of_token = np.moveaxis(amax, 2, 0), np.moveaxis(of_token, 2, 0)
     np.maximum.at(of_scope, scopes, of_token)
     return amax
-
-
-def scope_of_tokens(n: int, scope: Scope, block: int) -> tuple[NDArray[np.intp], int]:
-    """Return the number of each token's scope, and how many there are."""
-    token = np.arange(n)
-    if scope == "block":
-        return token // block, -(-n // block)
-    if scope in THREADS:
-        threads = THREADS[scope]
-        return threads.of(token), -(-n // threads.tile) * threads.scopes
-    return token, n
-
-
-def spread(of_scope: NDArray[Real], scope: Scope, block: int, n: int) -> NDArray[Real]:
-    """Bring values of scopes to a shape that broadcasts against [batch, head, token, head_dim]."""
-    if scope == "channel":
-        return of_scope[:, :, None, :]
-    if scope == "tensor":
-        return of_scope[:, :, None, None]
-    of_token = of_scope[:, :, scope_of_tokens(n, scope, block)[0]]
-    return np.repeat(of_token, block, axis=3) if scope == "group" else of_token[..., None]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..operands.layout import CodeLayout
-from ..operands.operand import check_pair, operand_of
+from ..operands.operand import operand_of
+from ..operands.pairs import check_pair
 from ..operands.quantized import QuantizedTensor
 from ..operands.token_order import stored
 from ..reference.arrays import as_float32

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from ..arrays.device import Target
 from ..common.sizes import ceil_div, round_up
 from ..kv_format import UNIT_TOKENS, KVFormat
-from ..specs.attention import Type, designated
+from ..specs.attention import Type
+from ..specs.kernel_spec import KernelSpec, joined_bytes
 
 __all__ = ["KV_BLOCK", "AppendSpec", "DecodeSpec", "OffsetSpec", "decode_spec"]
 
@@ -44,7 +45,7 @@ _SMALL_BLOCK = 14_000
 
 
 @dataclass(frozen=True)
-class _OfFormat:
+class _OfFormat(KernelSpec):
     """The fields of `KVFormat`, and the elements of the arrays."""
 
     input: Type
@@ -107,10 +108,6 @@ class DecodeSpec(_OfFormat):
         barriers = 16 * (self.stages + _QUERY_BUFFERS) + 8
         return round_up(units + queries + probabilities + numbers + barriers, 128)
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
-
 
 @dataclass(frozen=True)
 class AppendSpec(_OfFormat):
@@ -155,13 +152,9 @@ class AppendSpec(_OfFormat):
         most_units = (tokens + 2 * UNIT_TOKENS - 2) // UNIT_TOKENS
         return ceil_div(most_units, units_of_cta)
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
-
 
 @dataclass(frozen=True)
-class OffsetSpec:
+class OffsetSpec(KernelSpec):
     """Template argument of `fix_offsets`: the vector that K of a sequence is smoothed by.
 
     Parameters
@@ -188,12 +181,7 @@ class OffsetSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        groups = self.num_threads * 16 // (self.head_dim * self.input.nbytes)
-        return groups * self.head_dim * 4
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
+        return joined_bytes(self.num_threads, self.head_dim, self.input.nbytes)
 
 
 @cache

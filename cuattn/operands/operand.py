@@ -17,7 +17,6 @@ __all__ = [
     "Operand",
     "array_operand",
     "check_alignment",
-    "check_pair",
     "compact",
     "compact_strides",
     "dtype_name",
@@ -126,19 +125,6 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
         raise ArgumentError(f"{name}.shape", x.shape, expected)
     return operand
-
-
-def check_pair(k: Array, v: Array) -> None:
-    """Check that arrays of K and V are of one shape, type and device.
-
-    Raises
-    ------
-    ArgumentError
-    """
-    for what in ("shape", "dtype", "device"):
-        if getattr(v, what) != getattr(k, what):
-            expected = f"{getattr(k, what)}, the {what} of k"
-            raise ArgumentError(f"v.{what}", getattr(v, what), expected)
 
 
 def check_alignment(name: str, x: Array) -> None:

@@ -22,7 +22,7 @@ from .layout import CodeLayout
 from .operand import DTYPES, Coded
 from .token_order import factors, natural_codes, natural_scale, scale_of_scopes
 
-__all__ = ["QuantizedTensor", "check_orders"]
+__all__ = ["QuantizedTensor"]
 
 # Of its arrays in bytes: kernels load vectors of as many, which lie at multiples only.
 _ALIGNMENT = 16
@@ -51,9 +51,9 @@ class QuantizedTensor:
         and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Of sorted tokens
         of K [B, H, Np / 128, 4], of V [B, H, Np / 128, 3, 16], with the logarithm as it is. Per
         block of V [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is
-        that of each of them; but those of blocks of keys, or of a whole head of K, are [B, H, blocks] where
-        neither V has scales of tokens nor Q is smoothed nor codes have 4 bits. The one scale of a
-        head of V is that of each channel.
+        that of each of them; but those of blocks of keys, or of a whole head of K, are
+        [B, H, blocks] where neither V has scales of tokens nor Q is smoothed nor codes have 4 bits.
+        The one scale of a head of V is that of each channel.
     vector : ndarray of float32, or None
         What smoothing has subtracted from every token [B, H, D], of Q from every 128 tokens
         [B, H, blocks, D]; None if the scheme does not smooth.
@@ -233,24 +233,6 @@ class QuantizedTensor:
             return natural_order(batch, heads, tokens)
         order: NDArray[np.uint8] = _to_host(self.order)
         return order
-
-
-def check_orders(k: object, v: object) -> None:
-    """Check that sorted tokens of K and V that are quantized already have one order.
-
-    Raises
-    ------
-    ArgumentError
-    """
-    if not (isinstance(k, QuantizedTensor) and isinstance(v, QuantizedTensor)):
-        return
-    if k.order is v.order:
-        return
-    if k.order is not None and v.order is not None and k.device == v.device:
-        same = np.array_equal(k.order, v.order) if k.device[0] == CPU else False
-        if same or (k.device[0] == CUDA and k.order_address == v.order_address):
-            return
-    raise ArgumentError("v", v, "quantized together with k, by one call of cuattn.quantize_kv")
 
 
 def _on_host(x: Any) -> bool:

@@ -18,8 +18,8 @@ from ..reference.layout import (
     unpack_pairs,
 )
 from ..reference.quantize import Quantized, block_of, scope_of
-from ..reference.quantized import THREADS, scope_of_tokens, spread
 from ..reference.rounding import e4m3_bits, e4m3_values
+from ..reference.scopes import THREADS, scope_of_tokens, spread
 from ..reference.sorting import (
     COLUMN_OF_PLACE,
     PLACE_OF_COLUMN,

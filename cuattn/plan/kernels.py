@@ -13,10 +13,11 @@ from ..presets import PRESETS
 from ..scheme import Scheme
 from ..specs.attention import AttentionSpec, PRange, Scope, Type
 from ..specs.coding import Name, code_type, stored_scope
-from ..specs.quantize import QuantizeSpec, UnpackSpec
+from ..specs.quantize import QuantizeSpec
 from ..specs.rotate import RotateSpec
 from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import FinishSpec, StatsSpec
+from ..specs.unpack import UnpackSpec
 from ..specs.wgmma import WgmmaSpec
 from .kernels_sm90 import wgmma_serves, wgmma_spec
 

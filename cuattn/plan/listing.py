@@ -11,11 +11,12 @@ from ..presets import resolve
 from ..reference.layout import pad_head_dim
 from ..scheme import Scheme
 from ..specs.attention import Type
-from ..specs.quantize import QuantizeSpec, UnpackSpec
+from ..specs.quantize import QuantizeSpec
 from ..specs.rates import MemoryRateSpec, ProductRateSpec, RateSpec
 from ..specs.rotate import RotateSpec
 from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import StatsSpec
+from ..specs.unpack import UnpackSpec
 from .kernels import AnySpec, attention_spec, half_type, needs_stats
 
 __all__ = ["attention_specs", "quantizer_specs", "rate_specs"]

@@ -12,7 +12,7 @@ from ..operands.layout import CodeLayout
 from ..operands.operand import Operand
 from ..operands.problem import Problem
 from ..specs.coding import Name
-from ..specs.quantize import PIECE, UnpackSpec
+from ..specs.unpack import PIECE, UnpackSpec
 from .kernels import half_type
 from .tensor_maps import can_read
 

@@ -20,8 +20,12 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"(.*)"', re.MULTILINE)
 
 # Of every launch: from the caller's arrays and a spec to a function with its arguments.
 _LAUNCH = ("arrays", "common/sizes.py", "compile", "operands", "reference/layout.py")
-_ATTENTION = (*_LAUNCH, "attention.py", "plan", "presets.py", "quantize.py", "scheme.py", "specs")
-_CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py")
+_ATTENTION = (
+    *_LAUNCH,
+    *("attention.py", "plan", "presets.py", "quantize.py", "reference/sorting.py", "scheme.py"),
+    "specs",
+)
+_CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py", "specs/kernel_spec.py")
 
 # Between a caller's arrays and a kernel's arguments, of the package: files, and folders with all in
 # them. An edit here may change what a GPU computes. Not `auto`, which takes one scheme or another:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from ..common.sizes import round_up
 from ..reference.sorting import PLACE_SCALES
+from .kernel_spec import KernelSpec
 
-__all__ = ["AttentionSpec", "PRange", "Scope", "Type", "designated", "scale_bytes"]
+__all__ = ["AttentionSpec", "PRange", "Scope", "Type", "scale_bytes"]
 
 
 class Type(Enum):
@@ -70,19 +71,6 @@ class PRange(Enum):
     twin = "twin"
 
 
-def designated(spec: Any, *derived: str) -> str:
-    """Render a spec as a C++20 literal: its fields in their order, then those that are derived."""
-    names = [f.name for f in fields(spec) if f.name not in derived]
-    values = [f".{name} = {_literal(getattr(spec, name))}" for name in (*names, *derived)]
-    return f"{type(spec).__name__}{{{', '.join(values)}}}"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, Enum):
-        return f"{type(value).__name__}::{value.value}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 class _Operands(Protocol):
     """What specs of attention kernels say of their operands."""
 
@@ -129,7 +117,7 @@ _ALIGNMENT = 128
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
+class AttentionSpec(KernelSpec):
     """Template argument of `attention_mma`; the fields and their order follow spec.cuh."""
 
     source: ClassVar[str] = "attention_sm80.cu"
@@ -176,7 +164,3 @@ class AttentionSpec:
         scales = scale_bytes(self, groups=groups)
         stage = round_up(self.block_kv * qk_row + v_tile + scales, _ALIGNMENT)
         return round_up(self.stages * (stage + _BARRIERS) + self.rows * qk_row, _ALIGNMENT)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")

@@ -1,4 +1,4 @@
-"""What the kernels that quantize, and that unpack codes, fix; mirrors quant/quantize_spec.cuh."""
+"""What the kernels that quantize fix at compile time; mirrors quant/quantize_spec.cuh."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from ..reference.layout import TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
 from ..reference.sorting import LANES, PLACE_SCALES
 from ..scheme import Scheme
-from .attention import Scope, Type, designated
+from .attention import Scope, Type
 from .coding import code_bits, code_type, stored_scope
+from .kernel_spec import KernelSpec
+from .row_lanes import row_lanes
 
-__all__ = ["PIECE", "TOKEN_PAD", "QuantizeSpec", "UnpackSpec"]
+__all__ = ["TOKEN_PAD", "QuantizeSpec"]
 
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
@@ -27,7 +29,7 @@ _ROTATED = 64
 
 
 @dataclass(frozen=True)
-class QuantizeSpec:
+class QuantizeSpec(KernelSpec):
     """Template argument of `quantize_operands`: one launch for any of Q, K and V.
 
     Parameters
@@ -60,6 +62,15 @@ class QuantizeSpec:
         Whether bases and strides of the inputs are multiples of 16 bytes.
     """
 
+    derived: ClassVar[tuple[str, ...]] = (
+        "qk_lanes",
+        "q_tile",
+        "k_tile",
+        "v_tile",
+        "num_threads",
+        "min_ctas",
+        "smem_bytes",
+    )
     source: ClassVar[str] = "quantize.cu"
     entry: ClassVar[str] = "quantize"
     function: ClassVar[str] = "quantize_operands"
@@ -208,12 +219,6 @@ class QuantizeSpec:
             seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
         return ceil_div(seqlen, tile)
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(
-            self, "qk_lanes", "q_tile", "k_tile", "v_tile", "num_threads", "min_ctas", "smem_bytes"
-        )
-
     @property
     def _q_scope_tokens(self) -> int:
         """Queries that a CTA has to have together."""
@@ -245,9 +250,8 @@ class QuantizeSpec:
 
     @property
     def _lanes(self) -> int:
-        """Lanes that share a row, in 16-byte chunks: `RowLanes` in quant/row_lanes.cuh."""
-        chunks = self._row_bytes // 16
-        return min(chunks & -chunks, 32)
+        """Lanes that share a row."""
+        return row_lanes(self._row_bytes)
 
     @property
     def _row_lanes(self) -> int:
@@ -267,30 +271,3 @@ class QuantizeSpec:
             return self._v_rows
         # Rotated rows are held in float32.
         return min(self._v_rows, _ROTATED * self._row_lanes // self.head_dim)
-
-
-# Codes that a thread unpacks at a time: 8 bytes of them become 16.
-PIECE = 16
-
-
-@dataclass(frozen=True)
-class UnpackSpec:
-    """Template argument of `unpack`: codes of 4 bits, two a byte, become one a byte."""
-
-    source: ClassVar[str] = "unpack.cu"
-    entry: ClassVar[str] = "unpack"
-    function: ClassVar[str] = "unpack"
-    params: ClassVar[str] = "UnpackParams"
-    params_file: ClassVar[str] = "unpack.cu"
-    pieces: ClassVar[int] = 1024
-    num_threads: ClassVar[int] = 256
-    min_ctas: ClassVar[int] = 4
-    smem_bytes: ClassVar[int] = 0
-
-    def ctas(self, codes: int) -> int:
-        """Return the CTAs that a number of codes takes, a multiple of `PIECE`."""
-        return ceil_div(codes // PIECE, self.pieces)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "pieces", "num_threads", "min_ctas", "smem_bytes")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .attention import Type, designated
+from .attention import Type
+from .kernel_spec import KernelSpec
 
 __all__ = ["MemoryRateSpec", "ProductRateSpec", "RateSpec"]
 
 
 @dataclass(frozen=True)
-class MemoryRateSpec:
+class MemoryRateSpec(KernelSpec):
     """Template argument of `memory_rate`.
 
     Parameters
@@ -20,6 +21,7 @@ class MemoryRateSpec:
         Whether what is read is written elsewhere.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("chunks", "num_threads", "min_ctas", "smem_bytes")
     source: ClassVar[str] = "memory_rate.cu"
     entry: ClassVar[str] = "memory_rate"
     function: ClassVar[str] = "memory_rate"
@@ -47,13 +49,9 @@ class MemoryRateSpec:
         """Bytes that a CTA has under way."""
         return 16 * self.chunks * self.num_threads
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "chunks", "num_threads", "min_ctas", "smem_bytes")
-
 
 @dataclass(frozen=True)
-class ProductRateSpec:
+class ProductRateSpec(KernelSpec):
     """Template argument of `mma_rate` and `wgmma_rate`: A Bᵀ, again and again.
 
     Parameters
@@ -113,11 +111,6 @@ class ProductRateSpec:
         """Multiplications and additions of all threads of a CTA in a round."""
         multiply = self.num_threads // (128 if self.warpgroups else 32)
         return 2 * multiply * self.a_rows * self.b_rows * (self.row_bytes // self.type.nbytes)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        derived = ("a_rows", "b_rows", "row_bytes", "num_threads", "min_ctas", "smem_bytes")
-        return designated(self, *derived)
 
 
 RateSpec = MemoryRateSpec | ProductRateSpec

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..common.sizes import ceil_div
-from .attention import Type, designated
+from .attention import Type
+from .kernel_spec import KernelSpec
+from .row_lanes import row_lanes
 
 __all__ = ["RotateSpec"]
 
 
 @dataclass(frozen=True)
-class RotateSpec:
+class RotateSpec(KernelSpec):
     """Template argument of `rotate_values`: V, less its vector, times Hadamard's matrix.
 
     `cuattn.reference.rotation` has the matrix, and where it is from.
@@ -27,6 +29,7 @@ class RotateSpec:
         Whether base and strides of V are multiples of 16 bytes.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("tile", "num_threads", "min_ctas", "smem_bytes")
     source: ClassVar[str] = "rotate.cu"
     entry: ClassVar[str] = "rotate"
     function: ClassVar[str] = "rotate_values"
@@ -46,16 +49,11 @@ class RotateSpec:
 
         `RowLanes` in quant/row_lanes.cuh says how many lanes share a row.
         """
-        elements = 16 // self.input.nbytes
-        chunks = self.head_dim // elements
-        lanes = min(chunks & -chunks, 32)
-        rows = (32 if chunks == lanes else 16) // elements
+        lanes = row_lanes(self.head_dim * self.input.nbytes)
+        whole = self.head_dim * self.input.nbytes == 16 * lanes
+        rows = (2 if whole else 1) * self.input.nbytes
         return self.num_threads // lanes * rows
 
     def tiles(self, seqlen: int) -> int:
         """Return the CTAs of one head."""
         return ceil_div(seqlen, self.tile)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "tile", "num_threads", "min_ctas", "smem_bytes")

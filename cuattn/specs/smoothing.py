@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ..common.sizes import ceil_div, round_up
 from ..reference.smoothing import Q_BLOCK
-from .attention import Type, designated
+from .attention import Type
+from .kernel_spec import KernelSpec, joined_bytes
 
 __all__ = ["KEY_PAD", "BlockMeansSpec", "DeltaSpec"]
 
@@ -19,7 +20,7 @@ _ROWS = 16
 
 
 @dataclass(frozen=True)
-class BlockMeansSpec:
+class BlockMeansSpec(KernelSpec):
     """Template argument of `block_means`: the mean of each 128 rows of Q, in float32.
 
     Parameters
@@ -47,21 +48,16 @@ class BlockMeansSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        groups = self.num_threads * 16 // (self.head_dim * self.input.nbytes)
-        return groups * self.head_dim * 4
+        return joined_bytes(self.num_threads, self.head_dim, self.input.nbytes)
 
     @staticmethod
     def blocks(seqlen: int) -> int:
         """Return the blocks, and CTAs, of one head."""
         return ceil_div(seqlen, Q_BLOCK)
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
-
 
 @dataclass(frozen=True)
-class DeltaSpec:
+class DeltaSpec(KernelSpec):
     """Template argument of `deltas`: the products of the means of Q's blocks with the keys.
 
     SageAttention2 (arXiv 2411.10958, section 3.1) adds them to the logits again.
@@ -76,6 +72,7 @@ class DeltaSpec:
         As above, of K.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("keys", "num_threads", "min_ctas", "smem_bytes")
     source: ClassVar[str] = "deltas.cu"
     entry: ClassVar[str] = "deltas"
     function: ClassVar[str] = "deltas"
@@ -106,7 +103,3 @@ class DeltaSpec:
     def tiles(self, seqlen: int) -> int:
         """Return the CTAs of one head of K, whose padding they write too."""
         return round_up(seqlen, KEY_PAD) // self.keys
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "keys", "num_threads", "min_ctas", "smem_bytes")

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from ..common.sizes import ceil_div
 from ..scheme import Scheme
-from .attention import Type, designated
+from .attention import Type
+from .kernel_spec import KernelSpec, joined_bytes
 
 __all__ = ["FinishSpec", "StatsSpec"]
 
@@ -15,7 +16,7 @@ _THREADS = 256
 
 
 @dataclass(frozen=True)
-class StatsSpec:
+class StatsSpec(KernelSpec):
     """Template argument of `stats`: means of K and V, and ranges, over chunks of tokens.
 
     Parameters
@@ -81,7 +82,8 @@ class StatsSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        return _joined_bytes(self.head_dim, self.input, self.qk_range or self.v_range)
+        kinds = 3 if self.qk_range or self.v_range else 1
+        return joined_bytes(_THREADS, self.head_dim, self.input.nbytes, kinds)
 
     def chunks(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -102,13 +104,9 @@ class StatsSpec:
         """The kernel that joins the chunks, where there is more than one."""
         return FinishSpec(self.head_dim, self.qk_range, self.v_range)
 
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
-
 
 @dataclass(frozen=True)
-class FinishSpec:
+class FinishSpec(KernelSpec):
     """Template argument of `stats_finish`; see `StatsSpec`."""
 
     source: ClassVar[str] = "stats.cu"
@@ -126,13 +124,5 @@ class FinishSpec:
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        return _joined_bytes(self.head_dim, Type.fp32, self.qk_range or self.v_range)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
-
-
-def _joined_bytes(head_dim: int, element: Type, ranges: bool) -> int:
-    groups = _THREADS * 16 // (head_dim * element.nbytes)
-    return (3 if ranges else 1) * groups * head_dim * 4
+        kinds = 3 if self.qk_range or self.v_range else 1
+        return joined_bytes(_THREADS, self.head_dim, Type.fp32.nbytes, kinds)

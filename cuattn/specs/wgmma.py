@@ -7,7 +7,8 @@ from enum import Enum
 from typing import ClassVar
 
 from ..common.sizes import round_up
-from .attention import PRange, Scope, Type, designated, scale_bytes
+from .attention import PRange, Scope, Type, scale_bytes
+from .kernel_spec import KernelSpec
 
 __all__ = ["GROUP_ROWS", "Order", "WgmmaSpec"]
 
@@ -29,7 +30,7 @@ class Order(Enum):
 
 
 @dataclass(frozen=True)
-class WgmmaSpec:
+class WgmmaSpec(KernelSpec):
     """Template argument of `attention_wgmma`; the fields and their order follow wgmma_spec.cuh."""
 
     source: ClassVar[str] = "attention_sm90.cu"
@@ -92,10 +93,6 @@ class WgmmaSpec:
         barriers = _BARRIERS * (2 * self.stages + 3 * self.q_buffers) + 4 * self.q_buffers
         scales = self.stages * round_up(scale_bytes(self, deltas=self.groups), 128)
         return round_up(tiles + scales + self.q_buffers * constants + barriers, 1024)
-
-    def cxx(self) -> str:
-        """Render the spec as a C++20 literal."""
-        return designated(self, "num_threads", "min_ctas", "smem_bytes")
 
 
 def _panels(row_bytes: int) -> int:

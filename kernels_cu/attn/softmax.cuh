@@ -4,8 +4,9 @@
 #include "attn/mask.cuh"
 #include "attn/pack_terms.cuh"
 #include "attn/raw_scores.cuh"
+#include "attn/row_reference.cuh"
 #include "attn/shape.cuh"
-#include "attn/sorted_maxima.cuh"
+#include "attn/sorted_keys.cuh"
 #include "ptx/math.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of an MMA tile of 16 rows.
@@ -35,8 +36,7 @@ struct OnlineSoftmax {
     }
   }
 
-  // Finds the maxima of a block of scores and what follows from them; rescales O where a row's
-  // reference moves.
+  // Finds the maxima of a block of scores, and what follows from them for O as well.
   template <bool Masked>
   __device__ __forceinline__ void begin(typename H::Scores& s, typename H::Output& o,
                                         const KeyScales<S>& keys, const Mask<S>& mask, int lane) {
@@ -60,7 +60,7 @@ struct OnlineSoftmax {
         if (Masked && Raw::is_lowest(top[half])) m = -kInf;
       }
     }
-    move_reference(row_max_log2, o);
+    move_reference<S>(reference, row_sum, o, row_max_log2);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float m = S.p_range == PRange::block ? row_max_log2[half] : reference[half];
@@ -80,7 +80,7 @@ struct OnlineSoftmax {
                                                const KeyScales<S>& keys,
                                                const AttentionParams& params, int lane) {
     float sum[2] = {0.0f, 0.0f};
-    float section_intercept[2], section_sum[2];  // of sorted keys
+    SortedSections<S> sections;
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       // Keeps the compiler from starting so many exponentials that registers spill.
@@ -90,34 +90,17 @@ struct OnlineSoftmax {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float y[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int tile = 2 * pair + i / 2;
-          const int section = section_of(2 * tile);
-          if (H::kSorted && i % 2 == 0 && begins_section(tile)) {
-            const float b = intercept[half] + keys.section_log2_v(section, lane);
-            section_intercept[half] = __fmaf_rn(-kMagic, slope[half], b);
-            section_sum[half] = 0.0f;
-          }
-          const float x = s[tile][2 * half + i % 2];
-          const float added = H::kSorted ? section_intercept[half] : intercept[half];
-          y[i] = ptx::ex2(H::kTokenK ? x + added : __fmaf_rn(x, slope[half], added));
-          if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
-          if constexpr (H::kSorted) {
-            section_sum[half] += y[i];
-            if (i % 2 == 1 && ends_section(tile)) {
-              sum[half] = __fmaf_rn(section_sum[half], keys.section_inverse_v(section, lane),
-                                    sum[half]);
-            }
-          }
-        }
         if constexpr (H::kSorted) {
-          // Added up by sections.
-        } else if constexpr (H::kTokenV) {
+          sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope[half],
+                                                 intercept[half], keys, lane);
+        } else {
+          exponentials<Masked>(y, s, pair, half);
+        }
+        if constexpr (H::kTokenV) {
           const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) sum[half] = __fmaf_rn(y[i], weights[i], sum[half]);
-        } else {
+        } else if constexpr (!H::kSorted) {
           sum[half] += y[0] + y[1];
           sum[half] += y[2] + y[3];
         }
@@ -152,23 +135,16 @@ struct OnlineSoftmax {
   }
 
  private:
-  __device__ __forceinline__ void move_reference(const float (&row_max_log2)[2],
-                                                 typename H::Output& o) {
-    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom<S> : 0.0f;
-    const bool moves = row_max_log2[0] > reference[0] + kSlack ||
-                       row_max_log2[1] > reference[1] + kSlack;
-    if (!__any_sync(0xffffffffu, moves)) return;
+  // Of a pair of tiles in a row.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentials(float (&y)[4], const typename H::Scores& s, int pair,
+                                               int half) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float next = next_reference<S.p_range>(reference[half], row_max_log2[half]);
-      const float shrink = ptx::ex2(reference[half] - next);
-      reference[half] = next;
-      row_sum[half] *= shrink;
-#pragma unroll
-      for (int dim_tile = 0; dim_tile < H::kDimTiles; ++dim_tile) {
-        o[dim_tile][2 * half] *= shrink;
-        o[dim_tile][2 * half + 1] *= shrink;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float x = s[2 * pair + i / 2][2 * half + i % 2];
+      y[i] = ptx::ex2(H::kTokenK ? x + intercept[half]
+                                 : __fmaf_rn(x, slope[half], intercept[half]));
+      if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
     }
   }
 };

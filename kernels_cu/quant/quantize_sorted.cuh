@@ -3,8 +3,8 @@
 #include "quant/per_row.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/row_values.cuh"
+#include "quant/sorted_scales.cuh"
 #include "quant/storage.cuh"
-#include "quant/token_ranks.cuh"
 #include "quant/values.cuh"
 
 // What a lane reads of V to make words of channels: four tokens of neighbouring places.
@@ -48,42 +48,6 @@ __device__ __forceinline__ void find_v_amax(const QuantizeOperand& x, SortedToke
       const int token = order.first + order.offset(r);
       sorted.v_amax[token] = token < from.count ? __float_as_uint(x) : kPastEnd;
     });
-  }
-}
-
-// Stores the scales of a block, whose tokens have their places; warp t has lane t's.
-template <QuantizeSpec S>
-__device__ __forceinline__ void scale_places(const QuantizeParams& p, SortedTokens& sorted,
-                                             i64 block, int count) {
-  const int lane = threadIdx.x % kWarpSize;
-  for (int t = threadIdx.x / kWarpSize; t < 4; t += S.num_threads / kWarpSize) {
-    const int token = sorted.token[t * kLanePlaces + lane];
-    if (p.k.heads > 0) {
-      const float amax = amax_where(token < count, sorted.k_amax[token]);
-      if (lane == 0) {
-        p.k.scale[block * 4 + t] = Rows<S, Role::key>::Scale::scale(amax);
-        sorted.k_factor[t] = Rows<S, Role::key>::Scale::factor(amax);
-      }
-    }
-    if (p.v.heads > 0) {
-      float amax = 0.0f;  // of the section that has the lane's number
-#pragma unroll
-      for (int section = 0; section < kSections; ++section) {
-        const bool inside = token < count && section_of(lane) == section;
-        const float x = amax_where(inside, sorted.v_amax[token]);
-        if (lane == section) amax = x;
-      }
-      if (lane < kSections) {
-        const int at = t * kSections + lane;
-        f32* to = p.v.scale + block * 3 * kPlaceScales + at;
-        const float scale = Values<S>::Scale::scale(amax);
-        to[0] = scale;
-        to[kPlaceScales] = log2f(scale);
-        // See scale_tokens.
-        to[2 * kPlaceScales] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
-        sorted.v_factor[at] = Values<S>::Scale::factor(amax);
-      }
-    }
   }
 }
 
@@ -131,10 +95,9 @@ __device__ __forceinline__ void store_sorted_values(const QuantizeOperand& x,
   store_channels(x, from, storage.codes);
 }
 
-// A block of K and V, or of one of them, which takes the order of the other. Values of K are held
-// in registers meanwhile, V is read twice.
+// A block of K and V, or of one, which takes an order. K is held in registers, V is read twice.
 template <QuantizeSpec S>
-__device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta,
+__device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int block,
                                                 QuantizeStorage<S>& storage) {
   using K = Rows<S, Role::key>;
   using KValues = typename Choice<S.rotate, RotatedValues<K>, RowValues<K>>::type;
@@ -142,22 +105,21 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
   SortedTokens& sorted = storage.sorted;
   const bool has_k = p.k.heads > 0;
   const bool has_v = p.v.heads > 0;
-  const QuantizeOperand& either = has_k ? p.k : p.v;
-  const i64 block = static_cast<i64>(cta / either.tiles) * either.tiles + cta % either.tiles;
-  const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, cta, kSortedBlock);
+  const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, block, kSortedBlock);
+  u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
   const auto look_at_v = [&] {
     if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim);
   };
   if (!has_k) {
     look_at_v();
-    take_order<S.num_threads>(sorted, p.order ? p.order + block * kSortedBlock : nullptr);
+    take_order<S.num_threads>(sorted, order);
     __syncthreads();
     scale_places<S>(p, sorted, block, v_from.count);
     __syncthreads();
   } else {
     // Rotated keys leave no registers to be under way meanwhile.
     if constexpr (S.rotate) look_at_v();
-    K rows(p.k, cta, p.head_dim);
+    K rows(p.k, block, p.head_dim);
     if constexpr (!S.rotate) look_at_v();
     KValues values(rows, p.k, p.head_dim, storage.vector);
     float amax[K::kRows];
@@ -170,7 +132,6 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int cta
       sorted.k_amax[rows.row(r)] = rows.exists(r) ? __float_as_uint(x) : kPastEnd;
     });
     values.disguise(p.head_dim);
-    u8* order = p.order ? p.order + block * kSortedBlock : nullptr;
     if (has_v) {
       __syncthreads();
       sort_tokens(sorted);

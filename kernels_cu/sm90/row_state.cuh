@@ -96,4 +96,14 @@ struct RowState {
       rescale(half, min_of(__float2int_rn(-shift), 31), shrink);
     }
   }
+
+  // Adds the row sums of the four lanes that share a row.
+  __device__ __forceinline__ void finish() {
+    fetch();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+    }
+  }
 };

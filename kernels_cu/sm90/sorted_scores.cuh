@@ -1,5 +1,6 @@
 // Scores of sorted keys (layout.cuh): integers, of which each section of a lane has its own exponents.
 #pragma once
+#include "ptx/math.cuh"
 #include "sm90/group_scores.cuh"
 
 template <WgmmaSpec S>
@@ -17,29 +18,12 @@ struct SortedScores {
     return keys.inverse_v[lane % 4 * kSections + section];
   }
 
-  // Unseen keys become the lowest.
-  static __device__ __forceinline__ void hide(Scores& s, const TokenScales<S>& keys,
-                                              const Mask<S>& mask, int lane) {
-    const u8* places = keys.order + lane % 4 * kLanePlaces;
-#pragma unroll
-    for (int tile = 0; tile < H::kKeyTiles; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int token = mask.ordered ? places[2 * tile + e] : 8 * tile + lane % 4 * 2 + e;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          auto& x = s[4 * tile + 2 * half + e];
-          x = mask.sees_token(token, half) ? x : Raw::lowest();
-        }
-      }
-    }
-  }
-
   // The largest exponent of each of a lane's rows, V's scales included.
   template <bool Masked>
-  static __device__ __forceinline__ void row_max(float (&m)[2], const Scores& s,
-                                                 const TokenScales<S>& keys,
+  static __device__ __forceinline__ void row_max(float (&m)[2], Scores& s,
+                                                 const TokenScales<S>& keys, const Mask<S>& mask,
                                                  const float (&slope)[2], int lane) {
+    if constexpr (Masked) hide(s, keys, mask, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       m[half] = -kInf;
@@ -61,6 +45,58 @@ struct SortedScores {
                               __shfl_xor_sync(0xffffffffu, m[1], step)};
       m[0] = fmaxf(m[0], other[0]);
       m[1] = fmaxf(m[1], other[1]);
+    }
+  }
+
+ private:
+  // Unseen keys become the lowest.
+  static __device__ __forceinline__ void hide(Scores& s, const TokenScales<S>& keys,
+                                              const Mask<S>& mask, int lane) {
+    const u8* places = keys.order + lane % 4 * kLanePlaces;
+#pragma unroll
+    for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int token = mask.ordered ? places[2 * tile + e] : 8 * tile + lane % 4 * 2 + e;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          auto& x = s[4 * tile + 2 * half + e];
+          x = mask.sees_token(token, half) ? x : Raw::lowest();
+        }
+      }
+    }
+  }
+};
+
+// Exponentials of a lane's two rows, section by section.
+template <WgmmaSpec S>
+struct SortedSections {
+  using Raw = GroupScores<S>;
+  using Sorted = SortedScores<S>;
+  float intercept[2];  // of the section at hand: exponent = s * slope + intercept
+  float sum[2];
+
+  // Those of a pair of tiles in a row; their sum without V's scales is added to `row_sum`.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentiate(float (&y)[4], float& row_sum,
+                                               const typename Raw::Scores& s, int pair, int half,
+                                               float slope, float row_intercept,
+                                               const TokenScales<S>& keys, int lane) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int tile = 2 * pair + e / 2;
+      const int section = section_of(2 * tile);
+      if (e % 2 == 0 && begins_section(tile)) {
+        intercept[half] = row_intercept + Sorted::log2_v(keys, section, lane);
+        sum[half] = 0.0f;
+      }
+      const auto x = s[4 * tile + 2 * half + e % 2];
+      y[e] = ptx::ex2(__fmaf_rn(Raw::value(x), slope, intercept[half]));
+      if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
+      sum[half] += y[e];
+      if (e % 2 == 1 && ends_section(tile)) {
+        row_sum = __fmaf_rn(sum[half], Sorted::inverse_v(keys, section, lane), row_sum);
+      }
     }
   }
 };

@@ -12,9 +12,9 @@ from cuattn.operands.operand import DTYPES, array_operand
 from cuattn.reference.layout import in_tokens, pad_head_dim
 from cuattn.reference.rotation import rotate
 from cuattn.reference.smoothing import block_means, products_with_means
-from cuattn.specs.quantize import PIECE, UnpackSpec
 from cuattn.specs.rotate import RotateSpec
 from cuattn.specs.smoothing import KEY_PAD, BlockMeansSpec, DeltaSpec
+from cuattn.specs.unpack import PIECE, UnpackSpec
 from helpers.arrays_in_memory import MEMORY, as_float32, storage
 
 

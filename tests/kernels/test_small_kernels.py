@@ -15,9 +15,9 @@ from cuattn.reference.layout import HEAD_DIMS, TOKEN_PAD
 from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.scheme import Scheme
 from cuattn.specs.attention import Type
-from cuattn.specs.quantize import PIECE, UnpackSpec
 from cuattn.specs.rotate import RotateSpec
 from cuattn.specs.smoothing import KEY_PAD, BlockMeansSpec, DeltaSpec
+from cuattn.specs.unpack import PIECE, UnpackSpec
 
 pytest.importorskip("cupy")
 from helpers.around_quantizer_cases import (

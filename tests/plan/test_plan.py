@@ -15,10 +15,11 @@ from cuattn.reference.layout import HEAD_DIMS
 from cuattn.scheme import INTEGERS, Scheme
 from cuattn.specs.attention import AttentionSpec, PRange, Scope, Type
 from cuattn.specs.coding import stored_scope
-from cuattn.specs.quantize import QuantizeSpec, UnpackSpec
+from cuattn.specs.quantize import QuantizeSpec
 from cuattn.specs.rotate import RotateSpec
 from cuattn.specs.smoothing import BlockMeansSpec, DeltaSpec
 from cuattn.specs.stats import FinishSpec, StatsSpec
+from cuattn.specs.unpack import UnpackSpec
 from cuattn.specs.wgmma import WgmmaSpec
 
 DTYPES = ("float16", "bfloat16", "float32")

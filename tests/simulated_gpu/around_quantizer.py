@@ -6,7 +6,7 @@ from cuattn.reference.layout import in_slots
 from cuattn.reference.rotation import rotate
 from cuattn.reference.smoothing import block_means as means_of
 from cuattn.reference.smoothing import products_with_means
-from cuattn.specs.quantize import PIECE
+from cuattn.specs.unpack import PIECE
 
 from .memory import BLOCK, compact, floats
 from .quantizers import source

@@ -6,8 +6,8 @@ import numpy as np
 
 from cuattn.reference.layout import LOG2_BIAS, in_slots, pack_pairs, transpose_v
 from cuattn.reference.quantize import quantize, scope_of
-from cuattn.reference.quantized import spread
 from cuattn.reference.rounding import e4m3_bits
+from cuattn.reference.scopes import spread
 from cuattn.reference.smoothing import Q_BLOCK, SAMPLE
 from cuattn.specs.attention import Scope, Type
 

@@ -1,8 +1,9 @@
-// Row maxima of sorted keys (layout.cuh), of which each section of a lane has its own exponents.
+// Sorted keys (layout.cuh) in the online softmax: each section of a lane has exponents of its own.
 #pragma once
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
 #include "attn/raw_scores.cuh"
+#include "ptx/math.cuh"
 
 // The largest exponent of each of a lane's two rows, V's scales included; unseen keys become the
 // lowest.
@@ -44,3 +45,36 @@ __device__ __forceinline__ void sorted_row_max(float (&m)[2], typename Shape<S>:
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
   }
 }
+
+// Exponentials of a lane's two rows, section by section.
+template <AttentionSpec S>
+struct SortedSections {
+  using Raw = RawScores<S>;
+  float intercept[2];  // of the section at hand: exponent = s * slope + intercept
+  float sum[2];
+
+  // Those of a pair of tiles in a row; their sum without V's scales is added to `row_sum`.
+  template <bool Masked>
+  __device__ __forceinline__ void exponentiate(float (&y)[4], float& row_sum,
+                                               const typename Shape<S>::Scores& s, int pair,
+                                               int half, float slope, float row_intercept,
+                                               const KeyScales<S>& keys, int lane) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int tile = 2 * pair + i / 2;
+      const int section = section_of(2 * tile);
+      if (i % 2 == 0 && begins_section(tile)) {
+        const float b = row_intercept + keys.section_log2_v(section, lane);
+        intercept[half] = __fmaf_rn(-kMagic, slope, b);
+        sum[half] = 0.0f;
+      }
+      const float x = s[tile][2 * half + i % 2];
+      y[i] = ptx::ex2(__fmaf_rn(x, slope, intercept[half]));
+      if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
+      sum[half] += y[i];
+      if (i % 2 == 1 && ends_section(tile)) {
+        row_sum = __fmaf_rn(sum[half], keys.section_inverse_v(section, lane), row_sum);
+      }
+    }
+  }
+};

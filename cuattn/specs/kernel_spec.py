@@ -1,0 +1,45 @@
+"""What all specs of kernels have in common: they become the template argument of a function."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from enum import Enum
+from typing import Any, ClassVar
+
+__all__ = ["KernelSpec", "joined_bytes"]
+
+
+class KernelSpec:
+    """Base of the dataclasses that mirror a struct of kernels_cu/."""
+
+    # What C++ is told besides the fields, in the order of the struct.
+    derived: ClassVar[tuple[str, ...]] = ("num_threads", "min_ctas", "smem_bytes")
+
+    def cxx(self) -> str:
+        """Render the spec as a C++20 literal: its fields in their order, then what is derived."""
+        spec: Any = self
+        names = [f.name for f in fields(spec) if f.name not in self.derived]
+        values = [f".{x} = {_literal(getattr(self, x))}" for x in (*names, *self.derived)]
+        return f"{type(self).__name__}{{{', '.join(values)}}}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}::{value.value}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def joined_bytes(num_threads: int, head_dim: int, itemsize: int, kinds: int = 1) -> int:
+    """Return the bytes of `GroupMoments` in quant/moments.cuh.
+
+    Parameters
+    ----------
+    num_threads : int
+        Of a CTA, which share out rows in 16-byte chunks.
+    head_dim, itemsize : int
+        Elements of a row, and bytes of each.
+    kinds : int
+        Numbers that are kept of a channel.
+    """
+    groups = num_threads * 16 // (head_dim * itemsize)
+    return kinds * groups * head_dim * 4
