@@ -1,7 +1,6 @@
 // Codes of K and V whose keys are sorted inside their blocks: a CTA has a block of both.
 #pragma once
 #include "quant/per_row.cuh"
-#include "quant/quantize_params.cuh"
 #include "quant/row_values.cuh"
 #include "quant/sorted_scales.cuh"
 #include "quant/storage.cuh"
@@ -101,7 +100,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
                                                 QuantizeStorage<S>& storage) {
   using K = Rows<S, Role::key>;
   using KValues = typename Choice<S.rotate, RotatedValues<K>, RowValues<K>>::type;
-  static_assert(S.k_tile == kSortedBlock && S.v_tile == kSortedBlock, "quantize_spec.py: tiles");
+  static_assert(S.k_tile == kSortedBlock && S.v_tile == kSortedBlock);
   SortedTokens& sorted = storage.sorted;
   const bool has_k = p.k.heads > 0;
   const bool has_v = p.v.heads > 0;

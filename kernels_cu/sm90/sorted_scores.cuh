@@ -1,4 +1,4 @@
-// Scores of sorted keys (layout.cuh): integers, of which each section of a lane has its own exponents.
+// Scores of sorted keys (layout.cuh): integers, of which a lane's sections have own exponents.
 #pragma once
 #include "ptx/math.cuh"
 #include "sm90/group_scores.cuh"
