@@ -103,14 +103,28 @@ def test_ties_are_where_they_were_measured_to_pay():
     assert {(spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o) for spec in tied} == {
         (64, Scope.block, PRange.row_pow2, True),
         (128, Scope.block, PRange.row_pow2, True),
+        (128, Scope.sorted, PRange.block, False),
     }
     for spec in tied:
         assert not spec.is_causal
-        assert (spec.qk, spec.pv, spec.v_scope) == (Type.int8, Type.int8, Scope.channel)
-    for name, wanted in {"int8-block": False, "int8-fast": True}.items():
+        assert (spec.qk, spec.pv) == (Type.int8, Type.int8)
+    for name, wanted in {"int8": True, "int8-block": False, "int8-fast": True}.items():
         kind = PRESETS[name], 128, Type.fp16
         plain, masked = (attention_spec(*kind, x, TARGETS["90a"]) for x in (False, True))
         assert (plain.tied_steps, masked.tied_steps) == (wanted, False)
+
+
+def test_sums_begin_as_floats_where_that_was_measured_to_pay():
+    """And where a weight is all that products with V are multiplied by before they enter O."""
+    floats = [spec for spec in attentions("90a") if spec.float_sums]
+    assert floats
+    for spec in floats:
+        assert not spec.is_causal
+        assert not spec.q_smooth
+        assert (spec.head_dim, spec.p_range, spec.p_terms) == (128, PRange.block, 1)
+        assert (spec.qk, spec.pv) == (Type.int8, Type.int8)
+        assert (spec.k_scope, spec.v_scope) == (Scope.block, Scope.channel)
+    assert attention_spec(PRESETS["int8-block"], 128, Type.fp16, False, TARGETS["90a"]) in floats
 
 
 @every_target
