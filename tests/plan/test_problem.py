@@ -157,7 +157,7 @@ def test_the_largest_numbers_of_tokens_and_heads():
 
 
 def test_groups_of_channels_are_whole():
-    grouped = replace(PRESETS["int8"], name="own", q_scope="group", k_scope="group")
+    grouped = replace(PRESETS["int8-token"], name="own", q_scope="group", k_scope="group")
     size = grouped.qk_group
     assert (
         problem(q=(1, 1, 5, 2 * size), k=(1, 1, 5, 2 * size), scheme=grouped).q.shape[3] == 2 * size

@@ -10,7 +10,7 @@ from .memory import BLOCK, compact, floats
 # Of a place, its lane, the section that it is in there and its column among those of a product.
 LANE = np.arange(BLOCK) // 32
 SECTION = np.array(4 * ([0] * 2 + [1] * 14 + [2] * 14 + [3] * 2))
-COLUMN = np.array([8 * (of_lane // 2) + 2 * t + of_lane % 2 for t in range(4) for of_lane in range(32)])
+COLUMN = np.array([8 * (i // 2) + 2 * t + i % 2 for t in range(4) for i in range(32)])
 # Of a place, which of the scales of its block it has.
 SCALE_OF_PLACE = {"k": LANE, "v": 4 * LANE + SECTION}
 SCALES = {"k": 4, "v": 16}
@@ -59,7 +59,7 @@ def stored_scale(name, of_token, order):
         counted = inside[..., here]
         # All tokens of a scope have one scale.
         top = np.max(np.where(counted, some, 0), axis=-1)
-        np.testing.assert_array_equal(np.where(counted, some, top[..., None]), top[..., None])
+        assert (np.where(counted, some, top[..., None]) == top[..., None]).all()
         scale[..., at] = np.where(counted.any(axis=-1), top, EMPTY)
     if name == "k":
         return scale
