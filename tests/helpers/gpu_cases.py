@@ -169,7 +169,11 @@ def quantized(arrays, scheme):
     products = {"q": how.qk, "k": how.qk, "v": how.pv}
     if how.k_scope == "sorted":
         pair = cuattn.quantize_kv(given["k"], given["v"], scheme=how)
-        return {"q": cuattn.quantize(given["q"], operand="q", scheme=how), "k": pair[0], "v": pair[1]}
+        return {
+            "q": cuattn.quantize(given["q"], operand="q", scheme=how),
+            "k": pair[0],
+            "v": pair[1],
+        }
     return {
         name: cuattn.quantize(x, operand=name, scheme=how)
         for name, x in given.items()

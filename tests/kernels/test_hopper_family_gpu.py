@@ -308,9 +308,7 @@ def run_with(monkeypatch, arrays, scheme, fields, **options):
 
 @pytest.mark.parametrize("seqlen_kv", [128, 900, 5000])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_float_sums_cost_a_fortieth_of_a_step_of_v_at_most(
-    rng, monkeypatch, seqlen_kv, is_causal
-):
+def test_float_sums_cost_a_fortieth_of_a_step_of_v_at_most(rng, monkeypatch, seqlen_kv, is_causal):
     """However many keys there are, and where O is small beside V."""
     inputs = make(rng, heads=(4, 2), seqlens=(200, seqlen_kv), head_dim=128)
     arrays = [on_gpu(x, "float32") for x in inputs]

@@ -181,7 +181,9 @@ def test_extreme_sizes(rng, scheme, dtype):
 @every_scheme
 def test_layout_nhd(rng, scheme):
     arrays = [x.astype(np.float16) for x in pair_of(rng, 2, 3, 150, 64)]
-    hnd = cuattn.quantize_kv(*(rounded_on_gpu(x, "float16") for x in arrays), scheme=SCHEMES[scheme])
+    hnd = cuattn.quantize_kv(
+        *(rounded_on_gpu(x, "float16") for x in arrays), scheme=SCHEMES[scheme]
+    )
     given = (rounded_on_gpu(np.ascontiguousarray(x.swapaxes(1, 2)), "float16") for x in arrays)
     nhd = cuattn.quantize_kv(*given, scheme=SCHEMES[scheme], layout="NHD")
     for x, y in zip(nhd, hnd, strict=True):

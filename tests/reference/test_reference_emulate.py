@@ -159,7 +159,9 @@ def test_emulate_reads_the_head_of_its_group(scheme):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("preset", ["int8", "int8-token", "int8-block", "int8-two-term", "sage-vb", "twin"])
+@pytest.mark.parametrize(
+    "preset", ["int8", "int8-token", "int8-block", "int8-two-term", "sage-vb", "twin"]
+)
 def test_emulate_sums_the_largest_codes_exactly(preset):
     """D = 256 and 128 keys of codes 127, P at its maximum: 255 steps nearly fill 22 bits."""
     scheme = replace(PRESETS[preset], smooth_k="none", smooth_v="none", rotate="none")

@@ -118,7 +118,10 @@ def order_of_keys(values, spec):
         assert (k["heads"], k["tiles"], k["seqlen"]) == (v["heads"], v["tiles"], v["seqlen"])
         head_dim = int(values["head_dim"])
         found = []
-        for operand, smooth, rotated in ((k, spec.k_smooth, spec.rotate), (v, spec.v_smooth, False)):
+        for operand, smooth, rotated in (
+            (k, spec.k_smooth, spec.rotate),
+            (v, spec.v_smooth, False),
+        ):
             vector = floats(operand["vector"], (*shape[:2], head_dim)) if smooth else None
             found.append(token_amax(source(operand, spec, head_dim), vector, rotated))
         order = sorted_order(*found)
