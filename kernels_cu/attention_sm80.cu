@@ -5,6 +5,7 @@
 //   scores      S = Q K^T on the tensor cores
 //   softmax     S -> P, with the row maximum of the block or of all blocks so far
 //   add_values  O += P V on the tensor cores
+#include "attn/key_scale_loader.cuh"
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
 #include "attn/output.cuh"

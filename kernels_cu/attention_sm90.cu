@@ -60,8 +60,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     u32 probabilities[kTerms<S>][H::kProbabilities];
 
     // With float_sums O has kMagic * bias too much, bias being the sum of the weights of the blocks
-    // since it was last taken off. It is at most 49345 times these blocks' row sum, as the largest P
-    // of a block is 255: so float32 rounds O by no more than 1/40 of a step of V, however many keys
+    // since it was last taken off. It is at most 49345 times the row sum of these blocks, as their
+    // largest P is 255: so float32 rounds O by no more than 1/40 of a step of V, however many keys
     // there are (docs/numerics.md, section 11), and needs a multiply-add in four blocks for that.
     constexpr int kBiasedBlocks = 4;
     float bias[2] = {};

@@ -25,8 +25,8 @@ struct AttentionParams {
   const f32* delta;        // [batch, num_q_heads, blocks of 128 rows, blocks, 128], in the order of
                            // slots: added to the exponents of a block's rows, and with it
                            // kLog2Bias unless V's logarithms hold it; if S.q_smooth
-  const u8* order;         // [batch, num_kv_heads, blocks, 128], of sorted keys: which of its block's
-                           // tokens is in each place (layout.cuh); null if that is its column
+  const u8* order;         // [batch, num_kv_heads, blocks, 128], of sorted keys: which token of
+                           // its block is in each place (layout.cuh); null if that is its column
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements
   i64 q_stride_head;
   i64 q_stride_row;

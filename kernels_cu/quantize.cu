@@ -24,8 +24,8 @@ __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const 
   }
 }
 
-// Brings the tile of a CTA that starts later to the L2 cache: of a CTA's time, which loads, computes
-// and stores, only the first part is the memory's, and there are no registers for more CTAs.
+// Brings the tile of a CTA that starts later to the L2 cache: of a CTA's time, which loads,
+// computes and stores, only the first part is the memory's, and there are no registers for more.
 template <QuantizeSpec S>
 __device__ __forceinline__ void prefetch_tile(const QuantizeOperand& x, int cta, int tokens,
                                               int head_dim) {

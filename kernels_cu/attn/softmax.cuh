@@ -1,9 +1,12 @@
 // The online softmax in base 2: scores become probabilities of the type that P V takes.
 #pragma once
+#include "attn/across_row.cuh"
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
 #include "attn/pack_terms.cuh"
 #include "attn/raw_scores.cuh"
+#include "attn/row_reference.cuh"
+#include "attn/section_state.cuh"
 #include "attn/shape.cuh"
 #include "attn/sorted_maxima.cuh"
 #include "ptx/math.cuh"
@@ -60,7 +63,7 @@ struct OnlineSoftmax {
         if (Masked && Raw::is_lowest(top[half])) m = -kInf;
       }
     }
-    move_reference(row_max_log2, o);
+    move_reference<S>(reference, row_sum, row_max_log2, o);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float m = S.p_range == PRange::block ? row_max_log2[half] : reference[half];
@@ -80,7 +83,7 @@ struct OnlineSoftmax {
                                                const KeyScales<S>& keys,
                                                const AttentionParams& params, int lane) {
     float sum[2] = {0.0f, 0.0f};
-    float section_intercept[2], section_sum[2];  // of sorted keys
+    SectionState sections;  // of sorted keys
 #pragma unroll
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       // Keeps the compiler from starting so many exponentials that registers spill.
@@ -96,28 +99,24 @@ struct OnlineSoftmax {
           const int section = section_of(2 * tile);
           if (H::kSorted && i % 2 == 0 && begins_section(tile)) {
             const float b = intercept[half] + keys.section_log2_v(section, lane);
-            section_intercept[half] = __fmaf_rn(-kMagic, slope[half], b);
-            section_sum[half] = 0.0f;
+            sections.begin(half, __fmaf_rn(-kMagic, slope[half], b));
           }
           const float x = s[tile][2 * half + i % 2];
-          const float added = H::kSorted ? section_intercept[half] : intercept[half];
+          const float added = H::kSorted ? sections.intercept[half] : intercept[half];
           y[i] = ptx::ex2(H::kTokenK ? x + added : __fmaf_rn(x, slope[half], added));
           if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
           if constexpr (H::kSorted) {
-            section_sum[half] += y[i];
+            sections.sum[half] += y[i];
             if (i % 2 == 1 && ends_section(tile)) {
-              sum[half] = __fmaf_rn(section_sum[half], keys.section_inverse_v(section, lane),
-                                    sum[half]);
+              sections.end(half, keys.section_inverse_v(section, lane), sum[half]);
             }
           }
         }
-        if constexpr (H::kSorted) {
-          // Added up by sections.
-        } else if constexpr (H::kTokenV) {
+        if constexpr (H::kTokenV) {
           const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};
 #pragma unroll
           for (int i = 0; i < 4; ++i) sum[half] = __fmaf_rn(y[i], weights[i], sum[half]);
-        } else {
+        } else if constexpr (!H::kSorted) {  // whose sections are added up
           sum[half] += y[0] + y[1];
           sum[half] += y[2] + y[3];
         }
@@ -145,30 +144,6 @@ struct OnlineSoftmax {
   // Adds the row sums of the four lanes that share a row.
   __device__ __forceinline__ void finish() {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 1);
-      row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 2);
-    }
-  }
-
- private:
-  __device__ __forceinline__ void move_reference(const float (&row_max_log2)[2],
-                                                 typename H::Output& o) {
-    constexpr float kSlack = S.p_range == PRange::block ? kHeadroom<S> : 0.0f;
-    const bool moves = row_max_log2[0] > reference[0] + kSlack ||
-                       row_max_log2[1] > reference[1] + kSlack;
-    if (!__any_sync(0xffffffffu, moves)) return;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float next = next_reference<S.p_range>(reference[half], row_max_log2[half]);
-      const float shrink = ptx::ex2(reference[half] - next);
-      reference[half] = next;
-      row_sum[half] *= shrink;
-#pragma unroll
-      for (int dim_tile = 0; dim_tile < H::kDimTiles; ++dim_tile) {
-        o[dim_tile][2 * half] *= shrink;
-        o[dim_tile][2 * half + 1] *= shrink;
-      }
-    }
+    for (float& sum : row_sum) sum = sum_across_row(sum);
   }
 };

@@ -1,11 +1,11 @@
 // The online softmax in base 2: scores become probabilities of the type that P V takes.
 #pragma once
-#include "attn/p_range.cuh"
-#include "attn/pack_terms.cuh"
+#include "attn/across_row.cuh"
 #include "ptx/math.cuh"
 #include "ptx/registers.cuh"
 #include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
+#include "sm90/pack_step.cuh"
 #include "sm90/row_state.cuh"
 #include "sm90/sorted_scores.cuh"
 
@@ -27,8 +27,7 @@ struct GroupSoftmax {
   float value_scale;   // V's scale of the block
   float sum[2];        // of the block at hand
   float first_sum[2];  // the same after the first keys of a step
-  float section_intercept[2];  // of the section at hand, if keys are sorted
-  float section_sum[2];
+  SectionState sections;
   u32 zero;            // hidden: for ptx::after
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
@@ -56,13 +55,9 @@ struct GroupSoftmax {
       slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
     }
     Acc top[2];
+    if constexpr (!H::kSorted) Raw::template row_max<Masked>(s, top, mask);
     if constexpr (H::kSorted) {
-      if constexpr (Masked) Sorted::hide(s, keys, mask, lane);
-    } else {
-      Raw::template row_max<Masked>(s, top, mask);
-    }
-    if constexpr (H::kSorted) {
-      Sorted::template row_max<Masked>(block_max, s, keys, slope, lane);
+      Sorted::template row_max<Masked>(block_max, s, keys, slope, mask, lane);
     } else if constexpr (kLocal) {
       Raw::template across_row<Masked>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, slope);
@@ -104,40 +99,28 @@ struct GroupSoftmax {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int tile = 2 * pair + e / 2;
+          const int section = section_of(2 * tile);
           if (H::kSorted && e % 2 == 0 && begins_section(tile)) {
-            begin_section(keys, section_of(2 * tile), half, lane);
+            sections.begin(half, intercept[half] + Sorted::log2_v(keys, section, lane));
           }
-          const Acc x = s[4 * tile + 2 * half + e % 2];
-          const float added = H::kSorted ? section_intercept[half] : intercept[half];
-          y[e] = ptx::ex2(H::kTokenK ? Raw::value(x) + added
-                                     : __fmaf_rn(Raw::value(x), slope[half], added));
-          if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
+          const Acc score = s[4 * tile + 2 * half + e % 2];
+          const float x = Raw::value(score);
+          const float added = H::kSorted ? sections.intercept[half] : intercept[half];
+          y[e] = ptx::ex2(H::kTokenK ? x + added : __fmaf_rn(x, slope[half], added));
+          if (Masked && Raw::is_lowest(score)) y[e] = 0.0f;
           if constexpr (H::kSorted) {
-            section_sum[half] += y[e];
+            sections.sum[half] += y[e];
             if (e % 2 == 1 && ends_section(tile)) {
-              end_section(keys, section_of(2 * tile), half, lane);
+              sections.end(half, Sorted::inverse_v(keys, section, lane), sum[half]);
             }
           }
         }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if constexpr (H::kSorted) break;
+        for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {  // sorted ones by sections
           sum[half] = H::kTokenV ? __fmaf_rn(y[e], inverse[e], sum[half]) : sum[half] + y[e];
         }
         if (i == 0) first_sum[half] = sum[half];
-        if constexpr (H::kScaledValues) {
-          u32 word[kTerms<S>];
-          pack_terms<S>(word, y, params);
-#pragma unroll
-          for (int term = 0; term < kTerms<S>; ++term) {
-            p[term][4 * step + 2 * i + half] = word[term];
-          }
-        } else {
-          u32 word[2];
-          pack_halves<S>(word, y);
-          p[0][4 * step + half] = word[0];
-          p[0][4 * step + 2 + half] = word[1];
-        }
+        pack_step<S>(p, y, params, step, i, half);
       }
     }
   }
@@ -158,23 +141,10 @@ struct GroupSoftmax {
     rows.park();
   }
 
-  __device__ __forceinline__ void begin_section(const TokenScales<S>& keys, int section, int half,
-                                                int lane) {
-    section_intercept[half] = intercept[half] + Sorted::log2_v(keys, section, lane);
-    section_sum[half] = 0.0f;
-  }
-  __device__ __forceinline__ void end_section(const TokenScales<S>& keys, int section, int half,
-                                              int lane) {
-    sum[half] = __fmaf_rn(section_sum[half], Sorted::inverse_v(keys, section, lane), sum[half]);
-  }
-
   // Adds the row sums of the four lanes that share a row.
   __device__ __forceinline__ void finish() {
     rows.fetch();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 1);
-      rows.sum[half] += __shfl_xor_sync(0xffffffffu, rows.sum[half], 2);
-    }
+    for (float& of_row : rows.sum) of_row = sum_across_row(of_row);
   }
 };

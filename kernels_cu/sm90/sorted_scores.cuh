@@ -1,5 +1,6 @@
-// Scores of sorted keys (layout.cuh): integers, of which each section of a lane has its own exponents.
+// Scores of sorted keys (layout.cuh): integers; each section of a lane has its own exponents.
 #pragma once
+#include "attn/section_state.cuh"
 #include "sm90/group_scores.cuh"
 
 template <WgmmaSpec S>
@@ -17,7 +18,6 @@ struct SortedScores {
     return keys.inverse_v[lane % 4 * kSections + section];
   }
 
-  // Unseen keys become the lowest.
   static __device__ __forceinline__ void hide(Scores& s, const TokenScales<S>& keys,
                                               const Mask<S>& mask, int lane) {
     const u8* places = keys.order + lane % 4 * kLanePlaces;
@@ -35,11 +35,14 @@ struct SortedScores {
     }
   }
 
-  // The largest exponent of each of a lane's rows, V's scales included.
+  // The largest exponent of each of a lane's rows, V's scales included; unseen keys become the
+  // lowest.
   template <bool Masked>
-  static __device__ __forceinline__ void row_max(float (&m)[2], const Scores& s,
+  static __device__ __forceinline__ void row_max(float (&m)[2], Scores& s,
                                                  const TokenScales<S>& keys,
-                                                 const float (&slope)[2], int lane) {
+                                                 const float (&slope)[2], const Mask<S>& mask,
+                                                 int lane) {
+    if constexpr (Masked) hide(s, keys, mask, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       m[half] = -kInf;
