@@ -1,4 +1,4 @@
-"""Loops over the keys of sorted kernels, which must not spill where there are registers enough."""
+"""Loops over sorted keys, which must not spill where there are registers enough."""
 
 from itertools import product
 
@@ -16,10 +16,9 @@ pytest.importorskip("cupy")
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
 
-# Local accesses of the loop over blocks that all rows see, and of the one with a mask: without
-# entries 0. With 64 channels four warpgroups share the registers, which was the fastest all the
-# same; O of 192 and 256 channels leaves single warps too few.
-IN_LOOPS = {("90a", 32): (4, 0), ("90a", 64): (18, 11), ("90a", 256): (6, 0)}
+# Local accesses of the loop over blocks that all rows see, where there are any. With 32 and 64
+# channels four warpgroups share the registers, which was the fastest all the same.
+IN_LOOP = {("90a", 32): 4, ("90a", 64): 18}
 CASES = [
     *product(["90a"], [32, 64, 96, 128, 192, 256], [False, True]),
     *product(["80"], [32, 64, 96, 128], [False, True]),
@@ -33,8 +32,5 @@ def test_loops_over_keys_do_not_spill(arch, head_dim, is_causal):
     spec = attention_spec(PRESETS["int8"], head_dim, Type.fp16, is_causal, target(arch))
     image = compile_cubin(spec.source, spec, arch).image
     found = local_accesses(image)
-    assert found, "no loop has products"
-    allowed = IN_LOOPS.get((arch, head_dim), (0, 0))
-    # Beside these two, only parts that are run once for an item are loops of one step.
-    assert max(found) <= max(allowed)
-    assert found[0] <= allowed[0]
+    assert found is not None
+    assert found <= IN_LOOP.get((arch, head_dim), 0)

@@ -12,7 +12,11 @@ _LOCAL = re.compile(r"\b(LDL|STL)\b")
 
 
 def local_accesses(image):
-    """Return how often each innermost loop with products uses local memory, in their order."""
+    """Return how often the shortest loop with products uses local memory; None without a loop.
+
+    That is the one over blocks of keys that all rows see: what has a mask is longer, and code out
+    of line that jumps back makes longer loops of others.
+    """
     code, labels, waiting = [], {}, []
     for line in listing(image).splitlines():
         if label := _LABEL.match(line):
@@ -23,11 +27,10 @@ def local_accesses(image):
             waiting = []
             code.append((at, instruction[2]))
     jumps = [(labels.get(m[1]), at) for at, text in code if (m := _BRANCH.search(text))]
-    loops = {(first, last) for first, last in jumps if first is not None and first <= last}
+    loops = [(first, last) for first, last in jumps if first is not None and first <= last]
     products = [at for at, text in code if _PRODUCT.search(text)]
     with_products = [x for x in loops if any(x[0] <= at <= x[1] for at in products)]
-    innermost = [
-        x for x in with_products if not any(y != x and x[0] <= y[0] and y[1] <= x[1] for y in loops)
-    ]
-    local = [at for at, text in code if _LOCAL.search(text)]
-    return [sum(first <= at <= last for at in local) for first, last in sorted(innermost)]
+    if not with_products:
+        return None
+    first, last = min(with_products, key=lambda x: x[1] - x[0])
+    return sum(first <= at <= last for at, text in code if _LOCAL.search(text))
