@@ -69,7 +69,7 @@ def calls(left_out: LeftOut) -> dict[Call, Callable[[], object]]:
     # Of memory of PyTorch's own, as its users have.
     q, k, v = (torch.from_dlpack(x).clone() for x in arrays)
     out = torch.empty_like(q)
-    codes = [cuattn.quantize(x, operand=name) for name, x in (("q", q), ("k", k), ("v", v))]
+    codes = [cuattn.quantize(q, operand="q"), *cuattn.quantize_kv(k, v)]
     return {
         Call(_SDPA, "fp16"): partial(scaled_dot_product_attention, q, k, v),
         Call("cuattn, quantized before", "int8"): partial(cuattn.attention, *codes),

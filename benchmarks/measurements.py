@@ -157,8 +157,8 @@ def _quantizers() -> Iterator[Timing]:
         functions = {pair: quantizer(*pair) for pair in QUANTIZERS}
         moved = {pair: x.nbytes + _quantized_bytes(f()) for pair, f in functions.items()}
         # What a call that quantizes all three operands spends on it.
-        functions["int8", "all"] = lambda: [functions["int8", operand]() for operand in "qkv"]
-        moved["int8", "all"] = sum(moved["int8", operand] for operand in "qkv")
+        functions["int8", "all"] = lambda: [functions["int8", "q"](), *cuattn.quantize_kv(x, x)]
+        moved["int8", "all"] = 3 * x.nbytes + sum(map(_quantized_bytes, functions["int8", "all"]()))
         functions["", "copy"] = lambda: copy.data.copy_from_device_async(x.data, x.nbytes)
         moved["", "copy"] = 2 * x.nbytes
         for (scheme, operand), time in time_gpu(functions).items():

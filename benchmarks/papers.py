@@ -97,7 +97,9 @@ ROTATION = Table(
     {
         "`int8`, nothing": _changed("int8", "plain", rotate="none"),
         "`int8`, Q and K": PRESETS["int8"],
-        "`int8`, V too": _changed("int8", "rotated", rotate="qkv"),
+        # Keys are sorted by a V that the same launch reads, so not where V is rotated first.
+        "`int8-token`, Q and K": _changed("int8-token", "scores rotated", rotate="qk"),
+        "`int8-token`, V too": _changed("int8-token", "rotated", rotate="qkv"),
         "`int4`, nothing": _changed("int4", "plain", rotate="none"),
         "`int4`, Q and K": PRESETS["int4"],
         "`int4`, V too": _changed("int4", "rotated", rotate="qkv"),

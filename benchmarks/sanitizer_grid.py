@@ -45,10 +45,12 @@ RAGGED = case((2, 1), (129, 257), 64, causal=True)
 SHAPES = [WHOLE, RAGGED]
 # Schemes that the kernels of mma.sync are watched with where another family serves calls.
 OF_MMA = ("int8", "int8-block", "int8-fp16", "int4", "int-flash", "fp16")
-# What no preset has: groups of channels, V rotated of which the ranges of channels are wanted.
+# What no preset has: groups of channels, V rotated of which the ranges of channels are wanted, and
+# sorted keys that are not rotated.
 COMPOSED = [
     replace(PRESETS["int4"], name="groups", q_scope="group", k_scope="group", qk_group=32),
     replace(PRESETS["int8-fast"], name="rotated", rotate="qkv"),
+    replace(PRESETS["int8"], name="sorted", rotate="none"),
 ]
 # Rows that see no key, one key only, head dims that are padded, and more items than any GPU has
 # multiprocessors, once each.
@@ -63,7 +65,7 @@ EDGES: list[tuple[str | Scheme, Case]] = [
 
 
 def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
-    """Attend in strided memory, also with K quantized beforehand, and look at the output."""
+    """Attend in strided memory, also to what is quantized beforehand, and look at the output."""
     import cupy
 
     rng = np.random.default_rng(0)
@@ -77,18 +79,23 @@ def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
     q = strided(shape.num_q_heads, shape.seqlen_q)
     k, v = (strided(shape.num_kv_heads, shape.seqlen_kv) for _ in range(2))
     options = {"is_causal": shape.is_causal, "scheme": scheme, "layout": layout}
-    keys = [k]
-    if resolve(scheme).qk != "fp16":
-        keys.append(cuattn.quantize(k, operand="k", scheme=scheme, layout=layout))
-    for key in keys:
-        if not bool(cupy.isfinite(cuattn.attention(q, key, v, **options)).all()):
+    given = [(k, v)]
+    how = resolve(scheme)
+    if how.qk != "fp16":
+        given.append((cuattn.quantize(k, operand="k", scheme=scheme, layout=layout), v))
+    if how.k_scope == "sorted":
+        # In an order of both, which an array may take of the other's.
+        pair = cuattn.quantize_kv(k, v, scheme=scheme, layout=layout)
+        given += [pair, (k, pair[1])]
+    for keys, values in given:
+        if not bool(cupy.isfinite(cuattn.attention(q, keys, values, **options)).all()):
             raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
 
 
-def run_by_mma(scheme: str) -> None:
-    """Attend on edges by the kernels of mma.sync."""
+def run_by_mma(scheme: str, shape: Case = RAGGED) -> None:
+    """Attend by the kernels of mma.sync, on edges if nothing else is said."""
     with mma_family():
-        run(scheme, RAGGED, "float16", "HND")
+        run(scheme, shape, "float16", "HND")
 
 
 def calls() -> list[Callable[[], object]]:
@@ -101,6 +108,7 @@ def calls() -> list[Callable[[], object]]:
         dtype, layout = ("float16", "float32")[count % 2], ("HND", "NHD")[count // 2 % 2]
         found.append(partial(run, scheme, shape, dtype, layout))
     found += [partial(run_by_mma, scheme) for scheme in OF_MMA if scheme in schemes]
+    found.append(partial(run_by_mma, "int8", WHOLE))
     found += [partial(sanitizer_caches.run, small) for small in sanitizer_caches.CACHES]
     # Two rounds of products, and what the CTAs of an H200 read in two turns.
     rates = rate_calls(current_device(), 1 << 25, {True: 2, False: 2})

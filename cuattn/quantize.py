@@ -174,7 +174,7 @@ def quantize_views(
         given: list[int] = []
         for name, x in seen.items():
             given += (x.ptr, *tensors[name].addresses)
-        given.append(0 if order is None else order.data.ptr)
+        given.append(tensors[name].order_address)
         call.launches(tuple(given), cupy.cuda.get_current_stream().ptr)
     else:  # an empty scope counts as one of zeros
         for name, tensor in tensors.items():

@@ -31,8 +31,7 @@ def answer(batches, k, v, scheme="int8"):
     list of array
         As `batches`; on the GPU what CuPy's current stream will have written.
     """
-    k8 = cuattn.quantize(k, operand="k", scheme=scheme)
-    v8 = cuattn.quantize(v, operand="v", scheme=scheme)
+    k8, v8 = cuattn.quantize_kv(k, v, scheme=scheme)
     return [cuattn.attention(q, k8, v8, scheme=scheme) for q in batches]
 
 

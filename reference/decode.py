@@ -26,7 +26,7 @@ from .softmax import OnlineSoftmax
 __all__ = ["Partial", "Piece", "decode", "merge", "partition"]
 
 # P against its block's maximum with V's scales; and as it is, for the sum of V's zero points.
-_CODES = resolve("int8")
+_CODES = resolve("int8-token")
 _ZEROS = resolve("fp16")
 
 
@@ -78,7 +78,7 @@ def decode(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Attend to a cache: Q in 8 bits per token, P as scheme "int8" has it, in blocks of 128 tokens.
+    """Attend to a cache: Q in 8 bits per token, P as "int8-token" has it, by blocks of 128.
 
     For each group of V's channels this is `emulate.emulate` on the group's codes and scales. Zero
     points add their mean under the softmax, with a P that is not rounded. The formulas are in

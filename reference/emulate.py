@@ -105,9 +105,9 @@ def emulate(
 
     The formulas are in ``docs/numerics.md``; `softmax.OnlineSoftmax` is the loop body. NaN and
     infinities act through the scales: in Q they make the rows of their scope NaN, in K (or in V, if
-    its scope is "token" or "block") every row that sees a token of their scope, in a channel of V
-    that channel of every row, in V with one scale everything. Rows that see no key have ``o = 0``
-    and ``lse = -inf`` all the same.
+    its scope is "token", "sorted" or "block") every row that sees a token of their scope, in a
+    channel of V that channel of every row, in V with one scale everything. Rows that see no key
+    have ``o = 0`` and ``lse = -inf`` all the same.
 
     Parameters
     ----------

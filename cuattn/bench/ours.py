@@ -83,6 +83,8 @@ def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str | Scheme) -> Run:
         # What is quantized beforehand has to be unpacked, and the products with Q's means are made.
         return Run(kernel=None, end_to_end=end_to_end)
     q8 = cuattn.quantize(q, operand="q", scheme=scheme)
-    k8 = cuattn.quantize(k, operand="k", scheme=scheme)
-    v8 = cuattn.quantize(v, operand="v", scheme=scheme) if how.pv != "fp16" else v
+    if how.pv == "fp16":
+        k8, v8 = cuattn.quantize(k, operand="k", scheme=scheme), v
+    else:
+        k8, v8 = cuattn.quantize_kv(k, v, scheme=scheme)
     return Run(lambda: cuattn.attention(q8, k8, v8, **options), end_to_end)

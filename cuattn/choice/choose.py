@@ -29,6 +29,7 @@ SPEED_ORDER = (
     "fp16",
     "int-flash-half",
     "int8",
+    "int8-token",
     "int8-fp16",
     "sage-b",
     "sage-t",

@@ -24,7 +24,7 @@ from .memory import Memory
 __all__ = ["SCHEME", "DeviceMemory", "direct", "new_memory", "store_values"]
 
 # Its operands and options are checked as those of a cache's calls have to be.
-SCHEME = resolve("int8")
+SCHEME = resolve("int8-token")
 
 # Counters of a new cache; calls that want more get more.
 _COUNTERS = 4096

@@ -79,7 +79,8 @@ def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape, order: A
         places = PLACE_OF_COLUMN if order is None else order.argsort(axis=-1)
         scopes = of_place[_of_library(scale, places)]
         of_block = scale if name == "k" else scale[:, :, :, 0]
-        return _picked(of_block, scopes).reshape(*shape[:2], -1)[:, :, :tokens]
+        padded = of_block.shape[2] * TOKEN_PAD
+        return _picked(of_block, scopes).reshape(*shape[:2], padded)[:, :, :tokens]
     if stored is Scope.block:
         return scale
     if stored is Scope.thread:

@@ -43,11 +43,12 @@ SCHEMES = (
     replace(PRESETS["int4"], name="g64", q_scope="group", k_scope="group", qk_group=64),
     replace(PRESETS["int8-fast"], name="rotated", rotate="qkv"),
     replace(PRESETS["int8"], name="plain", rotate="none"),
+    replace(PRESETS["int8-token"], name="turned", rotate="qk"),
     replace(PRESETS["int4"], name="plain4", rotate="none"),
 )
 
 # Compiled for the targets in WHOLE with every head_dim and mask.
-CORE = ("int8", "int8-block", "int8-fast", "int8-fp8", "int4", "fp16")
+CORE = ("int8", "int8-token", "int8-block", "int8-fast", "int8-fp8", "int4", "fp16")
 WHOLE = ("80", "90a")
 
 # Tests that the kernels of a target are spread over: processes share them, and one says now and
@@ -122,6 +123,8 @@ WGMMA_SPILL = {
     False: {32: 24, 64: 88, 96: 24, 128: 160, 256: 100},
     True: {32: 280, 64: 750, 96: 280, 128: 800, 192: 300, 256: 1000},
 }
+# Of sorted keys, whose lanes and sections have scales.
+SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 40}
 
 # Of the other family, by head_dim.
 MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 200, 192: 640, 256: 1050}
@@ -133,6 +136,8 @@ def allowed_spill(spec):
     There ptxas keeps a few values of the loop's surroundings in local memory, and no tile that was
     tried spills nothing on every target, or it is slower (docs/lab-notebook.md, sections 5 and 10).
     """
+    if isinstance(spec, WgmmaSpec) and spec.k_scope is Scope.sorted:
+        return SORTED_SPILL[spec.head_dim]
     if isinstance(spec, WgmmaSpec):
         return WGMMA_SPILL[has_token_scales(spec) or spec.v_rotated].get(spec.head_dim, 0)
     if isinstance(spec, AttentionSpec):
@@ -144,9 +149,10 @@ def allowed_spill(spec):
 def required(spec, native_fp8):
     if isinstance(spec, WgmmaSpec):
         scores, values = WGMMA_PRODUCTS[spec.qk][0], WGMMA_PRODUCTS[spec.pv][1]
-        # Tiles come by TMA, scales of tokens by bulk copies; warpgroups trade registers.
+        # Tiles come by TMA, scales of tokens, lanes and sections by bulk copies; warpgroups trade registers.
         names = [scores.format(spec.block_kv), values.format("*"), "UTMALDG", "USETMAXREG"]
-        return [*names, "UBLKCP"] if has_token_scales(spec) else names
+        bulk = has_token_scales(spec) or spec.k_scope is Scope.sorted
+        return [*names, "UBLKCP"] if bulk else names
     if isinstance(spec, DeltaSpec):
         return PRODUCTS[Type.fp16 if spec.input is Type.fp16 else Type.bf16][:1]
     if not isinstance(spec, AttentionSpec):

@@ -247,16 +247,30 @@ def test_long_inputs_take_statistics_in_two_steps(gpu, rng, scheme):
     assert ("stats_finish" in gpu.launched) == (whole_k or whole_v)
 
 
+def quantized(inputs, scheme, layout="HND"):
+    """Return tensors by name of what a scheme quantizes of Q, K and V; of sorted keys a pair."""
+    product = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
+    arrays = dict(zip("qkv", inputs, strict=True))
+    options = {"scheme": scheme, "layout": layout}
+    if scheme.k_scope == "sorted":
+        pair = cuattn.quantize_kv(arrays.pop("k"), arrays.pop("v"), **options)
+        return quantized_alone(arrays, product, options) | dict(zip("kv", pair, strict=True))
+    return quantized_alone(arrays, product, options)
+
+
+def quantized_alone(arrays, product, options):
+    return {
+        name: cuattn.quantize(x, operand=name, **options)
+        for name, x in arrays.items()
+        if product[name] != "fp16"
+    }
+
+
 @every_scheme
 def test_quantized_tensors_serve_instead_of_arrays(gpu, rng, scheme):
     inputs = [x.astype(np.float16) for x in qkv(rng, scheme)]
     whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
-    product = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
-    tensors = {
-        name: cuattn.quantize(x, operand=name, scheme=scheme)
-        for name, x in zip("qkv", inputs, strict=True)
-        if product[name] != "fp16"
-    }
+    tensors = quantized(inputs, scheme)
     # Q's own rounding takes part in the correction if only its codes are there.
     rounding = 0.1 if scheme.qk == "int8" else 2.0
     for some in ("k", "v", "kv", "q", "qk", "qkv"):
@@ -284,10 +298,10 @@ def with_keys(inputs, keys, scheme):
 def test_quantized_tensor_is_what_the_reference_quantizes(gpu, rng, scheme):
     inputs = qkv(rng, scheme)
     expected = operands(*inputs, scheme)
+    tensors = quantized([np.swapaxes(x, 1, 2) for x in inputs], scheme, "NHD")
     for name, x in zip("qkv", inputs, strict=True):
         if (scheme.pv if name == "v" else scheme.qk) != "fp16":
-            nhd = np.swapaxes(x, 1, 2)
-            tensor = cuattn.quantize(nhd, operand=name, scheme=scheme, layout="NHD")
+            tensor = tensors[name]
             found, wanted = tensor.to_reference(), getattr(expected, name)
             np.testing.assert_array_equal(found.codes, wanted.codes)
             np.testing.assert_array_equal(found.scale, wanted.scale)

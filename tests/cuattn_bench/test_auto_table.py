@@ -98,7 +98,6 @@ def gpu(monkeypatch, tmp_path):
 
     compiled = []
     monkeypatch.setenv("CUATTN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "check_cupy", lambda: None)
     monkeypatch.setattr(command, "current_device", lambda: DEVICE)
     monkeypatch.setattr(auto_table, "current_device", lambda: DEVICE)
     monkeypatch.setattr(command, "timings", timings)

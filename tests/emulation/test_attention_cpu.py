@@ -112,16 +112,26 @@ def test_bfloat16_is_taken_and_returned(rng, scheme):
     np.testing.assert_array_equal(o, expected.astype(ml_dtypes.bfloat16))
 
 
+def quantized(inputs, scheme):
+    """Return what a scheme quantizes of Q, K and V: sorted keys together."""
+    arrays = dict(zip("qkv", inputs, strict=True))
+    products = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
+    tensors = {
+        name: cuattn.quantize(x, operand=name, scheme=scheme)
+        for name, x in arrays.items()
+        if products[name] != "fp16"
+    }
+    if scheme.k_scope == "sorted":
+        pair = cuattn.quantize_kv(arrays["k"], arrays["v"], scheme=scheme)
+        tensors |= dict(zip("kv", pair, strict=True))
+    return tensors
+
+
 @every_scheme
 def test_quantized_tensors_give_the_same(rng, scheme):
     inputs = qkv(rng)
     whole = cuattn.attention(*inputs, scheme=scheme, return_lse=True)
-    product = dict(zip("qkv", (scheme.qk, scheme.qk, scheme.pv), strict=True))
-    tensors = {
-        name: cuattn.quantize(x, operand=name, scheme=scheme)
-        for name, x in zip("qkv", inputs, strict=True)
-        if product[name] != "fp16"
-    }
+    tensors = quantized(inputs, scheme)
     rounding = 0.05 if scheme.qk == "int8" else 1.0
     for some in ("q", "v", "k", "kv", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", inputs, strict=True)]
@@ -143,13 +153,20 @@ def test_quantized_tensors_give_the_same(rng, scheme):
 def test_quantize_is_the_references(rng, scheme):
     inputs = qkv(rng)
     expected = operands(*inputs, scheme)
+    in_order = {}
+    if scheme.k_scope == "sorted":
+        in_nhd = [x.swapaxes(1, 2) for x in inputs[1:]]
+        pair = cuattn.quantize_kv(*in_nhd, scheme=scheme, layout="NHD")
+        in_order = dict(zip("kv", pair, strict=True))
     for name, x in zip("qkv", inputs, strict=True):
         product = scheme.pv if name == "v" else scheme.qk
         if product == "fp16":
             with pytest.raises(ArgumentError, match=r"^operand must be one that is quantized"):
                 cuattn.quantize(x, operand=name, scheme=scheme)
             continue
-        tensor = cuattn.quantize(x.swapaxes(1, 2), operand=name, scheme=scheme, layout="NHD")
+        tensor = in_order.get(name) or cuattn.quantize(
+            x.swapaxes(1, 2), operand=name, scheme=scheme, layout="NHD"
+        )
         found, wanted = tensor.to_reference(), getattr(expected, name)
         assert (tensor.shape, tensor.dtype) == (x.shape, "float32")
         dtype = np.float32 if product == "fp8" else np.int8
@@ -238,7 +255,7 @@ def test_empty_lengths(rng, scheme, seqlen_q, seqlen_kv):
 
 def test_empty_operands_are_quantized(rng):
     q, k, v = qkv(rng, seqlen_q=0, seqlen_kv=0)
-    for scheme in ("int8", "int8-block", "int-flash", "int8-fp8", "fp8"):
+    for scheme in ("int8", "int8-token", "int8-block", "int-flash", "int8-fp8", "fp8"):
         for name, x in (("q", q), ("k", k), ("v", v)):
             tensor = cuattn.quantize(x, operand=name, scheme=scheme)
             assert tensor.codes.size == 0

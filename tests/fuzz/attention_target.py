@@ -4,6 +4,8 @@ A call is either right, within the error that its scheme may have, with inputs a
 output where it was wanted, or it ends in an exception of ours.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from helpers.arrays_in_memory import memories, placed
 from hypothesis import given
@@ -11,6 +13,16 @@ from hypothesis import strategies as st
 
 import cuattn
 from cuattn.reference import exact
+
+PRESETS = cuattn.PRESETS
+# And what no preset has: sorted keys that are smoothed and rotated otherwise, and rotated values.
+SCHEMES = {
+    **PRESETS,
+    "sorted": replace(PRESETS["int8"], name="sorted", rotate="none", smooth_k="mean"),
+    "bare sorted": replace(PRESETS["int8"], name="bare", smooth_k="none", smooth_v="none"),
+    "tokens rotated": replace(PRESETS["int8-token"], name="turned", rotate="qk"),
+    "all rotated": replace(PRESETS["int8-block"], name="rotated", rotate="qkv"),
+}
 
 # Root of the mean square of the error, relative to that of V: what 8 and 4 bits of Q, K, V and P
 # may come to on normal numbers, with room for the few that are drawn.
@@ -44,7 +56,7 @@ WRONG = {
 def calls(draw):
     kv_heads = draw(st.integers(1, 3))
     return {
-        "scheme": draw(st.sampled_from(sorted(cuattn.PRESETS))),
+        "scheme": draw(st.sampled_from(sorted(SCHEMES))),
         "dtype": draw(st.sampled_from(["float16", "float32"])),
         "layout": draw(st.sampled_from(["HND", "NHD"])),
         "is_causal": draw(st.booleans()),
@@ -55,6 +67,7 @@ def calls(draw):
         "head_dim": 8 * draw(st.integers(1, 32)),
         "memories": [draw(memories()) for _ in range(4)],
         "quantized": draw(st.sets(st.sampled_from("qkv"))),
+        "together": draw(st.booleans()),
         "with_out": draw(st.booleans()),
         "wrong": draw(st.none() | st.none() | st.sampled_from(sorted(WRONG))),
         "seed": draw(st.integers(0, 2**32 - 1)),
@@ -80,7 +93,8 @@ def _tried(call, place):
         name: rng.standard_normal((batch, *size, head_dim)).astype(call["dtype"])
         for name, size in sizes.items()
     }
-    options = {key: call[key] for key in ("scheme", "layout", "is_causal", "scale")}
+    options = {key: call[key] for key in ("layout", "is_causal", "scale")}
+    options["scheme"] = SCHEMES[call["scheme"]]
     given_call = {"values": dict(values), "options": {**options, "return_lse": True}}
     if call["wrong"] is not None:
         WRONG[call["wrong"]](given_call)
@@ -94,8 +108,7 @@ def _tried(call, place):
     if call["with_out"] and call["wrong"] is None:
         out = xp.full_like(arrays["q"], np.nan)
     try:
-        for name in sorted(call["quantized"]):
-            arrays[name] = _quantized(arrays[name], name, call)
+        arrays |= _quantized(arrays, call)
         o, lse = cuattn.attention(**arrays, **given_call["options"], out=out)
     except cuattn.CuattnError:
         if call["wrong"] is None and not _may_be_refused(call, place):
@@ -111,19 +124,24 @@ def _tried(call, place):
     return "right"
 
 
-def _quantized(x, name, call):
-    """Return an operand quantized beforehand, or as it is where the scheme leaves it so."""
-    try:
-        return cuattn.quantize(x, operand=name, scheme=call["scheme"], layout=call["layout"])
-    except cuattn.ArgumentError as error:
-        if "operand" not in str(error):
-            raise
-        return x
+def _quantized(arrays, call):
+    """Return operands quantized beforehand, of those that the scheme does not leave as they are."""
+    scheme = SCHEMES[call["scheme"]]
+    options = {"scheme": scheme, "layout": call["layout"]}
+    products = {"q": scheme.qk, "k": scheme.qk, "v": scheme.pv}
+    names = [name for name in sorted(call["quantized"]) if products[name] != "fp16"]
+    made = {}
+    if call["together"] and {"k", "v"} <= set(names):
+        made = dict(zip("kv", cuattn.quantize_kv(arrays["k"], arrays["v"], **options), strict=True))
+    for name in names:
+        if name not in made:
+            made[name] = cuattn.quantize(arrays[name], operand=name, **options)
+    return made
 
 
 def _may_be_refused(call, place):
     """Whether a call that is right may still have no kernel: groups need whole groups."""
-    scheme = cuattn.PRESETS[call["scheme"]]
+    scheme = SCHEMES[call["scheme"]]
     grouped = scheme.k_scope == "group" and call["head_dim"] % scheme.qk_group
     return bool(grouped) or (place == "gpu" and "fp8" in (scheme.qk, scheme.pv))
 
@@ -140,7 +158,7 @@ def _check(o, lse, values, call):
     assert np.isfinite(o).all()
     if not o.size or blind.all():
         return
-    scheme = cuattn.PRESETS[call["scheme"]]
+    scheme = SCHEMES[call["scheme"]]
     worst = max((scheme.qk, scheme.pv), key=lambda kind: BOUNDS[kind])
     norm = np.sqrt(np.mean(values["v"].astype(np.float64) ** 2))
     error = np.sqrt(np.mean((o.astype(np.float64) - truth) ** 2))

@@ -83,7 +83,12 @@ def disassembler():
 
 def mnemonics(image):
     """Count the instructions of a cubin by their full names, such as ``IMMA.16832.S8.S8``."""
-    return Counter(name for _, name in _INSTRUCTION.findall(_listing(image, "-c")))
+    return Counter(name for _, name in _INSTRUCTION.findall(listing(image)))
+
+
+def listing(image):
+    """Return nvdisasm's listing of a cubin."""
+    return _listing(image, "-c")
 
 
 def all_mnemonics(images, arch):

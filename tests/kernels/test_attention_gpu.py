@@ -18,6 +18,7 @@ from helpers.gpu_cases import (
     make,
     on_gpu,
     on_host,
+    quantized,
     relative_l1,
     run,
     tolerance,
@@ -187,14 +188,9 @@ def test_quantized_tensors_give_identical_results(rng, scheme):
     arrays = [on_gpu(x, "float16") for x in make(rng, heads=(4, 2), seqlens=(150, 290))]
     o, lse = map(on_host, run(arrays, scheme))
     how = SCHEMES[scheme]
-    product = dict(zip("qkv", (how.qk, how.qk, how.pv), strict=True))
-    tensors = {
-        name: cuattn.quantize(x, operand=name, scheme=how)
-        for name, x in zip("qkv", arrays, strict=True)
-        if product[name] != "fp16"
-    }
+    tensors = quantized(arrays, scheme)
     truth, _ = exact.attention(*map(on_host, arrays))
-    for some in ("k", "kv", "q", "qkv"):
+    for some in ("k", "v", "kv", "q", "qkv"):
         given = [tensors.get(n, x) if n in some else x for n, x in zip("qkv", arrays, strict=True)]
         again, again_lse = map(on_host, run(given, scheme))
         if how.smooth_q == "block" and "k" in some:

@@ -26,6 +26,7 @@ def calls(draw):
         "seqlens": (draw(st.integers(0, 280)), draw(st.integers(0, 400))),
         "head_dim": 8 * draw(st.integers(1, 32)),
         "memories": [draw(memories()) for _ in range(4)],
+        "together": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
 
@@ -53,9 +54,14 @@ def test_any_call_matches_the_emulation(call):
     *inputs, out = arranged
     before = [on_host(x) for x in inputs]
     options = {"is_causal": call["is_causal"], "scale": call["scale"]}
+    scheme = SCHEMES[call["scheme"]]
+    given_kv = inputs[1:]
+    if call["together"] and "fp16" not in (scheme.qk, scheme.pv) and scheme.smooth_q == "none":
+        given_kv = cuattn.quantize_kv(*inputs[1:], scheme=scheme, layout=call["layout"])
     result, lse = cuattn.attention(
-        *inputs,
-        scheme=SCHEMES[call["scheme"]],
+        inputs[0],
+        *given_kv,
+        scheme=scheme,
         layout=call["layout"],
         return_lse=True,
         out=out,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.gpu_cases import (
+    FLOAT_SUMS,
     MMA_SCHEMES,
     OF_LENGTHS,
     SCHEMES,
@@ -21,6 +22,7 @@ from helpers.gpu_cases import (
     mma_family,
     on_gpu,
     on_host,
+    operands_of,
     run,
     tolerance,
 )
@@ -304,8 +306,25 @@ def run_with(monkeypatch, arrays, scheme, fields, **options):
             prepare.cache_clear()
 
 
+@pytest.mark.parametrize("seqlen_kv", [128, 900, 5000])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_float_sums_cost_a_fortieth_of_a_step_of_v_at_most(rng, monkeypatch, seqlen_kv, is_causal):
+    """However many keys there are, and where O is small beside V."""
+    inputs = make(rng, heads=(4, 2), seqlens=(200, seqlen_kv), head_dim=128)
+    arrays = [on_gpu(x, "float32") for x in inputs]
+    plain, summed = (
+        run_with(monkeypatch, arrays, "int8-block", {"float_sums": x}, is_causal=is_causal)
+        for x in (False, True)
+    )
+    np.testing.assert_array_equal(on_host(plain[1]), on_host(summed[1]))
+    o, other = (on_host(x[0]).astype(np.float64) for x in (plain, summed))
+    scale = operands_of(arrays, "int8-block").v.scale.astype(np.float64)
+    steps = np.repeat(scale, 2, axis=1)[:, :, None, :]
+    assert (np.abs(o - other) <= FLOAT_SUMS * steps + 2.0**-20 * np.abs(o)).all()
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast"])
+@pytest.mark.parametrize("scheme", ["int8", "int8-token", "int8-block", "int8-fast"])
 def test_ties_change_no_bit(rng, monkeypatch, scheme, head_dim):
     """Whatever waits for row sums, with a masked block at the end."""
     inputs = make(rng, heads=(4, 2), seqlens=(200, 900), head_dim=head_dim)

@@ -37,7 +37,9 @@ SCHEMES = {
     "unsmoothed blocks": Scheme("plain", k_scope="block", v_scope="channel", smooth_k="none"),
     "blocks as tokens": Scheme("blocks", q_scope="block", k_scope="block"),
     "smoothed blocks": Scheme("qb", q_scope="block", k_scope="block", smooth_q="block"),
-    "unrotated": Scheme("unrotated", smooth_v="sample"),
+    "sorted, unrotated": Scheme(
+        "sorted", k_scope="sorted", v_scope="sorted", smooth_k="mean", smooth_v="mean"
+    ),
     "threads": Scheme("threads", q_scope="thread", k_scope="thread", smooth_q="block"),
     "whole heads": Scheme(
         "heads", q_scope="tensor", k_scope="tensor", v_scope="tensor", smooth_k="mean"
@@ -71,7 +73,7 @@ FP8_WAYS = (("q", "fp8"), ("k", "fp8"), ("v", "fp8"), ("v", "int8-fp8"), ("v", "
 # Every way in which an operand is quantized.
 WAYS = (
     ("q", "int8"),
-    ("q", "unrotated"),
+    ("q", "int8-token"),
     ("q", "int4"),
     ("q", "int-flash-int4"),
     ("q", "blocks as tokens"),
@@ -99,10 +101,13 @@ WAYS = (
     ("k", "groups of 4 bits"),
     ("k", "rotated"),
     ("k", "scores rotated"),
-    ("k", "unrotated"),
+    ("k", "int8-token"),
+    ("k", "sorted, unrotated"),
     ("k", "rotated 4 bits"),
     ("k", "rotated groups"),
     ("v", "int8"),
+    ("v", "int8-token"),
+    ("v", "sorted, unrotated"),
     ("v", "smoothed"),
     ("v", "int8-block"),
     ("v", "unsmoothed blocks"),
@@ -183,13 +188,17 @@ def check_scale(found, wanted, operand, how, shape):
     scope = stored_scope(how, operand)
     if scope is Scope.channel or (scope is Scope.group and operand == "q"):
         np.testing.assert_array_equal(found, wanted)  # with those of padded channels
-    if operand == "v" and scope is Scope.token:
+    if scope is Scope.sorted:  # with those of places without a token
+        of_places = (x if operand == "k" else x[:, :, :, 0] for x in (found, wanted))
+        np.testing.assert_array_equal(*of_places)
+    if operand == "v" and scope in (Scope.token, Scope.sorted):
         scale, log2, inverse = np.moveaxis(found, 3, 0)
         # The inverse of NaN is 0, so that it stays away from rows that do not see the token.
         expected = np.where(np.isnan(scale), np.float32(0), np.float32(1) / scale)
         np.testing.assert_array_equal(inverse, expected)
         # One ulp of log2f, and of the sum.
-        np.testing.assert_allclose(log2, LOG2_BIAS + np.log2(scale), rtol=2.0**-22)
+        bias = LOG2_BIAS if scope is Scope.token else 0.0
+        np.testing.assert_allclose(log2, bias + np.log2(scale), rtol=2.0**-22, atol=2.0**-23)
     elif operand == "k" and scope is not Scope.block:
         # What pads tokens is finite.
         assert np.isfinite(found[np.isfinite(wanted)]).all()

@@ -12,6 +12,7 @@ from helpers.gpu_cases import (
     check,
     mma_family,
     on_host,
+    quantized,
     run,
     runs_here,
 )
@@ -25,11 +26,15 @@ from cuattn.specs.attention import Type
 
 pytestmark = pytest.mark.gpu
 
-INT8, INT4 = PRESETS["int8"], PRESETS["int4"]
+INT8, INT4 = PRESETS["int8-token"], PRESETS["int4"]
+SORTED = PRESETS["int8"]
 COMPOSED = [
     replace(INT4, name="groups of 32", q_scope="group", k_scope="group", qk_group=32),
     replace(INT8, name="groups of 64", q_scope="group", k_scope="group", qk_group=64),
-    replace(INT8, name="nothing rotated", rotate="none"),
+    replace(SORTED, name="sorted, nothing rotated", rotate="none"),
+    replace(SORTED, name="sorted, blocks of Q", q_scope="block"),
+    replace(SORTED, name="sorted, threads of Q", q_scope="thread", smooth_k="mean"),
+    replace(INT8, name="tokens rotated", rotate="qk"),
     replace(INT4, name="nothing rotated int4", rotate="none"),
     replace(PRESETS["int8-fp16"], name="nothing rotated half", rotate="none"),
     replace(INT8, name="rotated", rotate="qkv"),
@@ -38,7 +43,7 @@ COMPOSED = [
     replace(PRESETS["sage2-8"], name="rotated scores", rotate="qk"),
     replace(PRESETS["int8-block"], name="threads", q_scope="thread", k_scope="thread"),
     replace(INT8, name="blocks of K, tokens of V", k_scope="block", q_scope="block"),
-    replace(INT8, name="heads", q_scope="tensor", k_scope="tensor", smooth_k="mean", rotate="none"),
+    replace(INT8, name="heads", q_scope="tensor", k_scope="tensor", smooth_k="mean"),
     replace(INT8, name="int8, Q smoothed", smooth_q="block"),
     replace(PRESETS["int8-block"], name="V in 4 bits", pv="int4"),
     replace(INT8, name="blocks of V", v_scope="block", smooth_v="sample"),
@@ -103,15 +108,8 @@ def test_runs_are_bit_identical(rng, scheme):
 @every_other
 def test_quantized_operands_give_the_same(rng, scheme):
     q, k, v = arrays(rng, seqlens=(200, 300), head_dim=128)
-    coded = {
-        "q": scheme.qk != "fp16",
-        "k": scheme.qk != "fp16",
-        "v": scheme.pv != "fp16",
-    }
-    given = [
-        cuattn.quantize(x, operand=name, scheme=scheme) if coded[name] else x
-        for name, x in zip("qkv", (q, k, v), strict=True)
-    ]
+    tensors = quantized((q, k, v), scheme)
+    given = [tensors.get(name, x) for name, x in zip("qkv", (q, k, v), strict=True)]
     wanted = run((q, k, v), scheme)
     if scheme.smooth_q == "none":
         o, lse = run((q, given[1], given[2]), scheme)

@@ -22,9 +22,7 @@ def kv_format(request):
 @pytest.mark.parametrize("layout", ["HND", "NHD"])
 def test_attends_as_attention_does(rng, layout):
     # At 8 bits a cache without an offset and `attention` quantize alike.
-    scheme = replace(
-        PRESETS["int8"], smooth_k="none", smooth_v="none", rotate="none", name="as it is"
-    )
+    scheme = replace(PRESETS["int8-token"], smooth_k="none", smooth_v="none", name="as it is")
     k, v = tokens(rng, 2, HEADS, 300, 128)
     q = rng.standard_normal((2, 6, 5, 128)).astype(np.float16)
     if layout == "NHD":

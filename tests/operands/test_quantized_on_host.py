@@ -10,7 +10,7 @@ import cuattn
 AXES = list(permutations(range(3)))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4", "int8-block"])
+@pytest.mark.parametrize("scheme", ["int8", "int8-token", "int4", "int8-block"])
 @pytest.mark.parametrize("operand", ["q", "k", "v"])
 @pytest.mark.parametrize("axes", AXES, ids=str)
 def test_the_order_of_axes_in_memory_makes_no_difference(rng, axes, operand, scheme):

@@ -157,7 +157,7 @@ def test_the_largest_numbers_of_tokens_and_heads():
 
 
 def test_groups_of_channels_are_whole():
-    grouped = replace(PRESETS["int8"], name="own", q_scope="group", k_scope="group")
+    grouped = replace(PRESETS["int8-token"], name="own", q_scope="group", k_scope="group")
     size = grouped.qk_group
     assert (
         problem(q=(1, 1, 5, 2 * size), k=(1, 1, 5, 2 * size), scheme=grouped).q.shape[3] == 2 * size
@@ -208,8 +208,10 @@ def quantized(operand="k", shape=(2, 2, 100, 64), scheme="int8", device=GPU, dty
 
 def test_quantized_operands_take_the_place_of_arrays():
     assert problem(k=quantized(), v=quantized("v")).k.coded
-    # Q and K of this scheme are quantized as the default has them; V stays an array.
-    assert problem(k=quantized(), v=(2, 2, 100, 64), scheme="int8-fp16").k.coded
+    # Q of this scheme is quantized as the default has it; K, which has scales of tokens, and V
+    # stay arrays.
+    q, kv = quantized("q", (2, 8, 64, 64)), (2, 2, 100, 64)
+    assert problem(q=q, k=kv, v=kv, scheme="int8-fp16").q.coded
     # The type of what was quantized decides nothing but the output's.
     q = quantized("q", (2, 8, 64, 64), dtype="float32")
     assert problem(q=q).q.dtype is Type.fp32
@@ -225,6 +227,9 @@ def test_quantized_operands_take_the_place_of_arrays():
     [
         ({"k": quantized("v")}, "k"),
         ({"k": quantized(), "scheme": "int8-block"}, "k"),
+        ({"k": quantized(), "scheme": "int8-token"}, "k"),
+        ({"v": quantized("v"), "scheme": "int8-token"}, "v"),
+        ({"k": quantized(), "v": (2, 2, 100, 64), "scheme": "int8-fp16"}, "k"),
         ({"k": quantized(), "scheme": "int-flash"}, "k"),
         ({"k": quantized(), "scheme": "fp16"}, "k"),
         ({"v": quantized("v"), "scheme": "int8-fp16"}, "v"),

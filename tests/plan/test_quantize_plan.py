@@ -16,6 +16,7 @@ from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
 from cuattn.reference.quantized import LARGEST_CODE
 from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.reference.softmax import FIRST_HEADROOM
+from cuattn.reference.sorting import LANES, PLACE_SCALES, SORTED_BLOCK
 from cuattn.scheme import Scheme
 from cuattn.specs.attention import Scope, Type
 from cuattn.specs.quantize import QuantizeSpec
@@ -30,6 +31,7 @@ SCHEMES = {
     "rotated blocks": Scheme(
         "rb", q_scope="block", k_scope="block", v_scope="channel", smooth_q="block", rotate="qkv"
     ),
+    "sorted": Scheme("sorted", k_scope="sorted", v_scope="sorted", smooth_v="sample"),
     "rotated threads": Scheme("rt", q_scope="thread", k_scope="thread", rotate="qk"),
 }
 
@@ -92,6 +94,9 @@ def test_constants_agree_with_the_reference():
     expected = [LARGEST_CODE[x] for x in ("fp8", "int4", "int8")]
     assert list(map(float, largest.groups())) == expected
     assert int(constant("layout.cuh", "kQBlock")) == Q_BLOCK
+    assert int(constant("layout.cuh", "kSortedBlock")) == SORTED_BLOCK
+    assert LANES * int(constant("layout.cuh", "kLanePlaces")) == SORTED_BLOCK
+    assert LANES * int(constant("layout.cuh", "kSections")) == PLACE_SCALES
 
 
 @pytest.mark.parametrize("struct", ["QuantizeParams", "StatsParams"])
@@ -194,8 +199,10 @@ def test_rotated_rows_fit_the_registers_of_few_lanes(spec):
     if spec.rotate:
         # Each lane has whole runs of 16 channels.
         assert spec.head_dim % (16 * spec.qk_lanes) == 0
-        for tile in (spec.q_tile, spec.k_tile):
-            assert tile * spec.head_dim / spec.num_threads <= 64
+        # A block of sorted keys is held whole, by as few threads as make words of V.
+        of_keys = 96 if spec.k_scope is Scope.sorted else 64
+        for tile, most in ((spec.q_tile, 64), (spec.k_tile, of_keys)):
+            assert tile * spec.head_dim / spec.num_threads <= most
         assert spec.min_ctas * spec.num_threads <= 512
 
 
@@ -204,6 +211,10 @@ def test_tiles_keep_enough_loads_under_way(spec):
     # them must leave room for arithmetic: at most half of the SM's 256 KiB. Rotated rows of 16 bits
     # are widened there.
     least = 48 if spec.rotate and spec.input is not Type.fp32 else 64
+    if spec.k_scope is Scope.sorted:
+        # A CTA that sorts holds a whole block of keys, so there are few; tiles of later ones are
+        # brought to the L2 cache meanwhile.
+        least = 24
     for tile in (spec.q_tile, spec.k_tile):
         under_way = spec.min_ctas * tile * spec.head_dim * spec.input.nbytes
         assert least * 1024 <= under_way <= 128 * 1024
@@ -214,6 +225,12 @@ def test_shared_memory_mostly_needs_no_permission_and_fits_the_ctas(spec):
     # As many threads as hold a block of rotated rows of 192 channels have two of V.
     assert spec.smem_bytes <= (50 if spec.num_threads == 512 else 48) * 1024
     assert spec.min_ctas * (spec.smem_bytes + 1024) <= 164 * 1024  # sm_80
+
+
+def test_sorting_takes_a_block_of_both():
+    spec = QuantizeSpec.of(SCHEMES["sorted"], Type.fp16, 128, aligned=True)
+    assert spec.k_tile == spec.v_tile == SORTED_BLOCK
+    assert (spec.k_stored, spec.tiles("k", 129), spec.tiles("v", 129)) == (Scope.sorted, 2, 2)
 
 
 @pytest.mark.parametrize("operand", ["q", "k", "v"])

@@ -66,7 +66,7 @@ def test_codes_of_v_are_the_same_whether_q_and_k_are_rotated():
 
 
 @pytest.mark.parametrize("arch", ["80", "90a"])
-@pytest.mark.parametrize("preset", ["int8", "int8-fast", "int4"])
+@pytest.mark.parametrize("preset", ["int8-token", "int8-fast", "int4"])
 def test_only_o_of_a_rotated_v_is_rotated_back(arch, preset):
     none, qk, qkv = (
         attention_spec(

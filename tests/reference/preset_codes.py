@@ -4,6 +4,8 @@ Nothing here shares code with `cuattn.reference`. What kernels compute in float3
 """
 
 import math
+import struct
+from functools import partial
 
 import numpy as np
 
@@ -62,6 +64,36 @@ def thread_of_row(t):
 def thread_of_key(t):
     """Of 64 keys the pairs that are 8 apart."""
     return t // 64, t // 2 % 4
+
+
+def sort_key(rows, t):
+    """Of a token of a block: 15 bits of the fraction of its largest magnitude, then its number.
+
+    What is missing of the last block is larger than any token.
+    """
+    bits = 0x7FFFFFFF
+    if t < len(rows):
+        bits = struct.unpack("<I", struct.pack("<f", max(abs(float(x)) for x in rows[t])))[0]
+    return bits >> 1 & ~127 | t
+
+
+def lanes_and_sections(k, v):
+    """Sorted keys: of every token its block, its lane and the section of the lane that it is in.
+
+    Of a block's 128 places the lanes 0 to 3 have two each of the smallest 8 tokens of V, 14 of the
+    next 56, 14 of the next and two of the largest 8; the lanes of the 56 are by K.
+    """
+    found = []
+    for first in range(0, len(k), 128):
+        by_k, by_v = (partial(sort_key, x[first : first + 128]) for x in (k, v))
+        order = sorted(range(128), key=by_v)
+        small, large = sorted(order[8:64], key=by_k), sorted(order[64:120], key=by_k)
+        place = {}
+        sections = ((order[:8], 2), (small, 14), (large, 14), (order[120:], 2))
+        for section, (tokens, width) in enumerate(sections):
+            place |= {t: (first, i // width, section) for i, t in enumerate(tokens)}
+        found += [place[t] for t in range(min(128, len(k) - first))]
+    return found
 
 
 def by_token(x, scope, code_of):

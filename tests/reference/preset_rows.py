@@ -16,6 +16,7 @@ from preset_codes import (
     fp8,
     int4,
     int8,
+    lanes_and_sections,
     mean,
     rotated,
     rotated_back,
@@ -91,9 +92,21 @@ def values_of(v, scope, code_of):
 NO_VECTOR = np.zeros(HEAD_DIM, np.float32)
 
 
-def row_int8(q, i, k, v, keys, scale, steps=255, turned=rotated):
+def row_int8_sorted(q, i, k, v, keys, scale):
+    """A scale of K for each lane, of V for each section of a lane."""
     vector, v_mean = sample_mean(k), sample_mean(v)
-    logits = logits_of(turned(q), i, turned(k - vector), keys, scale)
+    k_rest, v_rest = rotated(k - vector), v - v_mean
+    places = lanes_and_sections(k_rest, v_rest)
+    k_scope, v_scope = (lambda t: places[t][:2]), places.__getitem__
+    logits = logits_of(rotated(q), i, k_rest, keys, scale, token, k_scope)
+    o, lse = block_local(logits, *by_token(v_rest, v_scope, int8))
+    o = [x + float(m) for x, m in zip(o, v_mean, strict=True)]
+    return o, lse + scale * dot(q[i], vector)
+
+
+def row_int8_token(q, i, k, v, keys, scale, steps=255):
+    vector, v_mean = sample_mean(k), sample_mean(v)
+    logits = logits_of(q, i, k - vector, keys, scale)
     o, lse = block_local(logits, *by_token(v - v_mean, token, int8), steps)
     o = [x + float(m) for x, m in zip(o, v_mean, strict=True)]
     return o, lse + scale * dot(q[i], vector)
@@ -192,7 +205,8 @@ RUNNING = Scheme("running", v_scope="channel", p_range="row", smooth_k="none")
 IN_BLOCKS = partial(row_int8_channels, k_scope=block(128))
 
 ROWS = {
-    PRESETS["int8"]: row_int8,
+    PRESETS["int8"]: row_int8_sorted,
+    PRESETS["int8-token"]: row_int8_token,
     PRESETS["int8-block"]: partial(IN_BLOCKS, attend=one_range, turned=rotated),
     # The running maximum moves by powers of two.
     PRESETS["int8-fast"]: partial(
@@ -200,7 +214,7 @@ ROWS = {
     ),
     PRESETS["int8-fp8"]: partial(IN_BLOCKS, attend=running(in_e4m3), code_of=fp8),
     PRESETS["int8-fp16"]: row_int8_fp16,
-    PRESETS["int8-two-term"]: partial(row_int8, steps=65535, turned=as_it_is),
+    PRESETS["int8-two-term"]: partial(row_int8_token, steps=65535),
     PRESETS["int4"]: row_int4,
     PRESETS["int4-fp16"]: row_int4_fp16,
     PRESETS["int-flash"]: row_int_flash,

@@ -1,4 +1,4 @@
-"""Attention to the KV cache, against the emulation of scheme int8 and exact attention."""
+"""Attention to the KV cache, against the emulation of scheme int8-token and exact attention."""
 
 from dataclasses import replace
 
@@ -37,12 +37,12 @@ def cache(k, v, kv_format, smooth=True):
 
 
 def emulated(q, k, v, is_causal=True):
-    """Attend to the codes of a format with one scale a token, as scheme int8 has it."""
+    """Attend to the codes of a format with one scale a token, as scheme int8-token has it."""
     keys = Quantized(k.codes, k.scale[..., 0], "token", vector=k.vector)
     values = Quantized(v.codes, v.scale[..., 0], "token")
     return emulate.emulate(
         Operands(quantize(q, scope="token"), keys, values),
-        "int8",
+        "int8-token",
         is_causal=is_causal,
         lse_shift=lse_shift(q, k.vector, q.shape[3] ** -0.5),
     )
@@ -63,7 +63,7 @@ def error(q, k, v, kv_format, smooth=True):
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize(("seqlen_q", "count"), [(1, 300), (7, 128), (130, 257), (9, 5)])
-def test_it_is_the_emulation_of_int8(kv_format, smooth, is_causal, seqlen_q, count, rng):
+def test_it_is_the_emulation_of_int8_token(kv_format, smooth, is_causal, seqlen_q, count, rng):
     q, k, v = qkv(rng, kv_format.head_dim, count, seqlen_q)
     k, v = cache(k, v, kv_format, smooth)
     found = decode(q, k, v, is_causal=is_causal)

@@ -8,8 +8,9 @@ import pytest
 from cuattn.errors import ArgumentError
 from cuattn.presets import PRESETS
 from cuattn.reference import emulate, exact
-from cuattn.reference.quantize import operands, quantize
+from cuattn.reference.quantize import operands, quantize, sorted_tokens
 from cuattn.reference.smoothing import lse_shift
+from cuattn.reference.sorting import scopes_of_order
 from cuattn.scheme import Scheme
 
 SCHEMES = [
@@ -30,6 +31,15 @@ def qkv(seqlen_q=20, seqlen_kv=150, head_dim=16, num_q_heads=1):
         normal(1, 1, seqlen_kv, head_dim, seed=1) + 1,
         normal(1, 1, seqlen_kv, head_dim, seed=2) + 1,
     )
+
+
+def first_that_shares(token, k, v, scheme, scope):
+    """Return the first token with the scale of another one, if keys are sorted."""
+    if scheme.k_scope != "sorted":
+        return token
+    order = sorted_tokens(k, v, scheme)
+    scopes = scopes_of_order(order, scope, k.shape[2])[0, 0]
+    return int(np.flatnonzero(scopes == scopes[token])[0])
 
 
 @every_scheme
@@ -107,8 +117,9 @@ def test_emulate_carries_poison_of_a_key_to_the_rows_that_see_it(scheme, poison)
     k[0, 0, 139, 2] = poison
     o, _ = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     # The last 11 rows see the key. Before them there are others that see a key of its scale.
-    first = {"token": 139, "thread": 130, "block": 128, "tensor": 0}[scheme.k_scope]
-    sees = np.arange(150) >= first
+    of_sorted = first_that_shares(139, k, v, scheme, "sorted_k")
+    first = {"token": 139, "thread": 130, "sorted": of_sorted, "block": 128, "tensor": 0}
+    sees = np.arange(150) >= first[scheme.k_scope]
     if scheme.qk == "fp16" and poison == np.inf:
         # Unquantized, an infinite logit is negative for about half of the rows: weight 0.
         assert np.isfinite(o[0, 0, ~sees]).all()
@@ -124,10 +135,12 @@ def test_emulate_carries_poison_of_a_value_as_far_as_its_scale_reaches(scheme, p
     v[0, 0, 130, 2] = poison
     o, lse = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     hit = np.zeros((140, 16), bool)
+    of_sorted = first_that_shares(130, k, v, scheme, "sorted_v")
+    first = {"token": 130, "sorted": of_sorted, "block": 128}
     if scheme.pv == "fp16":
         hit[130:, 2] = True
-    elif scheme.v_scope in ("token", "block"):
-        hit[130 if scheme.v_scope == "token" else 128 :] = True
+    elif scheme.v_scope in first:
+        hit[first[scheme.v_scope] :] = True
     elif scheme.v_scope == "channel":
         hit[:, 2] = True
     else:
@@ -146,7 +159,9 @@ def test_emulate_reads_the_head_of_its_group(scheme):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("preset", ["int8", "int8-block", "int8-two-term", "sage-vb", "twin"])
+@pytest.mark.parametrize(
+    "preset", ["int8", "int8-token", "int8-block", "int8-two-term", "sage-vb", "twin"]
+)
 def test_emulate_sums_the_largest_codes_exactly(preset):
     """D = 256 and 128 keys of codes 127, P at its maximum: 255 steps nearly fill 22 bits."""
     scheme = replace(PRESETS[preset], smooth_k="none", smooth_v="none", rotate="none")
@@ -179,7 +194,7 @@ def test_emulate_corrects_lse_for_smoothing():
     q, k, v = qkv()
     k += 20 * normal(16, seed=9)
     _, expected = exact.attention(q, k, v)
-    for preset in ("int8", "int8-block", "int8-fp16", "sage-t", "sage2-8"):
+    for preset in ("int8", "int8-token", "int8-block", "int8-fp16", "sage-t", "sage2-8"):
         _, lse = emulate.attention(q, k, v, scheme=preset)
         assert np.abs(lse - expected).max() < 0.02
     # Unsmoothed, the common vector uses up the codes' range.
@@ -218,8 +233,9 @@ def test_emulate_reports_progress_to_the_end():
 
 def test_emulate_refuses_operands_of_another_scheme():
     q, k, v = qkv()
-    ops = operands(q, k, v, "int8")
+    ops = operands(q, k, v, "int8-token")
     for scheme, argument in (
+        ("int8", "ops.k.scope"),
         ("int8-block", "ops.k.scope"),
         ("fp16", "ops.q.scope"),
         ("int-flash", "ops.v.scope"),

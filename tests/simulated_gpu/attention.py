@@ -14,6 +14,7 @@ from cuattn.reference.smoothing import Q_BLOCK
 from cuattn.scheme import Scheme
 from cuattn.specs.attention import Scope, Type
 
+from . import sorted_keys
 from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, delivered, floats, memory, widened
 from .tensor_maps import mapped
@@ -52,7 +53,7 @@ class ByAddress:
         self.q_shape, self.kv_shape = shapes(p, batch)
 
     def codes(self, name):
-        shape = self.q_shape if name == "q" else self.kv_shape
+        shape = self.q_shape if name == "q" else stored_keys(self.spec, self.kv_shape)
         return rows(self.p, name, shape, self.spec.head_dim, self.spec.qk)
 
     def values(self, name, kind):
@@ -92,7 +93,8 @@ class ByMap:
 
     def _rows(self, name, kind, columns):
         found = self.maps[name]
-        assert found.x.shape == (*(self.q_shape if name == "q" else self.kv_shape), columns)
+        keys = stored_keys(self.spec, self.kv_shape)
+        assert found.x.shape == (*(self.q_shape if name == "q" else keys), columns)
         pitch = 64 if self.spec.head_dim * kind.nbytes <= 64 else 128
         tokens = 64 if name == "q" else self.spec.block_kv
         assert found.box == (pitch // kind.nbytes, tokens, 1, 1)
@@ -109,6 +111,12 @@ def numbers(values):
 def shapes(p, batch):
     kv_heads = p["num_q_heads"] // p["heads_per_kv"]
     return (batch, p["num_q_heads"], p["seqlen_q"]), (batch, kv_heads, p["seqlen_kv"])
+
+
+def stored_keys(spec, kv_shape):
+    """Return the shape of rows of keys: sorted tokens lie anywhere in whole blocks."""
+    batch, heads, tokens = kv_shape
+    return batch, heads, -(-tokens // BLOCK) * BLOCK if spec.k_scope is Scope.sorted else tokens
 
 
 def attend(p, spec, batch, source, first=0):
@@ -130,7 +138,7 @@ def attend(p, spec, batch, source, first=0):
     else:
         v = widened(source.values("v", half), half).astype(np.float64)
     scopes = {
-        f"{name}_scope": x.scope.removesuffix("_k") if isinstance(x, Quantized) else "token"
+        f"{name}_scope": x.scope.split("_")[0] if isinstance(x, Quantized) else "token"
         for name, x in zip("qkv", (q, k, v), strict=True)
     }
     p_range = spec.p_range.value
@@ -189,6 +197,10 @@ def coded_k(p, spec, shape, source):
         scale = floats(p["k_scale"], (batch, heads, -(-tokens // spec.block_kv)))
         return Quantized(codes, scale, "block", spec.block_kv)
     padded = -(-tokens // BLOCK) * BLOCK
+    if spec.k_scope is Scope.sorted:
+        order = sorted_keys.order_at(p["order"], *shape)
+        scale = sorted_keys.scale_of_tokens("k", p["k_scale"], order, tokens)
+        return Quantized(sorted_keys.in_tokens(codes, order, tokens), scale, "sorted_k", BLOCK)
     if spec.k_scope is Scope.thread:
         scale = floats(p["k_scale"], (batch, heads, padded // 16))
         return Quantized(codes, scale[..., : -(-tokens // 64) * 4], "thread_k", BLOCK)
@@ -204,8 +216,15 @@ def coded_v(p, spec, kv_shape, source):
     head_dim, tokens = p["head_dim"], p["seqlen_kv"]
     blocks = -(-tokens // BLOCK)
     shape = (*kv_shape[:2], blocks)
-    v = decoded(untranspose_v(source.v_codes(blocks), tokens, head_dim), spec.pv)
+    in_order = spec.v_scope is Scope.sorted
+    count = blocks * BLOCK if in_order else tokens
+    v = decoded(untranspose_v(source.v_codes(blocks), count, head_dim), spec.pv)
     mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
+    if in_order:
+        order = sorted_keys.order_at(p["order"], *kv_shape)
+        scale = sorted_keys.scale_of_tokens("v", p["v_scale"], order, tokens)
+        v = sorted_keys.in_tokens(v, order, tokens)
+        return Quantized(v, scale, "sorted_v", BLOCK, mean)
     if spec.v_scope is Scope.token:
         scale = floats(p["v_scale"], (*shape, 3, BLOCK))
         np.testing.assert_array_equal(scale[:, :, :, 1], LOG2_BIAS + np.log2(scale[:, :, :, 0]))

@@ -6,11 +6,14 @@ import numpy as np
 
 from cuattn.reference.layout import LOG2_BIAS, in_slots, pack_pairs, transpose_v
 from cuattn.reference.quantize import quantize, scope_of
+from cuattn.reference.quantized import token_amax
 from cuattn.reference.rounding import e4m3_bits
 from cuattn.reference.scopes import spread
 from cuattn.reference.smoothing import Q_BLOCK, SAMPLE
+from cuattn.reference.sorting import sorted_order
 from cuattn.specs.attention import Scope, Type
 
+from . import sorted_keys
 from .memory import BLOCK, STORAGE, compact, floats, memory, narrowed, widened
 
 
@@ -77,13 +80,17 @@ def quantize_operands(values, spec, grid):
     if values["next_item"]:
         ctypes.c_uint32.from_address(int(values["next_item"])).value = 0
     head_dim = int(values["head_dim"])
+    assert values["ctas_at_a_time"] > 0
+    order = order_of_keys(values, spec) if spec.k_scope is Scope.sorted else None
     ctas = 0
     for name in ("q", "k", "v"):
         operand = values[name]
         if not operand["heads"]:
             continue
         assert operand["tiles"] == spec.tiles(name, int(operand["seqlen"]))
-        ctas += operand["heads"] * operand["tiles"]
+        # A CTA that has sorted keys has a block of both.
+        if not (name == "v" and order is not None and values["k"]["heads"]):
+            ctas += operand["heads"] * operand["tiles"]
         x = source(operand, spec, head_dim)
         kind = getattr(spec, name)
         if not kind.coded:
@@ -91,7 +98,7 @@ def quantize_operands(values, spec, grid):
             padded[...] = 0
             padded[..., :head_dim] = narrowed(x.astype(np.float64), kind)
             continue
-        store_codes(name, operand, spec, x)
+        store_codes(name, operand, spec, x, None if name == "q" else order)
         if name == "q" and values["lse_shift"] and spec.k_smooth:
             group = int(values["heads_per_kv"])
             shape = (x.shape[0], x.shape[1] // group, head_dim)
@@ -101,7 +108,29 @@ def quantize_operands(values, spec, grid):
     assert grid == (ctas,)
 
 
-def store_codes(name, operand, spec, x):
+def order_of_keys(values, spec):
+    """Return the tokens of all places; of K and V together they are found here, and stored."""
+    k, v = values["k"], values["v"]
+    if not (k["heads"] or v["heads"]):
+        return None
+    either = k if k["heads"] else v
+    shape = (either["heads"] // either["num_heads"], either["num_heads"], int(either["seqlen"]))
+    if k["heads"] and v["heads"]:
+        assert (k["heads"], k["tiles"], k["seqlen"]) == (v["heads"], v["tiles"], v["seqlen"])
+        head_dim = int(values["head_dim"])
+        found = []
+        for operand, smooth, rotated in (
+            (k, spec.k_smooth, spec.rotate),
+            (v, spec.v_smooth, False),
+        ):
+            vector = floats(operand["vector"], (*shape[:2], head_dim)) if smooth else None
+            found.append(token_amax(source(operand, spec, head_dim), vector, rotated))
+        order = sorted_order(*found)
+        compact(values["order"], order.shape, "|u1")[...] = order
+    return sorted_keys.order_at(values["order"], *shape)
+
+
+def store_codes(name, operand, spec, x, order=None):
     batch, heads, tokens, head_dim = x.shape
     scope = getattr(spec, f"{name}_scope").value
     if scope in ("channel", "tensor"):
@@ -126,17 +155,23 @@ def store_codes(name, operand, spec, x):
         vector=vector,
         rotated=spec.rotate and name != "v",
         to="fp8" if kind is Type.e4m3 else f"int{bits}",
+        order=order,
     )
     codes = e4m3_bits(result.codes) if kind is Type.e4m3 else result.codes
+    if order is not None:
+        codes = sorted_keys.in_columns(codes, order)
     if name == "v":
         stored = transpose_v(codes)
     else:
-        stored = np.zeros((*x.shape[:3], spec.head_dim), codes.dtype)
+        stored = np.zeros((*codes.shape[:3], spec.head_dim), codes.dtype)
         stored[..., :head_dim] = codes
     if kind is Type.int4:
         stored = pack_pairs(stored)
     compact(operand["out"], stored.shape, STORAGE[kind])[...] = stored
-    scale = stored_scale(name, spec, result)
+    if order is None:
+        scale = stored_scale(name, spec, result)
+    else:
+        scale = sorted_keys.stored_scale(name, result.scale, order)
     floats(operand["scale"], scale.shape)[...] = scale
 
 

@@ -7,12 +7,13 @@ from cuattn.presets import PRESETS
 
 # What the presets that docs/results.md shows are; in brackets the papers that it links.
 ABOUT = {
-    "int8": "**default**: INT8 Q, K, V per token; P against its block's maximum; K, V smoothed",
+    "int8": "**default**: INT8, alike keys share scales; P against its block's maximum; smoothed",
+    "int8-token": "INT8 Q, K, V per token, the rest as `int8`, nothing rotated",
     "int8-block": "for speed: K per 128 keys, V per channel, the rest as `int8`",
     "int8-fast": "the fewest instructions: as `int8-block`, P against the running maximum",
     "int8-fp8": "INT8 Q Kᵀ, FP8 P V, as [SageAttention2]'s 8-bit products",
     "int8-fp16": "INT8 Q Kᵀ per token, K smoothed; float16 P V, as [SageAttention]",
-    "int8-two-term": "as `int8`, P as the sum of two bytes",
+    "int8-two-term": "as `int8-token`, P as the sum of two bytes",
     "int4": "INT4 Q, K, smoothed as [SageAttention2] does; V and P as `int8-block`",
     "int-flash": "INT8 throughout, one scale for V, as published: [INT-FlashAttention]",
     "int-flash-half": "INT8 Q Kᵀ, float16 P V, as published: [INT-FlashAttention]",

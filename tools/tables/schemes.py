@@ -29,6 +29,7 @@ PAPERS = {
 COMPARE = "to compare with the paper"
 ABOUT = {
     "int8": About("", "", "the default, if nothing is known of the inputs"),
+    "int8-token": About("", "", "a scale for every token: no other token's size matters"),
     "int8-block": About("", "", "for speed, where no token of V stands out"),
     "int8-fast": About("", "", "for speed on long sequences, the same"),
     "int8-fp8": About("SageAttention2", "section 3", "P of a wide range, at the speed of 8 bits"),
@@ -96,7 +97,8 @@ def errors(f: Figures) -> str:
 def _scores(x: Scheme) -> str:
     if x.qk == "fp16":
         return TYPES[x.qk]
-    scopes = x.q_scope if x.q_scope == x.k_scope else f"{x.q_scope} / {x.k_scope}"
+    of_keys = "lane" if x.k_scope == "sorted" else x.k_scope
+    scopes = x.q_scope if x.q_scope == of_keys else f"{x.q_scope} / {of_keys}"
     smooth = [f"Q − {x.smooth_q} mean"] * (x.smooth_q != "none")
     smooth += [f"K − {x.smooth_k}"] * (x.smooth_k != "none")
     return ", ".join([f"{TYPES[x.qk]} per {scopes}", *smooth, *_rotated(x, "q")])
@@ -115,7 +117,8 @@ def _values(x: Scheme) -> str:
     if x.pv == "fp16":
         return "float16"
     smooth = [f"V − {x.smooth_v}"] * (x.smooth_v != "none")
-    return ", ".join([f"{TYPES[x.pv]} per {x.v_scope}", *smooth, *_rotated(x, "v")])
+    scope = "section" if x.v_scope == "sorted" else x.v_scope
+    return ", ".join([f"{TYPES[x.pv]} per {scope}", *smooth, *_rotated(x, "v")])
 
 
 def _rotated(x: Scheme, operand: Literal["q", "v"]) -> list[str]:

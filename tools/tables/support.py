@@ -20,7 +20,7 @@ RAN, COMPILED = "●", "○"
 
 HEAD_DIM = 128
 # Besides the presets: what takes another family than they do.
-GROUPS = replace(PRESETS["int8"], name="groups of channels", q_scope="group", k_scope="group")
+GROUPS = replace(PRESETS["int8-token"], name="groups of channels", q_scope="group", k_scope="group")
 # Schemes of the record that have groups.
 MEASURED_GROUPS = "int4-fp16 group"
 CACHE = KVFormat(HEAD_DIM, 8, 8, 0, False)
