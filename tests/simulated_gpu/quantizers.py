@@ -80,7 +80,6 @@ def quantize_operands(values, spec, grid):
     if values["next_item"]:
         ctypes.c_uint32.from_address(int(values["next_item"])).value = 0
     head_dim = int(values["head_dim"])
-    assert values["ctas_at_a_time"] > 0
     order = order_of_keys(values, spec) if spec.k_scope is Scope.sorted else None
     ctas = 0
     for name in ("q", "k", "v"):
