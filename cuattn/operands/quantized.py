@@ -51,9 +51,9 @@ class QuantizedTensor:
         and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Of sorted tokens
         of K [B, H, Np / 128, 4], of V [B, H, Np / 128, 3, 16], with the logarithm as it is. Per
         block of V [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is
-        that of each of them; but those of blocks of keys, or of a whole head of K, are [B, H, blocks] where
-        neither V has scales of tokens nor Q is smoothed nor codes have 4 bits. The one scale of a
-        head of V is that of each channel.
+        that of each of them; but those of blocks of keys, or of a whole head of K, are
+        [B, H, blocks] where neither V has scales of tokens nor Q is smoothed nor codes have 4 bits.
+        The one scale of a head of V is that of each channel.
     vector : ndarray of float32, or None
         What smoothing has subtracted from every token [B, H, D], of Q from every 128 tokens
         [B, H, blocks, D]; None if the scheme does not smooth.

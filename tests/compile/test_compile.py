@@ -149,7 +149,8 @@ def allowed_spill(spec):
 def required(spec, native_fp8):
     if isinstance(spec, WgmmaSpec):
         scores, values = WGMMA_PRODUCTS[spec.qk][0], WGMMA_PRODUCTS[spec.pv][1]
-        # Tiles come by TMA, scales of tokens, lanes and sections by bulk copies; warpgroups trade registers.
+        # Tiles come by TMA, scales of tokens, lanes and sections by bulk copies; warpgroups trade
+        # registers.
         names = [scores.format(spec.block_kv), values.format("*"), "UTMALDG", "USETMAXREG"]
         bulk = has_token_scales(spec) or spec.k_scope is Scope.sorted
         return [*names, "UBLKCP"] if bulk else names

@@ -12,8 +12,8 @@ from helpers.arrays_in_memory import (
     is_ragged,
     storage,
 )
-from helpers.gpu_cases import on_host
 from helpers.gpu_cases import on_gpu as rounded_on_gpu
+from helpers.gpu_cases import on_host
 
 import cuattn
 from cuattn.operands.layout import CodeLayout
