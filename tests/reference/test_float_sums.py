@@ -16,7 +16,7 @@ def fma(x, y, z):
 
 
 def attended(sums, weights, totals):
-    """Return O over the row sum of blocks with integer sums of P V, their weights and their sums of P.
+    """Return O over the row sum, of blocks with integer sums of P V, weights and sums of P.
 
     Parameters
     ----------
