@@ -62,6 +62,10 @@ class ProductRateSpec(KernelSpec):
         Whether warpgroups multiply (``wgmma``), or single warps (``mma.sync``).
     """
 
+    derived: ClassVar[tuple[str, ...]] = (
+        *("a_rows", "b_rows", "row_bytes"),
+        *KernelSpec.derived,
+    )
     params: ClassVar[str] = "ProductRateParams"
     params_file: ClassVar[str] = "rate.cuh"
     # Two warpgroups keep Hopper's tensor cores busy, and two warps a quarter of an SM.

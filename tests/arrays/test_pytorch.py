@@ -78,7 +78,7 @@ def test_a_cache_returns_tensors(torch, tensors):
 def test_quantized_tensors_serve(torch, tensors):
     q, k, v = tensors()
     expected = cuattn.attention(q, k, v)
-    found = cuattn.attention(q, cuattn.quantize(k), cuattn.quantize(v, operand="v"))
+    found = cuattn.attention(q, *cuattn.quantize_kv(k, v))
     assert torch.equal(found, expected)
     of_codes = cuattn.attention(cuattn.quantize(q, operand="q"), k, v)
     np.testing.assert_array_equal(of_codes, expected.numpy())
