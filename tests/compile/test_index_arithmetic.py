@@ -39,7 +39,7 @@ def test_scales_of_values():
     last = TOKENS // spec.block_kv - 1
     compiles(
         f"""
-        #include "attn/key_scales.cuh"
+        #include "attn/key_scale_loader.cuh"
         constexpr auto S = {spec.cxx()};
         using Loader = KeyScaleLoader<S>;
         static_assert(Loader::log2_v(0) == S.block_kv);
