@@ -124,7 +124,7 @@ WGMMA_SPILL = {
     True: {32: 280, 64: 750, 96: 280, 128: 800, 192: 300, 256: 1000},
 }
 # Of sorted keys, whose lanes and sections have scales.
-SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 48}
+SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
 
 # Of the other family, by head_dim.
 MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 200, 192: 640, 256: 1050}
@@ -149,7 +149,8 @@ def allowed_spill(spec):
 def required(spec, native_fp8):
     if isinstance(spec, WgmmaSpec):
         scores, values = WGMMA_PRODUCTS[spec.qk][0], WGMMA_PRODUCTS[spec.pv][1]
-        # Tiles come by TMA, scales by bulk copies but those of blocks; warpgroups trade registers.
+        # Tiles come by TMA, scales of tokens, lanes and sections by bulk copies; warpgroups trade
+        # registers.
         names = [scores.format(spec.block_kv), values.format("*"), "UTMALDG", "USETMAXREG"]
         bulk = has_token_scales(spec) or spec.k_scope is Scope.sorted
         return [*names, "UBLKCP"] if bulk else names
