@@ -28,8 +28,8 @@ __host__ __device__ constexpr int token_in_slot(int slot) {
 // Sorted keys. Softmax does not see the order of the keys of a block, so the quantizer chooses one.
 // Lane t of a row sees columns 8 i + 2 t + e of S; its 32 of a block of 128 are the places
 // 32 t + 2 i + e. Tokens with like largest elements of V are in the same section of all lanes: the
-// 8 smallest and the 8 largest in sections of two places a lane, the others in two of 14. A section
-// of a lane has a scale of V, a lane one of K.
+// 8 smallest in one of two places a lane, the others in sections of 12, 14 and, the 16 largest, 4.
+// A section of a lane has a scale of V, a lane one of K.
 constexpr int kSortedBlock = 128;
 constexpr int kLanePlaces = 32;
 constexpr int kSections = 4;
@@ -37,7 +37,7 @@ constexpr int kPlaceScales = 4 * kSections;  // of V, of a block: those of lane 
 
 __host__ __device__ constexpr int section_of(int place) {
   const int of_lane = place % kLanePlaces;
-  return of_lane < 2 ? 0 : of_lane < 16 ? 1 : of_lane < 30 ? 2 : 3;
+  return of_lane < 2 ? 0 : of_lane < 14 ? 1 : of_lane < 28 ? 2 : 3;
 }
 // Of a tile of 8 columns, in which a lane has two places.
 __host__ __device__ constexpr bool begins_section(int tile) {

@@ -5,7 +5,7 @@ that share a scale are alike. A block of 128 keys has 128 places, 32 of each of 
 share a row of S in the accumulators of an m16n8 product: lane t has columns 8 i + 2 t + e, which
 are its places 32 t + 2 i + e.
 
-A lane's places lie in four sections of 2, 14, 14 and 2: sections hold tokens with like largest
+A lane's places lie in four sections of 2, 12, 14 and 4: sections hold tokens with like largest
 elements of V, so that the few smallest, which attention sinks are, and the few largest have scales
 of their own. A section of a lane has one scale of V, a lane one of K.
 """
@@ -32,7 +32,7 @@ __all__ = [
 SORTED_BLOCK = 128
 LANES = 4
 # Places of a lane in each section.
-_WIDTHS = np.array([2, 14, 14, 2])
+_WIDTHS = np.array([2, 12, 14, 4])
 PLACE_SCALES = LANES * _WIDTHS.size
 
 _PLACE = np.arange(SORTED_BLOCK)
@@ -68,9 +68,9 @@ def natural_order(batch: int, heads: int, n: int) -> NDArray[np.uint8]:
 def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8]:
     """Return which token of its block each place holds.
 
-    Tokens are ranked by V's largest element. The 8 smallest and the 8 largest of a block fill the
-    sections of two places lane by lane; the others fill those of 14, of which each takes 56 ranks,
-    and in which the tokens with the smallest elements of K come to lane 0 and those with the
+    Tokens are ranked by V's largest element. The 8 smallest of a block fill the sections of two
+    places lane by lane, the 16 largest those of four; the next 48 fill those of 12 and 56 those of
+    14, in which the tokens with the smallest elements of K come to lane 0 and those with the
     largest to lane 3. Tokens past the end are the largest of all.
 
     Parameters

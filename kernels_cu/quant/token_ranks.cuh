@@ -53,15 +53,17 @@ __device__ __forceinline__ void sort_keys(u32 (&key)[4]) {
 
 // The section of a rank by V, and the place of a rank in the order in which places are filled.
 __device__ __forceinline__ int section_of_rank(int rank) {
-  return rank < 8 ? 0 : rank < 64 ? 1 : rank < 120 ? 2 : 3;
+  return rank < 8 ? 0 : rank < 56 ? 1 : rank < 112 ? 2 : 3;
 }
 __device__ __forceinline__ int place_of_rank(int rank) {
   const int section = section_of_rank(rank);
-  const int within = rank - (section == 0 ? 0 : section == 1 ? 8 : section == 2 ? 64 : 120);
-  const bool narrow = section % 3 == 0;
-  const int lane = narrow ? within / 2 : within / 14;
-  const int first = section == 0 ? 0 : section == 1 ? 2 : section == 2 ? 16 : 30;
-  return lane * kLanePlaces + first + within - lane * (narrow ? 2 : 14);
+  const int first = section == 0 ? 0 : section == 1 ? 2 : section == 2 ? 14 : 28;  // of a lane
+  const int within = rank - 4 * first;
+  // Divided by constants only.
+  const auto place = [&](int width) {
+    return within / width * kLanePlaces + first + within % width;
+  };
+  return section == 0 ? place(2) : section == 1 ? place(12) : section == 2 ? place(14) : place(4);
 }
 
 // From the largest magnitudes in `sorted` to the places of tokens, by the first warp of the CTA.

@@ -80,16 +80,16 @@ def sort_key(rows, t):
 def lanes_and_sections(k, v):
     """Sorted keys: of every token its block, its lane and the section of the lane that it is in.
 
-    Of a block's 128 places the lanes 0 to 3 have two each of the smallest 8 tokens of V, 14 of the
-    next 56, 14 of the next and two of the largest 8; the lanes of the 56 are by K.
+    Of a block's 128 places the lanes 0 to 3 have two each of the smallest 8 tokens of V, 12 of the
+    next 48, 14 of the next 56 and four of the largest 16; the lanes of the 48 and 56 are by K.
     """
     found = []
     for first in range(0, len(k), 128):
         by_k, by_v = (partial(sort_key, x[first : first + 128]) for x in (k, v))
         order = sorted(range(128), key=by_v)
-        small, large = sorted(order[8:64], key=by_k), sorted(order[64:120], key=by_k)
+        small, large = sorted(order[8:56], key=by_k), sorted(order[56:112], key=by_k)
         place = {}
-        sections = ((order[:8], 2), (small, 14), (large, 14), (order[120:], 2))
+        sections = ((order[:8], 2), (small, 12), (large, 14), (order[112:], 4))
         for section, (tokens, width) in enumerate(sections):
             place |= {t: (first, i // width, section) for i, t in enumerate(tokens)}
         found += [place[t] for t in range(min(128, len(k) - first))]

@@ -32,9 +32,9 @@ def test_a_place_is_a_column_of_one_lane():
         assert column % 8 // 2 == place // 32
 
 
-def test_sections_have_2_14_14_and_2_places_of_a_lane():
+def test_sections_have_2_12_14_and_4_places_of_a_lane():
     counts = np.bincount(SCOPE_OF_PLACE["sorted_v"])
-    np.testing.assert_array_equal(counts, [2, 14, 14, 2] * 4)
+    np.testing.assert_array_equal(counts, [2, 12, 14, 4] * 4)
     np.testing.assert_array_equal(np.bincount(SCOPE_OF_PLACE["sorted_k"]), [32] * 4)
 
 
@@ -46,18 +46,18 @@ def test_an_order_has_every_token_of_a_block_once(n):
 
 
 def test_the_smallest_and_largest_of_v_are_by_themselves():
-    """8 tokens at each end, two to a lane; between them lanes have like elements of K."""
+    """Two and four to a lane; between them lanes have like elements of K."""
     k, v = magnitudes(128), magnitudes(128, 1)
     order = sorted_order(k, v)
     for at in np.ndindex(2, 3):
         by_v = np.argsort(v[at])
         places = order[at][0].reshape(4, 32)
         assert list(places[:, :2].ravel()) == list(by_v[:8])
-        assert list(places[:, 30:].ravel()) == list(by_v[120:])
-        assert set(places[:, 2:16].ravel()) == set(by_v[8:64])
-        assert set(places[:, 16:30].ravel()) == set(by_v[64:120])
-        for first in (2, 16):
-            lanes = k[at][places[:, first : first + 14]]
+        assert list(places[:, 28:].ravel()) == list(by_v[112:])
+        assert set(places[:, 2:14].ravel()) == set(by_v[8:56])
+        assert set(places[:, 14:28].ravel()) == set(by_v[56:112])
+        for some in (places[:, 2:14], places[:, 14:28]):
+            lanes = k[at][some]
             assert (np.diff(lanes.ravel()) >= 0).all()
 
 
@@ -65,9 +65,9 @@ def test_equal_magnitudes_keep_the_order_of_tokens():
     order = sorted_order(np.ones((1, 1, 128), np.float32), np.ones((1, 1, 128), np.float32))
     filled = [
         *order[0, 0, 0].reshape(4, 32)[:, :2].ravel(),
-        *order[0, 0, 0].reshape(4, 32)[0, 2:16],
+        *order[0, 0, 0].reshape(4, 32)[0, 2:14],
     ]
-    assert filled == list(range(22))
+    assert filled == list(range(20))
 
 
 def test_differences_below_15_bits_of_the_fraction_do_not_count():
@@ -83,7 +83,7 @@ def test_what_is_not_finite_is_the_largest_but_for_tokens_past_the_end(bad):
     v = magnitudes(124)[:1, :1]
     v[..., 7] = bad
     places = sorted_order(magnitudes(124)[:1, :1], v)[0, 0, 0].reshape(4, 32)
-    assert list(places[:, 30:].ravel()[3:]) == [7, 124, 125, 126, 127]
+    assert list(places[:, 28:].ravel()[11:]) == [7, 124, 125, 126, 127]
 
 
 def test_keys_that_are_not_sorted_are_in_their_columns():

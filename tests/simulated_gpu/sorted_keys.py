@@ -9,7 +9,7 @@ from .memory import BLOCK, compact, floats
 
 # Of a place, its lane, the section that it is in there and its column among those of a product.
 LANE = np.arange(BLOCK) // 32
-SECTION = np.array(4 * ([0] * 2 + [1] * 14 + [2] * 14 + [3] * 2))
+SECTION = np.array(4 * ([0] * 2 + [1] * 12 + [2] * 14 + [3] * 4))
 COLUMN = np.array([8 * (i // 2) + 2 * t + i % 2 for t in range(4) for i in range(32)])
 # Of a place, which of the scales of its block it has.
 SCALE_OF_PLACE = {"k": LANE, "v": 4 * LANE + SECTION}
