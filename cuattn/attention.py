@@ -210,16 +210,17 @@ def _converted(
             seen[name] = contiguous(x)
     scheme = call.problem.scheme
     made = _NOTHING
-    q, k = seen["q"], seen["k"]
+    q, k, v = seen["q"], seen["k"], seen["v"]
     if call.needs_shift and isinstance(q, QuantizedTensor):
         if not isinstance(k, QuantizedTensor):
             arrays: dict[Name, View] = {"k": k}
-            v = seen["v"]
             if scheme.k_scope == "sorted" and isinstance(v, View):
                 arrays["v"] = v
             quantized = quantize_views(arrays, scheme, call.problem.layout)
             k = quantized["k"]
-            if scheme.smooth_q == "none":  # else the array is still wanted for its products
+            # Else the array is still wanted: for its products, or to take the order of V.
+            has_order = isinstance(v, QuantizedTensor) and v.order is not None
+            if scheme.smooth_q == "none" and not has_order:
                 seen |= quantized
         shift = call.problem.softmax_scale * q.dot(k.vector)
         made = made._replace(lse_shift=view_cupy(shift))

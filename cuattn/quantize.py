@@ -119,9 +119,11 @@ def quantize_kv(
     """
     how = resolve(scheme)
     names: tuple[Name, ...] = ("k", "v")
-    for name in names:
+    for name, x in zip(names, (k, v), strict=True):
         if coding(how, name) is None:
             raise ArgumentError("scheme", how.name, f"one that quantizes {name}")
+        if isinstance(x, QuantizedTensor):
+            raise ArgumentError(name, x, "an array, which is not quantized yet")
     made = _quantized({"k": k, "v": v}, {name: name for name in names}, how, layout, stream)
     return made["k"], made["v"]
 

@@ -114,6 +114,13 @@ class Scheme:
         """Matrices that P is split into, each of which is multiplied by V."""
         return 2 if self.p_range == "twin" else self.p_terms
 
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Check what an earlier version may have pickled with other fields or values."""
+        self.__dict__.update(state)
+        if state.keys() != {field.name for field in fields(self)}:
+            raise ArgumentError("scheme", state, "pickled by this version")
+        self.__post_init__()
+
     def rotates(self, operand: Literal["q", "k", "v"]) -> bool:
         """Whether an operand is rotated before it is quantized."""
         return self.rotate != "none" and operand in self.rotate

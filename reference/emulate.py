@@ -171,8 +171,8 @@ def emulate(
                     if isinstance(ops.v, Quantized) and ops.v.rotated:
                         o_rows = unrotate(o_rows)
                     o[b, h, at] = o_rows + v.vector
-                if lse_shift is not None:
-                    lse[b, h, at] += lse_shift[b, h, at]
+                    if lse_shift is not None:
+                        lse[b, h, at] += lse_shift[b, h, at]
                 hidden = mask.num_visible(rows) == 0
                 o[b, h, at][hidden], lse[b, h, at][hidden] = 0.0, -np.inf
                 done += 1

@@ -74,7 +74,8 @@ def scores(q: Head, k: Head) -> FloatArray:
 
     Smoothing's vector stays out, and so do scales of channels, which Q and K never have.
     """
-    s: FloatArray = (q.matrix @ k.matrix.T).astype(np.float64)
-    s *= q.token[:, None]
-    s *= k.token
+    with np.errstate(over="ignore", invalid="ignore"):
+        s: FloatArray = (q.matrix @ k.matrix.T).astype(np.float64)
+        s *= q.token[:, None]
+        s *= k.token
     return s

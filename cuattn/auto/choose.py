@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..arrays.device import current_device
 from ..common.public import public
@@ -81,10 +84,12 @@ def auto_scheme(
     NoGPUError, UnsupportedError
         If there is no GPU that has kernels, and `gpu` is not given.
     """
-    if scheme not in AUTO:
+    if not isinstance(scheme, str) or scheme not in AUTO:
         raise ArgumentError("scheme", scheme, f"one of {[*AUTO]}")
-    if layout not in ("HND", "NHD"):
+    if not isinstance(layout, str) or layout not in ("HND", "NHD"):
         raise ArgumentError("layout", layout, "'HND' or 'NHD'")
+    if not isinstance(is_causal, (bool, np.bool_)):
+        raise ArgumentError("is_causal", is_causal, "True or False")
     q, k = (_in_order(x, layout) for x in (q_shape, q_shape if k_shape is None else k_shape))
     sizes = arrays.Shape.of(q, k, k)
     call = Shape(**vars(sizes), is_causal=bool(is_causal))
@@ -129,9 +134,14 @@ def choose(call: Shape, name: str, found: Found | None) -> AutoChoice:
 
 def _in_order(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Return a shape as [batch, head, token, head_dim]."""
-    if len(shape) != 4 or not all(isinstance(x, int) and x > 0 for x in shape):
-        raise ArgumentError("shape", shape, "four whole numbers of at least 1")
-    batch, a, b, head_dim = shape
+    expected = "four whole numbers of at least 1, of which the last is a multiple of 8 up to 256"
+    try:
+        sizes = [-1 if isinstance(x, bool) else operator.index(x) for x in shape]
+    except TypeError:
+        raise ArgumentError("shape", shape, expected) from None
+    if len(sizes) != 4 or min(sizes) < 1 or sizes[3] % 8 or sizes[3] > 256:
+        raise ArgumentError("shape", shape, expected)
+    batch, a, b, head_dim = sizes
     return (batch, b, a, head_dim) if layout == "NHD" else (batch, a, b, head_dim)
 
 

@@ -19,6 +19,9 @@ __all__ = ["CANDIDATES", "FORMAT", "KIND", "SpeedRow", "SpeedTable", "load", "sa
 FORMAT = 1
 # Nothing was measured without these, so every row has them all.
 CANDIDATES = AUTO["auto-block"]
+
+# Of any size, more than any call has: logarithms of sizes are compared.
+_MOST = 2**40
 # Cases of a record with such calls: those that are timed for tables, and then all others.
 KIND = "auto"
 KINDS = (KIND, "prefill", "comparison", "model")
@@ -39,8 +42,11 @@ class SpeedRow(Shape):
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if name not in ("is_causal", "us") and size < 1:
-                raise ArgumentError(name, size, "at least 1")
+            if name not in ("is_causal", "us") and not 1 <= size <= _MOST:
+                raise ArgumentError(name, size, f"from 1 to {_MOST}")
+        if self.num_q_heads % self.num_kv_heads:
+            expected = f"a multiple of num_kv_heads, which is {self.num_kv_heads}"
+            raise ArgumentError("num_q_heads", self.num_q_heads, expected)
         if self.head_dim not in HEAD_DIMS:
             raise ArgumentError("head_dim", self.head_dim, f"one of {HEAD_DIMS}")
         if self.us.keys() != set(CANDIDATES) or not all(x > 0 for x in self.us.values()):

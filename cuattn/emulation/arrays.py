@@ -90,4 +90,4 @@ def delivered(
             write_on_host(target, o)
         else:
             out = new_on_host(o, dtype, like)
-    return out, new_on_host(lse, "float32", like) if problem.return_lse else None
+        return out, new_on_host(lse, "float32", like) if problem.return_lse else None

@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.rotation import butterflies, hadamard_block, signs
 from ..reference.smoothing import Q_BLOCK
-from ..reference.sorting import natural_order
+from ..reference.sorting import SORTED_BLOCK, natural_order
 from ..scheme import Scheme
 from ..specs.coding import Name, coding
 from .layout import CodeLayout
@@ -84,13 +84,15 @@ class QuantizedTensor:
     order: Any = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scheme, Scheme):
+            raise ArgumentError("scheme", self.scheme, "a Scheme")
         if self.operand not in ("q", "k", "v") or coding(self.scheme, self.operand) is None:
             raise ArgumentError(
                 "operand", self.operand, f"quantized in scheme {self.scheme.name!r}"
             )
         if self.dtype not in DTYPES:
             raise ArgumentError("dtype", self.dtype, f"one of {list(DTYPES)}")
-        if len(self.shape) != 4:
+        if not isinstance(self.shape, tuple) or [type(x) for x in self.shape] != 4 * [int]:
             raise ArgumentError("shape", self.shape, "(batch, heads, tokens, head_dim)")
         code_layout = self._code_layout
         if (self.vector is not None) != code_layout.smoothed:
@@ -116,6 +118,11 @@ class QuantizedTensor:
                 if name != "codes":
                     expected += ", of the library of the codes"
                 raise ArgumentError(name, array, expected)
+        if self.order is not None and _on_host(self.order):
+            # On a GPU nobody looks: what is no order gives a wrong result there, and nothing else.
+            whole = np.arange(SORTED_BLOCK, dtype=np.uint8)
+            if not np.array_equal(np.sort(self.order), np.broadcast_to(whole, self.order.shape)):
+                raise ArgumentError("order", self.order, "each of 0 to 127 once in every block")
 
     def __reduce__(self) -> tuple[type[QuantizedTensor], tuple[Any, ...]]:
         # What is cached, the addresses above all, is not true of a copy.
@@ -178,7 +185,8 @@ class QuantizedTensor:
         """Return the represented values, float32 [B, H, N, D], as an array of the same library."""
         tokens, head_dim = self.shape[2:]
         scale = factors(self._natural_scale(), self.scheme, self.operand, tokens)
-        x = self._natural_codes().astype("float32") * scale
+        with np.errstate(invalid="ignore"):  # of scales that are infinite
+            x = self._natural_codes().astype("float32") * scale
         if self.scheme.rotates(self.operand):
             size = hadamard_block(head_dim)
             back = (size**-0.5 * signs(head_dim)).astype(np.float32)

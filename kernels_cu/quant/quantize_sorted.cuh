@@ -58,7 +58,7 @@ __device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
   char* out = static_cast<char*>(x.out) + block * kSortedBlock * row_bytes(S.k, S.head_dim);
 #pragma unroll
   for (int r = 0; r < T::kRows; ++r) {
-    const int place = sorted.place[rows.row(r)];
+    const int place = sorted.place[rows.row(r)] % kSortedBlock;
     const float factor =
         rows.exists(r) ? sorted.k_factor[place / kLanePlaces] * values.unit : 0.0f;
     float code[T::Lanes::kChunks][T::Lanes::kElements];

@@ -93,11 +93,12 @@ __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
   }
 }
 
-// Takes an order as it is: that of other operands, or if it is null that of columns.
+// Takes an order as it is: that of other operands, or if it is null that of columns. Of one that is
+// none, no token or place lies outside.
 template <int Threads>
 __device__ __forceinline__ void take_order(SortedTokens& sorted, const u8* order) {
   for (int place = threadIdx.x; place < kSortedBlock; place += Threads) {
-    const int token = order ? order[place] : column_of(place);
+    const int token = order ? order[place] % kSortedBlock : column_of(place);
     sorted.place[token] = place;
     sorted.token[place] = token;
   }

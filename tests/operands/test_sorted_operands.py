@@ -1,7 +1,9 @@
 """K and V whose keys are sorted: made together or one by one, taken apart, put together wrongly."""
 
 import copy
+import dataclasses
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -147,3 +149,41 @@ def test_an_order_must_fit():
     fields = [other.codes, other.scale, other.vector, "k", other.scheme, other.shape, other.dtype]
     with pytest.raises(ArgumentError, match="no tokens are sorted"):
         cuattn.QuantizedTensor(*fields, kq.order)
+
+
+@pytest.mark.parametrize("value", [0, 200])
+def test_an_order_has_every_token_of_a_block_once(value):
+    k, v = arrays(128)
+    kq, _ = cuattn.quantize_kv(k, v)
+    with pytest.raises(ArgumentError, match="each of 0 to 127 once"):
+        dataclasses.replace(kq, order=np.full_like(kq.order, value))
+
+
+def test_what_is_quantized_already_is_not_quantized_again():
+    k, v = arrays(8)
+    _, vq = cuattn.quantize_kv(k, v)
+    with pytest.raises(ArgumentError, match=r"^v "):
+        cuattn.quantize_kv(k, vq)
+
+
+def test_a_scheme_of_an_earlier_version_is_refused_as_it_is_unpickled():
+    scheme = dataclasses.replace(cuattn.PRESETS["int8"])
+    scheme.__dict__["rotate"] = False
+    with pytest.raises(ArgumentError, match=r"scheme\.rotate"):
+        pickle.loads(pickle.dumps(scheme))
+    del scheme.__dict__["rotate"]
+    with pytest.raises(ArgumentError, match="pickled by this version"):
+        copy.deepcopy(scheme)
+
+
+def test_infinite_scales_give_no_warning():
+    k, v = arrays(16)
+    v[0, 0, 3, 0] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kq, vq = cuattn.quantize_kv(k, v)
+        vq.dequantize()
+        q = np.ones((1, 2, 4, 32), np.float32)
+        o, lse = cuattn.attention(q, kq, vq, scale=0.0, return_lse=True)
+    assert np.isnan(o).any()
+    assert lse.shape == (1, 2, 4)

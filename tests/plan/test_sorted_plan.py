@@ -69,6 +69,19 @@ def test_a_pair_is_what_the_call_makes_of_arrays(gpu, rng, scheme, layout, lengt
 
 
 @every_scheme
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_keys_that_the_lse_is_corrected_for_take_the_order_of_v(gpu, rng, scheme, lengths):
+    """Of a quantized Q what smoothing took from logits is computed first, with K's vector."""
+    q, k, v = qkv(rng, *lengths)
+    whole = cuattn.attention(q, k, v, scheme=scheme).copy()
+    q8 = cuattn.quantize(q, operand="q", scheme=scheme)
+    k8, v8 = cuattn.quantize_kv(k, v, scheme=scheme)
+    for some in ((k8, v8), (k8, v), (k, v8), (k, v)):
+        o, _ = cuattn.attention(q8, *some, scheme=scheme, return_lse=True)
+        np.testing.assert_array_equal(o, whole)
+
+
+@every_scheme
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_without_an_order_places_are_columns(gpu, rng, scheme, is_causal):
     """K or V alone has the natural order, and so has what is quantized beside it."""
