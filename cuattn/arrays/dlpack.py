@@ -33,12 +33,13 @@ _MAX_AXES = 64
 # No memory lies higher on any 64-bit computer, and strides in bytes have to fit an int64.
 _ADDRESSES = 2**63
 
-_name_of = ctypes.pythonapi.PyCapsule_GetName
-_name_of.restype = ctypes.c_char_p
-_name_of.argtypes = (ctypes.py_object,)
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer.restype = ctypes.c_void_p
-_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+# Functions of our own: other libraries change the types of those of `ctypes.pythonapi`.
+_name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
+    ("PyCapsule_GetName", ctypes.pythonapi)
+)
+_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 # (DLDataTypeCode, bits) -> name, as NumPy or ml_dtypes spell it.
 _DTYPES = {

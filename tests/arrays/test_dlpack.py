@@ -56,9 +56,10 @@ class ManagedVersioned(ctypes.Structure):
 
 
 DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype = ctypes.py_object
-new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, DESTRUCTOR]
+# A function of our own: other libraries change the types of that of `ctypes.pythonapi`.
+new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, DESTRUCTOR)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
 
 
 class Producer:
