@@ -78,9 +78,14 @@ def _pytest(marks: str, workers: int, options: str) -> Counts:
         if done.returncode not in (0, SOME_FAILED, NONE_SELECTED):
             raise CuattnError(f"pytest ended with {done.returncode}")
         total = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
-        for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+        root = ElementTree.parse(report).getroot()
+        for suite in root.iter("testsuite"):
             for key in total:
                 total[key] += int(suite.get(key, "0"))
+        # Last of the log, so that a record's count of failures has names.
+        for case in root.iter("testcase"):
+            if case.find("failure") is not None or case.find("error") is not None:
+                print(f"failed: {case.get('classname')} {case.get('name')}", flush=True)
     failed = total["failures"] + total["errors"]
     passed = total["tests"] - failed - total["skipped"]
     return Counts(passed=passed, failed=failed, skipped=total["skipped"])

@@ -27,7 +27,7 @@ SIZES = {
     "head_dim": 32,
 }
 # Of the cheap ones to emulate, from the fastest.
-SOME = ["int8-fast", "int8-block", "fp16", "int8", "int-flash"]
+SOME = ["int8-fast", "int8-block", "int8", "fp16", "int-flash"]
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def test_choose_saves_what_it_shows(capsys, small_file, tmp_path):
         title, first, _, *rows = table.splitlines()
         assert title.startswith(f"{name}: batch 1, heads 2 over 1")
         assert first.startswith(f"{chosen[name].name} is the fastest with a cosine similarity")
-        assert [row.split()[0] for row in rows] == ["int8-fast", "fp16", "int8"]
+        assert [row.split()[0] for row in rows] == ["int8-fast", "int8", "fp16"]
     assert plan == f"plan\n{chosen}\n"
     assert output.err == ""
 

@@ -13,6 +13,7 @@ from cuattn.records.record import (
     Ceiling,
     Counts,
     FirstCall,
+    PhaseRun,
     Record,
     Sanitizer,
     Shape,
@@ -91,7 +92,7 @@ def test_documents_have_the_figures_of_the_record(name):
 def test_the_picture_is_that_of_the_record():
     drawn = picture(Figures(load(figures.RECORD)))
     assert figures.PICTURE.read_text(encoding="utf-8") == drawn, "run: python -m tools.figures"
-    for name in (*LABELLED, names.SHORT["cudnn-fp8"]):
+    for name in (*LABELLED, names.SHORT["pytorch-cudnn"]):
         assert f">{name}</text>" in drawn
 
 
@@ -150,6 +151,22 @@ def test_cold_and_sustained_times_are_apart():
     assert "sustained" not in SECTIONS["claims"](Figures(RECORD))
 
 
+def test_nothing_is_said_of_what_was_not_measured():
+    timings = [prefill("cuattn", "int8-fast", 1.0, 2.0), prefill("pytorch-cudnn", "fp16", 1.5, 1.5)]
+    phases = {"real_model": PhaseRun("0", 1.0, left_out="no weights")}
+    record = Record("0", "NVIDIA Test", {}, timings=timings, phases=phases)
+    claims = SECTIONS["claims"](Figures(record)).replace("\n ", "")
+    assert "1.50 times as fast as cuDNN's FP16 kernel, by" in claims
+    assert "FP8" not in claims
+    assert "cuDNN FP8" not in SECTIONS["summary"](Figures(record))
+    assert "no such figures" in SECTIONS["minilm"](Figures(record))
+    origin = SECTIONS["origin"](Figures(record)).replace("\n", " ")
+    assert origin.endswith(
+        "Without figures in this run: PyTorch, FlashAttention-2, float16; cuDNN, FP8 in and out; "
+        "SageAttention 1, INT8 Q Kᵀ; comfy-kitchen, full INT8; real_model (no weights)."
+    )
+
+
 def test_kernels_of_mma_are_beside_flash_attention():
     rows = [prefill("cuattn", "int8", 2.0, 2.5), prefill("pytorch-flash", "fp16", 4.0, 4.0)]
     timings = [replace(row, case="mma-sync") for row in rows]
@@ -159,7 +176,7 @@ def test_kernels_of_mma_are_beside_flash_attention():
     header, _, *found = map(cells, SECTIONS["mma-sync"](figures).splitlines())
     column = header.index("D 128, N 4096")
     assert {row[0]: row[column] for row in found} == {"`int8`": "500 / 400", FLASH: "250"}
-    assert "no such times" in SECTIONS["mma-sync"](Figures(RECORD))
+    assert "no such figures" in SECTIONS["mma-sync"](Figures(RECORD))
 
 
 def test_models_have_the_best_of_other_libraries_beside_ours():
@@ -189,7 +206,7 @@ def test_missed_goals_are_those_of_all_tables():
     ]
     shown = [cells(row) for row in SECTIONS["goals-missed"](found).splitlines()[2:]]
     assert sorted(shown) == sorted(missed)
-    assert len(tables) == 5
+    assert len(tables) == 6
 
 
 def test_status_names_what_has_not_run():

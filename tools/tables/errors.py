@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from cuattn.reference.distributions import DISTRIBUTIONS
 from tools.tables.names import ABOUT, NAMES
-from tools.tables.record_figures import Figures, percent, shape_titles, show, table
+from tools.tables.record_figures import (
+    NOTHING,
+    Figures,
+    percent,
+    shape_titles,
+    show,
+    table,
+)
 
 
 def accuracy(f: Figures) -> str:
@@ -29,6 +36,8 @@ def lengths(f: Figures) -> str:
 
 def minilm(f: Figures) -> str:
     """Return the errors of the main presets inside MiniLM."""
+    if not any(f.embedding(name) for name in ABOUT):
+        return NOTHING
     rows = []
     for name in ABOUT:
         errors = [percent(f.layer(name, layer)) for layer in range(6)]

@@ -12,13 +12,18 @@ SAME = 1.01
 
 
 def summary(f: Figures) -> str:
-    """Return README.md's table: when to take which scheme, its errors, and its speed."""
+    """Return README.md's table: when to take which scheme, its errors, and its speed.
+
+    A baseline has a row if there are figures of it.
+    """
     head_dim, lengths = PARETO
     rows = []
     for name, use in SUMMARY.items():
         errors = [f.error(name, distribution) for distribution in ("normal", "sinks")]
         speeds = [f.tops(name, head_dim, seqlen) for seqlen in reversed(lengths)]
-        rows.append([SHORT.get(name, NAMES[name]), use, *map(percent, errors), *map(pair, speeds)])
+        figures = [*map(percent, errors), *map(pair, speeds)]
+        if name in ABOUT or any(figure != NONE for figure in figures):
+            rows.append([SHORT.get(name, NAMES[name]), use, *figures])
     speeds = [f"TOPS, N = {seqlen}" for seqlen in reversed(lengths)]
     return table(["", "when", "error %, N(0,1)", "sinks", *speeds], rows, left=2)
 

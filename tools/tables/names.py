@@ -43,6 +43,8 @@ BASELINES = {
     "sageattention-2-fp8": "SageAttention 2, INT8 Q Kᵀ, FP8 P V",
     "comfy-kitchen": "comfy-kitchen, full INT8",
 }
+# Of those, what PyTorch has and the extra `baselines` installs: a record without them says so.
+PEERS = ("pytorch-flash", "pytorch-cudnn", "cudnn-fp8", "sageattention-1", "comfy-kitchen")
 # The same where there is little room.
 SHORT = {
     "pytorch-flash": "PyTorch FlashAttention-2, FP16",

@@ -12,6 +12,7 @@ from cuattn.bench.cases import DECODE
 from cuattn.records.record import Record
 from tools.tables import states
 from tools.tables.goals import LENGTHS as CASES
+from tools.tables.names import BASELINES, PEERS
 from tools.tables.record_figures import NONE, STATE, Figures, percent, show
 from tools.tables.speed import WITH_SHORT
 from tools.tables.support import RECORDED
@@ -45,9 +46,23 @@ def origin(f: Figures) -> str:
         )
     if record.failures:
         text += f" {record.failures}"
+    absent = _absent(f)
+    if absent:
+        text += f" Without figures in this run: {'; '.join(absent)}."
     if record.stale:
         text += f" **These figures are of older code:** {record.stale}"
     return _wrapped(text)
+
+
+def _absent(f: Figures) -> list[str]:
+    """Return what a full record has, and this one has not."""
+    known = {x.implementation for x in f.record.timings if x.case == "prefill"}
+    absent = [BASELINES[name] for name in PEERS if name not in known]
+    return absent + [
+        f"{name} ({phase.left_out})"
+        for name, phase in f.record.phases.items()
+        if phase.left_out is not None
+    ]
 
 
 def _findings(record: Record) -> str:
@@ -84,17 +99,19 @@ def claims(f: Figures) -> str:
         percent(f.error(name, "normal", seqlen=16384))
         for name in ("int8", "int8-fast", "cudnn-fp8")
     )
+    of_fp8 = _if_known(fp8, " and {} times as fast as its FP8 kernel")
+    error_of_fp8 = _if_known(theirs, ", {} % with cuDNN's FP8")
     rows = DecodeRows(f.record.timings)
     faster = [
         _least_and_most([rows.faster(name, case) for case in DECODE]) for name in CACHE_SCHEMES
     ]
     lines = [
-        f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel and {fp8} times "
-        f"as fast as its FP8 kernel, by [shape](docs/results.md#speed): 64 and 128 channels, 1024 "
-        f"to 16384 tokens, causal or not; kernels alone, {STATE}.{_sustained(f)} With quantization "
-        f"it is {calls} times as fast as cuDNN's FP16 kernel.",
+        f"- **Speed**: `int8-fast` is {fp16} times as fast as cuDNN's FP16 kernel{of_fp8}, by "
+        f"[shape](docs/results.md#speed): 64 and 128 channels, 1024 to 16384 tokens, causal or "
+        f"not; kernels alone, {STATE}.{_sustained(f)} With quantization it is {calls} times as "
+        f"fast as cuDNN's FP16 kernel.",
         f"- **Error**: at 16384 tokens, 128 channels and N(0,1) inputs {int8} % with `int8` and "
-        f"{ours} % with `int8-fast`, {theirs} % with cuDNN's FP8.",
+        f"{ours} % with `int8-fast`{error_of_fp8}.",
         f"- **Decoding**: {faster[0]} times as fast as PyTorch's fastest FP16 kernel with 8 bits, "
         f"{faster[1]} times with 4 ([{len(DECODE)} shapes](docs/results.md#decoding)).",
     ]
@@ -107,10 +124,15 @@ def _sustained(f: Figures) -> str:
         _least_and_most(states.faster(f, "int8-fast", other, states.SUSTAINED))
         for other in ("pytorch-cudnn", "cudnn-fp8")
     )
-    if NONE in (fp16, fp8):
+    if fp16 == NONE:
         return ""
     where = "[other shapes](docs/results.md#cold-and-sustained)"
-    return f" In sustained calls, at {where}, it is {fp16} and {fp8} times."
+    return f" In sustained calls, at {where}, it is {fp16}{_if_known(fp8, ' and {}')} times."
+
+
+def _if_known(figure: str, text: str) -> str:
+    """Return a text with a figure in it, or nothing if there is none."""
+    return "" if figure == NONE else text.format(figure)
 
 
 def _range(f: Figures, name: str, other: str, part: int) -> str:

@@ -12,7 +12,7 @@ from cuattn.records.record import Accuracy, Record, Timing
 
 NONE = "–"
 # What stands for a table of which the record has no rows.
-NOTHING = "*The record has no such times.*"
+NOTHING = "*The record has no such figures.*"
 # What a table of goals says of one that is not reached.
 MISSED = "**no**"
 # How the times of the record were taken.
