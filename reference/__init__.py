@@ -9,6 +9,8 @@ Modules
 -------
 exact
     Attention and its log-sum-exp with no quantization.
+merging
+    Attention to a set of keys from that to its parts.
 quantize
     The quantizers, bit for bit those of the GPU, and the layout that the kernels store V in.
 emulate
@@ -25,7 +27,17 @@ distributions
     Named random inputs, and inputs read from a file.
 """
 
-from . import attribute, decode, distributions, emulate, exact, kv_cache, metrics, quantize
+from . import (
+    attribute,
+    decode,
+    distributions,
+    emulate,
+    exact,
+    kv_cache,
+    merging,
+    metrics,
+    quantize,
+)
 
 __all__ = [
     "attribute",
@@ -34,6 +46,7 @@ __all__ = [
     "emulate",
     "exact",
     "kv_cache",
+    "merging",
     "metrics",
     "quantize",
 ]

@@ -19,10 +19,11 @@ from ..scheme import Scheme
 from .arrays import FloatArray, Progress, check_scale, spans
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
-from .masking import Mask
+from .masking import UNLIMITED
 from .quantize import Operand, Operands, Quantized, block_of, operands, scope_of
 from .rotation import unrotate
 from .rounding import HalfType
+from .scores import ScoreRules
 from .smoothing import Q_BLOCK
 from .smoothing import lse_shift as shift_of
 from .softmax import OnlineSoftmax, PBlock
@@ -44,6 +45,11 @@ def attention(
     scheme: str | Scheme = "int8",
     scale: float | None = None,
     is_causal: bool = False,
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+    softcap: float = 0.0,
+    sinks: ArrayLike | None = None,
+    attn_mask: ArrayLike | None = None,
+    alibi_slopes: ArrayLike | None = None,
     compute: HalfType | None = None,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -56,8 +62,9 @@ def attention(
     scheme : str or Scheme
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
-    is_causal : bool
-        Hide key j from row i if ``j > i + seqlen_kv - seqlen_q``.
+    is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
+        As for `exact.attention`. None of them is quantized; scales and means are of all tokens,
+        hidden or not.
     compute : {"float16", "bfloat16"}, optional
         See `quantize.operands`.
     progress : callable, optional
@@ -83,6 +90,11 @@ def attention(
         scheme,
         scale=scale,
         is_causal=is_causal,
+        window_size=window_size,
+        softcap=softcap,
+        sinks=sinks,
+        attn_mask=attn_mask,
+        alibi_slopes=alibi_slopes,
         lse_shift=shift_of(q, vector, scale),
         progress=progress,
     )
@@ -95,6 +107,11 @@ def emulate(
     *,
     scale: float | None = None,
     is_causal: bool = False,
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+    softcap: float = 0.0,
+    sinks: ArrayLike | None = None,
+    attn_mask: ArrayLike | None = None,
+    alibi_slopes: ArrayLike | None = None,
     lse_shift: FloatArray | None = None,
     round_p: bool = True,
     row_blocks: Sequence[range] | None = None,
@@ -115,10 +132,11 @@ def emulate(
         From `quantize.operands` or made of a GPU's codes.
     scheme : str or Scheme
         The one that `ops` was made for.
-    scale, is_causal, progress
+    scale, progress, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `attention`.
     lse_shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
-        Added to lse; see `smoothing.lse_shift`.
+        What smoothing K took from each row's logits; see `smoothing.lse_shift`. It is added to lse,
+        and with `softcap` to the logits.
     round_p : bool
         With False, P stays as it is: for finding out what its rounding costs.
     row_blocks : sequence of range, optional
@@ -135,13 +153,25 @@ def emulate(
     Raises
     ------
     ArgumentError
-        If `ops` does not fit the scheme or itself.
+        If `ops` does not fit the scheme or itself, an option makes no sense, or K is smoothed and
+        `softcap` or `sinks` have no `lse_shift`.
     """
     scheme = resolve(scheme)
     _check(ops, scheme)
     shape = ops.shape
     to_log2 = check_scale(scale, shape.head_dim) * np.log2(np.e)
-    mask = Mask(shape, is_causal)
+    rules = ScoreRules.of(
+        shape,
+        is_causal=is_causal,
+        window_size=window_size,
+        softcap=softcap,
+        sinks=sinks,
+        attn_mask=attn_mask,
+        alibi_slopes=alibi_slopes,
+    )
+    smoothed = isinstance(ops.k, Quantized) and ops.k.vector is not None
+    if smoothed and lse_shift is None and (softcap or sinks is not None):
+        raise ArgumentError("lse_shift", None, "given with softcap or sinks, as K is smoothed")
     o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
     lse = np.full(o.shape[:3], -np.inf)
     if row_blocks is None:
@@ -155,26 +185,29 @@ def emulate(
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
                 softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
+                visited, seen = rules.masks[b].keys(rows), np.zeros(len(rows), np.bool_)
+                shift = 0.0 if lse_shift is None else lse_shift[b, h, at]
                 with np.errstate(all="ignore"):
-                    for keys in spans(mask.end(rows), scheme.p_block):
-                        visible = mask.block(rows, keys)
+                    for keys in spans(visited.stop, scheme.p_block):
+                        if keys.stop <= visited.start:
+                            continue
                         v_block = v.tokens(keys)
                         s = scores(q.tokens(rows), k.tokens(keys))
                         if ops.delta is not None:
                             s += to_log2 * ops.delta[b, h][_blocks_of(rows), keys.start : keys.stop]
-                        if visible is not None:
-                            s[~visible] = -np.inf  # after the sum, which may be NaN
+                        visible = rules.of_log2(s, shift, b, h, rows, keys)
+                        seen |= True if visible is None else visible.any(axis=1)
                         see = None if observe is None else partial(observe, b, h, rows, keys)
                         softmax.step(s, v_block.matrix, v_block.token, visible, see)
-                    o_rows, lse[b, h, at] = softmax.finish()
+                    o_rows, lse_rows = softmax.finish()
                     o_rows = o_rows * v.channel
                     if isinstance(ops.v, Quantized) and ops.v.rotated:
                         o_rows = unrotate(o_rows)
-                    o[b, h, at] = o_rows + v.vector
-                    if lse_shift is not None:
-                        lse[b, h, at] += lse_shift[b, h, at]
-                hidden = mask.num_visible(rows) == 0
-                o[b, h, at][hidden], lse[b, h, at][hidden] = 0.0, -np.inf
+                    o_rows = o_rows + v.vector
+                    if not softcap:
+                        lse_rows = lse_rows + shift
+                    o_rows[~seen], lse_rows[~seen] = 0.0, -np.inf
+                    o[b, h, at], lse[b, h, at] = rules.with_sink(o_rows, lse_rows, h)
                 done += 1
                 if progress is not None:
                     progress(done, total)

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from ..errors import ArgumentError
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, spans
 from .blas_threads import one_blas_thread
-from .masking import Mask, weighted_sum
+from .masking import UNLIMITED, weighted_sum
+from .scores import ScoreRules
 
 __all__ = ["attention"]
 
@@ -21,6 +22,12 @@ def attention(
     *,
     scale: float | None = None,
     is_causal: bool = False,
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+    softcap: float = 0.0,
+    sinks: ArrayLike | None = None,
+    attn_mask: ArrayLike | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    seqused_k: ArrayLike | None = None,
     block: int = 1024,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -33,16 +40,35 @@ def attention(
     ``lse = -inf``. NaN and infinities follow IEEE arithmetic through these formulas; a hidden key
     or value has no effect, whatever it holds.
 
+    Options may be combined. They change the logits in this order: `softcap`, `alibi_slopes`, an
+    `attn_mask` of floats; then keys are hidden, by all that hides some. With ``n`` keys, row i
+    stands beside key ``i + n - seqlen_q``, its own.
+
     Parameters
     ----------
     q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
     k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
-        `num_q_heads` is a multiple of `num_kv_heads`; query head h reads head
-        ``h // (num_q_heads // num_kv_heads)``.
+        The head_dim of `v` may be another. `num_q_heads` is a multiple of `num_kv_heads`; query
+        head h reads head ``h // (num_q_heads // num_kv_heads)``.
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     is_causal : bool
-        Hide key j from row i if ``j > i + seqlen_kv - seqlen_q``.
+        Hide the keys behind a row's own.
+    window_size : tuple of int (left, right)
+        How many keys before and behind its own a row sees; -1 for all. ``(W - 1, 0)`` are W keys.
+    softcap : float
+        Make a logit s ``softcap * tanh(s / softcap)`` (Gemma 2, arXiv 2408.00118); 0 does not.
+    sinks : array_like of float [num_q_heads], optional
+        A logit of each head that takes part in the softmax and has no value, neither scaled nor
+        capped (gpt-oss). `lse` includes it, and is equal to it in rows that see no key.
+    attn_mask : array_like of bool or float, optional
+        Broadcast to [batch, num_q_heads, seqlen_q, seqlen_kv]. True: the key is seen. Floats are
+        added to the logits; -inf, and the least number of their type, hide the key.
+    alibi_slopes : array_like of float, optional
+        Broadcast to [batch, num_q_heads]. The slope times a key's distance from the row's own is
+        taken from its logit (ALiBi, arXiv 2108.12409).
+    seqused_k : array_like of int [batch], optional
+        How many keys each sequence has; those behind are padding, which nothing sees.
     block : int
         Rows and keys worked on at a time; memory beside inputs and outputs grows with its square.
     progress : callable, optional
@@ -50,7 +76,7 @@ def attention(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
 
     Raises
@@ -64,12 +90,24 @@ def attention(
     1805.02867), which in float64 is as accurate as the plain formula and needs bounded memory.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
-    shape = Shape.of(q.shape, k.shape, v.shape)
+    # All but the last axis of V has to fit K.
+    shape = Shape.of(q.shape, k.shape, (*v.shape[:3], *k.shape[3:]) if v.ndim == 4 else v.shape)
+    if v.shape[3] == 0:
+        raise ArgumentError("v.shape", v.shape, "of a head_dim of at least 1")
     scale = check_scale(scale, shape.head_dim)
     if block < 1:
         raise ArgumentError("block", block, "at least 1")
-    mask = Mask(shape, is_causal)
-    o = np.zeros(q.shape)
+    rules = ScoreRules.of(
+        shape,
+        is_causal=is_causal,
+        window_size=window_size,
+        softcap=softcap,
+        sinks=sinks,
+        attn_mask=attn_mask,
+        alibi_slopes=alibi_slopes,
+        seqused_k=seqused_k,
+    )
+    o = np.zeros((*q.shape[:3], v.shape[3]))
     lse = np.full(q.shape[:3], -np.inf)
     row_blocks = list(spans(shape.seqlen_q, block))
     done, total = 0, shape.batch * shape.num_q_heads * len(row_blocks)
@@ -80,7 +118,7 @@ def attention(
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
                 q_rows = q[b, h, at].astype(np.float64) * scale
-                o[b, h, at], lse[b, h, at] = _rows(q_rows, k_head, v_head, mask, rows, block)
+                o[b, h, at], lse[b, h, at] = _rows(q_rows, k_head, v_head, rules, b, h, rows, block)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -88,19 +126,30 @@ def attention(
 
 
 def _rows(
-    q: FloatArray, k: FloatArray, v: FloatArray, mask: Mask, rows: range, block: int
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+    rules: ScoreRules,
+    b: int,
+    h: int,
+    rows: range,
+    block: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """Attend some rows of one head; `q` [row, head_dim] is scaled already."""
-    row_max = np.full(len(rows), -np.inf)
-    row_sum = np.zeros(len(rows))
-    o = np.zeros_like(q)
+    """Attend some rows of head h of sequence b; `q` [row, head_dim] is scaled already."""
+    # As if the sink had been the first key.
+    row_max = np.full(len(rows), rules.sinks[h])
+    row_sum = np.where(row_max == -np.inf, 0.0, 1.0)
+    seen = np.zeros(len(rows), np.bool_)
+    o = np.zeros((len(rows), v.shape[1]))
+    visited = rules.masks[b].keys(rows)
     # inf - inf, 0/0 and log 0 are answers here, not accidents.
     with np.errstate(all="ignore"):
-        for keys in spans(mask.end(rows), block):
+        for keys in spans(visited.stop, block):
+            if keys.stop <= visited.start:
+                continue
             s = q @ k[keys.start : keys.stop].T
-            visible = mask.block(rows, keys)
-            if visible is not None:
-                s[~visible] = -np.inf
+            visible = rules.block(s, b, h, rows, keys)
+            seen |= True if visible is None else visible.any(axis=1)
             new_max = np.maximum(row_max, s.max(axis=1))
             # A row that has seen nothing has a maximum of -inf, and -inf - -inf would be NaN.
             base = np.where(new_max == -np.inf, 0.0, new_max)
@@ -111,5 +160,5 @@ def _rows(
             o += weighted_sum(p, v[keys.start : keys.stop], visible)
             row_max = new_max
         o /= row_sum[:, None]
-        o[mask.num_visible(rows) == 0] = 0.0
+        o[~seen] = 0.0
         return o, row_max + np.log(row_sum)

@@ -9,38 +9,61 @@ from numpy.typing import NDArray
 
 from .arrays import FloatArray, Shape
 
-__all__ = ["Mask", "operations", "weighted_sum"]
+__all__ = ["UNLIMITED", "Mask", "operations", "weighted_sum"]
+
+# Of a side of a window: no bound.
+UNLIMITED = -1
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Visibility of keys: all of them, or causal and aligned at the bottom right.
+    """Visibility of keys by their position, aligned at the bottom right.
 
-    With `is_causal`, row i sees key j if ``j <= i + (seqlen_kv - seqlen_q)``: the last row sees
-    every key. If queries outnumber keys, the first rows see none.
+    The last row stands beside the last key: row i is at ``i + (seqlen_kv - seqlen_q)``. With
+    `is_causal` it sees no key behind that; with a window none further away than its sides. If
+    queries outnumber keys, the first rows may see none.
+
+    Attributes
+    ----------
+    shape : Shape
+    is_causal : bool
+    window_size : tuple of int (left, right)
+        How many keys before and behind a row's own it sees; -1 for all.
     """
 
     shape: Shape
     is_causal: bool
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED)
+
+    def bounds(self, rows: range) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the first key that each row sees, and the one behind its last."""
+        n = self.shape.seqlen_kv
+        left, right = self.window_size
+        if self.is_causal:
+            right = 0
+        own = np.arange(rows.start, rows.stop) + (n - self.shape.seqlen_q)
+        first = np.zeros_like(own) if left == UNLIMITED else np.clip(own - left, 0, n)
+        stop = np.full_like(own, n) if right == UNLIMITED else np.clip(own + right + 1, 0, n)
+        return first, stop
 
     def num_visible(self, rows: range) -> NDArray[np.intp]:
-        """Count the keys that each row sees; they are the first ones."""
-        n = self.shape.seqlen_kv
-        if not self.is_causal:
-            return np.full(len(rows), n)
-        last = np.arange(rows.start, rows.stop) + (n - self.shape.seqlen_q)
-        return np.clip(last + 1, 0, n)
+        """Count the keys that each row sees; without a window they are the first ones."""
+        first, stop = self.bounds(rows)
+        counts: NDArray[np.intp] = np.maximum(stop - first, 0)
+        return counts
 
-    def end(self, rows: range) -> int:
-        """Count the keys that at least one of these rows sees."""
-        return int(self.num_visible(rows[-1:])[0])
+    def keys(self, rows: range) -> range:
+        """Return the keys of which at least one of these rows may see each."""
+        first, stop = self.bounds(rows)
+        return range(int(first[0]), int(stop[-1]))
 
     def block(self, rows: range, keys: range) -> NDArray[np.bool_] | None:
         """Return the visibility [row, key] of a block, or None if all of it is visible."""
-        counts = self.num_visible(rows)
-        if counts[0] >= keys.stop:
+        first, stop = self.bounds(rows)
+        if first[-1] <= keys.start and keys.stop <= stop[0]:
             return None
-        visible: NDArray[np.bool_] = np.arange(keys.start, keys.stop) < counts[:, None]
+        j = np.arange(keys.start, keys.stop)
+        visible: NDArray[np.bool_] = (first[:, None] <= j) & (j < stop[:, None])
         return visible
 
 

@@ -1,0 +1,180 @@
+"""What becomes of a logit before the softmax: softcap, biases and masks, in this order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ArgumentError
+from .arrays import FloatArray, Shape, floating, whole_counts, whole_numbers
+from .masking import UNLIMITED, Mask
+
+__all__ = ["ScoreRules"]
+
+# bfloat16's largest number, of which NumPy knows nothing.
+_BFLOAT16_MAX = float.fromhex("0x1.fep127")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreRules:
+    """The options of a call that change logits or hide keys, checked and broadcast.
+
+    Attributes
+    ----------
+    masks : list of Mask [batch]
+        What each sequence hides by position; of as many keys as it has.
+    softcap : float
+        0 if there is none.
+    attn_mask : ndarray of bool or float [batch, num_q_heads, seqlen_q, seqlen_kv] or None
+    alibi_slopes : ndarray of float64 [batch, num_q_heads] or None
+    sinks : ndarray of float64 [num_q_heads]
+        -inf, which changes nothing, if there are none.
+    """
+
+    masks: list[Mask]
+    softcap: float
+    attn_mask: NDArray[Any] | None
+    alibi_slopes: FloatArray | None
+    sinks: FloatArray
+
+    @staticmethod
+    def of(
+        shape: Shape,
+        *,
+        is_causal: bool,
+        window_size: tuple[int, int],
+        softcap: float,
+        sinks: ArrayLike | None,
+        attn_mask: ArrayLike | None,
+        alibi_slopes: ArrayLike | None,
+        seqused_k: ArrayLike | None = None,
+    ) -> ScoreRules:
+        """Check the options of a call of this shape.
+
+        Raises
+        ------
+        ArgumentError
+            If one has another shape or type, or makes no sense.
+        """
+        batch, heads = shape.batch, shape.num_q_heads
+        sides = whole_numbers("window_size", window_size, (2,))
+        if sides.min() < UNLIMITED:
+            raise ArgumentError("window_size", window_size, "(left, right), -1 for all keys")
+        if not isinstance(softcap, (int, float, np.floating)) or not 0 <= softcap < math.inf:
+            raise ArgumentError("softcap", softcap, "a positive number, or 0 for none")
+        used = whole_counts("seqused_k", seqused_k, batch, shape.seqlen_kv)
+        masks = [
+            Mask(
+                Shape(1, heads, shape.num_kv_heads, shape.seqlen_q, int(n), shape.head_dim),
+                is_causal,
+                (int(sides[0]), int(sides[1])),
+            )
+            for n in used
+        ]
+        logits = np.full(heads, -np.inf)
+        if sinks is not None:
+            logits = _expanded("sinks", floating("sinks", sinks), (heads,), exactly=True)
+        slopes = None
+        if alibi_slopes is not None:
+            given = floating("alibi_slopes", alibi_slopes)
+            slopes = _expanded("alibi_slopes", given, (batch, heads)).astype(np.float64)
+        mask = None
+        if attn_mask is not None:
+            mask = np.asarray(attn_mask)
+            if mask.dtype != np.bool_:
+                mask = floating("attn_mask", mask)
+            mask = _expanded("attn_mask", mask, (batch, heads, shape.seqlen_q, shape.seqlen_kv))
+        return ScoreRules(masks, float(softcap), mask, slopes, logits.astype(np.float64))
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether they do more to logits than to hide some."""
+        floats = self.attn_mask is not None and self.attn_mask.dtype != np.bool_
+        return self.softcap > 0 or self.alibi_slopes is not None or floats
+
+    def block(
+        self, s: FloatArray, b: int, h: int, rows: range, keys: range
+    ) -> NDArray[np.bool_] | None:
+        """Turn scaled products of Q and K of one head into logits, in place.
+
+        Parameters
+        ----------
+        s : ndarray of float64 [row, key]
+            -inf afterwards where the key is hidden.
+
+        Returns
+        -------
+        ndarray of bool [row, key] or None
+            What is visible; None if all of it is.
+        """
+        mask = self.masks[b]
+        if self.softcap:
+            np.multiply(np.tanh(s / self.softcap), self.softcap, out=s)
+        if self.alibi_slopes is not None:
+            own = np.arange(rows.start, rows.stop) + (mask.shape.seqlen_kv - mask.shape.seqlen_q)
+            away = np.abs(own[:, None] - np.arange(keys.start, keys.stop))
+            s -= self.alibi_slopes[b, h] * away
+        visible = mask.block(rows, keys)
+        if self.attn_mask is not None:
+            part = self.attn_mask[b, h, rows.start : rows.stop, keys.start : keys.stop]
+            allowed: NDArray[np.bool_] = part
+            if part.dtype != np.bool_:
+                s += part.astype(np.float64)
+                allowed = ~_hides(part)
+            if not allowed.all():
+                visible = allowed if visible is None else visible & allowed
+        if visible is not None:
+            s[~visible] = -np.inf
+        return visible
+
+    def of_log2(
+        self, s: FloatArray, shift: FloatArray | float, b: int, h: int, rows: range, keys: range
+    ) -> NDArray[np.bool_] | None:
+        """Do as `block` does to logits in units of log 2.
+
+        Parameters
+        ----------
+        s : ndarray of float64 [row, key]
+        shift : ndarray of float64 [row] or float
+            In natural units, what each row's logits lack; with a softcap it is in `s` afterwards.
+        """
+        if not self.changes_logits:
+            return self.block(s, b, h, rows, keys)
+        s *= np.log(2.0)
+        if self.softcap:
+            s += np.reshape(shift, (-1, 1))
+        visible = self.block(s, b, h, rows, keys)
+        s *= np.log2(np.e)
+        return visible
+
+    def with_sink(self, o: FloatArray, lse: FloatArray, h: int) -> tuple[FloatArray, FloatArray]:
+        """Return what rows of head h have with its sink, given o [row, channel] and lse [row]."""
+        if self.sinks[h] == -np.inf:
+            return o, lse
+        total = np.logaddexp(lse, self.sinks[h])
+        return o * np.exp(lse - total)[:, None], total
+
+
+def _hides(bias: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say where a bias is -inf, or its type's least number, which also stands for "hidden"."""
+    bfloat16 = bias.dtype.name == "bfloat16"
+    least = -_BFLOAT16_MAX if bfloat16 else float(np.finfo(bias.dtype).min)
+    hidden: NDArray[np.bool_] = bias.astype(np.float64) <= least
+    return hidden
+
+
+def _expanded(
+    name: str, x: NDArray[Any], shape: tuple[int, ...], *, exactly: bool = False
+) -> NDArray[Any]:
+    """Return a view of `x` in this shape, by broadcasting unless it is to have it exactly."""
+    try:
+        if exactly and x.shape != shape:
+            raise ValueError
+        return np.broadcast_to(x, shape)
+    except ValueError:
+        how = "of shape" if exactly else "that broadcasts to"
+        raise ArgumentError(name, x, f"an array {how} {shape}") from None
