@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..presets import resolve
 from ..scheme import Scheme
@@ -17,9 +17,10 @@ from .arrays import FloatArray, Progress, Shape, check_scale, floating, whole_co
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .kv_cache import CachedOperand
-from .masking import Mask
+from .masking import UNLIMITED
 from .partition import BLOCK, Piece, partition
 from .quantized import Quantized, quantize
+from .scores import HeadRules, ScoreRules
 from .smoothing import lse_shift
 from .softmax import OnlineSoftmax
 
@@ -42,11 +43,14 @@ class Partial:
         Largest logit x in units of log 2, -inf if the row sees none of the tokens.
     row_sum : ndarray of float64 [row]
         Sum of ``2^(x - row_max)``.
+    seen : ndarray of bool [row]
+        Whether the row sees any of the tokens.
     """
 
     o: FloatArray
     row_max: FloatArray
     row_sum: FloatArray
+    seen: NDArray[np.bool_]
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -63,7 +67,7 @@ def merge(a: Partial, b: Partial) -> Partial:
     base = np.where(row_max == -np.inf, 0.0, row_max)  # -inf - -inf would be NaN
     of_a, of_b = np.exp2(a.row_max - base), np.exp2(b.row_max - base)
     o = a.o * of_a[:, None] + b.o * of_b[:, None]
-    return Partial(o, row_max, a.row_sum * of_a + b.row_sum * of_b)
+    return Partial(o, row_max, a.row_sum * of_a + b.row_sum * of_b, a.seen | b.seen)
 
 
 @one_blas_thread()
@@ -75,6 +79,11 @@ def decode(
     *,
     scale: float | None = None,
     is_causal: bool = True,
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+    softcap: float = 0.0,
+    sinks: ArrayLike | None = None,
+    attn_mask: ArrayLike | None = None,
+    alibi_slopes: ArrayLike | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -95,6 +104,9 @@ def decode(
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     is_causal : bool
         Let query i of n see the first ``length - n + 1 + i`` tokens.
+    window_size, softcap, sinks, attn_mask, alibi_slopes
+        As for `exact.attention`; the last axis of an `attn_mask` has all tokens that the cache has
+        room for.
     workers : int
         Shares that the tokens are split into and merged from, as in a kernel. They make no
         difference but for the rounding of float64.
@@ -116,34 +128,42 @@ def decode(
     shape = Shape.of(q.shape, k.codes.shape, v.codes.shape)
     scale = check_scale(scale, shape.head_dim)
     counts = whole_counts("lengths", lengths, shape.batch, shape.seqlen_kv)
-    o, lse = np.zeros(q.shape), np.full(q.shape[:3], -np.inf)
+    rules = ScoreRules.of(
+        shape,
+        is_causal=is_causal,
+        window_size=window_size,
+        softcap=softcap,
+        sinks=sinks,
+        attn_mask=attn_mask,
+        alibi_slopes=alibi_slopes,
+        seqused_k=counts,
+    )
+    o, lse = np.zeros(q.shape), np.empty(q.shape[:3])
+    lse[:] = rules.sinks[:, None]
     if shape.seqlen_q == 0:
         return o, lse
     codes, shift = quantize(q, scope="token"), lse_shift(q, k.vector, scale)
     shares = partition(counts, shape.num_kv_heads, workers)
     pieces = [piece for share in shares for piece in share]
-    masks = [
-        Mask(Shape(1, 1, 1, shape.seqlen_q, length, shape.head_dim), is_causal)
-        for length in counts.tolist()
-    ]
     partials: dict[tuple[int, int], list[Partial]] = {}
     with np.errstate(all="ignore"):
         for done, piece in enumerate(pieces, 1):
             b = piece.sequence
             cached = _CachedHead.of(k, v, b, piece.head, int(counts[b]))
             for h in range(piece.head * shape.group, (piece.head + 1) * shape.group):
+                of_head = rules.of_head(b, h, shift)
                 rows = Head.of(codes, b, h, "token").scaled(scale * np.log2(np.e))
-                partials.setdefault((b, h), []).append(cached.partial(rows, piece.blocks, masks[b]))
+                partials.setdefault((b, h), []).append(cached.partial(rows, piece.blocks, of_head))
             if progress is not None:
                 progress(done, len(pieces))
         for (b, h), of_rows in partials.items():
             whole = reduce(merge, of_rows)
-            o[b, h] = whole.o / whole.row_sum[:, None]
-            lse[b, h] = np.log(2.0) * (whole.row_max + np.log2(whole.row_sum))
-            if shift is not None:
-                lse[b, h] += shift[b, h]
-            hidden = masks[b].num_visible(range(shape.seqlen_q)) == 0
-            o[b, h][hidden], lse[b, h][hidden] = 0.0, -np.inf
+            o[b, h], lse[b, h] = rules.of_head(b, h, shift).finish(
+                whole.o / whole.row_sum[:, None],
+                np.log(2.0) * (whole.row_max + np.log2(whole.row_sum)),
+                whole.seen,
+                range(shape.seqlen_q),
+            )
     return o, lse
 
 
@@ -173,7 +193,7 @@ class _CachedHead:
         zero = None if v.zero is None else v.zero[b, h, :length].astype(np.float64)
         return _CachedHead(Head.of(keys, 0, 0, "token"), values, zero)
 
-    def partial(self, q: Head, blocks: range, mask: Mask) -> Partial:
+    def partial(self, q: Head, blocks: range, rules: HeadRules) -> Partial:
         """Return what rows of Q, with all factors of the logits, make of some blocks."""
         rows = range(len(q.token))
 
@@ -182,12 +202,12 @@ class _CachedHead:
 
         sums = [softmax(_CODES, v.matrix.shape[1], True) for v in self.values]
         zeros = softmax(_ZEROS, len(sums), False)
+        seen = np.zeros(len(rows), np.bool_)
         for block in blocks:
-            keys = range(block * BLOCK, min((block + 1) * BLOCK, mask.shape.seqlen_kv))
-            visible = mask.block(rows, keys)
+            keys = range(block * BLOCK, min((block + 1) * BLOCK, rules.mask.shape.seqlen_kv))
             s = scores(q, self.k.tokens(keys))
-            if visible is not None:
-                s[~visible] = -np.inf
+            visible = rules.apply_to_log2(s, rows, keys)
+            seen |= True if visible is None else visible.any(axis=1)
             for v, of_group in zip(self.values, sums, strict=True):
                 v_block = v.tokens(keys)
                 of_group.step(s.copy(), v_block.matrix, v_block.token, visible)
@@ -195,4 +215,4 @@ class _CachedHead:
                 zeros.step(s, self.zero[keys.start : keys.stop], np.ones(len(keys)), visible)
         o = np.concatenate([of_group.o for of_group in sums], axis=1)
         o += np.repeat(zeros.o, o.shape[1] // len(sums), axis=1)
-        return Partial(o, sums[0].row_max, sums[0].row_sum)
+        return Partial(o, sums[0].row_max, sums[0].row_sum, seen)

@@ -182,11 +182,11 @@ def emulate(
             q = Head.of(ops.q, b, h, "token").scaled(to_log2)
             k = Head.of(ops.k, b, h // shape.group, "token")
             v = Head.of(ops.v, b, h // shape.group)
+            of_head = rules.of_head(b, h, lse_shift)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
                 softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
-                visited, seen = rules.masks[b].keys(rows), np.zeros(len(rows), np.bool_)
-                shift = 0.0 if lse_shift is None else lse_shift[b, h, at]
+                visited, seen = of_head.mask.keys(rows), np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
                     for keys in spans(visited.stop, scheme.p_block):
                         if keys.stop <= visited.start:
@@ -195,7 +195,7 @@ def emulate(
                         s = scores(q.tokens(rows), k.tokens(keys))
                         if ops.delta is not None:
                             s += to_log2 * ops.delta[b, h][_blocks_of(rows), keys.start : keys.stop]
-                        visible = rules.of_log2(s, shift, b, h, rows, keys)
+                        visible = of_head.apply_to_log2(s, rows, keys)
                         seen |= True if visible is None else visible.any(axis=1)
                         see = None if observe is None else partial(observe, b, h, rows, keys)
                         softmax.step(s, v_block.matrix, v_block.token, visible, see)
@@ -204,10 +204,7 @@ def emulate(
                     if isinstance(ops.v, Quantized) and ops.v.rotated:
                         o_rows = unrotate(o_rows)
                     o_rows = o_rows + v.vector
-                    if not softcap:
-                        lse_rows = lse_rows + shift
-                    o_rows[~seen], lse_rows[~seen] = 0.0, -np.inf
-                    o[b, h, at], lse[b, h, at] = rules.with_sink(o_rows, lse_rows, h)
+                    o[b, h, at], lse[b, h, at] = of_head.finish(o_rows, lse_rows, seen, rows)
                 done += 1
                 if progress is not None:
                     progress(done, total)

@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, spans
 from .blas_threads import one_blas_thread
 from .masking import UNLIMITED, weighted_sum
-from .scores import ScoreRules
+from .scores import HeadRules, ScoreRules
 
 __all__ = ["attention"]
 
@@ -115,10 +115,11 @@ def attention(
         for h in range(shape.num_q_heads):
             k_head = k[b, h // shape.group].astype(np.float64)
             v_head = v[b, h // shape.group].astype(np.float64)
+            of_head = rules.of_head(b, h)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
                 q_rows = q[b, h, at].astype(np.float64) * scale
-                o[b, h, at], lse[b, h, at] = _rows(q_rows, k_head, v_head, rules, b, h, rows, block)
+                o[b, h, at], lse[b, h, at] = _rows(q_rows, k_head, v_head, of_head, rows, block)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -129,26 +130,23 @@ def _rows(
     q: FloatArray,
     k: FloatArray,
     v: FloatArray,
-    rules: ScoreRules,
-    b: int,
-    h: int,
+    rules: HeadRules,
     rows: range,
     block: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """Attend some rows of head h of sequence b; `q` [row, head_dim] is scaled already."""
-    # As if the sink had been the first key.
-    row_max = np.full(len(rows), rules.sinks[h])
-    row_sum = np.where(row_max == -np.inf, 0.0, 1.0)
+    """Attend some rows of one head; `q` [row, head_dim] is scaled already."""
+    row_max = np.full(len(rows), -np.inf)
+    row_sum = np.zeros(len(rows))
     seen = np.zeros(len(rows), np.bool_)
     o = np.zeros((len(rows), v.shape[1]))
-    visited = rules.masks[b].keys(rows)
+    visited = rules.mask.keys(rows)
     # inf - inf, 0/0 and log 0 are answers here, not accidents.
     with np.errstate(all="ignore"):
         for keys in spans(visited.stop, block):
             if keys.stop <= visited.start:
                 continue
             s = q @ k[keys.start : keys.stop].T
-            visible = rules.block(s, b, h, rows, keys)
+            visible = rules.apply(s, rows, keys)
             seen |= True if visible is None else visible.any(axis=1)
             new_max = np.maximum(row_max, s.max(axis=1))
             # A row that has seen nothing has a maximum of -inf, and -inf - -inf would be NaN.
@@ -160,5 +158,4 @@ def _rows(
             o += weighted_sum(p, v[keys.start : keys.stop], visible)
             row_max = new_max
         o /= row_sum[:, None]
-        o[~seen] = 0.0
-        return o, row_max + np.log(row_sum)
+        return rules.finish(o, row_max + np.log(row_sum), seen, rows)

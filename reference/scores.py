@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from .arrays import FloatArray, Shape, floating, whole_counts, whole_numbers
 from .masking import UNLIMITED, Mask
 
-__all__ = ["ScoreRules"]
+__all__ = ["HeadRules", "ScoreRules"]
 
 # bfloat16's largest number, of which NumPy knows nothing.
 _BFLOAT16_MAX = float.fromhex("0x1.fep127")
@@ -90,16 +90,50 @@ class ScoreRules:
             mask = _expanded("attn_mask", mask, (batch, heads, shape.seqlen_q, shape.seqlen_kv))
         return ScoreRules(masks, float(softcap), mask, slopes, logits.astype(np.float64))
 
-    @property
-    def changes_logits(self) -> bool:
-        """Whether they do more to logits than to hide some."""
-        floats = self.attn_mask is not None and self.attn_mask.dtype != np.bool_
-        return self.softcap > 0 or self.alibi_slopes is not None or floats
+    def of_head(self, b: int, h: int, shift: FloatArray | None = None) -> HeadRules:
+        """Return those of head h of sequence b.
 
-    def block(
-        self, s: FloatArray, b: int, h: int, rows: range, keys: range
-    ) -> NDArray[np.bool_] | None:
-        """Turn scaled products of Q and K of one head into logits, in place.
+        Parameters
+        ----------
+        b, h : int
+        shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
+            What smoothing K took from the logits of each row.
+        """
+        return HeadRules(
+            self.masks[b],
+            self.softcap,
+            None if self.attn_mask is None else self.attn_mask[b, h],
+            0.0 if self.alibi_slopes is None else float(self.alibi_slopes[b, h]),
+            float(self.sinks[h]),
+            None if shift is None else shift[b, h],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRules:
+    """The options of one query head of a sequence.
+
+    Attributes
+    ----------
+    mask : Mask
+    softcap : float
+    attn_mask : ndarray of bool or float [row, key] or None
+    alibi_slope : float
+    sink : float
+        -inf if there is none.
+    shift : ndarray of float64 [row] or None
+        What the logits of each row lack: a softcap wants them with it.
+    """
+
+    mask: Mask
+    softcap: float
+    attn_mask: NDArray[Any] | None
+    alibi_slope: float
+    sink: float
+    shift: FloatArray | None
+
+    def apply(self, s: FloatArray, rows: range, keys: range) -> NDArray[np.bool_] | None:
+        """Turn scaled products of Q and K into logits, in place.
 
         Parameters
         ----------
@@ -111,16 +145,17 @@ class ScoreRules:
         ndarray of bool [row, key] or None
             What is visible; None if all of it is.
         """
-        mask = self.masks[b]
         if self.softcap:
+            if self.shift is not None:
+                s += self.shift[rows.start : rows.stop, None]
             np.multiply(np.tanh(s / self.softcap), self.softcap, out=s)
-        if self.alibi_slopes is not None:
-            own = np.arange(rows.start, rows.stop) + (mask.shape.seqlen_kv - mask.shape.seqlen_q)
-            away = np.abs(own[:, None] - np.arange(keys.start, keys.stop))
-            s -= self.alibi_slopes[b, h] * away
-        visible = mask.block(rows, keys)
+        if self.alibi_slope:
+            offset = self.mask.shape.seqlen_kv - self.mask.shape.seqlen_q
+            own = np.arange(rows.start, rows.stop) + offset
+            s -= self.alibi_slope * np.abs(own[:, None] - np.arange(keys.start, keys.stop))
+        visible = self.mask.block(rows, keys)
         if self.attn_mask is not None:
-            part = self.attn_mask[b, h, rows.start : rows.stop, keys.start : keys.stop]
+            part = self.attn_mask[rows.start : rows.stop, keys.start : keys.stop]
             allowed: NDArray[np.bool_] = part
             if part.dtype != np.bool_:
                 s += part.astype(np.float64)
@@ -131,31 +166,37 @@ class ScoreRules:
             s[~visible] = -np.inf
         return visible
 
-    def of_log2(
-        self, s: FloatArray, shift: FloatArray | float, b: int, h: int, rows: range, keys: range
-    ) -> NDArray[np.bool_] | None:
-        """Do as `block` does to logits in units of log 2.
-
-        Parameters
-        ----------
-        s : ndarray of float64 [row, key]
-        shift : ndarray of float64 [row] or float
-            In natural units, what each row's logits lack; with a softcap it is in `s` afterwards.
-        """
-        if not self.changes_logits:
-            return self.block(s, b, h, rows, keys)
+    def apply_to_log2(self, s: FloatArray, rows: range, keys: range) -> NDArray[np.bool_] | None:
+        """Do the same to logits in units of log 2; those that are only hidden keep their bits."""
+        biased = self.attn_mask is not None and self.attn_mask.dtype != np.bool_
+        if not (self.softcap or self.alibi_slope or biased):
+            return self.apply(s, rows, keys)
         s *= np.log(2.0)
-        if self.softcap:
-            s += np.reshape(shift, (-1, 1))
-        visible = self.block(s, b, h, rows, keys)
+        visible = self.apply(s, rows, keys)
         s *= np.log2(np.e)
         return visible
 
-    def with_sink(self, o: FloatArray, lse: FloatArray, h: int) -> tuple[FloatArray, FloatArray]:
-        """Return what rows of head h have with its sink, given o [row, channel] and lse [row]."""
-        if self.sinks[h] == -np.inf:
+    def finish(
+        self, o: FloatArray, lse: FloatArray, seen: NDArray[np.bool_], rows: range
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return what rows have in the end.
+
+        Parameters
+        ----------
+        o : ndarray of float64 [row, channel]
+        lse : ndarray of float64 [row]
+            Of the logits as they were summed, natural.
+        seen : ndarray of bool [row]
+            Whether a row sees any key.
+        rows : range
+            Which of the head's rows they are.
+        """
+        if self.shift is not None and not self.softcap:
+            lse = lse + self.shift[rows.start : rows.stop]
+        o, lse = np.where(seen[:, None], o, 0.0), np.where(seen, lse, -np.inf)
+        if self.sink == -np.inf:
             return o, lse
-        total = np.logaddexp(lse, self.sinks[h])
+        total = np.logaddexp(lse, self.sink)
         return o * np.exp(lse - total)[:, None], total
 
 

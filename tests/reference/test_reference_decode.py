@@ -36,7 +36,7 @@ def cache(k, v, kv_format, smooth=True):
     return quantize_keys(k, kv_format, vector), quantize_values(v, kv_format)
 
 
-def emulated(q, k, v, is_causal=True):
+def emulated(q, k, v, is_causal=True, **options):
     """Attend to the codes of a format with one scale a token, as scheme int8-token has it."""
     keys = Quantized(k.codes, k.scale[..., 0], "token", vector=k.vector)
     values = Quantized(v.codes, v.scale[..., 0], "token")
@@ -44,6 +44,7 @@ def emulated(q, k, v, is_causal=True):
         Operands(quantize(q, scope="token"), keys, values),
         "int8-token",
         is_causal=is_causal,
+        **options,
         lse_shift=lse_shift(q, k.vector, q.shape[3] ** -0.5),
     )
 
@@ -67,8 +68,39 @@ def test_it_is_the_emulation_of_int8_token(kv_format, smooth, is_causal, seqlen_
     q, k, v = qkv(rng, kv_format.head_dim, count, seqlen_q)
     k, v = cache(k, v, kv_format, smooth)
     found = decode(q, k, v, is_causal=is_causal)
-    for x, y in zip(found, emulated(q, k, v, is_causal), strict=True):
+    for x, y in zip(found, emulated(q, k, v, is_causal=is_causal), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window_size": (130, 0), "is_causal": True},
+        {"softcap": 2.0, "sinks": np.arange(6.0)},
+        {"attn_mask": np.arange(300) % 5 > 0, "alibi_slopes": np.full(6, 0.1), "is_causal": True},
+        {"attn_mask": np.where(np.arange(300) < 140, -np.inf, 0.5), "window_size": (-1, 2)},
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_options_are_those_of_the_emulation(options, workers, rng):
+    q, k, v = qkv(rng)
+    k, v = cache(k, v, FORMATS[0])
+    options = {"is_causal": False, **options}
+    found = decode(q, k, v, workers=workers, **options)
+    for x, y in zip(found, emulated(q, k, v, **options), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+def test_windows_and_sinks_are_those_of_each_sequence(rng):
+    q, k, v = qkv(rng, batch=3)
+    lengths, sinks = np.array([300, 0, 150]), np.arange(6.0)
+    options = {"window_size": (40, 0), "sinks": sinks, "is_causal": True}
+    o, lse = decode(q, *cache(k, v, FORMATS[0]), lengths, **options)
+    expected_o, expected_lse = exact.attention(q, k, v, seqused_k=lengths, **options)
+    assert relative(o, expected_o) < 0.02
+    np.testing.assert_allclose(lse, expected_lse, atol=0.05)
+    assert not o[1].any()
+    np.testing.assert_array_equal(lse[1], np.repeat(sinks[:, None], 4, axis=1))
 
 
 @every_format

@@ -55,7 +55,7 @@ def partial(rng, unseen=()):
     o = rng.standard_normal((6, 5))
     for row in unseen:
         row_max[row], row_sum[row], o[row] = -np.inf, 0, 0
-    return Partial(o, row_max, row_sum)
+    return Partial(o, row_max, row_sum, row_max > -np.inf)
 
 
 def assert_equal(a, b):
