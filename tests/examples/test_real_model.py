@@ -95,9 +95,9 @@ def test_example_measures_layers_and_embedding(real_model, monkeypatch, tmp_path
     assert 0.02 < max(layer["relative_l1"] for layer in int_flash["layers"]) < 0.1
     assert min(layer["cosine"] for layer in int8["layers"]) > 0.9998
     # The claim of the project: within 5e-5, where INT-FlashAttention's formulas give about 3e-3.
-    # Scales of tokens keep it on this text; sorted keys, with 5.2e-5, do just not.
+    # Scales of tokens have 2.8e-5 on this text, sorted keys 3.2e-5.
     assert 0 < 1 - of_tokens["embedding"]["cosine"] < 5e-5
-    assert 0 < 1 - int8["embedding"]["cosine"] < 6e-5
+    assert 0 < 1 - int8["embedding"]["cosine"] < 5e-5
     assert 1e-3 < 1 - int_flash["embedding"]["cosine"] < 1e-2
     text = capsys.readouterr().out
     assert all(f"\n{scheme} " in text for scheme in schemes)
