@@ -52,6 +52,7 @@ def merge_states(o: ArrayLike, lse: ArrayLike) -> tuple[FloatArray, FloatArray]:
         most = parts.max(axis=0, initial=-np.inf)
         weights = np.exp(parts - np.where(most == -np.inf, 0.0, most))
         total = weights.sum(axis=0)
-        terms = np.where(weights[..., None] == 0.0, 0.0, weights[..., None] * o.astype(np.float64))
+        terms = weights[..., None] * o.astype(np.float64)
+        terms[parts == -np.inf] = 0.0
         merged: FloatArray = terms.sum(axis=0) / np.where(total == 0.0, 1.0, total)[..., None]
         return merged, most + np.log(total)

@@ -191,6 +191,14 @@ def test_nothing_merges_into_nothing():
         np.testing.assert_array_equal(merged_lse, np.full((2, 4), -np.inf))
 
 
+def test_states_of_one_query_merge():
+    o, lse = merging.merge_states([[1.0, 3.0], [3.0, 5.0], [np.nan, 0.0]], [0.0, 0.0, -np.inf])
+    np.testing.assert_array_equal(o, [2.0, 4.0])
+    assert lse == np.log(2.0)
+    # Only what nobody sees is left out: NaN in a part that weighs nothing still is NaN.
+    assert np.isnan(merging.merge_states([[1.0], [np.nan]], [0.0, -2000.0])[0]).all()
+
+
 WRONG = [
     ("window_size", (1, 2, 3), "window_size must be whole numbers of shape"),
     ("window_size", (-2, 0), r"window_size must be \(left, right\), -1 for all keys"),
