@@ -8,9 +8,10 @@ from pathlib import Path
 
 from cuattn.bench.cases import PREFILL, Case
 from cuattn.bench.ceilings import share
-from cuattn.bench.series import Series, end_to_end_tops, shape_of
+from cuattn.bench.series import Series, end_to_end_tops
 from cuattn.errors import CuattnError
 from cuattn.records.record import Record, Timing, load, records
+from cuattn.records.rows import shape_of
 
 from . import host_calls
 from .decode_rows import DecodeRows

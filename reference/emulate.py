@@ -186,11 +186,9 @@ def emulate(
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
                 softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
-                visited, seen = of_head.mask.keys(rows), np.zeros(len(rows), np.bool_)
+                seen = np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
-                    for keys in spans(visited.stop, scheme.p_block):
-                        if keys.stop <= visited.start:
-                            continue
+                    for keys in of_head.mask.blocks(rows, scheme.p_block):
                         v_block = v.tokens(keys)
                         s = scores(q.tokens(rows), k.tokens(keys))
                         if ops.delta is not None:

@@ -139,12 +139,9 @@ def _rows(
     row_sum = np.zeros(len(rows))
     seen = np.zeros(len(rows), np.bool_)
     o = np.zeros((len(rows), v.shape[1]))
-    visited = rules.mask.keys(rows)
     # inf - inf, 0/0 and log 0 are answers here, not accidents.
     with np.errstate(all="ignore"):
-        for keys in spans(visited.stop, block):
-            if keys.stop <= visited.start:
-                continue
+        for keys in rules.mask.blocks(rows, block):
             s = q @ k[keys.start : keys.stop].T
             visible = rules.apply(s, rows, keys)
             seen |= True if visible is None else visible.any(axis=1)

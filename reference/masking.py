@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import FloatArray, Shape
+from .arrays import FloatArray, Shape, spans
 
 __all__ = ["UNLIMITED", "Mask", "operations", "weighted_sum"]
 
@@ -35,13 +36,17 @@ class Mask:
     is_causal: bool
     window_size: tuple[int, int] = (UNLIMITED, UNLIMITED)
 
+    def own(self, rows: range) -> NDArray[np.intp]:
+        """Return the key that each row stands beside, which may be none of the keys."""
+        return np.arange(rows.start, rows.stop) + (self.shape.seqlen_kv - self.shape.seqlen_q)
+
     def bounds(self, rows: range) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the first key that each row sees, and the one behind its last."""
         n = self.shape.seqlen_kv
         left, right = self.window_size
         if self.is_causal:
             right = 0
-        own = np.arange(rows.start, rows.stop) + (n - self.shape.seqlen_q)
+        own = self.own(rows)
         first = np.zeros_like(own) if left == UNLIMITED else np.clip(own - left, 0, n)
         stop = np.full_like(own, n) if right == UNLIMITED else np.clip(own + right + 1, 0, n)
         return first, stop
@@ -52,10 +57,12 @@ class Mask:
         counts: NDArray[np.intp] = np.maximum(stop - first, 0)
         return counts
 
-    def keys(self, rows: range) -> range:
-        """Return the keys of which at least one of these rows may see each."""
+    def blocks(self, rows: range, block: int) -> Iterator[range]:
+        """Cut the keys into blocks, and yield those that are not hidden from all of these rows."""
         first, stop = self.bounds(rows)
-        return range(int(first[0]), int(stop[-1]))
+        for keys in spans(int(stop[-1]), block):
+            if keys.stop > first[0]:
+                yield keys
 
     def block(self, rows: range, keys: range) -> NDArray[np.bool_] | None:
         """Return the visibility [row, key] of a block, or None if all of it is visible."""

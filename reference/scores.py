@@ -150,9 +150,8 @@ class HeadRules:
                 s += self.shift[rows.start : rows.stop, None]
             np.multiply(np.tanh(s / self.softcap), self.softcap, out=s)
         if self.alibi_slope:
-            offset = self.mask.shape.seqlen_kv - self.mask.shape.seqlen_q
-            own = np.arange(rows.start, rows.stop) + offset
-            s -= self.alibi_slope * np.abs(own[:, None] - np.arange(keys.start, keys.stop))
+            away = np.abs(self.mask.own(rows)[:, None] - np.arange(keys.start, keys.stop))
+            s -= self.alibi_slope * away
         visible = self.mask.block(rows, keys)
         if self.attn_mask is not None:
             part = self.attn_mask[rows.start : rows.stop, keys.start : keys.stop]

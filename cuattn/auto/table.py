@@ -11,7 +11,7 @@ from ..common.output_files import Target
 from ..common.typed_json import read, write
 from ..errors import ArgumentError
 from ..presets import AUTO
-from ..records.rows import Shape, Timing
+from ..records.rows import Shape, Timing, shape_of
 from ..reference.layout import HEAD_DIMS
 
 __all__ = ["CANDIDATES", "FORMAT", "KIND", "SpeedRow", "SpeedTable", "load", "save"]
@@ -108,7 +108,7 @@ class SpeedTable:
         for t in sorted(of_kinds, key=lambda t: KINDS.index(t.case)):
             ours = t.implementation == "cuattn" and t.scheme in CANDIDATES and t.state == "cold"
             if ours and t.head_dim in HEAD_DIMS and t.end_to_end_ms:
-                us = found.setdefault(_shape(t), {})
+                us = found.setdefault(shape_of(t), {})
                 us.setdefault(t.scheme, round(1e3 * t.end_to_end_ms, 2))
         rows = [
             SpeedRow(**asdict(shape), us={name: us[name] for name in CANDIDATES})
@@ -149,18 +149,6 @@ def _gains(shape: Shape) -> tuple[int, int, int, int]:
     takes time for each row of Q, K and V, attention for each pair of them.
     """
     return shape.batch * shape.num_q_heads, shape.group, shape.seqlen_q, shape.seqlen_kv
-
-
-def _shape(t: Timing) -> Shape:
-    return Shape(
-        batch=t.batch,
-        num_q_heads=t.num_q_heads,
-        num_kv_heads=t.num_kv_heads,
-        seqlen_q=t.seqlen_q,
-        seqlen_kv=t.seqlen_kv,
-        head_dim=t.head_dim,
-        is_causal=t.is_causal,
-    )
 
 
 def _order(row: SpeedRow) -> tuple[float, ...]:

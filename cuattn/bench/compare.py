@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ..records.rows import shape_of
 from . import ours
 from .comparison import CEILING, Bound, Change, Comparison, Measure, Row
 from .drift import Drift, standard_error
 from .results import Results
-from .series import shape_of
 
 __all__ = ["ERROR_NOISE", "compare"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from ..records.record import Shape, Timing
+from ..records.rows import Shape, Timing, shape_of
 from . import ours
 
-__all__ = ["Series", "by_shape", "end_to_end_tops", "shape_of"]
+__all__ = ["Series", "by_shape", "end_to_end_tops"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,6 @@ class Series:
     def name(self) -> str:
         """Return what rows of errors call it: our scheme, or the baseline."""
         return self.scheme if self.is_ours else self.implementation
-
-
-def shape_of(row: Shape) -> Shape:
-    """Return the sizes of a row alone, which can be compared with those of another."""
-    return Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
 
 
 def by_shape(timings: Iterable[Timing]) -> dict[Shape, dict[Series, Timing]]:

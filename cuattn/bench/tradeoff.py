@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..records.record import Accuracy, Shape, Timing
+from ..records.rows import Accuracy, Shape, Timing, shape_of
 from . import prefill
 from .results import Results
-from .series import Series, end_to_end_tops, shape_of
+from .series import Series, end_to_end_tops
 
 __all__ = ["WORTH", "Point", "Tradeoff", "front", "tradeoffs"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ..common.typed_json import ADDED
 from ..reference import arrays
 from ..reference.masking import operations
 
-__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "State", "Timing"]
+__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "State", "Timing", "shape_of"]
 
 State = Literal["cold", "sustained"]
 
@@ -24,6 +24,11 @@ class Shape(arrays.Shape):
     def operations(self) -> int:
         """Multiplications and additions of Q Kᵀ and P V over the pairs that the mask leaves."""
         return operations(self, self.is_causal)
+
+
+def shape_of(row: Shape) -> Shape:
+    """Return the sizes of a row alone, which can be compared with those of another."""
+    return Shape(**{field.name: getattr(row, field.name) for field in fields(Shape)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from cuattn.auto.table import FORMAT, SpeedRow, SpeedTable
 from cuattn.auto.tables import Found, shipped
 from cuattn.errors import ArgumentError, NoGPUError
 from cuattn.presets import AUTO, PRESETS
-from cuattn.records.rows import Shape
+from cuattn.records.rows import Shape, shape_of
 
 
 def shape(batch=4, heads=8, kv_heads=8, queries=1024, keys=1024, head_dim=64, is_causal=False):
@@ -145,10 +145,6 @@ def test_layouts_and_shapes_of_the_public_function():
     swapped = [(x[0], x[2], x[1], x[3]) for x in (q, k)]
     assert auto_scheme(*swapped, layout="NHD", **options) == choice
     assert cuattn.auto_scheme is auto_scheme
-
-
-def shape_of(row):
-    return Shape(**{name: size for name, size in vars(row).items() if name != "us"})
 
 
 H200 = {"gpu": "NVIDIA H200"}

@@ -159,10 +159,7 @@ def _costs(f: Figures) -> Iterator[list[str]]:
 
 
 def _hopper_speeds(f: Figures) -> Iterator[list[str]]:
-    for name, d, n, causal, wanted in HOPPER_KERNELS:
-        where = f"{'causal, ' if causal else ''}{'' if d == 128 else f'D {d}, '}N {n}"
-        measured = f.tops(name, d, n, causal)[0]
-        yield at_least(f"`{name}`, TOPS, kernel, {where}", wanted, measured, ".0f")
+    yield from goals_default.of_kernels(f, HOPPER_KERNELS)
     for name, n, wanted in HOPPER_CALLS:
         measured = f.tops(name, 128, n)[1]
         yield at_least(f"`{name}`, TOPS, end to end, N {n}", wanted, measured, ".0f")

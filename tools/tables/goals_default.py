@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tools.tables.record_figures import Figures, at_least, at_most, table
 
-__all__ = ["goal_rows", "goals"]
+__all__ = ["goal_rows", "goals", "of_kernels"]
 
 FLASH = "pytorch-flash"
 
@@ -54,6 +54,16 @@ ERRORS = (
 EMBEDDING = 5e-5
 
 
+def of_kernels(
+    f: Figures, wanted: Iterable[tuple[str, int, int, bool, float]]
+) -> Iterator[list[str]]:
+    """Yield a row for each goal of a kernel: scheme, D, N, causal, and the least TOPS."""
+    for name, d, n, causal, least in wanted:
+        where = f"{'causal, ' if causal else ''}{'' if d == 128 else f'D {d}, '}N {n}"
+        measured = f.tops(name, d, n, causal)[0]
+        yield at_least(f"`{name}`, TOPS, kernel, {where}", least, measured, ".0f")
+
+
 def goals(f: Figures) -> str:
     """Return the table."""
     header = ["goal of the default (D = 128 unless said)", "wanted", "measured", "reached"]
@@ -62,10 +72,7 @@ def goals(f: Figures) -> str:
 
 def goal_rows(f: Figures) -> Iterator[list[str]]:
     """Yield the rows of the table."""
-    for name, d, n, causal, wanted in KERNELS:
-        where = f"{'causal, ' if causal else ''}{'' if d == 128 else f'D {d}, '}N {n}"
-        measured = f.tops(name, d, n, causal)[0]
-        yield at_least(f"`{name}`, TOPS, kernel, {where}", wanted, measured, ".0f")
+    yield from of_kernels(f, KERNELS)
     for d, n, wanted in CALLS:
         int8, fp16 = f.tops("int8", d, n)[1], f.tops("fp16", d, n)[0]
         ratio = int8 / fp16 if int8 and fp16 else None

@@ -6,8 +6,8 @@ shapes, and "model", of calls at shapes of published models.
 
 from __future__ import annotations
 
-from cuattn.bench.series import Series, shape_of
-from cuattn.records.record import Shape, Timing
+from cuattn.bench.series import Series
+from cuattn.records.rows import Shape, Timing, shape_of
 from tools.tables.names import EVERYTHING, FLOAT16, SHORT
 from tools.tables.record_figures import NOTHING, Figures, pair, show, table
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...bench.ceilings import share
 from ...bench.results import Ceiling, Results
-from ...bench.series import Series, by_shape, end_to_end_tops, shape_of
-from ...records.record import Timing
+from ...bench.series import Series, by_shape, end_to_end_tops
+from ...records.rows import Timing, shape_of
 from ..table import Group, Row, Table
 from . import decode, speed
 from .look import name_of, shape_name
