@@ -21,7 +21,7 @@ from cuattn.records.record import (
     load,
 )
 from tools import figures
-from tools.picture import LABELLED, Point, front, picture
+from tools.picture import LABELLED, LENGTHS, Point, front, picture, points
 from tools.tables import names
 from tools.tables.names import ABOUT
 from tools.tables.record_figures import MISSED, STATE, Figures, pair, percent, show, table
@@ -90,9 +90,12 @@ def test_documents_have_the_figures_of_the_record(name):
 
 
 def test_the_picture_is_that_of_the_record():
-    drawn = picture(Figures(load(figures.RECORD)))
+    found = Figures(load(figures.RECORD))
+    drawn = picture(found)
     assert figures.PICTURE.read_text(encoding="utf-8") == drawn, "run: python -m tools.figures"
-    for name in (*LABELLED, names.SHORT["pytorch-cudnn"]):
+    others = [names.SHORT[p.name] for n in LENGTHS for p in points(found, n) if not p.ours]
+    assert names.SHORT["pytorch-cudnn"] in others
+    for name in (*LABELLED, *others):
         assert f">{name}</text>" in drawn
 
 
