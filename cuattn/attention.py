@@ -8,13 +8,32 @@ import numpy as np
 
 from .arrays.caller import Caller, device_of, on_device
 from .arrays.overlap import check_output
-from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
+from .arrays.view import (
+    CPU,
+    CUDA,
+    View,
+    as_cupy,
+    as_float32,
+    contiguous,
+    cupy_module,
+    is_finite,
+    view_cupy,
+)
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.pairs import check_orders
 from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
+from .operands.scores import (
+    ALL_KEYS,
+    NO_ARRAYS,
+    SCORE_NAMES,
+    ScoreArrays,
+    ScoreName,
+    checked_window,
+    itemsize,
+)
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views
@@ -25,6 +44,7 @@ __all__ = ["attention"]
 
 # Arrays as the call sees them, by their names.
 Seen: TypeAlias = dict[Name, View | QuantizedTensor]
+SeenScores: TypeAlias = dict[ScoreName, View]
 
 
 @public
@@ -34,6 +54,11 @@ def attention(
     v: Any,
     *,
     is_causal: bool = False,
+    window_size: tuple[int, int] = ALL_KEYS,
+    softcap: float = 0.0,
+    sinks: Any = None,
+    attn_mask: Any = None,
+    alibi_slopes: Any = None,
     scale: float | None = None,
     scheme: str | Scheme = "int8",
     layout: str = "HND",
@@ -128,60 +153,76 @@ def attention(
             ...  # capture
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
-    options = Options(scheme, scale, is_causal, return_lse, layout)
+    arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
+    scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
+    window = checked_window(window_size)
+    options = Options(scheme, scale, is_causal, return_lse, layout, window, softcap)
     if check_finite is not False:
         check_flag("check_finite", check_finite)
     check_orders(k, v)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):
-            o, lse = _attention_on_gpu(given, options, out, check_finite, stream)
+            o, lse = _attention_on_gpu(given, scores, options, out, check_finite, stream)
     elif kind != CPU:
         raise ArgumentError("q", q, "on an NVIDIA GPU or in host memory")
     elif stream is not None:
         raise ArgumentError("stream", stream, "None for arrays in host memory")
     else:
-        o, lse = attention_on_host(given, options, out, check_finite)
+        o, lse = attention_on_host(given, scores, options, out, check_finite)
     return (o, lse) if return_lse else o
 
 
 def _attention_on_gpu(
-    given: dict[Name, Any], options: Options, out: Any, check_finite: bool, stream: Any
+    given: dict[Name, Any],
+    scores: dict[ScoreName, Any],
+    options: Options,
+    out: Any,
+    check_finite: bool,
+    stream: Any,
 ) -> tuple[Any, Any]:
     """Attend on the current device: look at the arrays, check and plan, launch."""
     caller = Caller(given["q"], stream)
     again = None
     if caller.is_torchs and not check_finite:
-        again = repetition(given.values(), options, out)
+        again = repetition(given.values(), scores, options, out)
         if again is not None and again.call is not None:
             return again.run(again.call, caller)
     seen: Seen = {
         name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
         for name, x in given.items()
     }
+    looked: SeenScores = {name: caller.look(x, name) for name, x in scores.items()}
     target = None if out is None else caller.look(out, "out")
-    call = _planned(seen, target, options)
+    call = _planned(seen, looked, target, options)
     if target is not None:
-        arrays = {name: x for name, x in seen.items() if isinstance(x, View)}
-        check_output(out, target, arrays, call.extents, call.problem.q.dtype.nbytes)
+        arrays: dict[str, View] = {name: x for name, x in seen.items() if isinstance(x, View)}
+        sizes = {name: itemsize(x.dtype) for name, x in looked.items()}
+        nbytes = call.problem.q.dtype.nbytes
+        check_output(out, target, {**arrays, **looked}, call.extents, nbytes, sizes)
     with caller:
         if check_finite:
             _check_finite(seen, given)
         made = _NOTHING
         if call.copied or call.needs_shift or call.needs_keys:
-            call, made = _converted(call, seen, target, options)
+            call, made = _converted(call, seen, looked, target, options)
             again = None
         o = caller.empty(*call.output) if target is None else target
         lse = None if call.lse is None else caller.empty(*call.lse)
-        _launch(call, seen, o, lse, made, caller.stream)
+        _launch(call, seen, looked, o, lse, made, caller.stream)
         if again is not None:
             again.remember(call)
         return caller.deliver(o) if out is None else out, caller.deliver(lse)
 
 
-def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
+def _planned(
+    seen: Seen, scores: SeenScores, target: View | None, options: Options
+) -> AttentionCall:
     q, k, v = seen["q"].signature, seen["k"].signature, seen["v"].signature
-    return prepare(q, k, v, None if target is None else target.signature, *options)
+    arrays = NO_ARRAYS
+    if scores:
+        arrays = ScoreArrays(**{name: x.signature for name, x in scores.items()})
+    return prepare(q, k, v, None if target is None else target.signature, *options, arrays)
 
 
 def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
@@ -202,7 +243,11 @@ _NOTHING = _Made()
 
 
 def _converted(
-    call: AttentionCall, seen: Seen, target: View | None, options: Options
+    call: AttentionCall,
+    seen: Seen,
+    scores: SeenScores,
+    target: View | None,
+    options: Options,
 ) -> tuple[AttentionCall, _Made]:
     """Do first what kernels do not: copy arrays, and compute with what is quantized already."""
     for name, x in seen.items():
@@ -226,7 +271,7 @@ def _converted(
         made = made._replace(lse_shift=view_cupy(shift))
     if call.needs_keys and isinstance(k, QuantizedTensor):
         made = made._replace(k_values=view_cupy(k.dequantize()))
-    return _planned(seen, target, options), made
+    return _planned(seen, scores, target, options), made
 
 
 def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
@@ -236,12 +281,18 @@ def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
 
 
 def _launch(
-    call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made, stream: int
+    call: AttentionCall,
+    seen: Seen,
+    scores: SeenScores,
+    target: View,
+    lse: View | None,
+    made: _Made,
+    stream: int,
 ) -> None:
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
-            as_cupy(lse).fill(-np.inf)
+            _fill_lse(lse, scores.get("sinks"))
         return
     o = target
     if not call.writes_out:
@@ -254,10 +305,18 @@ def _launch(
         o.ptr,
         *[0 if view is None else view.ptr for view in (lse, *made)],
         _order_address(k, v),
+        *[scores[name].ptr if name in scores else 0 for name in SCORE_NAMES],
     )
     call.launches(given, stream)
     if o is not target:
         as_cupy(target)[...] = o.owner
+
+
+def _fill_lse(lse: View, sinks: View | None) -> None:
+    """Write the log-sum-exp of rows that see no key, of which a sink is all there is."""
+    as_cupy(lse).fill(-np.inf)
+    if sinks is not None:
+        as_cupy(lse)[...] = as_float32(sinks)[:, None]
 
 
 def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:
