@@ -1,30 +1,23 @@
-"""`attention`: look at the arrays, check and plan, launch."""
+"""`attention`: on a GPU, or emulated in host memory."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from .arrays.caller import Caller, device_of, on_device
-from .arrays.overlap import check_output
-from .arrays.view import CPU, CUDA, View, as_cupy, contiguous, cupy_module, is_finite, view_cupy
+from .arrays.caller import device_of, on_device
+from .arrays.view import CPU, CUDA
+from .attention_on_gpu import attention_on_gpu
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.pairs import check_orders
 from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
-from .plan.prepared import AttentionCall, prepare
-from .plan.repeated import repetition
-from .quantize import quantize_views
+from .operands.scores import ALL_KEYS, SCORE_NAMES, ScoreName, checked_window
 from .scheme import Scheme
 from .specs.coding import Name
 
 __all__ = ["attention"]
-
-# Arrays as the call sees them, by their names.
-Seen: TypeAlias = dict[Name, View | QuantizedTensor]
 
 
 @public
@@ -34,6 +27,11 @@ def attention(
     v: Any,
     *,
     is_causal: bool = False,
+    window_size: tuple[int, int] = ALL_KEYS,
+    softcap: float = 0.0,
+    sinks: Any = None,
+    attn_mask: Any = None,
+    alibi_slopes: Any = None,
     scale: float | None = None,
     scheme: str | Scheme = "int8",
     layout: str = "HND",
@@ -43,6 +41,11 @@ def attention(
     stream: Any = None,
 ) -> Any:
     """Compute ``softmax(scale * q kᵀ) v`` with quantized operands.
+
+    Options that change the logits may be combined. They do it in this order: `softcap`,
+    `alibi_slopes`, an `attn_mask` of floats; then keys are hidden, by all that hides some, and
+    `sinks` take part in the softmax. Row i stands beside key ``i + seqlen_kv - seqlen_q``, its own:
+    the last row beside the last key.
 
     Parameters
     ----------
@@ -56,9 +59,25 @@ def attention(
         An array whose last axis is not contiguous is copied first, and so is one for an unquantized
         product if it does not begin its rows at multiples of 16 bytes.
     is_causal : bool
-        Hide key j from row i if ``j > i + seqlen_kv - seqlen_q``: the last row sees every key.
+        Hide the keys behind a row's own: the last row sees every key.
+    window_size : (int, int)
+        How many keys before and behind its own a row sees, left and right; -1 for all. So
+        ``(W - 1, 0)`` are W keys, which Hugging Face calls a sliding window of W.
+    softcap : float
+        Make a logit s ``softcap * tanh(s / softcap)``, as in Gemma 2; 0 does not.
+    sinks : array [num_q_heads], optional
+        A logit of each query head that takes part in the softmax and has no value, as in gpt-oss:
+        natural, neither scaled nor capped. float16, bfloat16 or float32, whatever `q` is; -inf is
+        no sink. The log-sum-exp includes it.
+    attn_mask : array, optional
+        It broadcasts to [batch, num_q_heads, seqlen_q, seqlen_kv], whatever the layout, and is read
+        through its strides, never expanded. Of bool, True is seen. Of float16, bfloat16 or float32
+        it is added to the logits, natural; -inf and the least number of its type hide the key.
+    alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
+        The slope times a key's distance from the row's own is taken from its logit. float16,
+        bfloat16 or float32.
     scale : float, optional
-        Factor of the logits, ``1/sqrt(head_dim)`` by default.
+        Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
         a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
@@ -70,13 +89,13 @@ def attention(
         Order of the axes of arrays, `out` included; a QuantizedTensor has none.
     return_lse : bool
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
-        K, this takes memory for `q` in float32 for a while.
+        K, this, like `softcap` and `sinks`, takes memory for `q` in float32 for a while.
     out : array, optional
         Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
-        and device of `q`, overlapping no input, and requiring no gradients. One whose rows are not
-        contiguous or begin at odd elements is written by a copy.
+        and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
+        are not contiguous or begin at odd elements is written by a copy.
     check_finite : bool
-        Raise for NaN and infinities in the arrays. This waits for the GPU.
+        Raise for NaN and infinities in `q`, `k` and `v`. This waits for the GPU.
     stream : int or stream, optional
         Where the work is enqueued: an address, or an object with ``__cuda_stream__``, ``ptr`` or
         ``cuda_stream``. By default PyTorch's current stream if `q` is its tensor, else CuPy's.
@@ -85,9 +104,10 @@ def attention(
     -------
     o : array with the shape and type of `q`
         `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
-        NumPy in host memory. A row that sees no key is 0.
+        NumPy in host memory. A row that sees no key is 0, with a sink or without.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
-        Only with `return_lse`. Natural logarithm, -inf for a row that sees no key.
+        Only with `return_lse`. Natural logarithm. Of a row that sees no key it is the sink, -inf
+        without one.
 
     Raises
     ------
@@ -128,137 +148,23 @@ def attention(
             ...  # capture
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
-    options = Options(scheme, scale, is_causal, return_lse, layout)
+    scores: dict[ScoreName, Any] = {}
+    if sinks is not None or alibi_slopes is not None or attn_mask is not None:
+        arrays = zip(SCORE_NAMES, (sinks, alibi_slopes, attn_mask), strict=True)
+        scores = {name: x for name, x in arrays if x is not None}
+    window = window_size if window_size is ALL_KEYS else checked_window(window_size)
+    options = Options(scheme, scale, is_causal, return_lse, layout, window, softcap)
     if check_finite is not False:
         check_flag("check_finite", check_finite)
     check_orders(k, v)
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):
-            o, lse = _attention_on_gpu(given, options, out, check_finite, stream)
+            o, lse = attention_on_gpu(given, scores, options, out, check_finite, stream)
     elif kind != CPU:
         raise ArgumentError("q", q, "on an NVIDIA GPU or in host memory")
     elif stream is not None:
         raise ArgumentError("stream", stream, "None for arrays in host memory")
     else:
-        o, lse = attention_on_host(given, options, out, check_finite)
+        o, lse = attention_on_host(given, scores, options, out, check_finite)
     return (o, lse) if return_lse else o
-
-
-def _attention_on_gpu(
-    given: dict[Name, Any], options: Options, out: Any, check_finite: bool, stream: Any
-) -> tuple[Any, Any]:
-    """Attend on the current device: look at the arrays, check and plan, launch."""
-    caller = Caller(given["q"], stream)
-    again = None
-    if caller.is_torchs and not check_finite:
-        again = repetition(given.values(), options, out)
-        if again is not None and again.call is not None:
-            return again.run(again.call, caller)
-    seen: Seen = {
-        name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
-        for name, x in given.items()
-    }
-    target = None if out is None else caller.look(out, "out")
-    call = _planned(seen, target, options)
-    if target is not None:
-        arrays = {name: x for name, x in seen.items() if isinstance(x, View)}
-        check_output(out, target, arrays, call.extents, call.problem.q.dtype.nbytes)
-    with caller:
-        if check_finite:
-            _check_finite(seen, given)
-        made = _NOTHING
-        if call.copied or call.needs_shift or call.needs_keys:
-            call, made = _converted(call, seen, target, options)
-            again = None
-        o = caller.empty(*call.output) if target is None else target
-        lse = None if call.lse is None else caller.empty(*call.lse)
-        _launch(call, seen, o, lse, made, caller.stream)
-        if again is not None:
-            again.remember(call)
-        return caller.deliver(o) if out is None else out, caller.deliver(lse)
-
-
-def _planned(seen: Seen, target: View | None, options: Options) -> AttentionCall:
-    q, k, v = seen["q"].signature, seen["k"].signature, seen["v"].signature
-    return prepare(q, k, v, None if target is None else target.signature, *options)
-
-
-def _check_finite(seen: Seen, given: dict[Name, Any]) -> None:
-    for name, x in seen.items():
-        # Where a scope holds NaN or an infinity, its scale is not finite.
-        if not is_finite(view_cupy(x.scale) if isinstance(x, QuantizedTensor) else x):
-            raise ArgumentError(name, given[name], "without NaN and infinity")
-
-
-class _Made(NamedTuple):
-    """Arrays that are made before the launches: "lse_shift" and "k_values" of the pipeline."""
-
-    lse_shift: View | None = None
-    k_values: View | None = None
-
-
-_NOTHING = _Made()
-
-
-def _converted(
-    call: AttentionCall, seen: Seen, target: View | None, options: Options
-) -> tuple[AttentionCall, _Made]:
-    """Do first what kernels do not: copy arrays, and compute with what is quantized already."""
-    for name, x in seen.items():
-        if name in call.copied and isinstance(x, View):
-            seen[name] = contiguous(x)
-    scheme = call.problem.scheme
-    made = _NOTHING
-    q, k, v = seen["q"], seen["k"], seen["v"]
-    if call.needs_shift and isinstance(q, QuantizedTensor):
-        if not isinstance(k, QuantizedTensor):
-            arrays: dict[Name, View] = {"k": k}
-            if scheme.k_scope == "sorted" and isinstance(v, View):
-                arrays["v"] = v
-            quantized = quantize_views(arrays, scheme, call.problem.layout)
-            k = quantized["k"]
-            # Else the array is still wanted: for its products, or to take the order of V.
-            has_order = isinstance(v, QuantizedTensor) and v.order is not None
-            if scheme.smooth_q == "none" and not has_order:
-                seen |= quantized
-        shift = call.problem.softmax_scale * q.dot(k.vector)
-        made = made._replace(lse_shift=view_cupy(shift))
-    if call.needs_keys and isinstance(k, QuantizedTensor):
-        made = made._replace(k_values=view_cupy(k.dequantize()))
-    return _planned(seen, target, options), made
-
-
-def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
-    """Return where the order of sorted keys is, if K or V is quantized already and has one."""
-    known = k if isinstance(k, QuantizedTensor) else v
-    return known.order_address if isinstance(known, QuantizedTensor) else 0
-
-
-def _launch(
-    call: AttentionCall, seen: Seen, target: View, lse: View | None, made: _Made, stream: int
-) -> None:
-    if not call.launches:
-        as_cupy(target)[...] = 0
-        if lse is not None:
-            as_cupy(lse).fill(-np.inf)
-        return
-    o = target
-    if not call.writes_out:
-        o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
-    q, k, v = seen["q"], seen["k"], seen["v"]
-    given = (
-        *_addresses(q),
-        *_addresses(k),
-        *_addresses(v),
-        o.ptr,
-        *[0 if view is None else view.ptr for view in (lse, *made)],
-        _order_address(k, v),
-    )
-    call.launches(given, stream)
-    if o is not target:
-        as_cupy(target)[...] = o.owner
-
-
-def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:
-    return x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import ArgumentError, NoGPUError
 from .cuda_runtime import check_version, forget_after_fork, import_cupy
 from .device import gpu_status
@@ -15,6 +17,7 @@ __all__ = [
     "Array",
     "View",
     "as_cupy",
+    "as_float32",
     "check_address",
     "check_steps",
     "contiguous",
@@ -204,6 +207,14 @@ def as_cupy(source: View) -> Any:
         cupy.cuda.MemoryPointer(memory, 0),
         steps_in_bytes(source, dtype.itemsize),
     )
+
+
+def as_float32(source: View) -> Any:
+    """Return a new ``cupy.ndarray`` of the values of floats of at most 32 bits."""
+    values = as_cupy(source)
+    if source.dtype == "bfloat16":  # the upper half of a float32
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return values.astype(np.float32)
 
 
 def contiguous(x: View) -> View:

@@ -16,13 +16,34 @@ __all__ = ["public"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What other libraries call the same: PyTorch, FlashAttention, SageAttention, xFormers, FlashInfer.
+# What other libraries call the same: PyTorch, FlashAttention, SageAttention, xFormers, FlashInfer,
+# JAX, Hugging Face.
 _SAME = {
     "causal": "is_causal",
     "use_causal_mask": "is_causal",
     "softmax_scale": "scale",
     "sm_scale": "scale",
     "scale_factor": "scale",
+    "logits_soft_cap": "softcap",
+    "logit_soft_cap": "softcap",
+    "soft_cap": "softcap",
+    "logit_cap": "softcap",
+    "attn_logit_softcapping": "softcap",
+    "mask": "attn_mask",
+    "attention_mask": "attn_mask",
+    "attn_bias": "attn_mask",
+    "bias": "attn_mask",
+    "custom_mask": "attn_mask",
+    "s_aux": "sinks",
+    "sink": "sinks",
+    "attn_sinks": "sinks",
+    "learnable_sink": "sinks",
+    "sliding_window": "window_size",
+    "local_window_size": "window_size",
+    "window": "window_size",
+    "window_left": "window_size",
+    "alibi": "alibi_slopes",
+    "slopes": "alibi_slopes",
     "tensor_layout": "layout",
     "qkv_layout": "layout",
     "qkv_format": "layout",
@@ -36,6 +57,14 @@ _SAME = {
     "cuda_stream": "stream",
     "preset": "scheme",
     "quantization": "scheme",
+}
+
+# What others can be told and is never different here.
+_NONE_AS = {
+    "dropout": "there is no dropout",
+    "dropout_p": "there is no dropout",
+    "enable_gqa": "heads of q always share those of k and v evenly",
+    "deterministic": "the same call always gives the same bits",
 }
 
 _NOT_TRACED = "it launches kernels of its own; as an operator it can be part of a graph"
@@ -89,6 +118,8 @@ def _check_keywords(function: Callable[..., Any], given: dict[str, Any]) -> None
 
 
 def _meant(name: str, known: list[str]) -> str:
+    if name.lower() in _NONE_AS:
+        return f"none, as {_NONE_AS[name.lower()]}"
     same = _SAME.get(name.lower())
     close = [same] if same in known else get_close_matches(name.lower(), known, 1, 0.7)
     return repr(close[0]) if close else f"one of {known}"

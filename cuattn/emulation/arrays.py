@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.host import look_on_host, new_on_host, to_host, write_on_host
+from ..arrays.host import look_on_host, memory_of, new_on_host, to_host, write_on_host
 from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
 from ..arrays.view import Array, View
@@ -16,10 +16,20 @@ from ..errors import ArgumentError
 from ..operands.operand import dtype_name
 from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
+from ..operands.scores import itemsize
 from ..reference.rounding import saturate
 from ..specs.coding import Name
 
-__all__ = ["check_finite", "delivered", "output_on_host", "signature_on_host", "values_on_host"]
+__all__ = [
+    "check_finite",
+    "delivered",
+    "output_on_host",
+    "score_values",
+    "signature_on_host",
+    "values_on_host",
+]
+
+_BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
 
 
 def signature_on_host(x: Any, name: str) -> Any:
@@ -36,6 +46,20 @@ def values_on_host(x: Any, name: str, layout: str) -> Any:
         return x
     values = to_host(x, name).values
     return values.swapaxes(1, 2) if layout == "NHD" else values
+
+
+def score_values(x: Any, name: str) -> NDArray[Any]:
+    """Return a mask or numbers of heads as the reference takes them, an axis of stride 0 once.
+
+    bfloat16 is widened to float32, where its least number, which hides a key, becomes -inf.
+    """
+    seen = look_on_host(x, name)
+    values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
+    values = values[tuple([slice(None) if step else slice(0, 1) for step in values.strides])]
+    if seen.dtype != "bfloat16":
+        return values
+    wide = (values.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.where(wide <= _BFLOAT16_LEAST, np.float32(-np.inf), wide)
 
 
 def check_finite(values: Mapping[Name, Any], given: Mapping[Name, Any]) -> None:
@@ -62,9 +86,12 @@ def output_on_host(out: Any, problem: Problem, given: Mapping[Any, Any]) -> View
     target = look_on_host(out, "out")
     problem.output(signature_on_host(out, "out"))
     check_writable(out, target)
-    itemsize = problem.q.dtype.nbytes
+    nbytes = problem.q.dtype.nbytes
     for name, x in given.items():
-        if not isinstance(x, QuantizedTensor) and overlap(target, look_on_host(x, name), itemsize):
+        if isinstance(x, QuantizedTensor):
+            continue
+        seen = look_on_host(x, name)
+        if overlap(target, seen, nbytes, itemsize(seen.dtype)):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
     note_write(out)
     return target

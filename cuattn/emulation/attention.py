@@ -7,6 +7,7 @@ from typing import Any
 
 from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
+from ..operands.scores import ScoreArrays, ScoreName
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
@@ -15,20 +16,33 @@ from ..reference.rounding import HalfType
 from ..reference.smoothing import block_means, lse_shift, products_with_means
 from ..specs.attention import Type
 from ..specs.coding import Name
-from .arrays import check_finite, delivered, output_on_host, signature_on_host, values_on_host
+from .arrays import (
+    check_finite,
+    delivered,
+    output_on_host,
+    score_values,
+    signature_on_host,
+    values_on_host,
+)
 from .operands import operand_on_host, order_on_host
 
 __all__ = ["attention_on_host"]
 
 
 def attention_on_host(
-    given: Mapping[Name, Any], options: Options, out: Any, finite: bool
+    given: Mapping[Name, Any],
+    scores: Mapping[ScoreName, Any],
+    options: Options,
+    out: Any,
+    finite: bool,
 ) -> tuple[Any, Any]:
     """Emulate `cuattn.attention` on arrays in host memory.
 
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
+    scores : mapping of str to array
+        Those among the options of the caller, by their names.
     options : Options
     out : array or None
     finite : bool
@@ -40,8 +54,9 @@ def attention_on_host(
     lse : array of float32 [batch, num_q_heads, seqlen_q]
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
-    problem = problem_on_host(q, k, v, options)
-    target = None if out is None else output_on_host(out, problem, given)
+    arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
+    problem = problem_on_host(q, k, v, options, ScoreArrays(**arrays))
+    target = None if out is None else output_on_host(out, problem, {**given, **scores})
     values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}
     if finite:
         check_finite(values, given)
@@ -54,14 +69,19 @@ def attention_on_host(
         name: operand_on_host(name, x, problem.scheme, half, order) for name, x in values.items()
     }
     shift = None
-    if problem.return_lse:
+    if problem.needs_lse_shift:
         shift = _lse_shift(operands, values["q"], problem.softmax_scale)
     delta = _delta(values, operands["k"]) if problem.scheme.smooth_q != "none" else None
+    rules = {name: score_values(x, name) for name, x in scores.items()}
     o, lse = emulate(
         Operands(operands["q"], operands["k"], operands["v"], half, delta),
         problem.scheme,
         scale=problem.softmax_scale,
-        is_causal=problem.is_causal,
+        window_size=problem.scores.window_size,
+        softcap=problem.scores.softcap,
+        sinks=rules.get("sinks"),
+        attn_mask=rules.get("attn_mask"),
+        alibi_slopes=rules.get("alibi_slopes"),
         lse_shift=shift,
     )
 

@@ -25,6 +25,7 @@ from .operand import (
     operand_of,
     takes_pairs,
 )
+from .scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, ScoreOptions
 
 __all__ = ["Options", "Problem", "check_flag"]
 
@@ -40,6 +41,8 @@ class Options(NamedTuple):
     is_causal: bool
     return_lse: bool
     layout: str
+    window_size: tuple[int, int] = ALL_KEYS
+    softcap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Problem:
     v: Operand
     scheme: Scheme
     softmax_scale: float
-    is_causal: bool
+    scores: ScoreOptions
     return_lse: bool
     layout: str
     device: tuple[int, int]
@@ -63,8 +66,16 @@ class Problem:
         k: Array | Coded,
         v: Array | Coded,
         options: Options,
+        arrays: ScoreArrays = NO_ARRAYS,
     ) -> Problem:
         """Check everything but the output.
+
+        Parameters
+        ----------
+        q, k, v : Array or Coded
+        options : Options
+        arrays : ScoreArrays
+            Those among the options of the caller.
 
         Raises
         ------
@@ -77,16 +88,38 @@ class Problem:
         given: dict[Name, Array | Coded] = {"q": q, "k": k, "v": v}
         operands = {name: operand_of(name, x, scheme, options.layout) for name, x in given.items()}
         _check_agreement(given, operands)
-        head_dim = operands["q"].shape[3]
+        batch, heads, seqlen_q, head_dim = operands["q"].shape
+        softmax_scale = _checked_scale(options.scale, head_dim)
+        scores = ScoreOptions.of(
+            (batch, heads, seqlen_q, operands["k"].tokens),
+            q.device,
+            arrays,
+            is_causal=bool(options.is_causal),
+            window_size=options.window_size,
+            softcap=options.softcap,
+            softmax_scale=softmax_scale,
+        )
         return cls(
             **operands,
             scheme=scheme,
-            softmax_scale=_checked_scale(options.scale, head_dim),
-            is_causal=bool(options.is_causal),
+            softmax_scale=softmax_scale,
+            scores=scores,
             return_lse=bool(options.return_lse),
             layout=options.layout,
             device=q.device,
         )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether keys behind a row's own are hidden and, by position, no others."""
+        return self.scores.is_causal
+
+    @property
+    def needs_lse_shift(self) -> bool:
+        """Whether what K's smoothing takes from the logits of each row has to be known."""
+        scores = self.scores
+        wanted = self.return_lse or scores.sinks is not None or scores.softcap != 0
+        return wanted and self.scheme.smooth_k != "none"
 
     @property
     def group(self) -> int:

@@ -11,6 +11,7 @@ from ..auto.tables import ANEW, table_for
 from ..errors import ArgumentError
 from ..operands.operand import Coded
 from ..operands.problem import Options, Problem
+from ..operands.scores import NO_ARRAYS, ScoreArrays
 from ..presets import AUTO
 from ..records.rows import Shape
 
@@ -18,7 +19,11 @@ __all__ = ["problem_on_gpu", "problem_on_host"]
 
 
 def problem_on_gpu(
-    q: Array | Coded, k: Array | Coded, v: Array | Coded, options: Options
+    q: Array | Coded,
+    k: Array | Coded,
+    v: Array | Coded,
+    options: Options,
+    arrays: ScoreArrays = NO_ARRAYS,
 ) -> Problem:
     """Check a call on CuPy's current device, and choose its scheme by the table of that GPU.
 
@@ -34,9 +39,9 @@ def problem_on_gpu(
     """
     name = options.scheme
     if not isinstance(name, str) or name not in AUTO:
-        return Problem.of(q, k, v, options)
+        return Problem.of(q, k, v, options, arrays)
     # Sizes are looked at once they have been checked, which any candidate will do for.
-    checked = _of(name, AUTO[name][0], q, k, v, options)
+    checked = _of(name, AUTO[name][0], q, k, v, options, arrays)
     batch, num_q_heads, seqlen_q, head_dim = checked.q.shape
     _, num_kv_heads, seqlen_kv, _ = checked.k.shape
     call = Shape(
@@ -46,7 +51,8 @@ def problem_on_gpu(
         seqlen_q=seqlen_q,
         seqlen_kv=seqlen_kv,
         head_dim=head_dim,
-        is_causal=checked.is_causal,
+        # A window whose rows end at their own keys is the nearest to a causal mask.
+        is_causal=checked.scores.window_size[1] == 0,
     )
     device = current_device()
     found = table_for(device)
@@ -57,11 +63,15 @@ def problem_on_gpu(
             RuntimeWarning,
             stacklevel=2,
         )
-    return _of(name, choose(call, name, found).scheme, q, k, v, options)
+    return _of(name, choose(call, name, found).scheme, q, k, v, options, arrays)
 
 
 def problem_on_host(
-    q: Array | Coded, k: Array | Coded, v: Array | Coded, options: Options
+    q: Array | Coded,
+    k: Array | Coded,
+    v: Array | Coded,
+    options: Options,
+    arrays: ScoreArrays = NO_ARRAYS,
 ) -> Problem:
     """Check a call on host memory.
 
@@ -75,12 +85,18 @@ def problem_on_host(
     """
     name = options.scheme
     if not isinstance(name, str) or name not in AUTO:
-        return Problem.of(q, k, v, options)
-    return _of(name, AUTO[name][-1], q, k, v, options)
+        return Problem.of(q, k, v, options, arrays)
+    return _of(name, AUTO[name][-1], q, k, v, options, arrays)
 
 
 def _of(
-    name: str, chosen: str, q: Array | Coded, k: Array | Coded, v: Array | Coded, options: Options
+    name: str,
+    chosen: str,
+    q: Array | Coded,
+    k: Array | Coded,
+    v: Array | Coded,
+    options: Options,
+    arrays: ScoreArrays,
 ) -> Problem:
     """Check a call with the scheme that has been chosen."""
     for operand, x in (("q", q), ("k", k), ("v", v)):
@@ -90,4 +106,4 @@ def _of(
                 "quantized: what is chosen might not fit it"
             )
             raise ArgumentError("scheme", name, expected)
-    return Problem.of(q, k, v, options._replace(scheme=chosen))
+    return Problem.of(q, k, v, options._replace(scheme=chosen), arrays)

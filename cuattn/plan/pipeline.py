@@ -34,6 +34,9 @@ GIVEN = (
     "lse_shift",
     "k_values",
     "order",
+    "sinks",
+    "alibi_slopes",
+    "attn_mask",
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K

@@ -12,6 +12,7 @@ from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..operands.operand import Coded, dtype_name, in_order
 from ..operands.problem import Options, Problem
+from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, itemsize
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
@@ -37,7 +38,7 @@ class AttentionCall:
     writes_out : bool
         Whether the kernel can write to where the caller wants the output.
     extents : dict of str to tuple of int
-        Bytes that the caller's arrays span, from their element 0 on.
+        Bytes that the caller's arrays span, from their element 0 on, by the names of arguments.
     needs_shift : bool
         Whether the caller has to compute what K's smoothing takes from the logits: Q is quantized
         already.
@@ -71,6 +72,9 @@ def prepare(
     is_causal: bool,
     return_lse: bool,
     layout: str,
+    window_size: tuple[int, int] = ALL_KEYS,
+    softcap: float = 0.0,
+    arrays: ScoreArrays = NO_ARRAYS,
 ) -> AttentionCall:
     """Check a call on CuPy's current device, plan it and load its kernels.
 
@@ -79,13 +83,14 @@ def prepare(
     ArgumentError, UnsupportedError, CompileError
         As `cuattn.attention`.
     """
-    problem = problem_on_gpu(q, k, v, Options(scheme, scale, is_causal, return_lse, layout))
-    arrays = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
-    copied = tuple(name for name, x in arrays.items() if x.strides[-1] != 1 and all(x.shape))
+    options = Options(scheme, scale, is_causal, return_lse, layout, window_size, softcap)
+    problem = problem_on_gpu(q, k, v, options, arrays)
+    operands = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
+    copied = tuple(name for name, x in operands.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)
+    seen = operands | {name: x for name, x in arrays._asdict().items() if x is not None}
     if out is not None:
-        arrays["out"] = out
-    itemsize = problem.q.dtype.nbytes
+        seen["out"] = out
     buffers = Buffers(*GIVEN)
     launches: list[Launch] = []
     if math.prod(problem.q.shape) and problem.k.tokens and not copied:
@@ -96,8 +101,8 @@ def prepare(
         output=(problem.output_shape, dtype_name(problem.q.dtype)),
         lse=(problem.q.shape[:3], "float32") if problem.return_lse else None,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, itemsize) for name, x in arrays.items()},
-        needs_shift=problem.return_lse and problem.q.coded and problem.scheme.smooth_k != "none",
+        extents={name: extent(x.shape, x.strides, itemsize(x.dtype)) for name, x in seen.items()},
+        needs_shift=problem.needs_lse_shift and problem.q.coded,
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )

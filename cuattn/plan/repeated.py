@@ -6,19 +6,23 @@ that it depends on, and looked up in two microseconds in place of five.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..arrays.caller import Caller
 from ..arrays.pytorch import note_write, plain_tensors
 from ..operands.problem import Options
+from ..operands.scores import SCORE_NAMES, ScoreName
 from .prepared import AttentionCall
 
 __all__ = ["Repetition", "repetition"]
 
 # Kinds of calls that are kept; they are forgotten together.
 _REMEMBERED = 1024
+
+# The addresses of a call that has none of `SCORE_NAMES`.
+_NO_SCORES = (0,) * len(SCORE_NAMES)
 
 _calls: dict[tuple[Any, ...], AttentionCall] = {}
 
@@ -36,23 +40,28 @@ class Repetition:
     call: AttentionCall | None
     _key: tuple[Any, ...]
     _addresses: list[int]
+    _scores: tuple[str, ...]
     _out: Any
 
     def run(self, call: AttentionCall, caller: Caller) -> tuple[Any, Any]:
         """Launch the call on the caller's stream, and return the output and the log-sum-exp."""
-        q, k, v, *at_out = self._addresses
-        out = self._out
+        q, k, v, *others = self._addresses
+        out, at_scores = self._out, _NO_SCORES
+        if self._scores:
+            scores = dict(zip(self._scores, others, strict=False))
+            at_scores = tuple([scores.get(name, 0) for name in SCORE_NAMES])
         with caller:
-            if at_out:
+            if out is not None:
                 note_write(out)
-                o = at_out[0]
+                o = others[-1]
             else:
                 made = caller.empty(*call.output)
                 out, o = made.owner, made.ptr
             lse = None if call.lse is None else caller.empty(*call.lse)
             at_lse = 0 if lse is None else lse.ptr
             # In the order of `GIVEN`: plain tensors have neither scales nor vectors nor an order.
-            call.launches((q, 0, 0, k, 0, 0, v, 0, 0, o, at_lse, 0, 0, 0), caller.stream)
+            given = (q, 0, 0, k, 0, 0, v, 0, 0, o, at_lse, 0, 0, 0, *at_scores)
+            call.launches(given, caller.stream)
             return out, None if lse is None else lse.owner
 
     def remember(self, call: AttentionCall) -> None:
@@ -63,39 +72,51 @@ class Repetition:
             _calls[self._key] = call
 
 
-def repetition(inputs: Iterable[Any], options: Options, out: Any) -> Repetition | None:
+def repetition(
+    inputs: Iterable[Any], scores: Mapping[ScoreName, Any], options: Options, out: Any
+) -> Repetition | None:
     """Return a call as one that may have been made before; None if arrays need a closer look.
 
     Parameters
     ----------
     inputs : iterable of array
         Q, K and V.
+    scores : mapping of str to array
+        Those among the options of the caller, by their names.
     options : Options
     out : array, optional
         Known only if it is so far from the inputs that it cannot overlap any.
     """
+    if scores:
+        inputs = (*inputs, *scores.values())
     tensors = plain_tensors(inputs if out is None else (*inputs, out))
     if tensors is None:
         return None
     addresses, kinds = tensors
+    names = tuple(scores)
     # With their types: 1 must not pass for True because they are equal.
-    types = type(options.scale), type(options.is_causal), type(options.return_lse)
-    key = (*kinds, *options, *types)
+    types = (
+        type(options.scale),
+        type(options.is_causal),
+        type(options.return_lse),
+        type(options.softcap),
+    )
+    key = (*kinds, names, *options, *types)
     try:
         call = _calls.get(key)
     except TypeError:  # what cannot be a key is named by the checks
         return None
-    if call is not None and out is not None and not _is_apart(call, addresses):
+    if call is not None and out is not None and not _is_apart(call, addresses, names):
         call = None
-    return Repetition(call, key, addresses, out)
+    return Repetition(call, key, addresses, names, out)
 
 
-def _is_apart(call: AttentionCall, addresses: list[int]) -> bool:
+def _is_apart(call: AttentionCall, addresses: list[int], scores: tuple[str, ...]) -> bool:
     """Whether the output spans no byte that is between those of an input."""
     *inputs, out = addresses
     low, high = call.extents["out"]
     begin, end = out + low, out + high
-    for address, name in zip(inputs, ("q", "k", "v"), strict=True):
+    for address, name in zip(inputs, ("q", "k", "v", *scores), strict=True):
         low, high = call.extents[name]
         if begin < address + high and address + low < end:
             return False

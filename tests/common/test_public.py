@@ -38,6 +38,19 @@ CALLS = {
         ("attention", "tensor_layout", "layout"),
         ("attention", "return_softmax_lse", "return_lse"),
         ("attention", "Scheme", "scheme"),
+        ("attention", "logits_soft_cap", "softcap"),
+        ("attention", "soft_cap", "softcap"),
+        ("attention", "logit_cap", "softcap"),
+        ("attention", "mask", "attn_mask"),
+        ("attention", "attention_mask", "attn_mask"),
+        ("attention", "attn_bias", "attn_mask"),
+        ("attention", "bias", "attn_mask"),
+        ("attention", "s_aux", "sinks"),
+        ("attention", "learnable_sink", "sinks"),
+        ("attention", "sliding_window", "window_size"),
+        ("attention", "local_window_size", "window_size"),
+        ("attention", "window", "window_size"),
+        ("attention", "alibi", "alibi_slopes"),
         ("quantize", "tensor_layout", "layout"),
         ("quantize", "operands", "operand"),
         ("append", "kv_layout", "layout"),
@@ -59,14 +72,32 @@ def test_unknown_keywords_name_the_right_one(call, keyword, meant):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_keywords_that_mean_nothing_here_are_answered_by_those_that_do(call):
-    with pytest.raises(KeywordError, match=r"no argument 'dropout_p'; expected one of \["):
-        CALLS[call](dropout_p=0.1)
+    with pytest.raises(KeywordError, match=r"no argument 'block_size'; expected one of \["):
+        CALLS[call](block_size=64)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "why"),
+    [
+        ("dropout_p", "there is no dropout"),
+        ("dropout", "there is no dropout"),
+        ("enable_gqa", "heads of q always share those of k and v evenly"),
+        ("deterministic", "the same call always gives the same bits"),
+    ],
+)
+def test_what_is_always_so_has_no_argument(keyword, why):
+    with pytest.raises(KeywordError) as error:
+        cuattn.attention(X, X, X, **{keyword: 0})
+    assert str(error.value) == f"there is no argument {keyword!r}; expected none, as {why}"
 
 
 def test_a_name_that_one_function_lacks_is_not_proposed():
     with pytest.raises(KeywordError, match="expected one of") as error:
         cuattn.quantize(X, causal=True)
     assert "'is_causal'" not in str(error.value)
+    with pytest.raises(KeywordError, match="expected one of") as error:
+        cache().attend(X, sliding_window=16)
+    assert "'window_size'" not in str(error.value)
 
 
 def test_other_errors_stay_as_they_are():

@@ -42,6 +42,7 @@ KERNELS = {
 # Those that look at arrays, or make them.
 MODULES = (
     "attention",
+    "attention_on_gpu",
     "quantize",
     "arrays.caller",
     "arrays.view",

@@ -1,0 +1,202 @@
+"""`cuattn.attention` on arrays of a GPU: look at them, check and plan, launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arrays.caller import Caller
+from .arrays.overlap import check_output
+from .arrays.view import (
+    View,
+    as_cupy,
+    as_float32,
+    contiguous,
+    cupy_module,
+    is_finite,
+    view_cupy,
+)
+from .errors import ArgumentError
+from .operands.problem import Options
+from .operands.quantized import QuantizedTensor
+from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName, itemsize
+from .plan.prepared import AttentionCall, prepare
+from .plan.repeated import repetition
+from .quantize import quantize_views
+from .specs.coding import Name
+
+__all__ = ["attention_on_gpu"]
+
+
+class _Seen(NamedTuple):
+    """The caller's arrays as the call sees them, by their names."""
+
+    operands: dict[Name, View | QuantizedTensor]
+    scores: Mapping[ScoreName, View]
+    out: View | None
+
+
+class _Made(NamedTuple):
+    """Arrays that are made before the launches: "lse_shift" and "k_values" of the pipeline."""
+
+    lse_shift: View | None = None
+    k_values: View | None = None
+
+
+_NOTHING = _Made()
+
+
+def attention_on_gpu(
+    given: Mapping[Name, Any],
+    scores: Mapping[ScoreName, Any],
+    options: Options,
+    out: Any,
+    finite: bool,
+    stream: Any,
+) -> tuple[Any, Any]:
+    """Do what `cuattn.attention` says, on the current device.
+
+    Parameters
+    ----------
+    given : mapping of {"q", "k", "v"} to array or QuantizedTensor
+    scores : mapping of str to array
+        Those among the options of the caller, by their names.
+    options : Options
+    out : array or None
+    finite : bool
+        Whether NaN and infinities are refused.
+    stream : object
+        The caller's choice, if there is one.
+
+    Returns
+    -------
+    o : array of the library of q, or `out`
+    lse : array of float32 [batch, num_q_heads, seqlen_q], or None if it is not wanted
+    """
+    caller = Caller(given["q"], stream)
+    again = None
+    if caller.is_torchs and not finite:
+        again = repetition(given.values(), scores, options, out)
+        if again is not None and again.call is not None:
+            return again.run(again.call, caller)
+    seen = _Seen(
+        {
+            name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
+            for name, x in given.items()
+        },
+        {name: caller.look(x, name) for name, x in scores.items()},
+        None if out is None else caller.look(out, "out"),
+    )
+    call = _planned(seen, options)
+    if seen.out is not None:
+        _check_output(out, seen.out, seen, call)
+    with caller:
+        if finite:
+            _check_finite(seen, given)
+        made = _NOTHING
+        if call.copied or call.needs_shift or call.needs_keys:
+            call, made = _converted(call, seen, options)
+            again = None
+        o = caller.empty(*call.output) if seen.out is None else seen.out
+        lse = None if call.lse is None else caller.empty(*call.lse)
+        _launch(call, seen, o, lse, made, caller.stream)
+        if again is not None:
+            again.remember(call)
+        return caller.deliver(o) if out is None else out, caller.deliver(lse)
+
+
+def _planned(seen: _Seen, options: Options) -> AttentionCall:
+    operands, scores, out = seen
+    q, k, v = operands["q"].signature, operands["k"].signature, operands["v"].signature
+    arrays = NO_ARRAYS
+    if scores:
+        arrays = ScoreArrays(**{name: x.signature for name, x in scores.items()})
+    return prepare(q, k, v, None if out is None else out.signature, *options, arrays)
+
+
+def _check_output(out: Any, target: View, seen: _Seen, call: AttentionCall) -> None:
+    inputs: dict[str, View] = {name: x for name, x in seen.operands.items() if isinstance(x, View)}
+    sizes = {name: itemsize(x.dtype) for name, x in seen.scores.items()}
+    nbytes = call.problem.q.dtype.nbytes
+    check_output(out, target, inputs | dict(seen.scores), call.extents, nbytes, sizes)
+
+
+def _check_finite(seen: _Seen, given: Mapping[Name, Any]) -> None:
+    for name, x in seen.operands.items():
+        # Where a scope holds NaN or an infinity, its scale is not finite.
+        if not is_finite(view_cupy(x.scale) if isinstance(x, QuantizedTensor) else x):
+            raise ArgumentError(name, given[name], "without NaN and infinity")
+
+
+def _converted(call: AttentionCall, seen: _Seen, options: Options) -> tuple[AttentionCall, _Made]:
+    """Do first what kernels do not: copy arrays, and compute with what is quantized already."""
+    operands = seen.operands
+    for name, x in operands.items():
+        if name in call.copied and isinstance(x, View):
+            operands[name] = contiguous(x)
+    scheme = call.problem.scheme
+    made = _NOTHING
+    q, k, v = operands["q"], operands["k"], operands["v"]
+    if call.needs_shift and isinstance(q, QuantizedTensor):
+        if not isinstance(k, QuantizedTensor):
+            arrays: dict[Name, View] = {"k": k}
+            if scheme.k_scope == "sorted" and isinstance(v, View):
+                arrays["v"] = v
+            quantized = quantize_views(arrays, scheme, call.problem.layout)
+            k = quantized["k"]
+            # Else the array is still wanted: for its products, or to take the order of V.
+            has_order = isinstance(v, QuantizedTensor) and v.order is not None
+            if scheme.smooth_q == "none" and not has_order:
+                operands |= quantized
+        shift = call.problem.softmax_scale * q.dot(k.vector)
+        made = made._replace(lse_shift=view_cupy(shift))
+    if call.needs_keys and isinstance(k, QuantizedTensor):
+        made = made._replace(k_values=view_cupy(k.dequantize()))
+    return _planned(seen, options), made
+
+
+def _launch(
+    call: AttentionCall, seen: _Seen, target: View, lse: View | None, made: _Made, stream: int
+) -> None:
+    if not call.launches:
+        as_cupy(target)[...] = 0
+        if lse is not None:
+            _fill_lse(lse, seen.scores.get("sinks"))
+        return
+    o = target
+    if not call.writes_out:
+        o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
+    q, k, v = seen.operands["q"], seen.operands["k"], seen.operands["v"]
+    given = (
+        *_addresses(q),
+        *_addresses(k),
+        *_addresses(v),
+        o.ptr,
+        *[0 if view is None else view.ptr for view in (lse, *made)],
+        _order_address(k, v),
+        *[seen.scores[name].ptr if name in seen.scores else 0 for name in SCORE_NAMES],
+    )
+    call.launches(given, stream)
+    if o is not target:
+        as_cupy(target)[...] = o.owner
+
+
+def _fill_lse(lse: View, sinks: View | None) -> None:
+    """Write the log-sum-exp of rows that see no key: of their sink, if there is one."""
+    array = as_cupy(lse)
+    if sinks is None:
+        array.fill(-np.inf)
+    else:
+        array[...] = as_float32(sinks)[:, None]
+
+
+def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
+    """Return where the order of sorted keys is, if K or V is quantized already and has one."""
+    known = k if isinstance(k, QuantizedTensor) else v
+    return known.order_address if isinstance(known, QuantizedTensor) else 0
+
+
+def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:
+    return x.addresses if isinstance(x, QuantizedTensor) else (x.ptr, 0, 0)

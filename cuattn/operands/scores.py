@@ -1,0 +1,257 @@
+"""What a call changes about its logits before the softmax: checked, and as kernels need it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+
+from ..arrays.view import Array
+from ..errors import ArgumentError
+from ..specs.attention import Type
+from .operand import DTYPES, check_alignment
+
+__all__ = [
+    "ALL_KEYS",
+    "NO_ARRAYS",
+    "SCORE_NAMES",
+    "UNLIMITED",
+    "ScoreArrays",
+    "ScoreMask",
+    "ScoreName",
+    "ScoreOptions",
+    "Vector",
+    "checked_window",
+    "itemsize",
+]
+
+# Of a side of a window: no bound.
+UNLIMITED = -1
+# A window that hides nothing.
+ALL_KEYS = (UNLIMITED, UNLIMITED)
+
+# Kernels hold softcap * log2 e, and scale / softcap, in float32.
+_LARGEST = float(np.finfo(np.float32).max)
+
+ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
+# The arrays among a call's options, in the order of their addresses in `GIVEN`.
+SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
+
+_AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"
+
+
+class ScoreArrays(NamedTuple):
+    """What the arrays among a call's options are; None of those that it has not."""
+
+    sinks: Array | None = None
+    alibi_slopes: Array | None = None
+    attn_mask: Array | None = None
+
+
+NO_ARRAYS = ScoreArrays()
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of an element of an array that a call may have."""
+    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A number of each query head.
+
+    Attributes
+    ----------
+    dtype : Type
+        fp32, fp16 or bf16.
+    strides : tuple of int
+        Of axes [batch, head], in elements; 0 where all have the same.
+    """
+
+    dtype: Type
+    strides: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ScoreMask:
+    """A mask, or a bias, of each logit.
+
+    Attributes
+    ----------
+    dtype : {"bool"} or Type
+        Bytes of 0 for hidden and 1 for seen, or fp32, fp16 or bf16, which are added.
+    strides : tuple of int
+        Of axes [batch, head, row, key], in elements; 0 along axes of which it has one for all.
+    """
+
+    dtype: Literal["bool"] | Type
+    strides: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The options of a call that change logits or hide keys; see `cuattn.attention`.
+
+    Attributes
+    ----------
+    window_size : tuple of int (left, right)
+        Row i sees key j if ``-left <= j - (i + seqlen_kv - seqlen_q) <= right``. -1 is no bound: a
+        side that hides nothing is -1, but for a right side of 0, which is that of `is_causal`.
+        Other sides are less than the number of keys and of rows.
+    softcap : float
+        0 if there is none.
+    sinks, alibi_slopes : Vector, optional
+    attn_mask : ScoreMask, optional
+    """
+
+    window_size: tuple[int, int] = ALL_KEYS
+    softcap: float = 0.0
+    sinks: Vector | None = None
+    alibi_slopes: Vector | None = None
+    attn_mask: ScoreMask | None = None
+
+    @classmethod
+    def of(
+        cls,
+        shape: tuple[int, int, int, int],
+        device: tuple[int, int],
+        arrays: ScoreArrays,
+        *,
+        is_causal: bool,
+        window_size: tuple[int, int],
+        softcap: float,
+        softmax_scale: float,
+    ) -> ScoreOptions:
+        """Check the arrays of a call and tell what is left of its options.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the logits: [batch, num_q_heads, seqlen_q, seqlen_kv].
+        device : tuple of int
+            Where the arrays have to be.
+        arrays : ScoreArrays
+        is_causal, window_size, softcap
+            As for `cuattn.attention`; a window is a `checked_window`.
+        softmax_scale : float
+
+        Raises
+        ------
+        ArgumentError
+            If an array has another shape, type or place, or softcap makes no sense.
+        """
+        for name, x in zip(SCORE_NAMES, arrays, strict=True):
+            if x is not None:
+                _check(name, x, device)
+        sinks, slopes, mask = arrays
+        return cls(
+            window_size=_bounds(window_size, is_causal, *shape[2:]),
+            softcap=_checked_softcap(softcap, softmax_scale),
+            sinks=None if sinks is None else _sinks(sinks, shape[1]),
+            alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
+            attn_mask=None if mask is None else _mask(mask, shape),
+        )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the window is that of ``is_causal=True``."""
+        return self.window_size == (UNLIMITED, 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but what `is_causal` says."""
+        return self in (_NONE, _CAUSAL)
+
+
+_NONE, _CAUSAL = ScoreOptions(), ScoreOptions((UNLIMITED, 0))
+
+
+def checked_window(window_size: Any) -> tuple[int, int]:
+    """Return a window as a key of plans: two integers of Python, -1 for no bound.
+
+    Raises
+    ------
+    ArgumentError
+        If it is anything else.
+    """
+    expected = "(left, right), how many keys before and behind its own a row sees, -1 for all"
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise ArgumentError("window_size", window_size, expected)
+    for side in window_size:
+        # True is an int, and equal to 1.
+        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < UNLIMITED:
+            raise ArgumentError("window_size", window_size, expected)
+    left, right = map(int, window_size)
+    return left, right
+
+
+def _checked_softcap(softcap: float, softmax_scale: float) -> float:
+    if isinstance(softcap, bool) or not isinstance(softcap, (int, float, np.floating, np.integer)):
+        raise ArgumentError("softcap", softcap, "a number, 0 for none")
+    # As in `problem`: a float16 would round the bound, and an int may be too large.
+    number = softcap if isinstance(softcap, int) else float(softcap)
+    if not 0 <= number <= _LARGEST / math.log2(math.e):  # NaN fails too
+        raise ArgumentError("softcap", softcap, "at least 0, which is none, and finite in float32")
+    if number and softmax_scale > number * _LARGEST:
+        expected = f"0 for none, or such that scale / softcap is finite; scale is {softmax_scale}"
+        raise ArgumentError("softcap", softcap, expected)
+    return float(number)
+
+
+def _bounds(
+    window_size: tuple[int, int], is_causal: bool, seqlen_q: int, seqlen_kv: int
+) -> tuple[int, int]:
+    """Return a window whose sides are -1 where they hide nothing."""
+    left, right = window_size
+    if is_causal:
+        right = 0
+    # The last row, at the last key, has the most before it; the first one, which is seqlen_q - 1
+    # further ahead, has the most behind it.
+    if left >= seqlen_kv - 1:
+        left = UNLIMITED
+    if right and right >= seqlen_q - 1:
+        right = UNLIMITED
+    return left, right
+
+
+def _check(name: str, x: Array, device: tuple[int, int]) -> None:
+    if x.dtype not in DTYPES and (name != "attn_mask" or x.dtype != "bool"):
+        expected = [*DTYPES, "bool"] if name == "attn_mask" else [*DTYPES]
+        raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {expected}")
+    if x.device != device:
+        raise ArgumentError(f"{name}.device", x.device, f"{device}, the device of q")
+    if x.dtype in DTYPES:
+        check_alignment(name, x)
+
+
+def _sinks(x: Array, heads: int) -> Vector:
+    if x.shape != (heads,):
+        raise ArgumentError("sinks.shape", x.shape, f"({heads},), one for each query head")
+    return Vector(DTYPES[x.dtype], (0, x.strides[0] if heads > 1 else 0))
+
+
+def _slopes(x: Array, shape: tuple[int, int]) -> Vector:
+    batch, heads = shape
+    expected = f"({heads},) or {shape}: [num_q_heads] or [batch, num_q_heads]"
+    of_batch, of_head = _broadcast("alibi_slopes", x, (batch, heads), expected)
+    return Vector(DTYPES[x.dtype], (of_batch, of_head))
+
+
+def _mask(x: Array, shape: tuple[int, int, int, int]) -> ScoreMask:
+    expected = f"one that broadcasts to {shape}, which is {_AXES}"
+    of_batch, of_head, of_row, of_key = _broadcast("attn_mask", x, shape, expected)
+    dtype: Literal["bool"] | Type = "bool" if x.dtype == "bool" else DTYPES[x.dtype]
+    return ScoreMask(dtype, (of_batch, of_head, of_row, of_key))
+
+
+def _broadcast(name: str, x: Array, shape: tuple[int, ...], expected: str) -> list[int]:
+    """Return strides along the axes of a shape, which are 0 where there is only one element."""
+    missing = len(shape) - len(x.shape)
+    if missing < 0 or any(
+        n not in (1, wanted) for n, wanted in zip(x.shape, shape[missing:], strict=True)
+    ):
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
+    steps = [step if n > 1 else 0 for n, step in zip(x.shape, x.strides, strict=True)]
+    return [0] * missing + steps
