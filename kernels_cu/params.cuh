@@ -53,7 +53,7 @@ struct AttentionParams {
   i64 map_stride_tile;
   i64 alibi_stride_batch;  // in elements
   i64 alibi_stride_head;
-  i64 sinks_stride;
+  i64 sinks_stride_head;
   i32 num_q_heads;
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;

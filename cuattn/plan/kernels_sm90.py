@@ -73,7 +73,12 @@ def wgmma_spec(
     k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
-    if not is_causal and rules == PLAIN and scheme.p_terms == 1 and p_range in (PRange.block, PRange.row_pow2):
+    if (
+        not is_causal
+        and rules == PLAIN
+        and scheme.p_terms == 1
+        and p_range in (PRange.block, PRange.row_pow2)
+    ):
         # What gains time without a mask, of what was measured with 64 and 128 channels.
         plain = _plain(qk, pv, k_scope, v_scope)
         tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim == 128)

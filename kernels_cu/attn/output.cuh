@@ -53,7 +53,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
       if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];
       if (empty[half]) lse = -kInf;
       if (p.sinks) {
-        const float sink = widened(p.sinks, rows.head * p.sinks_stride, p.sinks_type);
+        const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
         share[half] = 1.0f / (1.0f + expf(sink - lse));
         lse = fmaxf(sink, lse) + (sink == lse ? kLn2 : log1pf(expf(-fabsf(sink - lse))));
         inverse[half] *= share[half];
