@@ -171,14 +171,21 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
       }
     }
   } else {
-    int block = range.all.end - 1;
+    // The blocks of the range, then the first one.
+    int block = max_of(range.all.begin, 1);
+    int end = range.all.end;
 #pragma unroll 1
-    for (; block >= range.whole.end; --block) step(block, Bool<true>{});
+    for (int round = 0; round < 2; ++round) {
+      if constexpr (S.rules.windowed) {
 #pragma unroll 1
-    for (; block >= range.whole.begin; --block) step(block, Bool<false>{});
-    if constexpr (S.rules.windowed) {
+        for (; block < min_of(range.whole.begin, end); ++block) step(block, Bool<true>{});
+      }
 #pragma unroll 1
-      for (; block >= range.all.begin; --block) step(block, Bool<true>{});
+      for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
+#pragma unroll 1
+      for (; block < end; ++block) step(block, Bool<true>{});
+      block = 0;
+      end = range.all.begin == 0 ? min_of(range.all.end, 1) : 0;
     }
   }
 

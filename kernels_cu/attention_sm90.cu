@@ -37,11 +37,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
-  auto release = [&] {
+  auto release_of = [&](Turn<S.stages>& turn) {
     // Scales are read by every lane for itself.
-    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
-    kv.next();
+    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * turn.buffer);
+    turn.next();
   };
+  auto release = [&] { release_of(kv); };
 
   while (true) {
     q.wait_full(q_full);
@@ -112,9 +113,16 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         x = __fmaf_rn(y, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
-    // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
-    // are when it ends if it is not the last one.
-    auto step = [&](int block, auto masked, auto last) {
+    // What only other warpgroups see.
+    auto pass_some = [&](Turn<S.stages>& turn, int count) {
+      for (; count > 0; --count) {
+        turn.wait_full(full);
+        release_of(turn);
+      }
+    };
+    // One block of keys, and so many of others behind it. Unless all goes in turn, its scores are
+    // there, and those of the next block are when it ends if it is not the last one.
+    auto step = [&](int block, auto masked, auto last, auto of_others) {
       constexpr bool kMasked = decltype(masked)::value;
       constexpr bool kLast = decltype(last)::value;
       if constexpr (S.order == Order::in_turn) {
@@ -128,6 +136,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
                                       lane, rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
+        // What only others see comes before a block whose scores start while this one is held.
+        static_assert(S.order != Order::interleaved ||
+                      ceil_div(H::kRows, S.block_kv) + 2 <= S.stages);
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
@@ -147,12 +158,16 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
+          pass_some(next, of_others());
           start_scores_of(next);
         }
         ptx::wgmma_wait<!kLast>();
         ptx::hold(sum);
         ptx::hold(probabilities[0]);
         release();
+        if constexpr (!kLast) {
+          for (int i = of_others(); i > 0; --i) kv.next();
+        }
         if constexpr (H::kFlush) flush(sum, 0, 0);
         if constexpr (!kLast) finish_scores();
       } else {
@@ -212,8 +227,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (S.float_sums) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
-          if (!kLast && block % kBiasedBlocks == 0) take_bias_off();
+          if (block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
         }
+        pass_some(kv, of_others());
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
           finish_scores();
@@ -221,11 +237,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
     };
 
-    // Of what only other warpgroups see.
-    auto pass = [&] {
-      kv.wait_full(full);
-      release();
-    };
     constexpr bool kLastApart = S.order != Order::in_turn;
     auto begin_steps = [&] {
       if constexpr (kLastApart) {
@@ -233,54 +244,78 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         finish_scores();
       }
     };
+    const auto none = [] { return 0; };
     if constexpr (S.rules.mapped()) {
+      const auto is_seen = [&](int block) {
+        return block >= blocks.all.begin && block < blocks.all.end;
+      };
       Visits<S, S.groups> visits = item.visits(a);
       const Visits<S, 1> own(a, item.batch, item.head, item.first_row + group * kGroupRows,
                              blocks.all);
-      int block = visits.next();
-      for (; block >= blocks.all.end; block = visits.next()) pass();
-      if (block >= blocks.all.begin) begin_steps();
-      while (block >= blocks.all.begin) {
+      bool begins = true;
+      for (int block = visits.next(); block >= 0;) {
         const int next = visits.next();
-        const bool whole =
-            block >= blocks.whole.begin && block < blocks.whole.end && own.whole(a, block);
-        if (kLastApart && next < blocks.all.begin) {
-          step(block, Bool<true>{}, Bool<true>{});
-        } else if (whole) {
-          step(block, Bool<false>{}, Bool<false>{});
+        if (!is_seen(block)) {
+          pass_some(kv, 1);
         } else {
-          step(block, Bool<true>{}, Bool<false>{});
+          if (begins) begin_steps();
+          begins = !is_seen(next);
+          const bool whole =
+              block >= blocks.whole.begin && block < blocks.whole.end && own.whole(a, block);
+          if (kLastApart && begins) {
+            step(block, Bool<true>{}, Bool<true>{}, none);
+          } else if (whole) {
+            step(block, Bool<false>{}, Bool<false>{}, none);
+          } else {
+            step(block, Bool<true>{}, Bool<false>{}, none);
+          }
         }
         block = next;
       }
-      for (; block >= 0; block = visits.next()) pass();
     } else {
-      int block = item.all.end - 1;
-      for (; block >= blocks.all.end; --block) pass();
+      // In the order of `Visits`: of those that these rows see, the first is at the end.
+      const int first = max_of(item.all.begin, 1);
+      const bool sees_first = blocks.all.begin < min_of(blocks.all.end, 1);
+      const int end = blocks.all.end + sees_first;
+      const int further = item.all.end - max_of(blocks.all.end, first);
+      int place = max_of(first, blocks.all.begin);
+      const auto block_here = [&] { return place < blocks.all.end ? place : 0; };
+      // If others see more, the last of these rows' own is masked.
+      const auto others = [&] { return place == blocks.all.end - 1 ? further : 0; };
       if (blocks.all.begin < blocks.all.end) {
-        const int last = blocks.all.begin + kLastApart;
+        pass_some(kv, min_of(place, item.all.end) - first);
+        if (place >= blocks.all.end) {  // only the first
+          place = blocks.all.end;
+          pass_some(kv, further);
+        }
         begin_steps();
-#pragma unroll 1
-        for (; block >= max_of(blocks.whole.end, last); --block) {
-          step(block, Bool<true>{}, Bool<false>{});
-        }
-#pragma unroll 1
-        for (; block >= max_of(blocks.whole.begin, last); --block) {
-          step(block, Bool<false>{}, Bool<false>{});
-        }
+        const int last = end - kLastApart;
         if constexpr (S.rules.windowed) {
 #pragma unroll 1
-          for (; block >= last; --block) step(block, Bool<true>{}, Bool<false>{});
-        }
-        if constexpr (kLastApart) {
-          if (block >= blocks.whole.begin && block < blocks.whole.end) {
-            step(block--, Bool<false>{}, Bool<true>{});
-          } else {
-            step(block--, Bool<true>{}, Bool<true>{});
+          for (; place < min_of(blocks.whole.begin, last); ++place) {
+            step(place, Bool<true>{}, Bool<false>{}, others);
           }
         }
+#pragma unroll 1
+        for (; place < min_of(blocks.whole.end, last); ++place) {
+          step(place, Bool<false>{}, Bool<false>{}, none);
+        }
+#pragma unroll 1
+        for (; place < last; ++place) {
+          step(block_here(), Bool<true>{}, Bool<false>{}, others);
+        }
+        if constexpr (kLastApart) {
+          const int block = block_here();
+          if (block >= blocks.whole.begin && block < blocks.whole.end) {
+            step(block, Bool<false>{}, Bool<true>{}, none);
+          } else {
+            step(block, Bool<true>{}, Bool<true>{}, none);
+          }
+        }
+        if (!sees_first) pass_some(kv, (kLastApart ? further : 0) + (item.all.begin == 0));
+      } else {
+        pass_some(kv, item.all.end - item.all.begin);
       }
-      for (; block >= item.all.begin; --block) pass();
     }
     if constexpr (S.float_sums) take_bias_off();
     softmax.rows.finish();

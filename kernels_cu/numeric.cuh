@@ -15,6 +15,7 @@ constexpr int kWarpgroupSize = 128;
 constexpr float kInf = __builtin_bit_cast(float, 0x7f800000u);
 constexpr float kNaN = __builtin_bit_cast(float, 0x7fc00000u);
 constexpr float kLn2 = 0.693147180559945309f;
+constexpr float kLog2e = 1.44269504088896341f;
 
 // 1.5 * 2^23. An int32 accumulator that starts from these bits holds, read as a float, exactly
 // kMagic + a for every |a| < 2^22: the conversion to float costs nothing. docs/numerics.md has the

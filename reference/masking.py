@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .arrays import FloatArray, Shape, spans
 
-__all__ = ["UNLIMITED", "Mask", "operations", "weighted_sum"]
+__all__ = ["UNLIMITED", "Mask", "operations", "visited", "weighted_sum"]
 
 # Of a side of a window: no bound.
 UNLIMITED = -1
@@ -72,6 +72,16 @@ class Mask:
         j = np.arange(keys.start, keys.stop)
         visible: NDArray[np.bool_] = (first[:, None] <= j) & (j < stop[:, None])
         return visible
+
+
+def visited(blocks: list[range]) -> list[range]:
+    """Order blocks of keys as kernels visit them: as they come, but for the very first, the last.
+
+    The first tokens of trained models are attention sinks: taken first, they would raise the
+    maximum that P of all others is rounded against. FlashAttention-3 goes from the last block to
+    the first, to the same effect.
+    """
+    return blocks[1:] + blocks[:1] if blocks and blocks[0].start == 0 else blocks
 
 
 def operations(shape: Shape, is_causal: bool) -> int:

@@ -7,6 +7,7 @@
 #include "attn/rotated_output.cuh"
 #include "layout.cuh"
 #include "params.cuh"
+#include "ptx/math.cuh"
 
 // Where two rows of O belong.
 struct OutputRows {
@@ -54,9 +55,14 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
       if (empty[half]) lse = -kInf;
       if (p.sinks) {
         const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
-        share[half] = 1.0f / (1.0f + expf(sink - lse));
-        lse = fmaxf(sink, lse) + (sink == lse ? kLn2 : log1pf(expf(-fabsf(sink - lse))));
-        inverse[half] *= share[half];
+        const float m = fmaxf(sink, lse);
+        if (m != -kInf) {
+          const float keys = ptx::ex2((lse - m) * kLog2e);
+          const float all = keys + ptx::ex2((sink - m) * kLog2e);
+          share[half] = keys / all;
+          lse = m + ptx::lg2(all) * kLn2;
+          inverse[half] *= share[half];
+        }
       }
       if (p.lse && quad_lane == 0) p.lse[index] = lse;
     }

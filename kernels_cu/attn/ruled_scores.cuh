@@ -23,8 +23,8 @@ __device__ __forceinline__ void apply_rules_to(typename Shape<S>::Scores& s,
       rules, mask, keys.order, block, lane,
       [&](int tile, int half, int e) {
         const float x = s[tile][2 * half + e];
-        if constexpr (H::kTokenV) return x - of_v(tile, e);
-        return H::kTokenK ? x : (x - kStart) * slope[half];
+        if constexpr (H::kTokenV) return (x - of_v(tile, e)) * rules.score_unit();
+        return (x - kStart) * slope[half];
       },
       of_v, [&](int tile, int half, int e, float x) { s[tile][2 * half + e] = x; });
 }

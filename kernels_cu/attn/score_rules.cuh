@@ -3,7 +3,7 @@
 #include "attn/mask.cuh"
 #include "ptx/math.cuh"
 
-constexpr float kLog2e = 1.44269504089f;
+
 
 // For the two rows of a lane.
 template <auto S>
@@ -11,7 +11,7 @@ struct ScoreRules {
   // Under a causal mask no key is behind a row's own, so that the distance is a difference.
   static constexpr bool kLinear = S.rules.alibi && S.is_causal;
   MaskRows<S> mask;
-  float shift[2];  // what smoothing K took from the exponents, for the softcap
+  float shift[2];  // what smoothing K took from the scores, for the softcap, in units of it
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
   float slope;     // of ALiBi, in units of log 2
@@ -36,6 +36,7 @@ struct ScoreRules {
         shift[half] +=
             kLog2e * __ldg(p.lse_shift + head_row + min_of(first_row + row, p.seqlen_q - 1));
       }
+      shift[half] *= inverse_softcap;
     }
     if constexpr (S.rules.alibi) {
       slope = kLog2e * widened(p.alibi_slopes,
@@ -44,19 +45,26 @@ struct ScoreRules {
     }
   }
 
-  // What all rows add for a key.
+  // What scores are taken in, if one in log 2 is 1: units of the softcap.
+  __device__ __forceinline__ float score_unit() const {
+    return S.rules.softcap ? inverse_softcap : 1.0f;
+  }
+
+  // What all rows add for a key, and for the one that is so many further.
   __device__ __forceinline__ float of_key(int key) const {
     // Rules before it take the score's own bias out.
     constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
     constexpr float kRest = S.rules.softcap ? kBias : kBias - kScoreBias<S>;
-    if constexpr (kLinear) return __fmaf_rn(slope, static_cast<float>(key - first_own), kRest);
-    return kRest;
+    return kLinear ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
+  }
+  __device__ __forceinline__ float of_further_key(float of_key, float further) const {
+    return kLinear ? __fmaf_rn(slope, further, of_key) : of_key;
   }
 
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   template <bool Masked>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
-    if constexpr (S.rules.softcap) x = ptx::tanh((x + shift[half]) * inverse_softcap);
+    if constexpr (S.rules.softcap) x = ptx::tanh(x + shift[half]);
     if constexpr (kCapUnits<S>) return x;
     x = S.rules.softcap ? __fmaf_rn(x, softcap, of_key) : x + of_key;
     if constexpr (S.rules.alibi && !kLinear) {
@@ -78,7 +86,7 @@ struct ScoreRules {
   }
 };
 
-// The scores of a block become exponents: score(tile, half, e) is one of a lane's in units of log 2,
+// The scores of a block become exponents: score(tile, half, e) is one of a lane's in score_unit(),
 // added(tile, e) what its key adds behind the rules, put(tile, half, e, x) takes the exponent.
 // `order` has the tokens of a sorted block by their places.
 template <auto S, bool Masked, class Score, class Added, class Put>
@@ -87,14 +95,20 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
                                             Added added, Put put) {
   constexpr bool kTokens = S.rules.alibi || S.rules.biased() || Masked;
   const u8* places = order + lane % 4 * kLanePlaces;
+  // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
+  const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;
+  const float of_first = rules.of_key(block * S.block_kv + first);
 #pragma unroll
   for (int tile = 0; tile < S.block_kv / 8; ++tile) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      int token = 8 * tile + lane % 4 * 2 + e;
-      if constexpr (kTokens && Mask<S>::kSorted) token = mask.ordered ? places[2 * tile + e] : token;
-      const int key = block * S.block_kv + token;
-      const float of_key = rules.of_key(key) + added(tile, e);
+      int token = 8 * tile + e;
+      if constexpr (kTokens && Mask<S>::kSorted) {
+        token = mask.ordered ? places[2 * tile + e] : token + lane % 4 * 2;
+      }
+      const int key = block * S.block_kv + first + token;
+      const float of_key =
+          rules.of_further_key(of_first, static_cast<float>(token)) + added(tile, e);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         bool sees = true;

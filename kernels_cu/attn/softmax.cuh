@@ -51,6 +51,8 @@ struct OnlineSoftmax {
       if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
     }
     if constexpr (Raw::kRuled) {
+      slope[0] *= rules.score_unit();
+      slope[1] *= rules.score_unit();
       apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
       slope[0] = slope[1] = rules.unit();
     }

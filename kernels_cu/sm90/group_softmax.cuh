@@ -56,6 +56,8 @@ struct GroupSoftmax {
       slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
     }
     if constexpr (Raw::kRuled) {
+      slope[0] *= rules.score_unit();
+      slope[1] *= rules.score_unit();
       RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
                                              lane);
       slope[0] = slope[1] = rules.unit();

@@ -9,8 +9,8 @@ struct RuledScores {
   using Raw = GroupScores<S>;
   using Acc = typename Raw::Acc;
 
-  // s becomes the bits of exponents; unseen keys become the lowest. `slope` is from a score to an
-  // exponent unless keys have scales of their own.
+  // s becomes the bits of exponents; unseen keys become the lowest. `slope` is from a score to one
+  // in units of the rules, unless keys have scales of their own.
   template <bool Masked>
   static __device__ __forceinline__ void apply(typename Raw::Scores& s, const TokenScales<S>& keys,
                                                const float (&row_scale)[2], const float (&slope)[2],
@@ -25,6 +25,7 @@ struct RuledScores {
           if constexpr (H::kThreadK) y = x * (row_scale[half] * keys.k[tile / 8 * 4 + lane % 4]);
           if constexpr (H::kTokenK && !H::kThreadK) y = x * keys.k[slot] * row_scale[half];
           if constexpr (S.q_smooth) y += keys.delta[group][slot];
+          if constexpr (H::kTokenK) y *= rules.score_unit();
           return y;
         },
         [&](int tile, int e) {
