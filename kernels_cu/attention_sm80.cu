@@ -6,12 +6,12 @@
 //   softmax     S -> P, with the row maximum of the block or of all blocks so far
 //   add_values  O += P V on the tensor cores
 #include "attn/key_scale_loader.cuh"
-#include "attn/mask.cuh"
 #include "attn/output.cuh"
 #include "attn/scores.cuh"
 #include "attn/shape.cuh"
 #include "attn/softmax.cuh"
 #include "attn/values.cuh"
+#include "attn/visits.cuh"
 #include "attn/work.cuh"
 #include "params.cuh"
 #include "ptx/registers.cuh"
@@ -53,7 +53,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   const int warp = thread / kWarpSize;
   const Work<S> work(p, static_cast<int>(blockIdx.x));
   const int warp_row = work.first_row + warp * H::kWarpRows;
-  const BlockRange range = block_range<S>(p, work.first_row);
+  const BlockRange range = block_range<S>(p, work.first_row, H::kRows);
 
   // The quantizer's operands are packed and padded: rows to S.head_dim, V to whole blocks. Others
   // are the caller's own and end at head_dim and seqlen_kv.
@@ -85,21 +85,26 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   // Blocks are fetched this many steps before they are read, so that the other warps have had time
   // to read what was in their stage.
   constexpr int kAhead = S.stages > 1 ? S.stages - 1 : 1;
-  auto fill = [&](int block) {
-    if (block >= range.end) return;
-    const u32 stage = shared + ring.stage(block) * static_cast<u32>(sizeof(Stage<S>));
+  using BlockVisits = Visits<S, ceil_div(H::kRows, kMapRows)>;
+  const BlockVisits visits(p, work.batch, work.head, work.first_row, range.all);
+  BlockVisits filled = visits;
+  // Of the n-th block that is visited.
+  auto fill = [&](int n) {
+    const int block = filled.next();
+    if (block < 0) return;
+    const u32 stage = shared + ring.stage(n) * static_cast<u32>(sizeof(Stage<S>));
     // Sorted ones lie anywhere in their block.
     const int keys = H::kSorted ? S.block_kv : p.seqlen_kv - block * S.block_kv;
     const i64 key = static_cast<i64>(block) * S.block_kv;
-    ring.wait_empty(block);
+    ring.wait_empty(n);
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
     k_loader.load(stage, k + key * k_stride, keys);
     v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
                   H::kScaledValues ? S.head_dim : keys);
-    ring.commit(block);
+    ring.commit(n);
   };
 #pragma unroll
-  for (int block = 0; block < kAhead; ++block) fill(block);
+  for (int n = 0; n < kAhead; ++n) fill(n);
 
   OnlineSoftmax<S> softmax[H::kRowTiles];
 #pragma unroll
@@ -125,12 +130,13 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
                                        : H::VTile::b_operand_trans(lane));
 
   typename H::Output o[H::kRowTiles] = {};
+  int n = 0;  // blocks that have been visited
   auto step = [&](int block, auto masked) {
     constexpr bool kMasked = decltype(masked)::value;
-    const u32 stage = ring.stage(block) * static_cast<u32>(sizeof(Stage<S>));
-    const KeyScales<S>& keys = storage.stages[ring.stage(block)].scales;
+    const u32 stage = ring.stage(n) * static_cast<u32>(sizeof(Stage<S>));
+    const KeyScales<S>& keys = storage.stages[ring.stage(n)].scales;
     typename H::Probabilities probabilities[H::kRowTiles];
-    ring.wait_full(block);
+    ring.wait_full(n);
     // One tile of rows after the other: scores of one, exponentials of the other.
 #pragma unroll
     for (int tile = 0; tile < H::kRowTiles; ++tile) {
@@ -138,24 +144,43 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
       // Keeps the compiler from starting these scores while the registers hold those before.
       if (tile > 0) __syncwarp();
       scores<S>(s, queries[tile], k_lane + stage, keys, lane);
-      if (S.stages > 1 && tile == 0) fill(block + kAhead);
-      softmax[tile].template begin<kMasked>(s, o[tile], keys,
-                                            Mask<S>(p, warp_row + 16 * tile, block, lane), lane);
+      if (S.stages > 1 && tile == 0) fill(n + kAhead);
+      const int row = warp_row + 16 * tile;
+      const ScoreRules<S> rules(p, work.batch, work.head, row, lane);
+      softmax[tile].template begin<kMasked>(s, o[tile], keys, rules,
+                                            Mask<S>(p, rules.mask, row, block, lane), block, lane);
       softmax[tile].template exponentiate<kMasked>(probabilities[tile], s, keys, p, lane);
     }
 #pragma unroll
     for (int part = 0; part < kValueParts<S>; ++part) {
       add_values<S>(o, probabilities, v_lane + stage, softmax, p, part);
     }
-    ring.release(block);
-    if constexpr (S.stages == 1) fill(block + kAhead);
+    ring.release(n);
+    if constexpr (S.stages == 1) fill(n + kAhead);
+    ++n;
   };
 
-  int block = 0;
+  if constexpr (S.rules.mapped()) {
+    BlockVisits visit = visits;
 #pragma unroll 1
-  for (; block < range.masked; ++block) step(block, Bool<false>{});
+    for (int block = visit.next(); block >= 0; block = visit.next()) {
+      if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
+        step(block, Bool<false>{});
+      } else {
+        step(block, Bool<true>{});
+      }
+    }
+  } else {
+    int block = range.all.end - 1;
 #pragma unroll 1
-  for (; block < range.end; ++block) step(block, Bool<true>{});
+    for (; block >= range.whole.end; --block) step(block, Bool<true>{});
+#pragma unroll 1
+    for (; block >= range.whole.begin; --block) step(block, Bool<false>{});
+    if constexpr (S.rules.windowed) {
+#pragma unroll 1
+      for (; block >= range.all.begin; --block) step(block, Bool<true>{});
+    }
+  }
 
   // Worked out anew, so that the loop has its registers.
   const Work<S> done(p, ptx::opaque(static_cast<int>(blockIdx.x)));

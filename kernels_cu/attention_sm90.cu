@@ -50,8 +50,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     if (index == kNoItem) return;
     const ItemConstants<S>& constants = storage.constants[q.buffer];
     const Item<S> item = constants.item;
-    const KeyBlocks blocks = item.blocks(a, item.first_row + group * kGroupRows);
+    const BlockRange blocks = item.blocks(a, item.first_row + group * kGroupRows);
     const int warp_row = item.first_row + warp * 16;
+    const ScoreRules<S> rules(a, item.batch, item.head, warp_row, lane);
 
     Accumulator<S.integer_o> o[H::kOutput] = {};
     GroupSoftmax<S> softmax;
@@ -122,8 +123,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
       const TokenScales<S>& keys = storage.scales[kv.buffer];
       const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
-      softmax.template begin<kMasked>(s, keys, Mask<S>(a, warp_row, block, lane), group, lane,
-                                     rescale);
+      softmax.template begin<kMasked>(s, keys, rules,
+                                      Mask<S>(a, rules.mask, warp_row, block, lane), block, group,
+                                      lane, rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
@@ -210,7 +212,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (S.float_sums) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
-          if (!kLast && block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
+          if (!kLast && block % kBiasedBlocks == 0) take_bias_off();
         }
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
@@ -219,35 +221,66 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
     };
 
-    constexpr int kLastOnes = S.order == Order::in_turn ? 0 : 1;
-    int block = 0;
-    if (blocks.end > 0) {
-      if constexpr (kLastOnes) {
+    // Of what only other warpgroups see.
+    auto pass = [&] {
+      kv.wait_full(full);
+      release();
+    };
+    constexpr bool kLastApart = S.order != Order::in_turn;
+    auto begin_steps = [&] {
+      if constexpr (kLastApart) {
         start_scores_of(kv);
         finish_scores();
       }
-#pragma unroll 1
-      for (; block < min_of(blocks.unmasked, blocks.end - kLastOnes); ++block) {
-        step(block, Bool<false>{}, Bool<false>{});
-      }
-      // Without a causal mask only the last block may have one.
-      if constexpr (S.is_causal || !kLastOnes) {
-#pragma unroll 1
-        for (; block < blocks.end - kLastOnes; ++block) step(block, Bool<true>{}, Bool<false>{});
-      }
-      if constexpr (kLastOnes) {
-        if (block < blocks.unmasked) {
-          step(block++, Bool<false>{}, Bool<true>{});
+    };
+    if constexpr (S.rules.mapped()) {
+      Visits<S, S.groups> visits = item.visits(a);
+      const Visits<S, 1> own(a, item.batch, item.head, item.first_row + group * kGroupRows,
+                             blocks.all);
+      int block = visits.next();
+      for (; block >= blocks.all.end; block = visits.next()) pass();
+      if (block >= blocks.all.begin) begin_steps();
+      while (block >= blocks.all.begin) {
+        const int next = visits.next();
+        const bool whole =
+            block >= blocks.whole.begin && block < blocks.whole.end && own.whole(a, block);
+        if (kLastApart && next < blocks.all.begin) {
+          step(block, Bool<true>{}, Bool<true>{});
+        } else if (whole) {
+          step(block, Bool<false>{}, Bool<false>{});
         } else {
-          step(block++, Bool<true>{}, Bool<true>{});
+          step(block, Bool<true>{}, Bool<false>{});
+        }
+        block = next;
+      }
+      for (; block >= 0; block = visits.next()) pass();
+    } else {
+      int block = item.all.end - 1;
+      for (; block >= blocks.all.end; --block) pass();
+      if (blocks.all.begin < blocks.all.end) {
+        const int last = blocks.all.begin + kLastApart;
+        begin_steps();
+#pragma unroll 1
+        for (; block >= max_of(blocks.whole.end, last); --block) {
+          step(block, Bool<true>{}, Bool<false>{});
+        }
+#pragma unroll 1
+        for (; block >= max_of(blocks.whole.begin, last); --block) {
+          step(block, Bool<false>{}, Bool<false>{});
+        }
+        if constexpr (S.rules.windowed) {
+#pragma unroll 1
+          for (; block >= last; --block) step(block, Bool<true>{}, Bool<false>{});
+        }
+        if constexpr (kLastApart) {
+          if (block >= blocks.whole.begin && block < blocks.whole.end) {
+            step(block--, Bool<false>{}, Bool<true>{});
+          } else {
+            step(block--, Bool<true>{}, Bool<true>{});
+          }
         }
       }
-    }
-    // What only other warpgroups see.
-#pragma unroll 1
-    for (; block < item.end; ++block) {
-      kv.wait_full(full);
-      release();
+      for (; block >= item.all.begin; --block) pass();
     }
     if constexpr (S.float_sums) take_bias_off();
     softmax.rows.finish();

@@ -27,6 +27,11 @@ struct AttentionParams {
                            // kLog2Bias unless V's logarithms hold it; if S.q_smooth
   const u8* order;         // [batch, num_kv_heads, blocks, 128], of sorted keys: which token of its
                            // block is in each place (layout.cuh); null if that is its column
+  const void* sinks;       // [num_q_heads], natural logits; may be null
+  const void* alibi_slopes;  // natural; if S.rules.alibi
+  const void* attn_mask;   // words of bits or floats, by the strides below; if S.rules.mapped()
+  const u32* mask_map;     // [.., tiles of 64 rows, 2, mask_words]: of each 64 keys a bit, whether
+                           // the tile sees some of them, then whether all, and adds nothing
   i64 q_stride_batch;      // strides of q, k, v in bytes, of o in elements
   i64 q_stride_head;
   i64 q_stride_row;
@@ -39,6 +44,16 @@ struct AttentionParams {
   i64 o_stride_batch;
   i64 o_stride_head;
   i64 o_stride_row;
+  i64 mask_stride_batch;   // in words of 32 keys, or in elements
+  i64 mask_stride_head;
+  i64 mask_stride_row;
+  i64 mask_stride_key;     // of floats
+  i64 map_stride_batch;    // in words
+  i64 map_stride_head;
+  i64 map_stride_tile;
+  i64 alibi_stride_batch;  // in elements
+  i64 alibi_stride_head;
+  i64 sinks_stride_head;
   i32 num_q_heads;
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;
@@ -46,6 +61,13 @@ struct AttentionParams {
   i32 head_dim;            // without padding
   i32 row_blocks;          // CTAs along the query rows of one head
   i32 first_batch;         // of a launch that has not all of them; not read by the Hopper family
+  i32 window_left;         // keys before and behind a row's own that it sees
+  i32 window_right;
+  i32 mask_words;          // of a row of the map
+  i32 alibi_type;          // of the slopes, and of the sinks: 0 float32, 1 float16, 2 bfloat16
+  i32 sinks_type;
+  f32 softcap_log2;        // softcap * log2 e, and what a logit's exponent over it is times that
+  f32 inverse_softcap;     // 1 / softcap_log2
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split

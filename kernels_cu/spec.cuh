@@ -23,6 +23,25 @@ __host__ __device__ constexpr bool is_integer(Type t) { return t == Type::int8 |
 // Codes mean something with a scale only.
 __host__ __device__ constexpr bool is_code(Type t) { return is_integer(t) || t == Type::e4m3; }
 
+// How an attn_mask is read: packed to bits, 1 for a key that is seen, or as floats that are added.
+enum class MaskKind { none, bits, fp32, fp16, bf16 };
+
+// What a kernel does to scores besides the causal mask; nothing of it in a plain one.
+struct Rules {
+  bool windowed;        // rows see no keys further away than AttentionParams::window_left, _right
+  bool softcap;
+  bool alibi;
+  MaskKind attn_mask;
+
+  __host__ __device__ constexpr bool biased() const {
+    return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;
+  }
+  // Whether scores become exponents, as floats, before their maxima are taken.
+  __host__ __device__ constexpr bool change_scores() const { return softcap || alibi || biased(); }
+  // Whether a map says which blocks are visited.
+  __host__ __device__ constexpr bool mapped() const { return attn_mask != MaskKind::none; }
+};
+
 struct AttentionSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
@@ -36,6 +55,7 @@ struct AttentionSpec {
   bool q_smooth;        // something is added to the scores again: AttentionParams::delta
   bool v_rotated;       // O is rotated back
   bool is_causal;
+  Rules rules;
   int block_kv;         // keys of one step: the scheme's p_block
   int num_warps;
   int row_tiles;        // MMA tiles of 16 query rows that one warp owns

@@ -120,7 +120,8 @@ def emulate(
 ) -> tuple[FloatArray, FloatArray]:
     """Attend with operands that are quantized already.
 
-    The formulas are in ``docs/numerics.md``; `softmax.OnlineSoftmax` is the loop body. NaN and
+    The formulas are in ``docs/numerics.md``; `softmax.OnlineSoftmax` is the loop body, which takes
+    the blocks of keys from the last to the first, as FlashAttention-3's code does. NaN and
     infinities act through the scales: in Q they make the rows of their scope NaN, in K (or in V, if
     its scope is "token", "sorted" or "block") every row that sees a token of their scope, in a
     channel of V that channel of every row, in V with one scale everything. Rows that see no key
@@ -188,7 +189,7 @@ def emulate(
                 softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
                 seen = np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
-                    for keys in of_head.mask.blocks(rows, scheme.p_block):
+                    for keys in reversed(of_head.mask.blocks(rows, scheme.p_block)):
                         v_block = v.tokens(keys)
                         s = scores(q.tokens(rows), k.tokens(keys))
                         if ops.delta is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +56,13 @@ class Mask:
         counts: NDArray[np.intp] = np.maximum(stop - first, 0)
         return counts
 
-    def blocks(self, rows: range, block: int) -> Iterator[range]:
-        """Cut the keys into blocks, and yield those that are not hidden from all of these rows."""
+    def blocks(self, rows: range, block: int) -> list[range]:
+        """Cut the keys into blocks, and return those that are not hidden from all of these rows.
+
+        They start at multiples of `block`, and are in the order of the keys.
+        """
         first, stop = self.bounds(rows)
-        for keys in spans(int(stop[-1]), block):
-            if keys.stop > first[0]:
-                yield keys
+        return [keys for keys in spans(int(stop[-1]), block) if keys.stop > first[0]]
 
     def block(self, rows: range, keys: range) -> NDArray[np.bool_] | None:
         """Return the visibility [row, key] of a block, or None if all of it is visible."""

@@ -17,8 +17,9 @@ from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half
 __all__ = ["OnlineSoftmax", "PBlock"]
 
 # Of ``p_range="row_pow2"``: by how much, in units of log 2, M stands above the maximum of the first
-# block that a row sees. It makes later moves of M rarer, for an error that is 1 to 6 % larger.
-# Such a number that P at the maximum is a whole number of steps: a row of equal logits is exact.
+# block that a row meets, its last. It makes later moves of M rarer, for an error that is 1 to 6 %
+# larger. Such a number that P at the maximum is a whole number of steps: a row of equal logits is
+# exact.
 FIRST_HEADROOM = np.log2(255 / 152)
 
 
@@ -50,6 +51,10 @@ class OnlineSoftmax:
     Base 2 throughout. With M the largest logit so far of a row, ``row_sum`` is the sum of
     ``2^(s - M)`` over its keys, never of rounded values, and ``o`` the sum of P V in units of
     ``2^M`` and of V's channel scale.
+
+    Any order of blocks is correct, but what rounding P against M costs depends on it. The kernels
+    go from the last to the first, so that attention sinks, which are first tokens, raise M when the
+    other keys have been rounded already.
 
     Parameters
     ----------
@@ -97,7 +102,7 @@ class OnlineSoftmax:
         block_max = s.max(axis=1)
         new_max = np.maximum(self.row_max, block_max)
         if self.scheme.p_range == "row_pow2":
-            # After the first block that a row sees, in whole steps.
+            # After the first block that a row meets, in whole steps.
             seen = self.row_max != -np.inf
             last = np.where(seen, self.row_max, 0.0)
             steps = last + np.ceil(new_max - last)

@@ -15,6 +15,7 @@ from ..specs.attention import AttentionSpec, PRange, Scope, Type
 from ..specs.coding import Name, code_type, stored_scope
 from ..specs.quantize import QuantizeSpec
 from ..specs.rotate import RotateSpec
+from ..specs.rules import PLAIN, Rules
 from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import FinishSpec, StatsSpec
 from ..specs.unpack import UnpackSpec
@@ -152,6 +153,7 @@ def attention_spec(
     target: Target,
     *,
     long_kv: bool = False,
+    rules: Rules = PLAIN,
 ) -> AnyAttentionSpec:
     """Return the attention kernel for inputs and output of a type and padded head dimension.
 
@@ -159,6 +161,8 @@ def attention_spec(
     ----------
     long_kv : bool
         Whether there are more than `kernels_sm90.INTEGER_O_KEYS` keys.
+    rules : Rules
+        What happens to scores besides.
 
     Raises
     ------
@@ -168,7 +172,8 @@ def attention_spec(
     check_supported(scheme, target)
     half = half_type(scheme, dtype)
     if wgmma_serves(target, scheme):
-        return wgmma_spec(scheme, half, head_dim, dtype, is_causal, target, long_kv=long_kv)
+        mask = is_causal, rules
+        return wgmma_spec(scheme, half, head_dim, dtype, mask, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
     row = "mma", Type.fp16 if codes is None else Type.int8, head_dim
     tile = TILES[row] if scheme.qk == "fp16" else SCALED_TILES.get(row, TILES[row])
@@ -188,6 +193,7 @@ def attention_spec(
         q_smooth=scheme.smooth_q != "none",
         v_rotated=scheme.rotates("v"),
         is_causal=is_causal,
+        rules=rules,
         block_kv=scheme.p_block,
         **asdict(tile),
     )

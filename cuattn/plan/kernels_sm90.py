@@ -9,6 +9,7 @@ from ..errors import UnsupportedError
 from ..scheme import Scheme
 from ..specs.attention import PRange, Scope, Type
 from ..specs.coding import code_type, stored_scope
+from ..specs.rules import PLAIN, Rules
 from ..specs.wgmma import Order, WgmmaSpec
 
 __all__ = ["INTEGER_O_KEYS", "wgmma_serves", "wgmma_spec"]
@@ -44,7 +45,7 @@ def wgmma_spec(
     half: Type,
     head_dim: int,
     dtype: Type,
-    is_causal: bool,
+    mask: tuple[bool, Rules],
     target: Target,
     *,
     long_kv: bool,
@@ -55,6 +56,8 @@ def wgmma_spec(
     ----------
     half : Type
         Of operands that are not quantized.
+    mask : tuple
+        Whether it is causal, and what happens to scores besides.
     long_kv : bool
         Whether there are more than `INTEGER_O_KEYS` keys.
 
@@ -63,13 +66,19 @@ def wgmma_spec(
     UnsupportedError
         If the kernel's tiles do not fit the shared memory.
     """
+    is_causal, rules = mask
     qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
     p_range = PRange(scheme.p_range)
     integer_o = pv is Type.int8 and p_range is PRange.row_pow2 and not long_kv
     k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
-    if not is_causal and scheme.p_terms == 1 and p_range in (PRange.block, PRange.row_pow2):
+    if (
+        not is_causal
+        and rules == PLAIN
+        and scheme.p_terms == 1
+        and p_range in (PRange.block, PRange.row_pow2)
+    ):
         # What gains time without a mask, of what was measured with 64 and 128 channels.
         plain = _plain(qk, pv, k_scope, v_scope)
         tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim == 128)
@@ -93,6 +102,7 @@ def wgmma_spec(
         q_smooth=scheme.smooth_q != "none",
         v_rotated=scheme.rotates("v"),
         is_causal=is_causal,
+        rules=rules,
         block_kv=128 if free and head_dim <= 128 else scheme.p_block,
         integer_o=integer_o,
         stages=4,

@@ -20,6 +20,7 @@ from .deltas import deltas
 from .kernels import AnyAttentionSpec, attention_spec
 from .kernels_sm90 import INTEGER_O_KEYS
 from .operand_buffers import PARTS, OperandBuffers, operand_buffers, unpacking
+from .score_rules import rules_of, score_arguments
 from .tensor_maps import Source, operand_maps
 
 __all__ = ["GIVEN", "pipeline"]
@@ -70,6 +71,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         problem.is_causal,
         target(device.arch),
         long_kv=problem.k.tokens > INTEGER_O_KEYS,
+        rules=rules_of(problem),
     )
     mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
     operands: dict[Name, OperandBuffers] = {}
@@ -83,7 +85,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         codes = CodeLayout.of(scheme, "k", problem.k.shape)
         order = buffers["order"] if given else buffers.take(math.prod(codes.order))
     shift, lse_shift = None, NULL
-    if problem.return_lse and scheme.smooth_k != "none":
+    if problem.needs_lse_shift:
         lse_shift = buffers["lse_shift"]
         if "q" in jobs:
             lse_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)
@@ -111,6 +113,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         means, k_vector = operands["q"].vector, operands["k"].vector
         delta, launch = deltas(problem, means, k_vector, buffers, device)
         launches.append(launch)
+    of_scores, launch_scores = score_arguments(problem, buffers, device)
+    launches += launch_scores
     twin = 2.0**scheme.p_split
     arguments: dict[str, float] = {
         "o": buffers["o"],
@@ -129,6 +133,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "scale_log2": problem.softmax_scale * math.log2(math.e),
         "twin": twin,
         "inverse_twin": 1.0 / twin,
+        **of_scores,
     }
     for name, where in operands.items():
         arguments |= {name: where.data, f"{name}_scale": where.scale}

@@ -53,7 +53,7 @@ WHOLE = Part()
 ATTENTION = Part(
     (
         *("attention_sm80.cu", "attention_sm90.cu", "quantize.cu", "stats.cu"),
-        *("block_means.cu", "deltas.cu", "rotate.cu", "unpack.cu"),
+        *("block_means.cu", "deltas.cu", "mask_map.cu", "rotate.cu", "unpack.cu"),
     ),
     _ATTENTION,
 )

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from ..common.sizes import round_up
 from ..reference.sorting import PLACE_SCALES
 from .kernel_spec import KernelSpec
+from .rules import Rules
 
 __all__ = ["AttentionSpec", "PRange", "Scope", "Type", "scale_bytes"]
 
@@ -138,6 +139,7 @@ class AttentionSpec(KernelSpec):
     q_smooth: bool
     v_rotated: bool
     is_causal: bool
+    rules: Rules
     block_kv: int
     num_warps: int
     row_tiles: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -26,6 +26,9 @@ class KernelSpec:
 def _literal(value: object) -> str:
     if isinstance(value, Enum):
         return f"{type(value).__name__}::{value.value}"
+    if is_dataclass(value):
+        members = [f".{f.name} = {_literal(getattr(value, f.name))}" for f in fields(value)]
+        return f"{type(value).__name__}{{{', '.join(members)}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..common.sizes import round_up
 from .attention import PRange, Scope, Type, scale_bytes
 from .kernel_spec import KernelSpec
+from .rules import Rules
 
 __all__ = ["GROUP_ROWS", "Order", "WgmmaSpec"]
 
@@ -18,7 +19,7 @@ GROUP_ROWS = 64
 _WARPGROUP = 128
 # Bytes of a barrier, and of where an item lies.
 _BARRIERS = 8
-_ITEM = 20
+_ITEM = 24
 
 
 class Order(Enum):
@@ -51,6 +52,7 @@ class WgmmaSpec(KernelSpec):
     q_smooth: bool
     v_rotated: bool
     is_causal: bool
+    rules: Rules
     block_kv: int
     integer_o: bool
     groups: int

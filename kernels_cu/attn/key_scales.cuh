@@ -33,6 +33,10 @@ struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
     return inverse[lane % 4 * kSections + section];
   }
 
+  // Of one of a lane's two columns of a key tile.
+  __device__ __forceinline__ float token_log2_v(int tile, int e, int lane) const {
+    return v[16 * (tile / 2) + 4 * (lane % 4) + 2 * (tile % 2) + e];
+  }
   // Of what a lane sees of the key tiles 2 * pair and 2 * pair + 1: two columns of each.
   __device__ __forceinline__ float4 inverse_v(int pair, int lane) const {
     return four(inverse, pair, lane);

@@ -29,6 +29,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
   const int quad_lane = lane % 4;
   const int lane_channel = (Adjacent ? 8 : 2) * quad_lane;
   float inverse[2];  // of the row sums; 0 where nothing is stored, which is finite
+  float share[2];  // of its keys in a row's sum: the rest is the sink's
   bool empty[2];  // a row that sees no key: O = 0 and lse = -inf
   int end[2];     // of the channels that are stored: of a row, or from lane_channel on
   Element* to[2];
@@ -37,20 +38,27 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     const int row = rows.first + 8 * half;
     const float l = row_sum[half];
     const bool exists = row < p.seqlen_q;
-    empty[half] = exists && (S.is_causal ? seen_keys(row, p.seqlen_q, p.seqlen_kv)
-                                         : p.seqlen_kv) <= 0;
+    empty[half] = exists && sees_nothing<S>(p, row, reference[half], l);
     // Heads have a multiple of 8 channels.
     end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
     inverse[half] = end[half] > 0 ? 1.0f / l : 0.0f;
     to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
-    if (p.lse && quad_lane == 0 && exists) {
+    share[half] = 1.0f;
+    if (exists && (p.sinks || (p.lse && quad_lane == 0))) {
       const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
       const i64 index = batch_head * p.seqlen_q + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
       float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
-      if (p.lse_shift) lse += p.lse_shift[index];
-      p.lse[index] = empty[half] ? -kInf : lse;
+      if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];
+      if (empty[half]) lse = -kInf;
+      if (p.sinks) {
+        const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
+        share[half] = 1.0f / (1.0f + expf(sink - lse));
+        lse = fmaxf(sink, lse) + (sink == lse ? kLn2 : log1pf(expf(-fabsf(sink - lse))));
+        inverse[half] *= share[half];
+      }
+      if (p.lse && quad_lane == 0) p.lse[index] = lse;
     }
   }
   // Some columns at a time, whose terms are loaded together.
@@ -75,8 +83,8 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
               const ChannelTerms& c = term[four + i];
               const int column = first + four + i;
               const float2 sum = {o(column, 2 * half), o(column, 2 * half + 1)};
-              float2 x = {sum.x * inverse[half] * c.scale.x + c.mean.x,
-                          sum.y * inverse[half] * c.scale.y + c.mean.y};
+              float2 x = {sum.x * inverse[half] * c.scale.x + c.mean.x * share[half],
+                          sum.y * inverse[half] * c.scale.y + c.mean.y * share[half]};
               if constexpr (decltype(saturates)::value) x = saturated<S.out>(x, sum, c.scale);
               pair[i] = pack_pair<S.out>(x);
             }

@@ -1,5 +1,6 @@
 // What P, and with it O and the row sums, are relative to, and what is added to exponents.
 #pragma once
+#include "layout.cuh"
 #include "params.cuh"
 #include "spec.cuh"
 
@@ -30,6 +31,11 @@ __device__ __forceinline__ float term_weight(const AttentionParams& p, int term)
 template <auto S>
 __device__ constexpr bool kBiased =
     (S.pv == Type::int8 && S.v_scope == Scope::token) || S.q_smooth;
+
+// What is in scores as rules see them: the bias that comes with Q's smoothing.
+template <auto S>
+__device__ constexpr float kScoreBias =
+    S.q_smooth && !(S.pv == Type::int8 && S.v_scope == Scope::token) ? kLog2Bias : 0.0f;
 
 // Stands for the maximum of a row that has seen no key. It is finite so that no difference of two
 // maxima is NaN, and so low that 2^(it - any score) is 0.

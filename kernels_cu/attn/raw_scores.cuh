@@ -7,7 +7,9 @@ template <AttentionSpec S>
 struct RawScores {
   // Accumulators that started at kMagic are positive floats: their bits compare as integers, for
   // which there is a three-way maximum.
-  static constexpr bool kAsIntegers = Shape<S>::kIntegerScores && !Shape<S>::kTokenK;
+  static constexpr bool kRuled = S.rules.change_scores();
+  static constexpr bool kExponents = Shape<S>::kTokenK || kRuled;  // scales or rules make them so
+  static constexpr bool kAsIntegers = Shape<S>::kIntegerScores && !kExponents;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 

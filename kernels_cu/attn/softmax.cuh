@@ -5,6 +5,7 @@
 #include "attn/pack_terms.cuh"
 #include "attn/raw_scores.cuh"
 #include "attn/row_reference.cuh"
+#include "attn/ruled_scores.cuh"
 #include "attn/shape.cuh"
 #include "attn/sorted_keys.cuh"
 #include "ptx/math.cuh"
@@ -14,6 +15,7 @@ template <AttentionSpec S>
 struct OnlineSoftmax {
   using H = Shape<S>;
   using Raw = RawScores<S>;
+  static constexpr bool kSortedRaw = H::kSorted && !Raw::kRuled;
   float reference[2];  // exponent that O and row_sum are relative to
   float row_sum[2];    // of this lane's columns only, until finish()
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
@@ -39,7 +41,8 @@ struct OnlineSoftmax {
   // Finds the maxima of a block of scores, and what follows from them for O as well.
   template <bool Masked>
   __device__ __forceinline__ void begin(typename H::Scores& s, typename H::Output& o,
-                                        const KeyScales<S>& keys, const Mask<S>& mask, int lane) {
+                                        const KeyScales<S>& keys, const ScoreRules<S>& rules,
+                                        const Mask<S>& mask, int block, int lane) {
     if constexpr (H::kTokenK) keys.apply(s, scale, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -47,12 +50,16 @@ struct OnlineSoftmax {
       if constexpr (H::kBlockK) slope[half] *= keys.block_scale();
       if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
     }
+    if constexpr (Raw::kRuled) {
+      apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
+      slope[0] = slope[1] = 1.0f;
+    }
     float row_max_log2[2];
-    if constexpr (H::kSorted) {
+    if constexpr (kSortedRaw) {
       sorted_row_max<Masked>(row_max_log2, s, slope, keys, mask, lane);
     } else {
       float top[2];  // in units of s
-      Raw::template row_max<Masked>(s, top, mask);
+      Raw::template row_max<Masked && !Raw::kRuled>(s, top, mask);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float& m = row_max_log2[half];
@@ -142,8 +149,8 @@ struct OnlineSoftmax {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float x = s[2 * pair + i / 2][2 * half + i % 2];
-      y[i] = ptx::ex2(H::kTokenK ? x + intercept[half]
-                                 : __fmaf_rn(x, slope[half], intercept[half]));
+      y[i] = ptx::ex2(Raw::kExponents ? x + intercept[half]
+                                      : __fmaf_rn(x, slope[half], intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
     }
   }

@@ -65,11 +65,11 @@ struct SortedSections {
       const int section = section_of(2 * tile);
       if (i % 2 == 0 && begins_section(tile)) {
         const float b = row_intercept + keys.section_log2_v(section, lane);
-        intercept[half] = __fmaf_rn(-kMagic, slope, b);
+        intercept[half] = Raw::kRuled ? row_intercept : __fmaf_rn(-kMagic, slope, b);
         sum[half] = 0.0f;
       }
       const float x = s[tile][2 * half + i % 2];
-      y[i] = ptx::ex2(__fmaf_rn(x, slope, intercept[half]));
+      y[i] = ptx::ex2(Raw::kRuled ? x + intercept[half] : __fmaf_rn(x, slope, intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
       sum[half] += y[i];
       if (i % 2 == 1 && ends_section(tile)) {

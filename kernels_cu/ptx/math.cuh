@@ -23,4 +23,11 @@ __device__ __forceinline__ float rcp(float x) {
   return y;
 }
 
+// Relative error below 2^-10.9.
+__device__ __forceinline__ float tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace ptx

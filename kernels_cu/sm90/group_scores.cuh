@@ -8,8 +8,10 @@ struct GroupScores {
   using H = TileShape<S>;
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
-  // Scales of tokens make floats of integer scores, which stay where they are, as bits.
-  static constexpr bool kAsIntegers = H::kIntegerScores && !H::kTokenK;
+  static constexpr bool kRuled = S.rules.change_scores();
+  // Scales of tokens and rules make exponents of scores: floats, of integers as bits, in their place.
+  static constexpr bool kExponents = H::kTokenK || kRuled;
+  static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
   // right unless all of them are negative; what keys add is biased so that few are.
   static constexpr bool kCompareBits = kBiased<S> && S.p_range == PRange::block;
@@ -17,7 +19,7 @@ struct GroupScores {
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
   static __device__ __forceinline__ float value(Acc x) {
-    if constexpr (H::kTokenK) {
+    if constexpr (H::kIntegerScores && kExponents) {
       return __int_as_float(x);
     } else {
       return static_cast<float>(x);
@@ -37,7 +39,7 @@ struct GroupScores {
       return max(a, b);
     } else if constexpr (kCompareBits && !Exact) {
       return max(a, b);
-    } else if constexpr (H::kTokenK) {
+    } else if constexpr (H::kIntegerScores) {
       return __float_as_int(fmaxf(__int_as_float(a), __int_as_float(b)));
     } else {
       return fmaxf(a, b);

@@ -7,6 +7,7 @@
 #include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
 #include "sm90/row_state.cuh"
+#include "sm90/ruled_scores.cuh"
 #include "sm90/sorted_scores.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
@@ -18,6 +19,7 @@ struct GroupSoftmax {
   using Acc = typename Raw::Acc;
   using Scores = typename Raw::Scores;
   static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
+  static constexpr bool kSortedRaw = H::kSorted && !Raw::kRuled;
 
   RowState<S> rows;
   float slope[2];      // of the block at hand: exponent = s * slope + intercept
@@ -33,7 +35,7 @@ struct GroupSoftmax {
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
   __device__ __forceinline__ void start(const AttentionParams& p, const ItemConstants<S>& item,
                                         int row, u32 parking) {
-    zero = ptx::hidden_zero(item.item.end);
+    zero = ptx::hidden_zero(item.item.all.end);
     float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -45,27 +47,35 @@ struct GroupSoftmax {
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
-                                        const Mask<S>& mask, int group, int lane,
-                                        Rescale rescale) {
+                                        const ScoreRules<S>& rules, const Mask<S>& mask, int block,
+                                        int group, int lane, Rescale rescale) {
     rows.fetch_scale();
-    if constexpr (H::kTokenK) Raw::apply(s, keys, rows.scale, group, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
       slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
     }
+    if constexpr (Raw::kRuled) {
+      RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
+                                             lane);
+      slope[0] = slope[1] = 1.0f;
+    } else if constexpr (H::kTokenK) {
+      Raw::apply(s, keys, rows.scale, group, lane);
+    }
+    // What rules hide is the lowest already.
+    constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
-    if constexpr (!H::kSorted) Raw::template row_max<Masked>(s, top, mask);
-    if constexpr (H::kSorted) {
+    if constexpr (!kSortedRaw) Raw::template row_max<kHides>(s, top, mask);
+    if constexpr (kSortedRaw) {
       Sorted::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
     } else if constexpr (kLocal) {
-      Raw::template across_row<Masked>(s, top, mask);
+      Raw::template across_row<kHides>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, slope);
     } else {
       // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
       Raw::template in_log2<Masked>(block_max, top, slope);
       if (!rows.move_one_step(block_max, rescale, lane)) {
-        Raw::template across_row<Masked>(s, top, mask);
+        Raw::template across_row<kHides>(s, top, mask);
         Raw::template in_log2<Masked>(block_max, top, slope);
         rows.move(block_max, rescale);
       }
@@ -103,8 +113,8 @@ struct GroupSoftmax {
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {
           const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-          y[e] = ptx::ex2(H::kTokenK ? Raw::value(x) + intercept[half]
-                                     : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
+          y[e] = ptx::ex2(Raw::kExponents ? Raw::value(x) + intercept[half]
+                                          : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
           if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
         }
 #pragma unroll

@@ -1,14 +1,8 @@
 // The parts of the problem and the order in which CTAs solve them.
 #pragma once
-#include "attn/mask.cuh"
+#include "attn/visits.cuh"
 #include "params.cuh"
 #include "sm90/tile_shape.cuh"
-
-// Blocks of keys that some of 64 rows see: the first `unmasked` ones are seen whole by every row.
-struct KeyBlocks {
-  int unmasked;
-  int end;
-};
 
 // An item is `groups` times 64 query rows of one head; a CTA attends with one after the other.
 // Their order is that of their indices: those that follow each other share K and V or use those of
@@ -19,7 +13,7 @@ struct Item {
   int kv_head;
   int head;
   int first_row;
-  int end;  // blocks of keys that some row sees
+  KeyRange all;  // blocks of keys that some row sees by its position
 
   __device__ __forceinline__ Item(const WgmmaParams& p, int index) {
     const AttentionParams& a = p.attention;
@@ -42,8 +36,7 @@ struct Item {
     head = all_heads % a.num_q_heads;
     kv_head = head / a.heads_per_kv;
     first_row = row_block * TileShape<S>::kRows;
-    const int last_row = min_of(first_row + TileShape<S>::kRows, a.seqlen_q) - 1;
-    end = ceil_div(seen_by(a, last_row), static_cast<i32>(S.block_kv));
+    all = block_range<S>(a, first_row, TileShape<S>::kRows).all;
   }
 
   __device__ __forceinline__ i64 batch_head(const AttentionParams& a) const {
@@ -53,17 +46,13 @@ struct Item {
     return static_cast<i64>(batch) * (a.num_q_heads / a.heads_per_kv) + kv_head;
   }
 
-  // Those of the 64 rows from `row` on.
-  __device__ __forceinline__ KeyBlocks blocks(const AttentionParams& a, int row) const {
-    if (row >= a.seqlen_q) return {0, 0};
-    const int last = min_of(row + kGroupRows, a.seqlen_q) - 1;
-    return {seen_by(a, row) / S.block_kv,
-            ceil_div(seen_by(a, last), static_cast<i32>(S.block_kv))};
+  // Those that some of the 64 rows from `row` on see.
+  __device__ __forceinline__ BlockRange blocks(const AttentionParams& a, int row) const {
+    if (row >= a.seqlen_q) return {{all.begin, all.begin}, {all.begin, all.begin}};
+    return block_range<S>(a, row, kGroupRows);
   }
 
-  // Keys that a row sees.
-  static __device__ __forceinline__ int seen_by(const AttentionParams& a, int row) {
-    if constexpr (!S.is_causal) return a.seqlen_kv;
-    return min_of(max_of(seen_keys(row, a.seqlen_q, a.seqlen_kv), 0), a.seqlen_kv);
+  __device__ __forceinline__ Visits<S, S.groups> visits(const AttentionParams& a) const {
+    return {a, batch, head, first_row, all};
   }
 };

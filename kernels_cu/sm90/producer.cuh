@@ -39,7 +39,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     // Early, because the answer takes long.
     index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : p.items;
     const u32 q_barrier = q_full + 8 * q.buffer;
-    if (item.end == 0) {
+    if (item.all.end <= item.all.begin) {
       ptx::mbarrier_arrive(q_barrier);
     } else {
       ptx::mbarrier_expect(q_barrier, S.groups * H::QTile::bytes);
@@ -58,7 +58,8 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     const int padded = ceil_div(a.seqlen_kv, kTokenPad) * kTokenPad;
     const f32* delta = a.delta + (item.batch_head(a) * ceil_div(a.seqlen_q, kQBlock) +
                                   item.first_row / kQBlock) * padded;
-    for (int block = 0; block < item.end; ++block) {
+    Visits<S, S.groups> visits = item.visits(a);
+    for (int block = visits.next(); block >= 0; block = visits.next()) {
       kv.wait_empty(empty);
       const u32 barrier = full + 8 * kv.buffer;
       TokenScales<S>& scales = storage.scales[kv.buffer];
@@ -92,9 +93,9 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
           const int row = min_of(item.first_row + group * kGroupRows, a.seqlen_q - 1);
           const int further = row / kQBlock - item.first_row / kQBlock;
           ptx::bulk_copy(ptx::smem_address(scales.delta[group]),
-                         delta + static_cast<i64>(further) * padded, scales.delta_bytes, barrier);
+                         delta + static_cast<i64>(further) * padded + block * S.block_kv,
+                         scales.delta_bytes, barrier);
         }
-        delta += S.block_kv;
       }
       const u32 v = ptx::smem_address(storage.v[kv.buffer]);
       if constexpr (H::kScaledValues) {

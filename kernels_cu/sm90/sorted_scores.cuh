@@ -91,7 +91,8 @@ struct SortedSections {
         sum[half] = 0.0f;
       }
       const auto x = s[4 * tile + 2 * half + e % 2];
-      y[e] = ptx::ex2(__fmaf_rn(Raw::value(x), slope, intercept[half]));
+      y[e] = ptx::ex2(Raw::kRuled ? Raw::value(x) + row_intercept
+                                  : __fmaf_rn(Raw::value(x), slope, intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
       sum[half] += y[e];
       if (e % 2 == 1 && ends_section(tile)) {

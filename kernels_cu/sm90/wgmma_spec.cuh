@@ -19,6 +19,7 @@ struct WgmmaSpec {
   bool q_smooth;        // something is added to the scores again: AttentionParams::delta
   bool v_rotated;       // O is rotated back
   bool is_causal;
+  Rules rules;
   int block_kv;         // keys of one step
   bool integer_o;       // O stays int32 from block to block
   int groups;           // warpgroups that attend, with 64 query rows each

@@ -89,16 +89,17 @@ def test_example_measures_layers_and_embedding(real_model, monkeypatch, tmp_path
         assert q.shape == k.shape == v.shape == (1, 12, tokens, 32)
         assert q.dtype == np.float32
     int8, of_tokens, int_flash = document["schemes"]
-    # The worst layers have 1.20, 1.04 and 5.8 % on this text.
+    # The worst layers have 1.21, 1.04 and 2.6 % on this text.
     assert max(layer["relative_l1"] for layer in int8["layers"]) < 0.0125
     assert max(layer["relative_l1"] for layer in of_tokens["layers"]) < 0.011
-    assert 0.02 < max(layer["relative_l1"] for layer in int_flash["layers"]) < 0.1
+    assert 0.02 < max(layer["relative_l1"] for layer in int_flash["layers"]) < 0.05
     assert min(layer["cosine"] for layer in int8["layers"]) > 0.9998
-    # The claim of the project: within 5e-5, where INT-FlashAttention's formulas give about 3e-3.
+    # The claim of the project: within 5e-5, where INT-FlashAttention's formulas give about 1e-3, in
+    # the order of its paper, from the first block to the last, 6e-3.
     # Scales of tokens have 2.8e-5 on this text, sorted keys 3.2e-5.
     assert 0 < 1 - of_tokens["embedding"]["cosine"] < 5e-5
     assert 0 < 1 - int8["embedding"]["cosine"] < 5e-5
-    assert 1e-3 < 1 - int_flash["embedding"]["cosine"] < 1e-2
+    assert 5e-4 < 1 - int_flash["embedding"]["cosine"] < 1e-2
     text = capsys.readouterr().out
     assert all(f"\n{scheme} " in text for scheme in schemes)
 

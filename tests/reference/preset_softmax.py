@@ -7,15 +7,15 @@ from preset_codes import HEAD_DIM, nearest_e4m3
 
 
 def blocks(logits, size, unit=None):
-    """Visible keys, block by block, each with the running maximum after it.
+    """Visible keys, from the last block to the first, each with the running maximum after it.
 
-    With a unit, it stands 0.746 of it higher after the first block, and moves by multiples of it.
+    With a unit, it stands 0.746 of it higher after the first visit, and moves by multiples of it.
     """
     running = -math.inf
-    for start in range(0, max(logits) + 1, size):
+    for start in reversed(range(0, max(logits) + 1, size)):
         block = [j for j in range(start, start + size) if j in logits]
         higher = max(running, *(logits[j] for j in block))
-        if unit and start:
+        if unit and running > -math.inf:
             higher = running + unit * math.ceil((higher - running) / unit)
         elif unit:
             higher += math.log2(255 / 152) * unit

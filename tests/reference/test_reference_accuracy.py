@@ -130,10 +130,10 @@ def test_two_terms_leave_no_error_of_p(distribution):
 
 
 def test_twin_steps_keep_small_probabilities():
-    """With sinks nearly all keys have less than 1/127 of the largest probability."""
+    """The longer the row, the more keys have less than 1/127 of the largest probability."""
     one_range = replace(PRESETS["twin"], p_range="static127")
-    assert error("twin", "sinks") < 0.6 * error(one_range, "sinks")
-    assert error("twin", "normal") < 0.95 * error(one_range, "normal")
+    assert error("twin", "sinks") < 0.75 * error(one_range, "sinks")
+    assert error("twin", "normal", 16384) < 0.5 * error(one_range, "normal", 16384)
 
 
 def test_fp16_is_the_baseline():

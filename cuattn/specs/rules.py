@@ -1,0 +1,56 @@
+"""What a kernel does to scores besides the causal mask; the mirror of Rules in spec.cuh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["PLAIN", "MaskKind", "Rules"]
+
+
+class MaskKind(Enum):
+    """How a mask is read: packed to bits, or as floats that are added to logits."""
+
+    __hash__ = object.__hash__  # as in `Type`
+
+    none = "none"
+    bits = "bits"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Field of the specs of attention kernels; all is off by default.
+
+    Attributes
+    ----------
+    windowed : bool
+        Rows see no keys further away than sides that are known at run time only.
+    softcap, alibi : bool
+    attn_mask : MaskKind
+    """
+
+    windowed: bool = False
+    softcap: bool = False
+    alibi: bool = False
+    attn_mask: MaskKind = MaskKind.none
+
+    @property
+    def biased(self) -> bool:
+        """Whether a mask of floats is added."""
+        return self.attn_mask not in (MaskKind.none, MaskKind.bits)
+
+    @property
+    def change_scores(self) -> bool:
+        """Whether scores become exponents before their maxima are taken."""
+        return self.softcap or self.alibi or self.biased
+
+    @property
+    def mapped(self) -> bool:
+        """Whether a map says which blocks of keys are visited."""
+        return self.attn_mask is not MaskKind.none
+
+
+PLAIN = Rules()

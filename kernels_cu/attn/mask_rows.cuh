@@ -1,0 +1,79 @@
+// Where an attn_mask has the two rows of a lane.
+#pragma once
+#include "params.cuh"
+#include "ptx/convert.cuh"
+#include "spec.cuh"
+
+// A float of any type that floats are given in.
+template <Type T>
+__device__ __forceinline__ float widened(const void* from, i64 index) {
+  if constexpr (T == Type::fp32) {
+    return __ldg(static_cast<const f32*>(from) + index);
+  } else {
+    float x[2];
+    const u32 bits = __ldg(static_cast<const u16*>(from) + index);
+    T == Type::fp16 ? ptx::widen_f16x2(x, bits) : ptx::widen_bf16x2(x, bits);
+    return x[0];
+  }
+}
+
+// The same where only the call knows the type: AttentionParams::sinks_type.
+__device__ __forceinline__ float widened(const void* from, i64 index, int type) {
+  return type == 0   ? widened<Type::fp32>(from, index)
+         : type == 1 ? widened<Type::fp16>(from, index)
+                     : widened<Type::bf16>(from, index);
+}
+
+constexpr Type type_of(MaskKind kind) {
+  return kind == MaskKind::fp16 ? Type::fp16 : kind == MaskKind::bf16 ? Type::bf16 : Type::fp32;
+}
+
+// The least finite number of a type stands for -inf.
+template <Type T>
+constexpr float kLeast = T == Type::fp16   ? -65504.0f
+                         : T == Type::bf16 ? -0x1.fep127f
+                                           : -0x1.fffffep127f;
+
+template <auto S>
+struct MaskRows {
+  static constexpr int kWords = S.block_kv / 32;
+  const void* mask;
+  i64 row[2];  // offsets: of bits in words, else in elements
+  i64 key_stride;
+
+  __device__ __forceinline__ MaskRows(const AttentionParams& p, int batch, int head, int first_row,
+                                      int lane) {
+    if constexpr (S.rules.mapped()) {
+      mask = p.attn_mask;
+      key_stride = p.mask_stride_key;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int i = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
+        row[half] = batch * p.mask_stride_batch + head * p.mask_stride_head + i * p.mask_stride_row;
+      }
+    }
+  }
+
+  // Of a block: rows of bits are padded to 128 keys.
+  __device__ __forceinline__ void load_bits(u32 (&bits)[kWords], int half, int block) const {
+    const u32* from = static_cast<const u32*>(mask) + row[half] + block * kWords;
+    if constexpr (kWords == 4) {
+      const uint4 x = __ldg(reinterpret_cast<const uint4*>(from));
+      bits[0] = x.x;
+      bits[1] = x.y;
+      bits[2] = x.z;
+      bits[3] = x.w;
+    } else {
+      const uint2 x = __ldg(reinterpret_cast<const uint2*>(from));
+      bits[0] = x.x;
+      bits[1] = x.y;
+    }
+  }
+
+  // What a key's logit gets, in the natural unit; -inf if it is hidden.
+  __device__ __forceinline__ float bias(int half, int key) const {
+    constexpr Type kType = type_of(S.rules.attn_mask);
+    const float x = widened<kType>(mask, row[half] + key * key_stride);
+    return x <= kLeast<kType> ? -kInf : x;
+  }
+};
