@@ -187,7 +187,10 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
 #pragma unroll
   for (int tile = 0; tile < H::kRowTiles; ++tile) {
     softmax[tile].finish();
-    const int row = done.first_row + warp * H::kWarpRows + 16 * tile + lane / 4;
+    const int tile_row = done.first_row + warp * H::kWarpRows + 16 * tile;
+    const ScoreRules<S> rules(p, done.batch, done.head, tile_row, lane);
+    rules.finish(softmax[tile].reference);
+    const int row = tile_row + lane / 4;
     store_rows<S, false>(
         p, [&](int column, int e) { return o[tile][column][e]; },
         GlobalTerms<S, H::kChannelV>(p, done.batch, done.kv_head),

@@ -284,6 +284,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     }
     if constexpr (S.float_sums) take_bias_off();
     softmax.rows.finish();
+    rules.finish(softmax.rows.reference);
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];
     store_rows<S, H::kScaledValues>(

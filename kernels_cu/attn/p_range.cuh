@@ -27,15 +27,26 @@ __device__ __forceinline__ float term_weight(const AttentionParams& p, int term)
   return S.p_terms == 2 && term == 0 ? 256.0f : 1.0f;
 }
 
-// Whether what keys add to the exponents holds kLog2Bias.
+// Whether V's scales ride in the exponents: by their logarithms, with or without kLog2Bias.
+template <auto S>
+__device__ constexpr bool kTokenLogs = S.pv == Type::int8 && S.v_scope == Scope::token;
+template <auto S>
+__device__ constexpr bool kSortedLogs = S.pv == Type::int8 && S.v_scope == Scope::sorted;
+
+// Whether rules leave exponents as multiples of the softcap, which is the slope then.
+template <auto S>
+__device__ constexpr bool kCapUnits =
+    S.rules.softcap && !S.rules.alibi && !S.rules.biased() && !kTokenLogs<S> && !kSortedLogs<S>;
+
+// Whether what is added to the exponents holds kLog2Bias.
 template <auto S>
 __device__ constexpr bool kBiased =
-    (S.pv == Type::int8 && S.v_scope == Scope::token) || S.q_smooth;
+    !kCapUnits<S> && (kTokenLogs<S> || S.q_smooth || (S.rules.change_scores() && is_code(S.qk)));
 
 // What is in scores as rules see them: the bias that comes with Q's smoothing.
 template <auto S>
 __device__ constexpr float kScoreBias =
-    S.q_smooth && !(S.pv == Type::int8 && S.v_scope == Scope::token) ? kLog2Bias : 0.0f;
+    S.q_smooth && !kTokenLogs<S> ? kLog2Bias : 0.0f;
 
 // Stands for the maximum of a row that has seen no key. It is finite so that no difference of two
 // maxima is NaN, and so low that 2^(it - any score) is 0.

@@ -8,9 +8,12 @@ constexpr float kLog2e = 1.44269504089f;
 // For the two rows of a lane.
 template <auto S>
 struct ScoreRules {
+  // Under a causal mask no key is behind a row's own, so that the distance is a difference.
+  static constexpr bool kLinear = S.rules.alibi && S.is_causal;
   MaskRows<S> mask;
   float shift[2];  // what smoothing K took from the exponents, for the softcap
-  float own[2];    // the key that a row stands beside
+  float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
+  int first_own;   // that of the warp's first row
   float slope;     // of ALiBi, in units of log 2
   float softcap;
   float inverse_softcap;
@@ -19,17 +22,19 @@ struct ScoreRules {
   __device__ __forceinline__ ScoreRules(const AttentionParams& p, int batch, int head,
                                         int first_row, int lane)
       : mask(p, batch, head, first_row, lane),
+        first_own(first_row + (p.seqlen_kv - p.seqlen_q)),
         softcap(p.softcap_log2),
         inverse_softcap(p.inverse_softcap) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = first_row + 8 * half + lane / 4;
-      own[half] = static_cast<float>(row + (p.seqlen_kv - p.seqlen_q));
-      // Where Q's smoothing is added again, and no logarithm of V, the bias is in the exponents.
-      shift[half] = S.q_smooth ? -kScoreBias<S> : 0.0f;
+      const int row = 8 * half + lane / 4;
+      own[half] = static_cast<float>(kLinear ? row : first_own + row);
+      // Where Q's smoothing is added again, and no logarithm of V, the bias is in the scores.
+      shift[half] = -kScoreBias<S>;
       if (S.rules.softcap && p.lse_shift) {
         const i64 head_row = (static_cast<i64>(batch) * p.num_q_heads + head) * p.seqlen_q;
-        shift[half] += kLog2e * __ldg(p.lse_shift + head_row + min_of(row, p.seqlen_q - 1));
+        shift[half] +=
+            kLog2e * __ldg(p.lse_shift + head_row + min_of(first_row + row, p.seqlen_q - 1));
       }
     }
     if constexpr (S.rules.alibi) {
@@ -39,15 +44,37 @@ struct ScoreRules {
     }
   }
 
-  // The exponent of a key, which is hidden if it is -inf.
+  // What all rows add for a key.
+  __device__ __forceinline__ float of_key(int key) const {
+    // Rules before it take the score's own bias out.
+    constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
+    constexpr float kRest = S.rules.softcap ? kBias : kBias - kScoreBias<S>;
+    if constexpr (kLinear) return __fmaf_rn(slope, static_cast<float>(key - first_own), kRest);
+    return kRest;
+  }
+
+  // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   template <bool Masked>
-  __device__ __forceinline__ float apply(float x, int half, int key) const {
-    if constexpr (S.rules.softcap) {
-      x = softcap * ptx::tanh((x + shift[half]) * inverse_softcap) + kScoreBias<S>;
+  __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
+    if constexpr (S.rules.softcap) x = ptx::tanh((x + shift[half]) * inverse_softcap);
+    if constexpr (kCapUnits<S>) return x;
+    x = S.rules.softcap ? __fmaf_rn(x, softcap, of_key) : x + of_key;
+    if constexpr (S.rules.alibi && !kLinear) {
+      x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
-    if constexpr (S.rules.alibi) x -= slope * fabsf(own[half] - static_cast<float>(key));
-    if constexpr (Masked && S.rules.biased()) x += kLog2e * mask.bias(half, key);
+    if constexpr (Masked && S.rules.biased()) x = __fmaf_rn(kLog2e, mask.bias(half, key), x);
     return x;
+  }
+
+  // From what `apply` returns to exponents of log 2.
+  __device__ __forceinline__ float unit() const { return kCapUnits<S> ? softcap : 1.0f; }
+
+  // What linear distances leave out is the same for all keys of a row.
+  __device__ __forceinline__ void finish(float (&reference)[2]) const {
+    if constexpr (kLinear) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) reference[half] -= slope * own[half];
+    }
   }
 };
 
@@ -67,6 +94,7 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
       int token = 8 * tile + lane % 4 * 2 + e;
       if constexpr (kTokens && Mask<S>::kSorted) token = mask.ordered ? places[2 * tile + e] : token;
       const int key = block * S.block_kv + token;
+      const float of_key = rules.of_key(key) + added(tile, e);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         bool sees = true;
@@ -74,7 +102,7 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
           sees = Mask<S>::kSorted ? mask.sees_token(token, half) : mask.sees(tile, 2 * half + e);
         }
         float x = -kInf;
-        if (sees) x = rules.template apply<Masked>(score(tile, half, e), half, key) + added(tile, e);
+        if (sees) x = rules.template apply<Masked>(score(tile, half, e), of_key, half, key);
         put(tile, half, e, x);
       }
     }

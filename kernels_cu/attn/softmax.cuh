@@ -52,7 +52,7 @@ struct OnlineSoftmax {
     }
     if constexpr (Raw::kRuled) {
       apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
-      slope[0] = slope[1] = 1.0f;
+      slope[0] = slope[1] = rules.unit();
     }
     float row_max_log2[2];
     if constexpr (kSortedRaw) {
@@ -149,7 +149,7 @@ struct OnlineSoftmax {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float x = s[2 * pair + i / 2][2 * half + i % 2];
-      y[i] = ptx::ex2(Raw::kExponents ? x + intercept[half]
+      y[i] = ptx::ex2(Raw::kUnitSlope ? x + intercept[half]
                                       : __fmaf_rn(x, slope[half], intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
     }

@@ -14,7 +14,9 @@ struct GroupScores {
   static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
   // right unless all of them are negative; what keys add is biased so that few are.
-  static constexpr bool kCompareBits = kBiased<S> && S.p_range == PRange::block;
+  static constexpr bool kCompareBits =
+      H::kIntegerScores && (kBiased<S> || kCapUnits<S>) && S.p_range == PRange::block;
+  static constexpr bool kUnitSlope = kExponents && !kCapUnits<S>;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 

@@ -58,7 +58,7 @@ struct GroupSoftmax {
     if constexpr (Raw::kRuled) {
       RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
                                              lane);
-      slope[0] = slope[1] = 1.0f;
+      slope[0] = slope[1] = rules.unit();
     } else if constexpr (H::kTokenK) {
       Raw::apply(s, keys, rows.scale, group, lane);
     }
@@ -113,7 +113,7 @@ struct GroupSoftmax {
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {
           const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-          y[e] = ptx::ex2(Raw::kExponents ? Raw::value(x) + intercept[half]
+          y[e] = ptx::ex2(Raw::kUnitSlope ? Raw::value(x) + intercept[half]
                                           : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
           if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
         }
