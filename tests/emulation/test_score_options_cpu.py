@@ -277,6 +277,12 @@ def test_tensors_of_pytorch(rng, dtype):
     given_options["attn_mask"] = given_options["attn_mask"].expand(2, 4, 20, 150)
     o = cuattn.attention(*tensors, **given_options)
     np.testing.assert_array_equal(o.numpy(), cuattn.attention(*inputs, **options))
+    # Those of a model are read where no gradients are wanted.
+    sinks = torch.nn.Parameter(given_options.pop("sinks"))
+    with pytest.raises(ArgumentError, match=r"^sinks must be a tensor that requires no gradients"):
+        cuattn.attention(*tensors, sinks=sinks, **given_options)
+    with torch.no_grad():
+        assert torch.equal(cuattn.attention(*tensors, sinks=sinks, **given_options), o)
     hidden = torch.zeros(20, 150, dtype=torch.bool)
     assert not cuattn.attention(*tensors, attn_mask=hidden).any()
 

@@ -163,6 +163,9 @@ def test_tensors_of_pytorch_are_looked_at_once(torch, rng):
     }
     wanted = on_host(cuattn.attention(*arrays, **options))
     np.testing.assert_array_equal(found.cpu().numpy(), wanted)
+    with torch.no_grad():
+        sinks = torch.nn.Parameter(bf16)
+        assert torch.equal(cuattn.attention(*tensors, attn_mask=seen, sinks=sinks), found)
 
 
 def test_arrays_of_jax(jax, rng):

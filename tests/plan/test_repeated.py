@@ -13,9 +13,9 @@ from simulated_gpu import SimulatedGPU
 from simulated_gpu.gpu import SimulatedCaller
 
 
-def plain_arrays(arrays):
+def plain_arrays(arrays, out=None):
     """Do for arrays what `plain_tensors` does for tensors; read-only ones are not plain."""
-    given = list(arrays)
+    given = [*arrays, *([] if out is None else [out])]
     if not all(x.flags.writeable and x.size for x in given):
         return None
     kinds = [(x.shape, x.strides, x.dtype, x.ctypes.data % 16) for x in given]
