@@ -131,7 +131,8 @@ def attention(
     row that sees any of its tokens; else to the channel or, with one scale, to all of the output.
     Rotated, it is that of all channels that are rotated together. Means leave such elements out.
     Unquantized operands follow IEEE arithmetic, except that in V they, and a scale per block, may
-    also reach rows up to a tile before the first one that sees the token.
+    also reach rows that do not see the token: those that see another one of its tile, and some up
+    to a tile before the first one that sees it. In a mask, a sink or a slope NaN makes its rows so.
 
     If Q is smoothed and K is a QuantizedTensor, what smoothing took from the scores is worked out
     with the values that K's codes stand for: with 4 bits the result is a little less accurate.

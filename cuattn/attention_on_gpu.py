@@ -19,9 +19,10 @@ from .arrays.view import (
     view_cupy,
 )
 from .errors import ArgumentError
+from .operands.operand import itemsize
 from .operands.problem import Options
 from .operands.quantized import QuantizedTensor
-from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName, itemsize
+from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views

@@ -103,23 +103,36 @@ def view_tensor(x: Any, name: str) -> View:
     return tuple.__new__(View, fields)
 
 
-def plain_tensors(tensors: Iterable[Any]) -> tuple[list[int], list[Any]] | None:
+def plain_tensors(tensors: Iterable[Any], out: Any = None) -> tuple[list[int], list[Any]] | None:
     """Return the addresses of tensors, and all else that `view_tensor` would see of them as a key.
 
     None if there is one that it would change, refuse, or look at more closely. Tensors with equal
     keys are treated alike, so that a call need not look at each in turn if it has been made before.
+
+    Parameters
+    ----------
+    tensors : iterable of object
+        That are read. Parameters of models are plain too, where no gradients are recorded.
+    out : object, optional
+        That is written; it comes last.
     """
     torch: Any = sys.modules["torch"]
-    plain, strided = torch.Tensor, torch.strided
+    plain, parameter, strided = torch.Tensor, torch.nn.Parameter, torch.strided
     if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:
         return None
+    if out is not None:
+        if type(out) is not plain or out.requires_grad:
+            return None
+        tensors = (*tensors, out)
     addresses: list[int] = []
     key: list[Any] = []
     try:
         for x in tensors:
-            if type(x) is not plain or x.layout is not strided or not x.is_cuda:
+            if type(x) is not plain and type(x) is not parameter:
                 return None
-            if x.requires_grad or x.is_nested or x.is_neg():
+            if x.layout is not strided or not x.is_cuda or x.is_nested or x.is_neg():
+                return None
+            if x.requires_grad and torch.is_grad_enabled():
                 return None
             address = x.data_ptr()
             addresses.append(address)

@@ -13,10 +13,9 @@ from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
 from ..arrays.view import Array, View
 from ..errors import ArgumentError
-from ..operands.operand import dtype_name
+from ..operands.operand import dtype_name, itemsize
 from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
-from ..operands.scores import itemsize
 from ..reference.rounding import saturate
 from ..specs.coding import Name
 

@@ -21,6 +21,7 @@ __all__ = [
     "compact_strides",
     "dtype_name",
     "in_order",
+    "itemsize",
     "operand_of",
     "takes_pairs",
 ]
@@ -162,6 +163,11 @@ def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     for n in reversed(shape[1:]):
         strides.append(strides[-1] * n)
     return tuple(reversed(strides))
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of an element of any array that a call may have, a mask among them."""
+    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
 
 
 def dtype_name(dtype: Type) -> str:

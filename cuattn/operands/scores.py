@@ -24,7 +24,6 @@ __all__ = [
     "ScoreOptions",
     "Vector",
     "checked_window",
-    "itemsize",
 ]
 
 # Of a side of a window: no bound.
@@ -51,11 +50,6 @@ class ScoreArrays(NamedTuple):
 
 
 NO_ARRAYS = ScoreArrays()
-
-
-def itemsize(dtype: str) -> int:
-    """Return the bytes of an element of an array that a call may have."""
-    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
 
 
 @dataclass(frozen=True)

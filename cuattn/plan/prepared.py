@@ -10,9 +10,9 @@ from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
-from ..operands.operand import Coded, dtype_name, in_order
+from ..operands.operand import Coded, dtype_name, in_order, itemsize
 from ..operands.problem import Options, Problem
-from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, itemsize
+from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline

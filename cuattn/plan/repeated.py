@@ -89,7 +89,7 @@ def repetition(
     """
     if scores:
         inputs = (*inputs, *scores.values())
-    tensors = plain_tensors(inputs if out is None else (*inputs, out))
+    tensors = plain_tensors(inputs, out)
     if tensors is None:
         return None
     addresses, kinds = tensors

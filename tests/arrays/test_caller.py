@@ -126,6 +126,10 @@ class Tensor:
         raise AssertionError("takes microseconds")
 
 
+class Parameter(Tensor):
+    requires_grad = True
+
+
 @pytest.fixture
 def cuda(monkeypatch):
     cuda = Cuda()
@@ -144,6 +148,7 @@ def torch(monkeypatch):
     torch = ModuleType("torch")
     torch.grad = True
     torch.Tensor, torch.strided = Tensor, "strided"
+    torch.nn = SimpleNamespace(Parameter=Parameter)
     torch.float16, torch.float32 = Dtype("float16"), Dtype("float32")
     torch.version = SimpleNamespace(hip=None)
     torch.is_grad_enabled = lambda: torch.grad
@@ -424,6 +429,20 @@ def test_tensors_that_need_a_closer_look_are_not_plain(torch, attribute, value):
     x = Tensor()
     setattr(x, attribute, value)
     assert plain_tensors([Tensor(), x]) is None
+
+
+def test_parameters_are_plain_where_no_gradients_are_recorded(torch):
+    """Such as the sinks of a model; but none is written to."""
+    torch.autograd.forward_ad._current_level = -1
+    x, sinks = Tensor(), Parameter(ptr=ADDRESS + 16)
+    assert plain_tensors([x, sinks]) is None
+    torch.grad = False
+    assert plain_tensors([x, sinks])[0] == [ADDRESS, ADDRESS + 16]
+    assert plain_tensors([x], sinks) is None
+    assert plain_tensors([x], Tensor(ptr=ADDRESS + 32))[0] == [ADDRESS, ADDRESS + 32]
+    sinks = Tensor()
+    sinks.requires_grad = True
+    assert plain_tensors([x], sinks) is None
 
 
 def test_what_is_no_tensor_or_has_no_storage_is_not_plain(torch, monkeypatch):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from helpers.arrays_in_memory import memories, placed
+from helpers.score_cases import SETS, in_library, score_options
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,10 @@ WRONG = {
     "negative scale": lambda call: call["options"].update(scale=-1.0),
     "is_causal": lambda call: call["options"].update(is_causal="yes"),
     "return_lse": lambda call: call["options"].update(return_lse=1),
+    "window": lambda call: call["options"].update(window_size=(-2, 0)),
+    "softcap": lambda call: call["options"].update(softcap=-1.0),
+    "sinks": lambda call: call["options"].update(sinks=np.zeros((1, 1), np.float32)),
+    "mask": lambda call: call["options"].update(attn_mask=np.ones([1] * 5, bool)),
     "no array": lambda call: call["values"].update(k=[[1.0]]),
     "stream": lambda call: call["options"].update(stream=object()),
 }
@@ -61,6 +66,7 @@ def calls(draw):
         "layout": draw(st.sampled_from(["HND", "NHD"])),
         "is_causal": draw(st.booleans()),
         "scale": draw(st.sampled_from([None, 0.0, 0.01, 0.2])),
+        "scores": draw(st.none() | st.sampled_from(sorted(SETS))),
         "batch": draw(st.integers(0, 3)),
         "heads": (kv_heads * draw(st.integers(1, 3)), kv_heads),
         "seqlens": (draw(st.integers(0, 140)), draw(st.integers(0, 300))),
@@ -95,6 +101,10 @@ def _tried(call, place):
     }
     options = {key: call[key] for key in ("layout", "is_causal", "scale")}
     options["scheme"] = SCHEMES[call["scheme"]]
+    scores = {}
+    if call["scores"] is not None:
+        scores = score_options(call["scores"], rng, values["q"].shape, seqlen_kv)
+    options |= in_library(scores, "float32", lambda x, dtype: library(place).asarray(x, dtype))
     given_call = {"values": dict(values), "options": {**options, "return_lse": True}}
     if call["wrong"] is not None:
         WRONG[call["wrong"]](given_call)
@@ -120,7 +130,8 @@ def _tried(call, place):
         if name not in call["quantized"]:
             np.testing.assert_array_equal(_host(arrays[name]), was)
     o = _host(o)
-    _check(o.transpose(0, 2, 1, 3) if call["layout"] == "NHD" else o, _host(lse), values, call)
+    o = o.transpose(0, 2, 1, 3) if call["layout"] == "NHD" else o
+    _check(o, _host(lse), values, scores, call)
     return "right"
 
 
@@ -146,14 +157,15 @@ def _may_be_refused(call, place):
     return bool(grouped) or (place == "gpu" and "fp8" in (scheme.qk, scheme.pv))
 
 
-def _check(o, lse, values, call):
-    options = {"is_causal": call["is_causal"], "scale": call["scale"]}
-    truth, true_lse = exact.attention(*(x.astype(np.float64) for x in values.values()), **options)
+def _check(o, lse, values, scores, call):
+    options = {"is_causal": call["is_causal"], "scale": call["scale"], **scores}
+    wide = [x.astype(np.float64) for x in values.values()]
+    truth, true_lse = exact.attention(*wide, **options)
     assert o.shape == truth.shape
     assert o.dtype == call["dtype"]
     assert lse.shape == true_lse.shape
     np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(true_lse))
-    blind = np.isneginf(true_lse)
+    blind = np.isneginf(exact.attention(*wide, **options | {"sinks": None})[1])
     assert not o[blind].any()
     assert np.isfinite(o).all()
     if not o.size or blind.all():

@@ -13,9 +13,9 @@ from simulated_gpu import SimulatedGPU
 from simulated_gpu.gpu import SimulatedCaller
 
 
-def plain_arrays(arrays):
+def plain_arrays(arrays, out=None):
     """Do for arrays what `plain_tensors` does for tensors; read-only ones are not plain."""
-    given = list(arrays)
+    given = [*arrays, *([] if out is None else [out])]
     if not all(x.flags.writeable and x.size for x in given):
         return None
     kinds = [(x.shape, x.strides, x.dtype, x.ctypes.data % 16) for x in given]
@@ -95,16 +95,66 @@ def test_outputs_that_may_overlap_are_looked_at(rng, looked_at):
         ({"scale": True}, "^scale must be a number"),
         ({"scheme": []}, "^scheme"),
         ({"layout": None}, "^layout must be one of"),
+        ({"window_size": (True, 0)}, "^window_size must be"),
+        ({"softcap": True}, "^softcap must be a number"),
+        ({"softcap": None}, "^softcap must be a number"),
     ],
 )
 def test_options_that_are_equal_to_good_ones_are_still_refused(gpu, rng, options, message):
     given = inputs(rng)
     cuattn.attention(*given)
     cuattn.attention(*given, scale=1.0)
+    cuattn.attention(*given, window_size=(1, 0))
+    cuattn.attention(*given, softcap=1.0)
     gpu.launched.clear()
     with pytest.raises(ArgumentError, match=message):
         cuattn.attention(*given, **options)
     assert gpu.launched == []
+
+
+def scores(rng):
+    """Return arrays among the options, of a call on `inputs`."""
+    return {
+        "sinks": rng.standard_normal(2).astype(np.float16),
+        "attn_mask": rng.random((40, 40)) < 0.7,
+        "alibi_slopes": rng.random(2).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    "names", [("sinks",), ("attn_mask", "sinks"), ("sinks", "attn_mask", "alibi_slopes")]
+)
+@pytest.mark.parametrize("with_out", [False, True])
+def test_other_masks_of_the_same_kinds_are_not_looked_at(rng, looked_at, names, with_out):
+    out = np.empty((1, 2, 40, 64), np.float16) if with_out else None
+    for _ in range(3):
+        given, arrays = inputs(rng), scores(rng)
+        options = {name: arrays[name] for name in names}
+        o = cuattn.attention(*given, out=out, softcap=3.0, **options)
+        check(o, given, softcap=3.0, **options)
+    assert sorted(looked_at) == sorted(["q", "k", "v", *names, *["out"] * with_out])
+
+
+def test_calls_with_other_arrays_are_of_other_kinds(rng, looked_at):
+    given, arrays = inputs(rng), scores(rng)
+    # Sinks and slopes may be of one type, and have one shape.
+    arrays["alibi_slopes"] = arrays["alibi_slopes"].astype(np.float16)
+    for name in (None, "sinks", "alibi_slopes", "attn_mask", None, "sinks", "alibi_slopes"):
+        options = {} if name is None else {name: arrays[name]}
+        check(cuattn.attention(*given, **options), given, **options)
+    assert len(looked_at) == 3 + 3 * 4
+
+
+def test_outputs_that_may_overlap_a_mask_are_looked_at(rng, looked_at):
+    given = inputs(rng)
+    memory = np.zeros(40 * 64 * 2 + 40 * 40, np.float16)
+    out = memory[: 2 * 40 * 64].reshape(1, 2, 40, 64)
+    apart, within = memory[2 * 40 * 64 :].reshape(40, 40), memory[: 40 * 40].reshape(40, 40)
+    for _ in range(2):
+        check(cuattn.attention(*given, attn_mask=apart, out=out), given)
+    assert len(looked_at) == 5
+    with pytest.raises(ArgumentError, match=r"^out must be in memory apart from that of attn_mask"):
+        cuattn.attention(*given, attn_mask=within, out=out)
 
 
 def columns_apart(x):
@@ -137,6 +187,10 @@ def test_other_kinds_are_looked_at(rng, looked_at):
         {"is_causal": True},
         {"scale": 0.5},
         {"return_lse": True},
+        {"window_size": (7, 0)},
+        {"window_size": (7, 1)},
+        {"softcap": 5.0},
+        {"softcap": 6.0},
         {"check_finite": True},
     )
     for count, options in enumerate(calls, 2):

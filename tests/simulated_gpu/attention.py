@@ -13,6 +13,7 @@ from cuattn.specs.attention import Scope, Type
 from .coded_operands import coded_k, coded_q, coded_v, deltas, one_scale
 from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, delivered, floats, memory, widened
+from .score_rules import options_of
 from .tensor_maps import mapped
 
 PRODUCTS = {Type.int8: "int8", Type.int4: "int8", Type.e4m3: "fp8"}
@@ -164,7 +165,7 @@ def attend(p, spec, batch, source, first=0):
         ),
         scheme,
         scale=to_log2 / math.log2(math.e),
-        is_causal=spec.is_causal,
+        **options_of(p, spec, batch),
         lse_shift=shift,
     )
     itemsize = spec.out.nbytes

@@ -18,6 +18,7 @@ from .launches import SimulatedLaunches
 from .memory import garbage, view_of
 from .quantizers import quantize_operands, stats, stats_finish
 from .rates import memory_rate, product_rate
+from .score_rules import mask_map
 from .tensor_maps import SimulatedDriver
 
 KERNELS = {
@@ -36,6 +37,7 @@ KERNELS = {
     "decode_attention": decode_attention,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
+    "mask_map": mask_map,
 }
 
 
