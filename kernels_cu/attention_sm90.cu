@@ -37,12 +37,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
-  auto release_of = [&](Turn<S.stages>& turn) {
+  auto release = [&] {
     // Scales are read by every lane for itself.
-    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * turn.buffer);
-    turn.next();
+    if (H::kScaledScores || lane == 0) ptx::mbarrier_arrive(empty + 8 * kv.buffer);
+    kv.next();
   };
-  auto release = [&] { release_of(kv); };
 
   while (true) {
     q.wait_full(q_full);
@@ -113,16 +112,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         x = __fmaf_rn(y, softmax.weight[i % 4 / 2] * of_term, x);
       }
     };
-    // What only other warpgroups see.
-    auto pass_some = [&](Turn<S.stages>& turn, int count) {
-      for (; count > 0; --count) {
-        turn.wait_full(full);
-        release_of(turn);
-      }
-    };
-    // One block of keys, and so many of others behind it. Unless all goes in turn, its scores are
-    // there, and those of the next block are when it ends if it is not the last one.
-    auto step = [&](int block, auto masked, auto last, auto of_others) {
+    // One block of keys. Unless all goes in turn, its scores are there, and those of the next block
+    // are when it ends if it is not the last one of a run.
+    auto step = [&](int block, auto masked, auto last) {
       constexpr bool kMasked = decltype(masked)::value;
       constexpr bool kLast = decltype(last)::value;
       if constexpr (S.order == Order::in_turn) {
@@ -136,9 +128,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
                                       lane, rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
-        // What only others see comes before a block whose scores start while this one is held.
-        static_assert(S.order != Order::interleaved ||
-                      ceil_div(H::kRows, S.block_kv) + 2 <= S.stages);
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];
         auto& sum = either<H::kFlush>(own, o);
         ptx::hold(sum);
@@ -158,16 +147,12 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         if constexpr (!kLast) {
           Turn<S.stages> next = kv;
           next.next();
-          pass_some(next, of_others());
           start_scores_of(next);
         }
         ptx::wgmma_wait<!kLast>();
         ptx::hold(sum);
         ptx::hold(probabilities[0]);
         release();
-        if constexpr (!kLast) {
-          for (int i = of_others(); i > 0; --i) kv.next();
-        }
         if constexpr (H::kFlush) flush(sum, 0, 0);
         if constexpr (!kLast) finish_scores();
       } else {
@@ -229,7 +214,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
           for (int half = 0; half < 2; ++half) bias[half] += softmax.weight[half];
           if (block % kBiasedBlocks == kBiasedBlocks - 1) take_bias_off();
         }
-        pass_some(kv, of_others());
         if constexpr (S.order == Order::ahead && !kLast) {
           start_scores_of(kv);
           finish_scores();
@@ -244,7 +228,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         finish_scores();
       }
     };
-    const auto none = [] { return 0; };
+    // What only other warpgroups see.
+    auto pass = [&] {
+      kv.wait_full(full);
+      release();
+    };
     if constexpr (S.rules.mapped()) {
       const auto is_seen = [&](int block) {
         return block >= blocks.all.begin && block < blocks.all.end;
@@ -256,65 +244,58 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       for (int block = visits.next(); block >= 0;) {
         const int next = visits.next();
         if (!is_seen(block)) {
-          pass_some(kv, 1);
+          pass();
         } else {
           if (begins) begin_steps();
           begins = !is_seen(next);
           const bool whole =
               block >= blocks.whole.begin && block < blocks.whole.end && own.whole(a, block);
           if (kLastApart && begins) {
-            step(block, Bool<true>{}, Bool<true>{}, none);
+            step(block, Bool<true>{}, Bool<true>{});
           } else if (whole) {
-            step(block, Bool<false>{}, Bool<false>{}, none);
+            step(block, Bool<false>{}, Bool<false>{});
           } else {
-            step(block, Bool<true>{}, Bool<false>{}, none);
+            step(block, Bool<true>{}, Bool<false>{});
           }
         }
         block = next;
       }
     } else {
-      // In the order of `Visits`: of those that these rows see, the first is at the end.
-      const int first = max_of(item.all.begin, 1);
-      const bool sees_first = blocks.all.begin < min_of(blocks.all.end, 1);
-      const int end = blocks.all.end + sees_first;
-      const int further = item.all.end - max_of(blocks.all.end, first);
-      int place = max_of(first, blocks.all.begin);
-      const auto block_here = [&] { return place < blocks.all.end ? place : 0; };
-      // If others see more, the last of these rows' own is masked.
-      const auto others = [&] { return place == blocks.all.end - 1 ? further : 0; };
-      if (blocks.all.begin < blocks.all.end) {
-        pass_some(kv, min_of(place, item.all.end) - first);
-        if (place >= blocks.all.end) {  // only the first
-          place = blocks.all.end;
-          pass_some(kv, further);
-        }
-        begin_steps();
-        const int last = end - kLastApart;
-        if constexpr (S.rules.windowed) {
+      // The blocks of the item, then the first one: the order of `Visits`.
+      int block = max_of(item.all.begin, 1);
+      int end = item.all.end;
 #pragma unroll 1
-          for (; place < min_of(blocks.whole.begin, last); ++place) {
-            step(place, Bool<true>{}, Bool<false>{}, others);
+      for (int round = 0; round < 2; ++round) {
+        const int first = max_of(block, blocks.all.begin);
+        const int last = min_of(end, blocks.all.end) - kLastApart;
+        for (; block < min_of(first, end); ++block) pass();
+        if (first < last + kLastApart) {
+          begin_steps();
+          if constexpr (S.rules.windowed) {
+#pragma unroll 1
+            for (; block < min_of(blocks.whole.begin, last); ++block) {
+              step(block, Bool<true>{}, Bool<false>{});
+            }
+          }
+#pragma unroll 1
+          for (; block < min_of(blocks.whole.end, last); ++block) {
+            step(block, Bool<false>{}, Bool<false>{});
+          }
+          if constexpr (S.is_causal || S.rules.windowed || !kLastApart) {
+#pragma unroll 1
+            for (; block < last; ++block) step(block, Bool<true>{}, Bool<false>{});
+          }
+          if constexpr (kLastApart) {
+            if (block >= blocks.whole.begin && block < blocks.whole.end) {
+              step(block++, Bool<false>{}, Bool<true>{});
+            } else {
+              step(block++, Bool<true>{}, Bool<true>{});
+            }
           }
         }
-#pragma unroll 1
-        for (; place < min_of(blocks.whole.end, last); ++place) {
-          step(place, Bool<false>{}, Bool<false>{}, none);
-        }
-#pragma unroll 1
-        for (; place < last; ++place) {
-          step(block_here(), Bool<true>{}, Bool<false>{}, others);
-        }
-        if constexpr (kLastApart) {
-          const int block = block_here();
-          if (block >= blocks.whole.begin && block < blocks.whole.end) {
-            step(block, Bool<false>{}, Bool<true>{}, none);
-          } else {
-            step(block, Bool<true>{}, Bool<true>{}, none);
-          }
-        }
-        if (!sees_first) pass_some(kv, (kLastApart ? further : 0) + (item.all.begin == 0));
-      } else {
-        pass_some(kv, item.all.end - item.all.begin);
+        for (; block < end; ++block) pass();
+        block = 0;
+        end = item.all.begin == 0 ? min_of(item.all.end, 1) : 0;
       }
     }
     if constexpr (S.float_sums) take_bias_off();

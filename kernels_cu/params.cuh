@@ -27,7 +27,7 @@ struct AttentionParams {
                            // kLog2Bias unless V's logarithms hold it; if S.q_smooth
   const u8* order;         // [batch, num_kv_heads, blocks, 128], of sorted keys: which token of its
                            // block is in each place (layout.cuh); null if that is its column
-  const void* sinks;       // [num_q_heads], natural logits; may be null
+  const void* sinks;       // [num_q_heads], natural logits; if S.rules.sinks
   const void* alibi_slopes;  // natural; if S.rules.alibi
   const void* attn_mask;   // words of bits or floats, by the strides below; if S.rules.mapped()
   const u32* mask_map;     // [.., tiles of 64 rows, 2, mask_words]: of each 64 keys a bit, whether

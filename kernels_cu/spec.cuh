@@ -31,6 +31,7 @@ struct Rules {
   bool windowed;        // rows see no keys further away than AttentionParams::window_left, _right
   bool softcap;
   bool alibi;
+  bool sinks;
   MaskKind attn_mask;
 
   __host__ __device__ constexpr bool biased() const {

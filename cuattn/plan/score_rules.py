@@ -37,12 +37,13 @@ _NO_MASK: dict[str, float] = {
 
 
 def rules_of(problem: Problem) -> Rules:
-    """Return what of a call's score options chooses the kernel; sinks do not."""
+    """Return what of a call's score options chooses the kernel."""
     scores = problem.scores
     return Rules(
         windowed=scores.window_size not in ((UNLIMITED, UNLIMITED), (UNLIMITED, 0)),
         softcap=scores.softcap != 0.0,
         alibi=scores.alibi_slopes is not None,
+        sinks=scores.sinks is not None,
         attn_mask=MaskKind.none
         if scores.attn_mask is None
         else _MASK_KINDS[scores.attn_mask.dtype],
@@ -126,7 +127,7 @@ def _mask(
     }
     ctas = batch * heads * tiles * (of_tile // 2)
     launch = Launch(MaskMapSpec(kind), device, (ctas,), values)
-    strides = mask.strides
+    strides: tuple[int, ...] = mask.strides
     if kind is MaskKind.bits:
         packed = (heads * rows * of_row, rows * of_row, of_row)
         strides = (*(x if step else 0 for x, step in zip(packed, strides[:3], strict=True)), 0)

@@ -28,13 +28,14 @@ class Rules:
     ----------
     windowed : bool
         Rows see no keys further away than sides that are known at run time only.
-    softcap, alibi : bool
+    softcap, alibi, sinks : bool
     attn_mask : MaskKind
     """
 
     windowed: bool = False
     softcap: bool = False
     alibi: bool = False
+    sinks: bool = False
     attn_mask: MaskKind = MaskKind.none
 
     @property

@@ -46,14 +46,14 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
     share[half] = 1.0f;
-    if (exists && (p.sinks || (p.lse && quad_lane == 0))) {
+    if (exists && (S.rules.sinks || (p.lse && quad_lane == 0))) {
       const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
       const i64 index = batch_head * p.seqlen_q + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
       float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
       if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];
       if (empty[half]) lse = -kInf;
-      if (p.sinks) {
+      if constexpr (S.rules.sinks) {
         const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
         const float m = fmaxf(sink, lse);
         if (m != -kInf) {
@@ -89,8 +89,9 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
               const ChannelTerms& c = term[four + i];
               const int column = first + four + i;
               const float2 sum = {o(column, 2 * half), o(column, 2 * half + 1)};
-              float2 x = {sum.x * inverse[half] * c.scale.x + c.mean.x * share[half],
-                          sum.y * inverse[half] * c.scale.y + c.mean.y * share[half]};
+              const float of_keys = S.rules.sinks ? share[half] : 1.0f;
+              float2 x = {sum.x * inverse[half] * c.scale.x + c.mean.x * of_keys,
+                          sum.y * inverse[half] * c.scale.y + c.mean.y * of_keys};
               if constexpr (decltype(saturates)::value) x = saturated<S.out>(x, sum, c.scale);
               pair[i] = pack_pair<S.out>(x);
             }
