@@ -86,6 +86,7 @@ struct StateWeights {
   __device__ __forceinline__ float lse() const { return most + logf(sum / kMost); }
 };
 
+// Caches keep it: somebody reads it next.
 template <Type Out, bool Aligned, int Elements>
 __device__ __forceinline__ void store_merged(void* o, i64 offset, const float (&x)[Elements]) {
   using Element = typename ElementOf<Out>::type;
@@ -105,10 +106,10 @@ __device__ __forceinline__ void store_merged(void* o, i64 offset, const float (&
   } else if constexpr (Out == Type::fp32) {
 #pragma unroll
     for (int i = 0; i < Elements; i += 4) {
-      __stcs(reinterpret_cast<float4*>(to + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
+      *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
     }
   } else {
-    __stcs(reinterpret_cast<uint4*>(to), make_uint4(pair[0], pair[1], pair[2], pair[3]));
+    store_eight<Out>(to, pair);
   }
 }
 

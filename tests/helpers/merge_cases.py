@@ -6,6 +6,7 @@ import cuattn
 from cuattn.reference.merging import merge_states
 from cuattn.specs.merge import MergeSpec
 from helpers.arrays_in_memory import MEMORY, as_float32, storage
+from helpers.gpu_cases import on_host
 
 # Half a unit in the last place, relative, and of the smallest numbers.
 ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0), "float32": (2.0**-24, 0.0)}
@@ -88,9 +89,19 @@ def stored_states(rng, dtype, *args, **options):
         return storage(o, dtype), lse
 
 
+def on_device(cupy, rng, dtype="float16", parts=3, shape=(2, 3, 50, 64), **options):
+    """Return states in NumPy, and the same as lists of arrays of CuPy."""
+    o, lse = stored_states(rng, dtype, parts, shape, **options)
+    return (o, lse), placed(cupy, o, lse, dtype)
+
+
+def assert_same_bits(result, wanted):
+    for x, y in zip(result, wanted, strict=True):
+        assert on_host(x).tobytes() == on_host(y).tobytes()
+
+
 def _on_host(x):
+    """Return an array of a GPU, real or simulated, as float32."""
     if isinstance(x, np.ndarray):
         return as_float32(x, "bfloat16" if x.dtype == np.uint16 else x.dtype.name)
-    if x.dtype.name == "bfloat16":
-        return as_float32(x.view(np.uint16).get(), "bfloat16")
-    return x.get().astype(np.float32)
+    return on_host(x).astype(np.float32)
