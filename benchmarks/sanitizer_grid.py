@@ -92,6 +92,25 @@ def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
             raise RuntimeError(f"{scheme} {asdict(shape)}: the output is not finite")
 
 
+def run_merging(dtype: str, gap: int, parts: int = 19) -> None:
+    """Merge states whose rows lie apart, more than one launch takes, and look at the output.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not finite.
+    """
+    import cupy
+
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((parts, 2, 3, 37, 72 + gap)).astype(dtype)
+    o = [cupy.asarray(x)[..., gap:] for x in values]
+    lse = [cupy.asarray(x) for x in rng.standard_normal((parts, 2, 3, 37)).astype(np.float32)]
+    for result in cuattn.merge_states(o, lse):
+        if not bool(cupy.isfinite(result).all()):
+            raise RuntimeError(f"{dtype} states with gaps of {gap}: the result is not finite")
+
+
 def run_by_mma(scheme: str, shape: Case = RAGGED) -> None:
     """Attend by the kernels of mma.sync, on edges if nothing else is said."""
     with mma_family():
@@ -110,6 +129,10 @@ def calls() -> list[Callable[[], object]]:
     found += [partial(run_by_mma, scheme) for scheme in OF_MMA if scheme in schemes]
     found.append(partial(run_by_mma, "int8", WHOLE))
     found += [partial(sanitizer_caches.run, small) for small in sanitizer_caches.CACHES]
+    # Rows that begin at whole vectors, and others.
+    found += [
+        partial(run_merging, dtype, gap) for dtype in ("float16", "float32") for gap in (8, 1)
+    ]
     # Two rounds of products, and what the CTAs of an H200 read in two turns.
     rates = rate_calls(current_device(), 1 << 25, {True: 2, False: 2})
     return found + [call.run for call in rates]

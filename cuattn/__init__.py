@@ -1,9 +1,10 @@
 """INT8 attention for NVIDIA GPUs, and exactly how wrong it is.
 
 `attention` takes Q, K and V of CuPy, PyTorch, JAX or NumPy; `quantize` and `quantize_kv` make
-operands once for many calls, and a `KVCache` holds keys and values of sequences that grow;
-`measure_error` compares a scheme with float64, and `choose_scheme` and `plan_schemes` find the
-fastest whose error is within a bound. The definitions, in NumPy, are in `cuattn.reference`.
+operands once for many calls, `merge_states` merges results for several sets of keys, and a
+`KVCache` holds keys and values of sequences that grow; `measure_error` compares a scheme with
+float64, and `choose_scheme` and `plan_schemes` find the fastest whose error is within a bound. The
+definitions, in NumPy, are in `cuattn.reference`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .choice.scheme_plan import SchemePlan, plan_schemes
 from .choice.twin_search import TwinSearch, search_twin
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
 from .kv.cache import KVCache
+from .merging import merge_states
 from .operands.quantized import QuantizedTensor
 from .presets import PRESETS
 from .quantize import quantize, quantize_kv
@@ -43,6 +45,7 @@ __all__ = [
     "choose_scheme",
     "gpu_available",
     "measure_error",
+    "merge_states",
     "plan_schemes",
     "quantize",
     "quantize_kv",

@@ -112,7 +112,8 @@ class Launch:
         values : mapping of str to object
             By names of the members of the kernel's parameter struct: numbers, for pointers their
             numbers in a `Buffers`, for tensor maps a `TensorMap`, or None for zeros, for nested
-            structs mappings again, or None for zeros.
+            structs mappings again, or None for zeros, for arrays of structs a sequence of these,
+            of which those that are missing are zeros.
         """
         template = np.zeros((), record(spec.params, spec.params_file))
         self.pointers: list[tuple[int, int]] = []
@@ -147,6 +148,10 @@ class Launch:
             elif dtype == TENSOR_MAP:
                 if value is not None:
                     self.maps.append((base + offset, value))
+            elif dtype.subdtype is not None:
+                element = dtype.subdtype[0].itemsize
+                for i, each in enumerate(value):
+                    self._fill(struct[name][i, ...], each, base + offset + i * element)
             elif dtype.fields is None:
                 struct[name] = value
             elif value is not None:

@@ -23,7 +23,7 @@ _POINTER = "<u8"
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{([^{}]*)\}\s*;")
-_MEMBER = re.compile(r"(?:const\s+)?(\w+)(?:\s*(\*)\s*|\s+)(\w+)$")
+_MEMBER = re.compile(r"(?:const\s+)?(\w+)(?:\s*(\*)\s*|\s+)(\w+)(?:\[(\d+)\])?$")
 
 
 @cache
@@ -34,7 +34,7 @@ def record(struct_name: str, file: str = "params.cuh") -> np.dtype[np.void]:
     ----------
     struct_name : str
         A struct whose members are pointers (as uint64), numbers, tensor maps (as `TENSOR_MAP`),
-        and structs of the same kind.
+        structs of the same kind, and arrays of such structs.
     file : str, optional
         Where it is declared, relative to kernels_cu/.
 
@@ -66,9 +66,10 @@ def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.v
     end, strictest = 0, 1
     for line in filter(None, map(str.strip, bodies[name].split(";"))):
         member = _MEMBER.match(line)
-        if member is None:
+        # Arrays are of structs.
+        if member is None or (member[4] and (member[2] or member[1] not in bodies)):
             raise CompileError(f"{file}: member of {name} not understood: {line!r}")
-        kind, star, label = member.groups()
+        kind, star, label, length = member.groups()
         form: np.dtype[np.void] | str
         if star or kind in _SCALARS:
             form = _POINTER if star else _SCALARS[kind]
@@ -77,6 +78,7 @@ def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.v
             form, alignment = TENSOR_MAP, _TENSOR_MAP_ALIGNMENT
         else:
             form, alignment = _layout(kind, file, bodies)
+            form = np.dtype((form, int(length))) if length else form
         offset = round_up(end, alignment)
         names.append(label)
         formats.append(form)

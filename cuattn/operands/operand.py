@@ -23,6 +23,7 @@ __all__ = [
     "in_order",
     "itemsize",
     "operand_of",
+    "output_operand",
     "takes_pairs",
 ]
 
@@ -173,6 +174,43 @@ def itemsize(dtype: str) -> int:
 def dtype_name(dtype: Type) -> str:
     """Return NumPy's name of the type of an array."""
     return _DTYPE_NAMES[dtype]
+
+
+def output_operand(
+    out: Array, shape: tuple[int, ...], dtype: Type, device: tuple[int, int], layout: str, of: str
+) -> Operand:
+    """Check a caller's output and return it as an operand.
+
+    Parameters
+    ----------
+    out : Array
+    shape : tuple of int
+        That it has to have, in the caller's layout.
+    dtype : Type
+    device : tuple of int
+    layout : str
+    of : str
+        Whose these are, for the errors.
+
+    Raises
+    ------
+    ArgumentError
+        If it has others, or elements share memory or lie at odd addresses.
+    """
+    if out.shape != shape:
+        raise ArgumentError("out.shape", out.shape, f"{shape}, the shape of {of}")
+    wanted = dtype_name(dtype)
+    if out.dtype != wanted:
+        raise ArgumentError("out.dtype", out.dtype, f"{wanted}, the dtype of {of}")
+    if out.device != device:
+        raise ArgumentError("out.device", out.device, f"{device}, the device of {of}")
+    check_alignment("out", out)
+    extent = 1
+    for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
+        if n > 1 and stride < extent and all(out.shape):
+            raise ArgumentError("out.strides", out.strides, "those of distinct elements")
+        extent += stride * (n - 1)
+    return array_operand(out, layout)
 
 
 def takes_pairs(out: Operand, misalignment: int) -> bool:

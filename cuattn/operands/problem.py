@@ -17,12 +17,10 @@ from ..specs.coding import Name
 from .operand import (
     Coded,
     Operand,
-    array_operand,
-    check_alignment,
     compact_strides,
-    dtype_name,
     in_order,
     operand_of,
+    output_operand,
     takes_pairs,
 )
 from .scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, ScoreOptions
@@ -140,20 +138,7 @@ class Problem:
             If shape, type or device are not those of q, or elements share memory or lie at odd
             addresses.
         """
-        if out.shape != self.output_shape:
-            raise ArgumentError("out.shape", out.shape, f"{self.output_shape}, the shape of q")
-        wanted = dtype_name(self.q.dtype)
-        if out.dtype != wanted:
-            raise ArgumentError("out.dtype", out.dtype, f"{wanted}, the dtype of q")
-        if out.device != self.device:
-            raise ArgumentError("out.device", out.device, f"{self.device}, the device of q")
-        check_alignment("out", out)
-        extent = 1
-        for stride, n in sorted(zip(map(abs, out.strides), out.shape, strict=True)):
-            if n > 1 and stride < extent and all(out.shape):
-                raise ArgumentError("out.strides", out.strides, "those of distinct elements")
-            extent += stride * (n - 1)
-        return array_operand(out, self.layout)
+        return output_operand(out, self.output_shape, self.q.dtype, self.device, self.layout, "q")
 
     def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:
         """Return the strides of the output as a kernel writes it, and if that is the caller's.

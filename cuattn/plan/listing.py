@@ -11,6 +11,7 @@ from ..presets import resolve
 from ..reference.layout import pad_head_dim
 from ..scheme import Scheme
 from ..specs.attention import Type
+from ..specs.merge import MergeSpec
 from ..specs.quantize import QuantizeSpec
 from ..specs.rates import MemoryRateSpec, ProductRateSpec, RateSpec
 from ..specs.rotate import RotateSpec
@@ -19,7 +20,7 @@ from ..specs.stats import StatsSpec
 from ..specs.unpack import UnpackSpec
 from .kernels import AnySpec, attention_spec, half_type, needs_stats
 
-__all__ = ["attention_specs", "quantizer_specs", "rate_specs"]
+__all__ = ["attention_specs", "merge_specs", "quantizer_specs", "rate_specs"]
 
 
 def attention_specs(
@@ -87,6 +88,14 @@ def quantizer_specs(scheme: Scheme, head_dim: int, dtype: Type) -> Iterator[AnyS
             yield stats.finish
     if "int4" in (scheme.qk, scheme.pv):
         yield UnpackSpec()
+
+
+def merge_specs(dtypes: Iterable[str]) -> list[MergeSpec]:
+    """List the kernels that merge states of these types, {"float16", "bfloat16", "float32"}."""
+    kinds = product([DTYPES[dtype] for dtype in dtypes], (True, False), (True, False))
+    # With more parts than a launch takes, all launches but the last leave float32.
+    specs = [MergeSpec(x, x if last else Type.fp32, aligned) for x, aligned, last in kinds]
+    return list(dict.fromkeys(specs))
 
 
 def rate_specs(target: Target) -> list[RateSpec]:

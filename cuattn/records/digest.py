@@ -14,7 +14,16 @@ from pathlib import Path
 
 from ..compile.sources import sources
 
-__all__ = ["ATTENTION", "LAUNCH_CODE", "PHASES", "Part", "digest", "phase_digests", "with_includes"]
+__all__ = [
+    "ATTENTION",
+    "LAUNCH_CODE",
+    "PHASES",
+    "TESTED_ONLY",
+    "Part",
+    "digest",
+    "phase_digests",
+    "with_includes",
+]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s+"(.*)"', re.MULTILINE)
 
@@ -30,7 +39,7 @@ _CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py", "specs/kernel_s
 # Between a caller's arrays and a kernel's arguments, of the package: files, and folders with all in
 # them. An edit here may change what a GPU computes. Not `auto`, which takes one scheme or another:
 # what is measured of a scheme is measured by its name.
-LAUNCH_CODE = tuple(sorted({*_ATTENTION, *_CACHES}))
+LAUNCH_CODE = tuple(sorted({*_ATTENTION, *_CACHES, "merging.py"}))
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ RATES = Part(
     ("memory_rate.cu", "mma_rate_sm80.cu", "wgmma_rate_sm90.cu"),
     ("arrays", "compile", "specs/rates.py"),
 )
+
+# Kernels of which only the phases that depend on everything have findings.
+TESTED_ONLY = ("merge_states.cu",)
 
 # The phases of the GPU check whose findings a record has.
 PHASES = {

@@ -37,10 +37,12 @@ struct Mapped {
   const TensorMap* other;
 };
 struct Outer { void* o; Mapped mapped; i32 last; };
+struct Table { i32 first; Small small[3]; Operand q[2]; i32 last; };
 
 struct Clever { i32 a; int twice() { return 2 * a; } };
 struct Wrong { double x; };
 struct Odd { i32 a[4]; };
+struct Pointers { i32* a[4]; };
 """
 
 
@@ -83,6 +85,15 @@ def test_tensor_maps_are_aligned_to_64_bytes():
 
 
 @pytest.mark.usefixtures("header")
+def test_arrays_of_structs_are_arrays_of_records():
+    table = params.record("Table", "test.cuh")
+    places = {"first": 0, "small": 4, "q": 40, "last": 104}
+    assert (offsets(table), table.itemsize) == (places, 112)
+    assert table.fields["small"][0].subdtype == (params.record("Small", "test.cuh"), (3,))
+    assert table.fields["q"][0].subdtype == (params.record("Operand", "test.cuh"), (2,))
+
+
+@pytest.mark.usefixtures("header")
 def test_record_is_filled_by_name():
     record = np.zeros(1, params.record("Nested", "test.cuh"))
     record["q"]["scale"] = 0.5
@@ -99,6 +110,7 @@ def test_record_is_filled_by_name():
         ("Clever", "declares no plain struct Clever"),
         ("Wrong", "declares no plain struct double"),
         ("Odd", r"member of Odd not understood: 'i32 a\[4\]'"),
+        ("Pointers", r"member of Pointers not understood: 'i32\* a\[4\]'"),
     ],
 )
 def test_what_is_not_understood_is_an_error(name, message):
@@ -126,7 +138,7 @@ def test_compiler_agrees_on_the_test_structs():
     pytest.importorskip("cupy")
     from cuattn.compile.nvrtc import compile_source
 
-    names = ("Operand", "Small", "Nested", "Mapped", "Outer")
+    names = ("Operand", "Small", "Nested", "Mapped", "Outer", "Table")
     checks = [c for n in names for c in layout_checks(n, params.record(n, "test.cuh"))]
     compile_source(HEADER + "\n".join(checks), "80")
     with pytest.raises(CompileError, match="static assertion failed"):

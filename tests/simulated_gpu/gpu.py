@@ -16,6 +16,7 @@ from .decoding import decode_attention
 from .device import GPU
 from .launches import SimulatedLaunches
 from .memory import garbage, view_of
+from .merging import merge_states
 from .quantizers import quantize_operands, stats, stats_finish
 from .rates import memory_rate, product_rate
 from .score_rules import mask_map
@@ -29,6 +30,7 @@ KERNELS = {
     "deltas": deltas,
     "rotate_values": rotate_values,
     "unpack": unpack,
+    "merge_states": merge_states,
     "memory_rate": memory_rate,
     "mma_rate": product_rate,
     "wgmma_rate": product_rate,
@@ -45,6 +47,7 @@ KERNELS = {
 MODULES = (
     "attention",
     "attention_on_gpu",
+    "merging",
     "quantize",
     "arrays.caller",
     "arrays.view",
@@ -55,7 +58,7 @@ MODULES = (
     "kv.device",
 )
 # Those that ask which GPU there is.
-PLANNERS = ("plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device")
+PLANNERS = ("plan.merge", "plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device")
 
 
 def memset(address, value, nbytes, stream):
@@ -114,6 +117,7 @@ class SimulatedGPU:
         monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
         tensor_map._encoded.cache_clear()
         sys.modules["cuattn.plan.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.plan.merge"].prepare_merge.cache_clear()
         sys.modules["cuattn.quantize"]._prepare.cache_clear()
 
     def _alloc(self, nbytes):
