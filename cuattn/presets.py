@@ -16,20 +16,25 @@ PRESETS: dict[str, Scheme] = {
         Scheme("int8", k_scope="sorted", v_scope="sorted", smooth_v="sample", rotate="qk"),
         # A scale for every token of Q, K and V.
         Scheme("int8-token", smooth_v="sample"),
-        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="mean", rotate="qk"),
+        Scheme("int8-block", k_scope="block", v_scope="channel", smooth_v="robust", rotate="qk"),
         # The fewest instructions for each score.
         Scheme(
             "int8-fast",
             k_scope="block",
             v_scope="channel",
             p_range="row_pow2",
-            smooth_v="mean",
+            smooth_v="robust",
             rotate="qk",
         ),
         # The 8-bit products of SageAttention2 (arXiv 2411.10958, section 3): INT8 Q Kᵀ, and e4m3
         # P V with P times 448 and V per channel.
         Scheme(
-            "int8-fp8", pv="fp8", k_scope="block", v_scope="channel", p_range="row", smooth_v="mean"
+            "int8-fp8",
+            pv="fp8",
+            k_scope="block",
+            v_scope="channel",
+            p_range="row",
+            smooth_v="robust",
         ),
         Scheme("int8-fp16", pv="fp16", p_range="row", p_block=64, rotate="qk"),
         # P as the sum of two bytes: what is left is the error of Q, K and V.
@@ -41,7 +46,7 @@ PRESETS: dict[str, Scheme] = {
             k_scope="thread",
             v_scope="channel",
             smooth_q="block",
-            smooth_v="mean",
+            smooth_v="robust",
             rotate="qk",
         ),
         Scheme(
@@ -113,7 +118,7 @@ PRESETS: dict[str, Scheme] = {
             for qk in INTEGERS
         ),
         # PTQ4ViT (arXiv 2111.12293, equation 5): twin-uniform P.
-        Scheme("twin", v_scope="channel", p_range="twin", smooth_v="mean"),
+        Scheme("twin", v_scope="channel", p_range="twin", smooth_v="robust"),
         # One scale for each head of Q, K and V, as FlashAttention-3 (arXiv 2407.08608) compares to.
         Scheme(
             "fp8",

@@ -13,11 +13,13 @@ QKType = Literal["int8", "int4", "fp8", "fp16"]
 PVType = Literal["int8", "int4", "fp8", "fp16"]
 Scope = Literal["token", "group", "thread", "sorted", "block", "channel", "tensor"]
 PRange = Literal["block", "row", "row_pow2", "static127", "twin"]
-Smoothing = Literal["none", "mean", "sample"]
+Smoothing = Literal["none", "mean", "robust", "sample"]
 Rotation = Literal["none", "qk", "qkv"]
 INTEGERS: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
 # With "row_pow2" O is a sum of integers of all blocks, which have one scale.
 FLOAT_O = ("block", "row", "static127", "twin")
+# Smoothing by what is taken of all tokens.
+_OF_ALL = ("none", "mean", "robust")
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ class Scheme:
         What is rotated along head_dim by a randomized Hadamard matrix before it is quantized:
         nothing; Q and K, whose products stay as they are; or V too, and the output back:
         `cuattn.reference.rotation`.
-    smooth_k : {"none", "mean", "sample"}
-        Vector subtracted from every key: nothing, the mean over tokens, or the mean over at most
-        512 evenly spaced tokens. Softmax does not see it; `lse` is corrected for it.
-    smooth_v : {"none", "mean", "sample"}
+    smooth_k : {"none", "mean", "robust", "sample"}
+        Vector subtracted from every key: nothing; the mean over tokens; the same, of which no few
+        tokens, such as hidden ones of any size, can move far; or that of at most 512 evenly spaced
+        tokens. Softmax does not see it; `lse` is corrected for it.
+    smooth_v : {"none", "mean", "robust", "sample"}
         Vector subtracted from every token of V and added to the output, which is exact because rows
         of P sum to one.
 
@@ -154,7 +157,7 @@ class Scheme:
         if self.k_scope == "tensor":
             # Ranges of whole heads are taken of the input, before anything is subtracted by blocks.
             self._require("smooth_q", ("none",), "with q_scope='tensor'")
-            self._require("smooth_k", ("none", "mean"), "with k_scope='tensor'")
+            self._require("smooth_k", _OF_ALL, "with k_scope='tensor'")
             self._require("rotate", ("none",), "with scales of whole heads of Q and K")
 
     def _check_sorted(self) -> None:
@@ -187,7 +190,7 @@ class Scheme:
             self._require("p_range", FLOAT_O, "with v_scope='block'")
         else:
             # V's range takes a pass over all tokens, which gives the mean as well.
-            self._require("smooth_v", ("none", "mean"), f"with v_scope={self.v_scope!r}")
+            self._require("smooth_v", _OF_ALL, f"with v_scope={self.v_scope!r}")
 
     def _require(self, name: str, allowed: tuple[object, ...], when: str = "") -> None:
         value = getattr(self, name)

@@ -11,7 +11,7 @@ from ..errors import ArgumentError
 from ..kv_format import KVFormat
 from .arrays import Float32Array, FloatArray, as_float32, floating, whole_counts
 from .quantized import AMAX_FLOOR, quantize
-from .smoothing import smoothing_vector
+from .smoothing import sample, smoothing_vector
 
 __all__ = ["CachedOperand", "offsets", "quantize_keys", "quantize_values"]
 
@@ -82,8 +82,8 @@ def offsets(k: ArrayLike, counts: ArrayLike | None = None) -> Float32Array:
     Returns
     -------
     ndarray of float32 [batch, num_kv_heads, head_dim]
-        Of each sequence the mean of at most 512 evenly spaced tokens; see
-        `smoothing.smoothing_vector`, "sample". 0 where there is no token, or no finite mean.
+        Of each sequence the mean of at most 512 evenly spaced tokens, `smoothing.sample`. 0 where
+        there is no token, or no finite mean.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def offsets(k: ArrayLike, counts: ArrayLike | None = None) -> Float32Array:
     k = _tokens("k", k)
     vectors = np.zeros((*k.shape[:2], k.shape[3]), np.float32)
     for b, count in enumerate(whole_counts("counts", counts, k.shape[0], k.shape[2])):
-        vectors[b] = smoothing_vector(k[b : b + 1, :, :count], "sample")
+        vectors[b] = smoothing_vector(sample(k[b : b + 1, :, :count]), "mean")
     return vectors
 
 

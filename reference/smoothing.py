@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 from .blas_threads import one_blas_thread
 
 __all__ = [
+    "FENCE",
+    "GROUPS",
     "Q_BLOCK",
     "SAMPLE",
     "block_means",
     "less_means",
     "lse_shift",
     "products_with_means",
+    "sample",
     "smoothing_vector",
 ]
 
@@ -25,6 +28,21 @@ Q_BLOCK = 128
 # Tokens that the "sample" vector is the mean of.
 SAMPLE = 512
 
+# A robust mean compares those of so many groups of consecutive tokens.
+GROUPS = 16
+
+# How far a group's mean may be from the quartiles of all of them, in distances of these: Tukey's
+# outer fences (Exploratory Data Analysis, 1977, chapter 2).
+FENCE = 3.0
+
+
+def sample(x: ArrayLike) -> NDArray[np.floating]:
+    """Return `SAMPLE` evenly spaced tokens of [batch, head, token, head_dim], or all of fewer."""
+    x = floating("x", x)
+    n = x.shape[2]
+    count = min(SAMPLE, n)
+    return x[:, :, [i * n // count for i in range(count)]]
+
 
 def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
     """Return the vector that smoothing subtracts from every token, or None for no smoothing.
@@ -32,9 +50,12 @@ def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
     Parameters
     ----------
     x : array_like of float [batch, head, token, head_dim]
-    how : {"none", "mean", "sample"}
-        "mean" takes the mean over all tokens; "sample" over `SAMPLE` evenly spaced ones (or all, if
-        there are fewer), so that a quantizer needs no pass over `x` before its own.
+    how : {"none", "mean", "robust", "sample"}
+        "mean" takes the mean over all tokens. So does "robust", but no few tokens can move it far:
+        each of `GROUPS` groups of consecutive tokens has a mean, those that are not finite are left
+        out, and what is further than `FENCE` quartile distances from the quartiles of these means,
+        channel by channel, is drawn in to there. "sample" does this with the tokens of `sample`, so
+        that a quantizer needs no pass over `x` before its own.
 
     Returns
     -------
@@ -45,7 +66,7 @@ def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
     -----
     Any vector leaves attention unchanged in real arithmetic, so the GPU's, whose sum has another
     order, need not be identical. Taking the mean is SageAttention's smoothing of K (arXiv
-    2410.02367, section 4.2).
+    2410.02367, section 4.2). Where no group stands out, which is the rule, "robust" is that mean.
 
     Raises
     ------
@@ -53,18 +74,40 @@ def smoothing_vector(x: ArrayLike, how: str) -> Float32Array | None:
         For an unknown `how`.
     """
     x = floating("x", x)
-    n = x.shape[2]
     if how == "none":
         return None
-    if how == "sample":
-        count = min(SAMPLE, n)
-        x = x[:, :, [i * n // count for i in range(count)]]
-    elif how != "mean":
-        raise ArgumentError("how", how, "one of ('none', 'mean', 'sample')")
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = as_float32(x.astype(np.float64).sum(axis=2) / max(x.shape[2], 1))
+        if how == "mean":
+            mean = x.astype(np.float64).sum(axis=2) / max(x.shape[2], 1)
+        elif how in ("robust", "sample"):
+            mean = _robust_mean((sample(x) if how == "sample" else x).astype(np.float64))
+        else:
+            raise ArgumentError("how", how, "one of ('none', 'mean', 'robust', 'sample')")
+        mean = as_float32(mean)
     # A sum keeps the order of the axes that `x` has in memory.
     return np.ascontiguousarray(np.where(np.isfinite(mean), mean, np.float32(0)))
+
+
+def _robust_mean(x: FloatArray) -> FloatArray:
+    """Return the mean over tokens of [batch, head, token, head_dim], of groups within fences."""
+    starts = np.arange(GROUPS + 1) * x.shape[2] // GROUPS
+    counts = np.diff(starts)
+    first, counts = starts[:-1][counts > 0], counts[counts > 0, None]  # few tokens, fewer groups
+    if not counts.size:
+        return np.zeros((*x.shape[:2], x.shape[3]))
+    means = np.add.reduceat(x, first, axis=2) / counts
+    finite = np.isfinite(means)
+    ordered = np.sort(np.where(finite, means, np.inf), axis=2)
+    number = finite.sum(axis=2, keepdims=True)
+    # Of 16 the fifth and the twelfth, of three the middle one.
+    low = (number + 1) // 4
+    high = np.maximum(number - 1 - low, 0)
+    quartiles = [np.take_along_axis(ordered, at, axis=2) for at in (low, high)]
+    reach = FENCE * (quartiles[1] - quartiles[0])
+    within = np.clip(means, quartiles[0] - reach, quartiles[1] + reach)
+    weight = np.where(finite, counts, 0)
+    mean: FloatArray = np.where(finite, counts * within, 0.0).sum(axis=2) / weight.sum(axis=2)
+    return mean
 
 
 def lse_shift(q: ArrayLike, vector: Float32Array | None, scale: float) -> FloatArray | None:

@@ -88,7 +88,9 @@ def conversion(
     ranges: dict[Name, Range] = {}
     wanted: dict[Name, ConversionJob] = {x: jobs[x] for x in needs_stats(scheme) if x in jobs}
     if wanted:
-        launches += stats(StatsSpec.of(*built_for), wanted, device, buffers, ranges)
+        smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
+        robust = [name for name in wanted if smoothing[name] in ("robust", "sample")]
+        launches += stats(StatsSpec.of(*built_for), wanted, device, buffers, ranges, robust)
     if "q" in jobs and scheme.smooth_q != "none":
         launches.append(_block_means(jobs["q"], device))
     at_once = dict(jobs)

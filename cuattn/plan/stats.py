@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..arrays.device import Device
@@ -27,6 +27,7 @@ def stats(
     device: Device,
     buffers: Buffers,
     ranges: dict[Name, Range],
+    robust: Collection[Name] = (),
 ) -> Iterator[Launch]:
     """Yield one launch or two.
 
@@ -40,6 +41,8 @@ def stats(
         Gets what the launches need.
     ranges : dict of {"q", "k", "v"} to Range
         Gets those of the jobs that have one.
+    robust : collection of {"k", "v"}
+        Whose mean limits groups of tokens that stand out.
     """
     arguments: dict[str, Any] = dict.fromkeys(("q", "k", "v"))
     grid = heads_in_parts = 0
@@ -60,8 +63,9 @@ def stats(
             "mean": (name != "q" and job.vector) or buffers.take(nbytes),
             **ranges.get(name, Range())._asdict(),
             "partial": partial,
-            "chunk": spec.chunk,
+            "chunk": spec.tokens(name, job.operand.tokens),
             "chunks": chunks,
+            "robust": name in robust,
         }
         grid += heads * chunks
     arguments["head_dim"] = next(iter(jobs.values())).operand.shape[3]

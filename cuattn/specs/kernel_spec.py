@@ -32,8 +32,8 @@ def _literal(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def joined_bytes(num_threads: int, head_dim: int, itemsize: int, kinds: int = 1) -> int:
-    """Return the bytes of `GroupMoments` in quant/moments.cuh.
+def joined_bytes(num_threads: int, head_dim: int, itemsize: int) -> int:
+    """Return the bytes of `GroupMoments` in quant/moments.cuh, of sums alone.
 
     Parameters
     ----------
@@ -41,8 +41,6 @@ def joined_bytes(num_threads: int, head_dim: int, itemsize: int, kinds: int = 1)
         Of a CTA, which share out rows in 16-byte chunks.
     head_dim, itemsize : int
         Elements of a row, and bytes of each.
-    kinds : int
-        Numbers that are kept of a channel.
     """
     groups = num_threads * 16 // (head_dim * itemsize)
-    return kinds * groups * head_dim * 4
+    return groups * head_dim * 4

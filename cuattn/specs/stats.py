@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..common.sizes import ceil_div
+from ..reference.smoothing import GROUPS
 from ..scheme import Scheme
 from .attention import Type
-from .kernel_spec import KernelSpec, joined_bytes
+from .kernel_spec import KernelSpec
 
 __all__ = ["FinishSpec", "StatsSpec"]
 
@@ -73,7 +74,7 @@ class StatsSpec(KernelSpec):
 
     @property
     def chunk(self) -> int:
-        """Tokens of one CTA: 128 KiB, which take much longer than its start and end.
+        """Tokens of one CTA at most: 128 KiB, which take much longer than its start and end.
 
         Not chosen by the GPU, because the order of the additions depends on it.
         """
@@ -81,15 +82,20 @@ class StatsSpec(KernelSpec):
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        kinds = 3 if self.qk_range or self.v_range else 1
-        return joined_bytes(_THREADS, self.head_dim, self.input.nbytes, kinds)
+        """Dynamic shared memory of one CTA: `MeanGroups` or `GroupMoments`."""
+        return _smem_bytes(self.head_dim, self.input, self.qk_range or self.v_range)
 
     def chunks(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
-        """Return the CTAs of one head of an operand."""
-        if {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]:
+        """Return the CTAs of one head of an operand: one, or as many for each group of tokens."""
+        sampled = {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]
+        if sampled or seqlen <= self.chunk:
             return min(seqlen, 1)
-        return ceil_div(seqlen, self.chunk)
+        return GROUPS * ceil_div(ceil_div(seqlen, GROUPS), self.chunk)
+
+    def tokens(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
+        """Return the tokens of each of these CTAs at most."""
+        chunks = self.chunks(operand, seqlen)
+        return ceil_div(ceil_div(seqlen, GROUPS), chunks // GROUPS) if chunks > 1 else seqlen
 
     def ranges(self, operand: Literal["q", "k", "v"]) -> bool:
         """Whether the smallest and largest elements of an operand are wanted."""
@@ -123,6 +129,12 @@ class FinishSpec(KernelSpec):
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `GroupMoments` in quant/moments.cuh."""
-        kinds = 3 if self.qk_range or self.v_range else 1
-        return joined_bytes(_THREADS, self.head_dim, Type.fp32.nbytes, kinds)
+        """Dynamic shared memory of one CTA: `MeanGroups` in quant/group_means.cuh."""
+        return _smem_bytes(self.head_dim, Type.fp32, self.qk_range or self.v_range)
+
+
+def _smem_bytes(head_dim: int, element: Type, ranges: bool) -> int:
+    """Return what joins the sums of groups and, with ranges, what each row of threads has seen."""
+    rows = _THREADS * 16 // (head_dim * element.nbytes)
+    of_groups = GROUPS * max(rows // GROUPS, 1)
+    return 4 * head_dim * (max(rows, of_groups) + (2 * rows if ranges else 0))

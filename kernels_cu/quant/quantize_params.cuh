@@ -58,8 +58,10 @@ struct StatsOperand {
   i32 heads;           // batch * num_heads; 0 leaves the operand out
   i32 num_heads;
   i32 seqlen;
-  i32 chunk;           // tokens of one CTA
-  i32 chunks;          // CTAs of one head; if it is 1, `stats` writes the result itself
+  i32 chunk;           // tokens of one CTA at most
+  i32 chunks;          // CTAs of one head: a multiple of kMeanGroups, as many for each group; or 1,
+                       // and `stats` writes the result itself
+  i32 robust;          // whether groups of tokens that stand out are limited in the mean
 };
 
 struct StatsParams {

@@ -33,6 +33,17 @@ def test_keys_that_a_row_sees():
     )
 
 
+def test_groups_of_tokens():
+    compiles(
+        f"""
+        #include "quant/group_means.cuh"
+        static_assert(group_start(15, {TOKENS - 1}) == {(15 * (TOKENS - 1)) // 16});
+        static_assert(group_start(16, {TOKENS - 1}) == {TOKENS - 1});
+        static_assert(group_rows(15, {TOKENS - 1}) == {TOKENS // 16});
+        """
+    )
+
+
 def test_scales_of_values():
     scheme = Scheme("tokens", k_scope="token", v_scope="token")
     spec = attention_spec(scheme, 64, Type.fp16, False, target("80"))

@@ -125,7 +125,10 @@ SMOOTHED = (
     ("k", "int8", "sample"),
     ("k", "smoothed", "mean"),
     ("v", "smoothed", "mean"),
-    ("v", "int8-block", "mean"),
+    ("v", "int8", "sample"),
+    ("v", "int8-block", "robust"),
+    ("v", "values by block", "mean"),
+    ("k", "whole heads", "mean"),
 )
 every_way = pytest.mark.parametrize(("operand", "scheme"), WAYS)
 
@@ -277,13 +280,22 @@ def test_extreme_sizes(rng, operand, scheme, dtype):
 
 
 @pytest.mark.parametrize(("operand", "scheme", "kind"), SMOOTHED)
-@pytest.mark.parametrize("tokens", [1, 63, 65, 700, 5000])
-def test_smoothing_vector_is_the_mean(rng, operand, scheme, kind, tokens):
-    x = (rng.normal(size=(2, 2, tokens, 80)) + 3).astype(np.float16)
-    tensor = cuattn.quantize(on_gpu(x, "float16"), operand=operand, scheme=SCHEMES[scheme])
-    want = smoothing_vector(x, kind)
+@pytest.mark.parametrize("tokens", [1, 2, 5, 16, 63, 65, 700, 5000, 40_000])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"),
+    [("float16", 80), ("float16", 192), ("float16", 256), ("float32", 32), ("float32", 256)],
+)
+def test_smoothing_vector_is_the_mean(rng, operand, scheme, kind, dtype, head_dim, tokens):
+    x = (rng.normal(size=(1, 4, tokens, head_dim)) + 3).astype(dtype)
     # n float32 additions and a division: each rounds a partial sum of at most n * mean |x|.
     bound = (min(tokens, 512) if kind == "sample" else tokens) * 2.0**-24 * np.abs(x).mean(axis=2)
+    x[0, 1, -1] *= 1000
+    x[0, 2, tokens // 2, 7] = np.nan
+    x[0, 3, : tokens // 5] = -np.inf
+    if kind == "mean":
+        bound *= 1000  # of the large token
+    tensor = cuattn.quantize(on_gpu(x, dtype), operand=operand, scheme=SCHEMES[scheme])
+    want = smoothing_vector(x, kind)
     assert (np.abs(on_host(tensor.vector) - want) <= bound + np.spacing(np.abs(want))).all()
 
 

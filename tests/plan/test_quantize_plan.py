@@ -14,7 +14,7 @@ from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS, LOG2_BIAS, TOKEN_PAD
 from cuattn.reference.quantize import AMAX_FLOOR, SAMPLE
 from cuattn.reference.quantized import LARGEST_CODE
-from cuattn.reference.smoothing import Q_BLOCK
+from cuattn.reference.smoothing import FENCE, GROUPS, Q_BLOCK
 from cuattn.reference.softmax import FIRST_HEADROOM
 from cuattn.reference.sorting import LANES, PLACE_SCALES, SORTED_BLOCK
 from cuattn.scheme import Scheme
@@ -85,6 +85,8 @@ def test_constants_agree_with_the_reference():
     assert int(constant("layout.cuh", "kTokenPad")) == TOKEN_PAD
     assert float(constant("layout.cuh", "kLog2Bias")) == LOG2_BIAS
     assert int(constant("quant/moments.cuh", "kSample")) == SAMPLE
+    assert int(constant("quant/group_means.cuh", "kMeanGroups")) == GROUPS
+    assert float(constant("quant/group_means.cuh", "kFence").rstrip("f")) == FENCE
     headroom = np.float32(constant("attn/p_range.cuh", "kFirstHeadroom"))
     assert headroom == np.float32(FIRST_HEADROOM)
     largest = re.search(
@@ -250,10 +252,15 @@ def test_stats_chunks(scheme, head_dim, element):
     for operand in ("q", "k", "v"):
         assert spec.chunks(operand, 0) == 0
         assert spec.chunks(operand, 1) == 1
-    n = 10 * spec.chunk + 1
-    assert spec.chunks("v", n) == (1 if scheme.smooth_v == "sample" else 11)
-    assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else 11)
-    assert spec.chunks("q", n) == 11
+        assert spec.chunks(operand, spec.chunk) == 1
+    # As many for each of 16 groups of tokens, of which each is in a few of them.
+    for n, chunks in ((spec.chunk + 1, 16), (16 * spec.chunk, 16), (40 * spec.chunk + 1, 48)):
+        assert spec.chunks("v", n) == (1 if scheme.smooth_v == "sample" else chunks)
+        assert spec.chunks("k", n) == (1 if scheme.smooth_k == "sample" else chunks)
+        assert spec.chunks("q", n) == chunks
+        of_group = -(-n // GROUPS)
+        assert of_group <= spec.tokens("q", n) * chunks // GROUPS < of_group + chunks // GROUPS
+        assert spec.tokens("q", n) <= spec.chunk
     assert spec.kinds("q") == spec.kinds("k") == (3 if scheme.k_scope == "tensor" else 1)
     by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
     assert spec.kinds("v") == (3 if by_channel and not scheme.rotates("v") else 1)

@@ -18,6 +18,7 @@ from preset_codes import (
     int8,
     lanes_and_sections,
     mean,
+    robust_mean,
     rotated,
     rotated_back,
     sample_mean,
@@ -115,7 +116,7 @@ def row_int8_token(q, i, k, v, keys, scale, steps=255):
 def row_int8_channels(q, i, k, v, keys, scale, k_scope, attend, code_of=int8, turned=as_it_is):
     vector = sample_mean(k)
     logits = logits_of(turned(q), i, turned(k - vector), keys, scale, token, k_scope)
-    o, lse = with_channels(logits, v, mean(v), code_of, attend)
+    o, lse = with_channels(logits, v, robust_mean(v), code_of, attend)
     return o, lse + scale * dot(q[i], vector)
 
 
@@ -131,12 +132,12 @@ def row_int4(q, i, k, v, keys, scale):
     logits = logits_without_means(
         q, i, k, vector, keys, scale, *scopes, code_of=int4, turned=rotated
     )
-    o, lse = with_channels(logits, v, mean(v), int8, one_range)
+    o, lse = with_channels(logits, v, robust_mean(v), int8, one_range)
     return o, lse + scale * dot(q[i], vector)
 
 
 def row_int4_fp16(q, i, k, v, keys, scale):
-    vector = mean(k)
+    vector = sample_mean(k)
     logits = logits_without_means(q, i, k, vector, keys, scale, token, token, code_of=int4)
     o, lse = in_float16(logits, v)
     return o, lse + scale * dot(q[i], vector)

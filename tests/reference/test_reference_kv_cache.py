@@ -118,6 +118,10 @@ def test_a_range_beyond_float32_has_no_finite_scale():
     assert np.isfinite(found.scale[..., 1]).all()
 
 
+def sample_of(count):
+    return [i * count // 512 for i in range(512)] if count > 512 else list(range(count))
+
+
 def test_offsets_are_means_of_the_first_tokens(rng):
     k = tokens(rng, 64, batch=4, count=1500) + 2
     counts = np.array([1500, 0, 1, 513])
@@ -126,10 +130,10 @@ def test_offsets_are_means_of_the_first_tokens(rng):
     found = offsets(k, counts)
     assert found.dtype == np.float32
     for b, count in enumerate(counts):
-        sample = [i * count // 512 for i in range(512)] if count > 512 else list(range(count))
-        expected = k[b][:, sample].astype(np.float64).mean(axis=1) if count else 0
+        expected = k[b][:, sample_of(count)].astype(np.float64).mean(axis=1) if count else 0
         np.testing.assert_allclose(found[b], np.broadcast_to(expected, (3, 64)), rtol=1e-6)
-    np.testing.assert_array_equal(offsets(k[:1]), smoothing_vector(k[:1], "sample"))
+    of_sample = smoothing_vector(k[:1, :, sample_of(1500)], "mean")
+    np.testing.assert_array_equal(offsets(k[:1]), of_sample)
 
 
 def test_offsets_of_poisoned_channels_are_zero(rng):

@@ -258,14 +258,18 @@ def test_smoothing_sample_takes_evenly_spaced_tokens(n):
     np.testing.assert_array_equal(smoothing_vector(x, "sample"), expected[None, None, None])
 
 
-@pytest.mark.parametrize("how", ["mean", "sample"])
+@pytest.mark.parametrize("how", ["mean", "robust", "sample"])
 def test_smoothing_is_not_poisoned_and_accepts_no_tokens(how):
     x = normal(1, 1, 10, 3)
     x[0, 0, 4, 1] = np.nan
     x[0, 0, 7, 2] = np.inf
     vector = smoothing_vector(x, how)
     assert vector[0, 0, 0] != 0
-    np.testing.assert_array_equal(vector[0, 0, 1:], [0, 0])
+    # A mean that is robust does without the tokens, another without the channels.
+    np.testing.assert_array_equal(vector[0, 0, 1:] == 0, [how == "mean"] * 2)
+    np.testing.assert_array_equal(
+        smoothing_vector(np.full((1, 1, 10, 3), np.nan), how), np.zeros((1, 1, 3))
+    )
     np.testing.assert_array_equal(smoothing_vector(x[:, :, :0], how), np.zeros((1, 1, 3)))
 
 

@@ -9,7 +9,7 @@ from cuattn.reference.quantize import quantize, scope_of
 from cuattn.reference.quantized import token_amax
 from cuattn.reference.rounding import e4m3_bits
 from cuattn.reference.scopes import spread
-from cuattn.reference.smoothing import Q_BLOCK, SAMPLE
+from cuattn.reference.smoothing import Q_BLOCK, sample, smoothing_vector
 from cuattn.reference.sorting import sorted_order
 from cuattn.specs.attention import Scope, Type
 
@@ -37,7 +37,7 @@ def stats(values, spec, grid):
         assert spec.qk_range or name != "q" or not operand["heads"]
         if operand["heads"]:
             assert operand["chunks"] == spec.chunks(name, int(operand["seqlen"]))
-            assert operand["chunk"] == spec.chunk
+            assert operand["chunk"] == spec.tokens(name, int(operand["seqlen"]))
             ctas += operand["heads"] * operand["chunks"]
             if operand["chunks"] == 1:
                 moments(name, operand, spec, int(values["head_dim"]))
@@ -64,13 +64,10 @@ def stats_finish(values, spec, grid):
 def moments(name, operand, spec, head_dim):
     x = source(operand, spec, head_dim).astype(np.float64)
     shape = (operand["heads"], head_dim)
-    n = x.shape[2]
     sampled = {"q": False, "k": spec.k_sample, "v": spec.v_sample}[name]
-    sample = [i * n // SAMPLE for i in range(SAMPLE)] if sampled and n > SAMPLE else slice(None)
-    mean = x[:, :, sample].mean(axis=2).astype(np.float32)
-    floats(operand["mean"], shape)[...] = np.nan_to_num(mean, nan=0, posinf=0, neginf=0).reshape(
-        shape
-    )
+    how = "robust" if operand["robust"] else "mean"
+    mean = smoothing_vector(sample(x) if sampled else x, how)
+    floats(operand["mean"], shape)[...] = mean.reshape(shape)
     if spec.ranges(name):
         floats(operand["low"], shape)[...] = x.min(axis=2).reshape(shape)
         floats(operand["high"], shape)[...] = x.max(axis=2).reshape(shape)
