@@ -8,6 +8,7 @@
 #include "attn/key_scale_loader.cuh"
 #include "attn/output.cuh"
 #include "attn/scores.cuh"
+#include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "attn/softmax.cuh"
 #include "attn/values.cuh"
@@ -39,7 +40,7 @@ struct alignas(128) Storage {
 };
 
 template <AttentionSpec S>
-__device__ __forceinline__ void attention_mma(const AttentionParams& p) {
+__device__ __forceinline__ void attend(const AttentionParams& p) {
   using H = Shape<S>;
   static_assert(sizeof(Storage<S>) == S.smem_bytes, "specs/attention.py and Storage disagree");
   static_assert(S.num_threads == S.num_warps * kWarpSize);
@@ -202,5 +203,19 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
         p, [&](int column, int e) { return o[tile][column][e]; },
         GlobalTerms<S, H::kChannelV>(p, done.batch, done.kv_head),
         softmax[tile].reference, softmax[tile].row_sum, {done.batch, done.head, row}, lane);
+  }
+}
+
+template <AttentionSpec S>
+__device__ __forceinline__ void attention_mma(const AttentionParams& p) {
+  if constexpr (S.rules.varlen) {
+    const int batch = p.first_batch + static_cast<int>(blockIdx.z);
+    const AttentionParams own =
+        sequence_params<S, Shape<S>, Shape<S>::kGroups>(p, place_of(p, batch), batch);
+    // The grid is that of the longest sequence there may be.
+    if (Work<S>(own, static_cast<int>(blockIdx.x)).first_row >= own.seqlen_q) return;
+    attend<S>(own);
+  } else {
+    attend<S>(p);
   }
 }

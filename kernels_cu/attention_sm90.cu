@@ -9,6 +9,7 @@
 //   flush         O += P V, if O is not the accumulator itself
 #include "attn/output.cuh"
 #include "ptx/registers.cuh"
+#include "sm90/clear_values.cuh"
 #include "sm90/group_softmax.cuh"
 #include "sm90/item_loader.cuh"
 #include "sm90/producer.cuh"
@@ -19,7 +20,6 @@
 template <WgmmaSpec S>
 __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
-  const AttentionParams& a = p.attention;
   const int lane = threadIdx.x % kWarpSize;
   // Broadcast, so that the compiler knows it to be the same for all lanes.
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
@@ -50,6 +50,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     if (index == kNoItem) return;
     const ItemConstants<S>& constants = storage.constants[q.buffer];
     const Item<S> item = constants.item;
+    const auto& a = item.arguments(p.attention);
     const BlockRange blocks = item.blocks(a, item.first_row + group * kGroupRows);
     const int warp_row = item.first_row + warp * 16;
     const ScoreRules<S> rules(a, item.batch, item.head, warp_row, lane);
@@ -123,6 +124,10 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
       }
       const TokenScales<S>& keys = storage.scales[kv.buffer];
       const u64 v = ptx::advance(v_tile, kv.buffer * H::VTile::bytes);
+      if constexpr (kMasked && S.rules.varlen && !H::kScaledValues) {
+        clear_values<S>(v_address + kv.buffer * H::VTile::bytes, a.seqlen_kv - block * S.block_kv,
+                        group);
+      }
       softmax.template begin<kMasked>(s, keys, rules,
                                       Mask<S>(a, rules.mask, warp_row, block, lane), block, group,
                                       lane, rescale);
@@ -303,8 +308,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     rules.finish(softmax.rows.reference);
     // Read anew, so that the loop has its registers.
     const ItemConstants<S>& done = storage.constants[ptx::opaque(q.buffer)];
+    const auto& of_rows = done.item.arguments(p.attention);
     store_rows<S, H::kScaledValues>(
-        a, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
+        of_rows, [&](int column, int e) { return static_cast<float>(o[4 * column + e]); },
         [&](int channel) {
           ChannelTerms terms;
           terms.mean = *reinterpret_cast<const float2*>(done.channel_mean + channel);

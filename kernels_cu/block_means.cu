@@ -1,10 +1,11 @@
 // The mean of each block of rows of Q, which is what smoothing subtracts from the block. A CTA for
 // each block of each head.
 #include "quant/moments.cuh"
+#include "quant/sequence_operand.cuh"
 #include "quant/smoothing_params.cuh"
 
 template <BlockMeansSpec S>
-__device__ __forceinline__ void block_means(const BlockMeansParams& p) {
+__device__ __forceinline__ void mean_of_block(const BlockMeansParams& p) {
   using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, 1>;
   using Groups = typename Joined::Groups;
   static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/specs/smoothing.py disagrees");
@@ -22,4 +23,15 @@ __device__ __forceinline__ void block_means(const BlockMeansParams& p) {
   reinterpret_cast<Joined*>(smem)->join(moments, [&](int, int channel, float sum) {
     if (channel < p.head_dim) mean[channel] = mean_of(sum, count);
   });
+}
+
+template <BlockMeansSpec S>
+__device__ __forceinline__ void block_means(const BlockMeansParams& p) {
+  if constexpr (S.varlen) {
+    BlockMeansParams own = p;
+    const Sequence at = narrow<S.input>(own, blockIdx.x / p.blocks);
+    if (static_cast<int>(blockIdx.x % p.blocks) * kQBlock < at.length) mean_of_block<S>(own);
+  } else {
+    mean_of_block<S>(p);
+  }
 }

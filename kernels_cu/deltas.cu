@@ -5,6 +5,7 @@
 // products, and goes through the means of all blocks of the query heads that share the head, 16 at
 // a time: the warps split them together and read them from shared memory.
 #include "quant/chunk.cuh"
+#include "quant/sequence_operand.cuh"
 #include "quant/smoothing_params.cuh"
 #include "quant/terms.cuh"
 #include "quant/transposed_tile.cuh"
@@ -141,7 +142,7 @@ struct KeyTerms {
 };
 
 template <DeltaSpec S>
-__device__ __forceinline__ void deltas(const DeltaParams& p) {
+__device__ __forceinline__ void multiply_means(const DeltaParams& p) {
   using H = DeltaShape<S>;
   using T = Terms<S.input>;
   static_assert(2 * sizeof(MeanTerms<S>) == S.smem_bytes, "cuattn/specs/smoothing.py disagrees");
@@ -207,5 +208,19 @@ __device__ __forceinline__ void deltas(const DeltaParams& p) {
       }
     }
     row = next;
+  }
+}
+
+template <DeltaSpec S>
+__device__ __forceinline__ void deltas(const DeltaParams& p) {
+  if constexpr (S.varlen) {
+    DeltaParams own = p;
+    const Sequence at = narrow<S.input>(own, blockIdx.x / p.tiles);
+    if (static_cast<int>(blockIdx.x % p.tiles) * S.keys <
+        ceil_div(at.length, kTokenPad) * kTokenPad) {
+      multiply_means<S>(own);
+    }
+  } else {
+    multiply_means<S>(p);
   }
 }

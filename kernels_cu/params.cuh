@@ -71,6 +71,15 @@ struct AttentionParams {
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split
+  // If S.rules.varlen; see sequences.cuh. Strides of batches are 0 if sequences lie end to end.
+  const i32* cu_seqlens_q; // [batch + 1], both or neither
+  const i32* cu_seqlens_k;
+  const i32* seqused_k;    // [batch]; may be null
+  i32 max_seqlen_q;        // seqlen_q and seqlen_kv of a sequence are no more
+  i32 max_seqlen_kv;
+  i32 q_pitch;             // rows of a head in q_scale, lse and lse_shift: seqlen_q, or all
+  i32 kv_pitch;            // keys of a head that scales are padded to, alike
+  i32 total_kv;            // tokens of the caller's K and V
 };
 
 // What the Hopper family takes: q, k and v of `attention` are read through the maps alone.
@@ -83,4 +92,6 @@ struct WgmmaParams {
                            // null if every CTA has one only
   i32 items;               // row_blocks * num_q_heads * batch
   i32 heads_at_a_time;     // query heads, of whole groups, that are attended together
+  const i32* units;        // of units.cu; null if items are those of sequences of seqlen_q rows
+  const i32* unit_count;
 };

@@ -11,6 +11,7 @@
 #include "quant/quantize_rows.cuh"
 #include "quant/quantize_sorted.cuh"
 #include "quant/quantize_values.cuh"
+#include "quant/varlen_operands.cuh"
 
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const QuantizeOperand& x,
@@ -24,12 +25,41 @@ __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const 
   }
 }
 
+// The same of one of sequences whose lengths are in memory only. CTAs that it has no tokens for have
+// nothing to do.
+template <QuantizeSpec S>
+__device__ __forceinline__ void quantize_sequence(const QuantizeParams& p,
+                                                  QuantizeStorage<S>& storage) {
+  const int q_end = p.q.heads * p.q.tiles;
+  const int k_end = q_end + p.k.heads * p.k.tiles;
+  const int cta = blockIdx.x;
+  if (p.next_item && cta == 0 && threadIdx.x == 0) *p.next_item = 0;
+  QuantizeParams own = p;
+  if (cta < q_end) {
+    if (!take_queries<S>(own, cta)) return;
+    quantize_operand<S, Role::query>(own, own.q, cta, storage);
+  } else if constexpr (S.k_scope == Scope::sorted) {
+    const int block = take_sorted<S>(own, cta - q_end);
+    if (block >= 0) quantize_sorted(own, block, storage);
+  } else if (cta < k_end) {
+    if (!take_tokens<S, Role::key>(own.k, cta - q_end)) return;
+    quantize_operand<S, Role::key>(own, own.k, cta - q_end, storage);
+  } else {
+    if (!take_tokens<S, Role::value>(own.v, cta - k_end)) return;
+    quantize_operand<S, Role::value>(own, own.v, cta - k_end, storage);
+  }
+}
+
 template <QuantizeSpec S>
 __device__ __forceinline__ void quantize_operands(const QuantizeParams& p) {
   static_assert(sizeof(QuantizeStorage<S>) == S.smem_bytes,
                 "cuattn/specs/quantize.py and QuantizeStorage disagree");
   extern __shared__ __align__(16) u8 smem[];
   QuantizeStorage<S>& storage = *reinterpret_cast<QuantizeStorage<S>*>(smem);
+  if constexpr (S.varlen) {
+    quantize_sequence(p, storage);
+    return;
+  }
   const int q_end = p.q.heads * p.q.tiles;
   const int k_end = q_end + p.k.heads * p.k.tiles;
   const int cta = blockIdx.x;

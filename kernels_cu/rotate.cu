@@ -3,9 +3,10 @@
 #include "quant/rotate_params.cuh"
 #include "quant/rotate_rows.cuh"
 #include "quant/row_tile.cuh"
+#include "quant/sequence_operand.cuh"
 
 template <RotateSpec S>
-__device__ __forceinline__ void rotate_values(const RotateParams& p) {
+__device__ __forceinline__ void rotate_tile(const RotateParams& p, int pitch) {
   using Lanes = RowLanes<S.input, S.head_dim>;
   constexpr int kAtATime = S.num_threads / Lanes::kLanes;
   constexpr int kRows = S.tile / kAtATime;
@@ -30,7 +31,7 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
     tile.visit(r, [&](int c, int i, float element) { x[r][c][i] = element - vector.at[c][i]; });
   }
   const float factor = rotate_rows<Lanes>(x, rotation_block(p.head_dim));
-  f32* out = p.out + (static_cast<i64>(head) * p.seqlen + first + order.first) * p.head_dim;
+  f32* out = p.out + (static_cast<i64>(head) * pitch + first + order.first) * p.head_dim;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (order.offset(r) >= from.count - order.first) continue;
@@ -45,5 +46,21 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
                         factor * x[r][c][i + 3]);
       }
     }
+  }
+}
+
+template <RotateSpec S>
+__device__ __forceinline__ void rotate_values(const RotateParams& p) {
+  if constexpr (S.varlen) {
+    RotateParams own = p;
+    const int head = blockIdx.x / p.tiles;
+    const Sequence at = narrow<S.input>(own, head);
+    if (static_cast<int>(blockIdx.x % p.tiles) * S.tile >= at.length) return;
+    // Tokens stay where they are.
+    const i64 rows = p.cu_seqlens ? shift_of(at.first, head / p.num_heads, p.num_heads, p.total) : 0;
+    own.out = p.out + rows * p.head_dim;
+    rotate_tile<S>(own, p.total);
+  } else {
+    rotate_tile<S>(p, p.seqlen);
   }
 }

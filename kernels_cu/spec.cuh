@@ -33,6 +33,7 @@ struct Rules {
   bool alibi;
   bool sinks;
   MaskKind attn_mask;
+  bool varlen;          // lengths, and where sequences lie, are read from memory
 
   __host__ __device__ constexpr bool biased() const {
     return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;

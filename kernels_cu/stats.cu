@@ -7,6 +7,7 @@
 #include "quant/group_means.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
+#include "quant/sequence_operand.cuh"
 
 // Sum, low and high, or the sum only.
 constexpr int kinds_of(bool range) { return range ? 3 : 1; }
@@ -63,6 +64,22 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
   });
 }
 
+// Makes an operand that of the sequence of `head`, in as many chunks as if its length had been known
+// to StatsSpec in cuattn/specs/stats.py: sums do not depend on what else there is.
+template <Type In, int RowFloats>
+__device__ __forceinline__ void narrow_chunks(StatsOperand& x, int head) {
+  narrow<In>(x, head);
+  const int chunks = x.chunks;
+  const int of_group = ceil_div(x.seqlen, kMeanGroups);
+  if (x.most == 0 || x.seqlen <= x.most) {
+    x.chunks = 1;
+  } else {
+    x.chunks = kMeanGroups * ceil_div(of_group, x.most);
+    x.chunk = ceil_div(of_group, x.chunks / kMeanGroups);
+  }
+  x.partial += static_cast<i64>(head) * (chunks - x.chunks) * RowFloats;
+}
+
 template <StatsSpec S, bool Sample, int Kinds>
 __device__ __forceinline__ void operand_stats(const StatsOperand& x, int head_dim, int cta,
                                               u8* smem) {
@@ -73,6 +90,21 @@ __device__ __forceinline__ void operand_stats(const StatsOperand& x, int head_di
   }
 }
 
+template <StatsSpec S, bool Sample, int Kinds>
+__device__ __forceinline__ void sequence_stats(const StatsOperand& x, int head_dim, int cta,
+                                               u8* smem) {
+  if constexpr (S.varlen) {
+    StatsOperand own = x;
+    const int head = cta / x.chunks;
+    narrow_chunks<S.input, Kinds * S.head_dim>(own, head);
+    if (own.seqlen > 0 && cta % x.chunks < own.chunks) {
+      operand_stats<S, Sample, Kinds>(own, head_dim, head * own.chunks + cta % x.chunks, smem);
+    }
+  } else {
+    operand_stats<S, Sample, Kinds>(x, head_dim, cta, smem);
+  }
+}
+
 template <StatsSpec S>
 __device__ __forceinline__ void stats(const StatsParams& p) {
   extern __shared__ __align__(16) u8 smem[];
@@ -80,11 +112,11 @@ __device__ __forceinline__ void stats(const StatsParams& p) {
   const int k_end = q_end + p.k.heads * p.k.chunks;
   const int cta = blockIdx.x;
   if (S.qk_range && cta < q_end) {
-    operand_stats<S, false, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
+    sequence_stats<S, false, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
   } else if (cta < k_end) {
-    operand_stats<S, S.k_sample, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
+    sequence_stats<S, S.k_sample, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
   } else {
-    operand_stats<S, S.v_sample, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
+    sequence_stats<S, S.v_sample, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
   }
 }
 
@@ -117,6 +149,18 @@ __device__ __forceinline__ void finish_head(const StatsOperand& x, int head_dim,
       });
 }
 
+template <FinishSpec S, int Kinds>
+__device__ __forceinline__ void finish_sequence(const StatsOperand& x, int head_dim, int head,
+                                                u8* smem) {
+  if constexpr (S.varlen) {
+    StatsOperand own = x;
+    narrow_chunks<Type::fp32, Kinds * S.head_dim>(own, head);
+    if (own.chunks > 1) finish_head<S, Kinds>(own, head_dim, head, smem);
+  } else {
+    finish_head<S, Kinds>(x, head_dim, head, smem);
+  }
+}
+
 template <FinishSpec S>
 __device__ __forceinline__ void stats_finish(const StatsParams& p) {
   extern __shared__ __align__(16) u8 smem[];
@@ -124,10 +168,10 @@ __device__ __forceinline__ void stats_finish(const StatsParams& p) {
   const int k_end = q_end + (p.k.chunks > 1 ? p.k.heads : 0);
   const int cta = blockIdx.x;
   if (S.qk_range && cta < q_end) {
-    finish_head<S, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
+    finish_sequence<S, kinds_of(S.qk_range)>(p.q, p.head_dim, cta, smem);
   } else if (cta < k_end) {
-    finish_head<S, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
+    finish_sequence<S, kinds_of(S.qk_range)>(p.k, p.head_dim, cta - q_end, smem);
   } else {
-    finish_head<S, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
+    finish_sequence<S, kinds_of(S.v_range)>(p.v, p.head_dim, cta - k_end, smem);
   }
 }

@@ -75,7 +75,7 @@ def wgmma_spec(
     tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
     if (
         not is_causal
-        and rules == PLAIN
+        and replace(rules, varlen=False) == PLAIN
         and scheme.p_terms == 1
         and p_range in (PRange.block, PRange.row_pow2)
     ):

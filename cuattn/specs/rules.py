@@ -30,6 +30,8 @@ class Rules:
         Rows see no keys further away than sides that are known at run time only.
     softcap, alibi, sinks : bool
     attn_mask : MaskKind
+    varlen : bool
+        Lengths, and where sequences lie, are read from memory.
     """
 
     windowed: bool = False
@@ -37,6 +39,7 @@ class Rules:
     alibi: bool = False
     sinks: bool = False
     attn_mask: MaskKind = MaskKind.none
+    varlen: bool = False
 
     @property
     def biased(self) -> bool:

@@ -20,6 +20,8 @@ _WARPGROUP = 128
 # Bytes of a barrier, and of where an item lies.
 _BARRIERS = 8
 _ITEM = 24
+# Of where the item's sequence lies.
+_PLACE = 24
 
 
 class Order(Enum):
@@ -91,7 +93,8 @@ class WgmmaSpec(KernelSpec):
         row_scale = self.rows if self.qk.nbytes == 1 else 4
         by_channel = self.pv.coded and self.v_scope is Scope.channel
         channel_scale = self.head_dim if by_channel else 4
-        constants = round_up(4 * (row_scale + channel_scale + self.head_dim) + _ITEM, 16)
+        item = _ITEM + (_PLACE if self.rules.varlen else 0)
+        constants = round_up(4 * (row_scale + channel_scale + self.head_dim) + item, 16)
         barriers = _BARRIERS * (2 * self.stages + 3 * self.q_buffers) + 4 * self.q_buffers
         scales = self.stages * round_up(scale_bytes(self, deltas=self.groups), 128)
         return round_up(tiles + scales + self.q_buffers * constants + barriers, 1024)

@@ -1,6 +1,7 @@
 // The threads' copies of what differs from key to key, or from block to block, to shared memory.
 #pragma once
 #include "attn/key_scales.cuh"
+#include "attn/sequence_params.cuh"
 #include "ptx/cp_async.cuh"
 
 // Copies what a block has.
@@ -16,15 +17,16 @@ struct KeyScaleLoader {
 
   __device__ __forceinline__ KeyScaleLoader(const AttentionParams& p, i64 batch_head,
                                             i64 batch_kv_head, int first_row)
-      : padded(ceil_div(p.seqlen_kv, kTokenPad) * kTokenPad) {
+      : padded(ceil_div(key_pitch<S>(p), kTokenPad) * kTokenPad) {
     static_assert(kQBlock % H::kRows == 0, "a CTA's rows have one mean of Q");
-    const int blocks = ceil_div(p.seqlen_kv, static_cast<i32>(S.block_kv));
+    const int blocks = ceil_div(key_pitch<S>(p), static_cast<i32>(S.block_kv));
     const i64 of_head = H::kThreadK ? padded / 16 : H::kTokenK ? H::kGroups * padded : blocks;
     k = p.k_scale + batch_kv_head * (H::kSorted ? 4 * blocks : of_head);
     v = p.v_scale +
         batch_kv_head * (H::kTokenV ? 3 * padded : H::kSorted ? 3 * kPlaceScales * blocks : blocks);
     order = p.order ? p.order + batch_kv_head * padded : nullptr;
-    delta = p.delta + (batch_head * ceil_div(p.seqlen_q, kQBlock) + first_row / kQBlock) * padded;
+    delta = p.delta +
+            (batch_head * delta_rows<S>(p) + first_row / kQBlock) * delta_pitch<S>(p);
   }
 
   // Where the logarithms of V's scales of a block begin. Unsigned, because of 2^30 keys there are

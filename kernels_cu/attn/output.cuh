@@ -5,6 +5,7 @@
 #include "attn/mask.cuh"
 #include "attn/p_range.cuh"
 #include "attn/rotated_output.cuh"
+#include "attn/sequence_params.cuh"
 #include "layout.cuh"
 #include "params.cuh"
 #include "ptx/math.cuh"
@@ -48,7 +49,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     share[half] = 1.0f;
     if (exists && (S.rules.sinks || (p.lse && quad_lane == 0))) {
       const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
-      const i64 index = batch_head * p.seqlen_q + row;
+      const i64 index = batch_head * row_pitch<S>(p) + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
       float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
       if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];

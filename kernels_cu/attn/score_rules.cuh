@@ -1,6 +1,7 @@
 // Softcap, ALiBi and a mask of floats: what becomes of scores before the softmax, in this order.
 #pragma once
 #include "attn/mask.cuh"
+#include "attn/sequence_params.cuh"
 #include "ptx/math.cuh"
 
 
@@ -32,7 +33,8 @@ struct ScoreRules {
       // Where Q's smoothing is added again, and no logarithm of V, the bias is in the scores.
       shift[half] = -kScoreBias<S>;
       if (S.rules.softcap && p.lse_shift) {
-        const i64 head_row = (static_cast<i64>(batch) * p.num_q_heads + head) * p.seqlen_q;
+        const i64 head_row =
+            (static_cast<i64>(batch) * p.num_q_heads + head) * row_pitch<S>(p);
         shift[half] +=
             kLog2e * __ldg(p.lse_shift + head_row + min_of(first_row + row, p.seqlen_q - 1));
       }

@@ -1,6 +1,7 @@
 // S = Q K^T for one block of keys.
 #pragma once
 #include "attn/key_scales.cuh"
+#include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
@@ -63,7 +64,7 @@ struct Queries {
     if constexpr (H::kGroupK) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const i64 at = batch_head * p.seqlen_q + min_of(row + 8 * half, p.seqlen_q - 1);
+        const i64 at = batch_head * row_pitch<S>(p) + min_of(row + 8 * half, p.seqlen_q - 1);
 #pragma unroll
         for (int group = 0; group < H::kGroups; ++group) {
           scale[group][half] = __ldg(p.q_scale + at * H::kGroups + group);

@@ -6,6 +6,7 @@
 #include "attn/raw_scores.cuh"
 #include "attn/row_reference.cuh"
 #include "attn/ruled_scores.cuh"
+#include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "attn/sorted_keys.cuh"
 #include "ptx/math.cuh"
@@ -33,7 +34,7 @@ struct OnlineSoftmax {
       scale[half] = p.scale_log2;
       if constexpr (H::kScaledScores && !H::kGroupK) {
         const int row = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
-        scale[half] *= __ldg(p.q_scale + batch_head * p.seqlen_q + row);
+        scale[half] *= __ldg(p.q_scale + batch_head * row_pitch<S>(p) + row);
       }
     }
   }

@@ -56,4 +56,15 @@ __device__ __forceinline__ void barrier_sync(int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" ::"n"(Number), "r"(threads) : "memory");
 }
 
+// The same with a number that is not known before.
+__device__ __forceinline__ void barrier_sync(int number, int threads) {
+  asm volatile("barrier.cta.sync.aligned %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// Makes what this thread has written to shared memory visible to what reads or overwrites it
+// without threads: products of warpgroups and bulk copies (PTX ISA, "membar.proxy").
+__device__ __forceinline__ void async_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 }  // namespace ptx

@@ -28,6 +28,12 @@ struct QuantizeOperand {
   i32 num_heads;
   i32 seqlen;
   i32 tiles;           // CTAs of one head
+  // If S.varlen; see sequences.cuh.
+  const i32* cu_seqlens;  // [batch + 1] if sequences lie end to end, else null
+  const i32* seqused;  // [batch]; may be null
+  i32 max_seqlen;      // seqlen of a sequence is no more
+  i32 total;           // tokens of the input: of all sequences, or of a slot
+  i32 pitch;           // tokens of a head in what is written; a multiple of kTokenPad in whole blocks
 };
 
 struct QuantizeParams {
@@ -62,6 +68,11 @@ struct StatsOperand {
   i32 chunks;          // CTAs of one head: a multiple of kMeanGroups, as many for each group; or 1,
                        // and `stats` writes the result itself
   i32 robust;          // whether groups of tokens that stand out are limited in the mean
+  // If S.varlen; as above.
+  const i32* cu_seqlens;
+  const i32* seqused;
+  i32 total;
+  i32 most;            // tokens of a CTA that has no more than one chunk of a head; or 0, of all
 };
 
 struct StatsParams {

@@ -22,6 +22,7 @@ struct QuantizeSpec {
   Scope v_scope;       // token, sorted (as K's), block (of 128 tokens), channel or tensor
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
+  bool varlen;         // lengths are read from memory
   int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
   int q_tile;          // tokens of one CTA
   int k_tile;
@@ -39,6 +40,7 @@ struct StatsSpec {
   bool v_sample;
   bool qk_range;      // smallest and largest element of channels too; only then is there a Q
   bool v_range;
+  bool varlen;        // lengths are read from memory
   int num_threads;
   int min_ctas;
   int smem_bytes;
@@ -48,6 +50,7 @@ struct FinishSpec {
   int head_dim;
   bool qk_range;
   bool v_range;
+  bool varlen;
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -12,14 +12,15 @@ __device__ __forceinline__ void scale_tokens(float (&factor)[Values<S>::kRows],
                                              const typename Values<S>::Order& order,
                                              const typename Values<S>::Vector& vector) {
   using V = Values<S>;
-  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
+  const i64 blocks = blocks_of<S>(x);
+  const i64 end = static_cast<i64>(ceil_div(x.seqlen, kTokenPad)) * kTokenPad;
   float amax[V::kRows];
 #pragma unroll
   for (int r = 0; r < V::kRows; ++r) amax[r] = tile.template amax<S.v_smooth>(r, vector);
   const PerRow<V::Lanes::kLanes, V::kRows> largest(amax, ptx::max_nan);
   largest.for_each([&](int r, float a) {
     const int token = from.first + order.first + order.offset(r);
-    if (token >= blocks * kTokenPad) return;
+    if (token >= end) return;
     const i64 block = from.head * blocks + token / kTokenPad;
     f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
     const float scale = V::Scale::scale(a);
@@ -53,10 +54,10 @@ __device__ __forceinline__ float scale_block(const QuantizeOperand& x, const Til
                                              float lane_amax, QuantizeStorage<S>& storage) {
   using V = Values<S>;
   const float amax = warps_amax<V::kBlockWarps>(lane_amax, storage);
-  const int blocks = ceil_div(x.seqlen, kTokenPad);
+  const int blocks = blocks_of<S>(x);
   constexpr int kBlockThreads = V::kBlockWarps * kWarpSize;
   const int block = from.first / kTokenPad + threadIdx.x / kBlockThreads;
-  if (threadIdx.x % kBlockThreads == 0 && block < blocks) {
+  if (threadIdx.x % kBlockThreads == 0 && block < ceil_div(x.seqlen, kTokenPad)) {
     x.scale[static_cast<i64>(from.head) * blocks + block] = V::Scale::scale(amax);
   }
   return V::Scale::factor(amax);

@@ -7,6 +7,7 @@ struct RotateSpec {
   Type input;
   int head_dim;        // padded
   bool aligned;        // base and strides of the input are multiples of 16 bytes
+  bool varlen;         // lengths are read from memory
   int tile;            // tokens of one CTA
   int num_threads;
   int min_ctas;        // a multiprocessor should hold this many CTAs
@@ -24,4 +25,8 @@ struct RotateParams {
   i32 seqlen;
   i32 head_dim;        // a multiple of 8
   i32 tiles;           // CTAs of one head
+  // If S.varlen; as those of QuantizeOperand.
+  const i32* cu_seqlens;
+  const i32* seqused;
+  i32 total;
 };

@@ -25,6 +25,7 @@ struct RowScales {
   f32* scale;
   i64 head;
   int first;   // token of the tile
+  int end;     // of the tokens that have scales
   int pitch;   // tokens of a head
   int blocks;  // of keys
 
@@ -33,14 +34,15 @@ struct RowScales {
         head(rows.from.head),
         first(rows.from.first),
         // Attention reads K's scales by whole blocks.
-        pitch(T::kKeys ? ceil_div(x.seqlen, kTokenPad) * kTokenPad : x.seqlen),
-        blocks(ceil_div(x.seqlen, T::kBlock)) {}
+        end(T::kKeys ? ceil_div(x.seqlen, kTokenPad) * kTokenPad : x.seqlen),
+        pitch(T::kKeys ? blocks_of<S>(x) * kTokenPad : pitch_of<S>(x)),
+        blocks(ceil_div(pitch_of<S>(x), T::kBlock)) {}
 
   // Of a row of the tile, in a group of channels or in all.
   __device__ __forceinline__ void store(int row, int group, float amax) const {
     constexpr int kGroups = RowSections<S, T>::kGroups ? S.head_dim / S.qk_group : 1;
     const int token = first + row;
-    if (token >= pitch) return;
+    if (token >= end) return;
     if constexpr (T::kKeys && S.k_stored == Scope::thread) {
       if (Threads::is_first(token)) {
         scale[head * (pitch / Threads::kTokens) + Threads::of(token)] = T::Scale::scale(amax);

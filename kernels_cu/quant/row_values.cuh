@@ -11,7 +11,7 @@ __device__ __forceinline__ typename T::Vector smoothing_vector(const T& rows,
   typename T::Vector vector;
   if constexpr (T::kSmooth && T::kKeys) vector.load(x.vector, rows.from.head, head_dim);
   if constexpr (T::kSmooth && !T::kKeys) {
-    const int blocks = ceil_div(x.seqlen, kQBlock);
+    const int blocks = ceil_div(T::kVarlen ? x.max_seqlen : x.seqlen, kQBlock);
     const int block = (rows.from.first + T::warp_first()) / kQBlock;
     // Rows past the end may lie beyond the last block.
     vector.load(x.vector, rows.from.head * blocks + min_of(block, blocks - 1), head_dim);

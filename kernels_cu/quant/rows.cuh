@@ -3,6 +3,7 @@
 #include "layout.cuh"
 #include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
+#include "quant/sequence_operand.cuh"
 #include "quant/store.cuh"
 
 enum class Role { query, key, value };
@@ -16,6 +17,7 @@ struct Rows {
   static constexpr Scope kScope = kKeys ? S.k_scope : S.q_scope;
   static constexpr bool kSmooth = kKeys ? S.k_smooth : S.q_smooth;
   static constexpr int kBlock = kKeys ? S.k_block : kQBlock;
+  static constexpr bool kVarlen = S.varlen;
   using Threads = ThreadScope<kKeys>;
   using Scale = Scaling<kOut, S.qk_bits>;
 
@@ -49,7 +51,7 @@ struct Rows {
 
   __device__ __forceinline__ Rows(const QuantizeOperand& x, int cta, int head_dim)
       : from(tile_source<S.input>(x, cta, kTokens)),
-        first_row(static_cast<i64>(from.head) * x.seqlen + from.first),
+        first_row(static_cast<i64>(from.head) * pitch_of<S>(x) + from.first),
         out(static_cast<char*>(x.out) + first_row * row_bytes(kOut, S.head_dim)) {
     tile.template load<S.aligned>(from, order, head_dim);
   }

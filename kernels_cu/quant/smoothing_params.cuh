@@ -8,6 +8,7 @@ struct BlockMeansSpec {
   Type input;
   int head_dim;        // padded
   bool aligned;        // base and strides of the input are multiples of 16 bytes
+  bool varlen;         // lengths are read from memory
   int num_threads;
   int min_ctas;        // a multiprocessor should hold this many CTAs
   int smem_bytes;
@@ -23,12 +24,17 @@ struct BlockMeansParams {
   i32 seqlen;
   i32 head_dim;        // a multiple of 8
   i32 blocks;          // of kQBlock rows in a head
+  // If S.varlen; as those of QuantizeOperand.
+  const i32* cu_seqlens;
+  const i32* seqused;
+  i32 total;
 };
 
 struct DeltaSpec {
   Type input;          // elements of K
   int head_dim;        // padded
   bool aligned;        // base and strides of K are multiples of 16 bytes
+  bool varlen;         // lengths are read from memory
   int keys;            // of one CTA, a part of kTokenPad
   int num_threads;
   int min_ctas;
@@ -52,4 +58,8 @@ struct DeltaParams {
   i32 tiles;           // CTAs of one head of K
   f32 factor;          // of all products: softmax_scale * log2 e
   f32 bias;            // added to them
+  // If S.varlen; as those of QuantizeOperand.
+  const i32* cu_seqlens;
+  const i32* seqused;
+  i32 total;
 };

@@ -2,6 +2,7 @@
 #pragma once
 #include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
+#include "quant/sequence_operand.cuh"
 #include "quant/transposed_tile.cuh"
 
 template <QuantizeSpec S>
@@ -92,8 +93,8 @@ __device__ __forceinline__ void store_channels(const QuantizeOperand& x, const T
   const int column = threadIdx.x % kColumns;
   const int first_channel = threadIdx.x / kColumns;
   const int token = from.first + 16 * column;
-  const i64 blocks = ceil_div(x.seqlen, kTokenPad);
-  if (token >= blocks * kTokenPad) return;
+  const i64 blocks = blocks_of<S>(x);
+  if (token >= static_cast<i64>(ceil_div(x.seqlen, kTokenPad)) * kTokenPad) return;
   const i64 block = from.head * blocks + token / kTokenPad;
   constexpr int kRowBytes = row_bytes(S.v, kTokenPad);
   char* out = static_cast<char*>(x.out) + row_bytes(S.v, token % kTokenPad) +

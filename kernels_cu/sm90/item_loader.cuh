@@ -9,7 +9,6 @@ template <WgmmaSpec S, int Threads>
 __device__ __forceinline__ void load_constants(const WgmmaParams& p, TileStorage<S>& storage,
                                                int thread) {
   using H = TileShape<S>;
-  const AttentionParams& a = p.attention;
   const u32 drawn = ptx::smem_address(storage.drawn);
   const u32 q_full = ptx::smem_address(storage.q_full);
   Turn<S.q_buffers> q;
@@ -18,10 +17,11 @@ __device__ __forceinline__ void load_constants(const WgmmaParams& p, TileStorage
     const int index = storage.item[q.buffer];
     if (index != kNoItem) {
       const Item<S> item(p, index);
+      const auto& a = item.arguments(p.attention);
       ItemConstants<S>& to = storage.constants[q.buffer];
       if (thread == 0) to.item = item;
       if constexpr (H::kScaledScores) {
-        const f32* scales = a.q_scale + item.batch_head(a) * a.seqlen_q;
+        const f32* scales = a.q_scale + item.batch_head(a) * row_pitch<S>(a);
 #pragma unroll
         for (int row = thread; row < H::kRows; row += Threads) {
           to.row_scale[row] =

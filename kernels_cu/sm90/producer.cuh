@@ -21,7 +21,6 @@ __device__ __forceinline__ void copy_panels(u32 smem, const TensorMap& map, int 
 template <WgmmaSpec S>
 __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
-  const AttentionParams& a = p.attention;
   const u32 full = ptx::smem_address(storage.full);
   const u32 empty = ptx::smem_address(storage.empty);
   const u32 drawn = ptx::smem_address(storage.drawn);
@@ -31,13 +30,19 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
   int index = blockIdx.x;
-  while (index < p.items) {
+  int items = p.items;
+  if constexpr (S.rules.varlen) {
+    if (p.units) items = __ldg(p.unit_count) * p.attention.num_q_heads;
+  }
+  while (index < items) {
     const Item<S> item(p, index);
+    const auto& a = item.arguments(p.attention);
+    const int box_batch = item.box_batch(a);
     q.wait_empty(q_empty);
     storage.item[q.buffer] = index;
     ptx::mbarrier_arrive(drawn + 8 * q.buffer);
     // Early, because the answer takes long.
-    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : p.items;
+    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : items;
     const u32 q_barrier = q_full + 8 * q.buffer;
     if (item.all.end <= item.all.begin) {
       ptx::mbarrier_arrive(q_barrier);
@@ -46,17 +51,18 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
 #pragma unroll
       for (int group = 0; group < S.groups; ++group) {
         copy_panels<typename H::QTile>(ptx::smem_address(storage.q[q.buffer][group]), p.q_map,
-                                       item.first_row + group * kGroupRows, item.head, item.batch,
+                                       item.box_row() + group * kGroupRows, item.head, box_batch,
                                        bytes_of(S.qk), q_barrier);
       }
     }
     q.next();
     const int batch_kv_head = static_cast<int>(item.batch_kv_head(a));
     // Of K's blocks, and of the blocks that scales per token come in.
-    const int first_scale = batch_kv_head * ceil_div(a.seqlen_kv, static_cast<i32>(S.block_kv));
-    const int first_pad = batch_kv_head * ceil_div(a.seqlen_kv, kTokenPad);
-    const int padded = ceil_div(a.seqlen_kv, kTokenPad) * kTokenPad;
-    const f32* delta = a.delta + (item.batch_head(a) * ceil_div(a.seqlen_q, kQBlock) +
+    const int first_scale = batch_kv_head * ceil_div(key_pitch<S>(a), static_cast<i32>(S.block_kv));
+    const int first_pad = batch_kv_head * ceil_div(key_pitch<S>(a), kTokenPad);
+    const int first_box = first_pad + item.box_pad(a);
+    const int padded = delta_pitch<S>(a);
+    const f32* delta = a.delta + (item.batch_head(a) * delta_rows<S>(a) +
                                   item.first_row / kQBlock) * padded;
     Visits<S, S.groups> visits = item.visits(a);
     for (int block = visits.next(); block >= 0; block = visits.next()) {
@@ -64,8 +70,8 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       const u32 barrier = full + 8 * kv.buffer;
       TokenScales<S>& scales = storage.scales[kv.buffer];
       copy_panels<typename H::KTile>(ptx::smem_address(storage.k[kv.buffer]), p.k_map,
-                                     block * S.block_kv, item.kv_head, item.batch, bytes_of(S.qk),
-                                     barrier);
+                                     item.template box_key<H::kScaledScores>() + block * S.block_kv,
+                                     item.kv_head, box_batch, bytes_of(S.qk), barrier);
       if constexpr (H::kTokenK) {
         ptx::bulk_copy(ptx::smem_address(scales.k),
                        a.k_scale + (static_cast<i64>(first_pad) * kTokenPad + block * S.block_kv) /
@@ -101,11 +107,12 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       if constexpr (H::kScaledValues) {
         static_assert(!H::kScaledValues || S.block_kv == kTokenPad);
         // A box is a tile, its rows in the order of _codes_map in cuattn/plan/tensor_maps.py.
-        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_pad + block) * (S.head_dim / 32),
+        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_box + block) * (S.head_dim / 32),
                            barrier);
       } else {
-        copy_panels<typename H::VTile>(v, p.v_map, block * S.block_kv, item.kv_head, item.batch,
-                                       bytes_of(S.pv), barrier);
+        copy_panels<typename H::VTile>(v, p.v_map,
+                                       item.template box_key<false>() + block * S.block_kv,
+                                       item.kv_head, box_batch, bytes_of(S.pv), barrier);
       }
       // The arrival comes last, behind the scale; copies may complete before.
       if constexpr (kBlockScale) scales.k[0] = __ldg(a.k_scale + first_scale + block);
