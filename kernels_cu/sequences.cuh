@@ -6,6 +6,7 @@
 // before. So `tokens` tokens of `batch` sequences take tokens / kTokenPad + batch blocks.
 #pragma once
 #include "layout.cuh"
+#include "numeric.cuh"
 
 struct Sequence {
   int first;   // token of all that are end to end

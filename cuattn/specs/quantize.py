@@ -60,6 +60,8 @@ class QuantizeSpec(KernelSpec):
         token, sorted (as K's), block (of 128 tokens), channel or tensor.
     aligned : bool
         Whether bases and strides of the inputs are multiples of 16 bytes.
+    varlen : bool
+        Whether lengths are read from memory.
     """
 
     derived: ClassVar[tuple[str, ...]] = (
@@ -95,6 +97,7 @@ class QuantizeSpec(KernelSpec):
     v_scope: Scope
     v_smooth: bool
     aligned: bool
+    varlen: bool = False
 
     @classmethod
     def of(
@@ -105,6 +108,7 @@ class QuantizeSpec(KernelSpec):
         aligned: bool,
         packed_qk: bool = False,
         packed_v: bool = False,
+        varlen: bool = False,
     ) -> QuantizeSpec:
         """Return the spec that a scheme needs for inputs of a type and padded head dimension.
 
@@ -113,6 +117,7 @@ class QuantizeSpec(KernelSpec):
         packed_qk, packed_v : bool
             Whether codes of 4 bits are stored two to a byte. V's that are rotated have a spec of
             their own.
+        varlen : bool
         """
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
         v = None if scheme.rotates("v") else code_type(scheme, "v", packed_v)
@@ -135,15 +140,17 @@ class QuantizeSpec(KernelSpec):
             v_scope=Scope.token if v is None else Scope(scheme.v_scope),
             v_smooth=v is not None and scheme.smooth_v != "none",
             aligned=aligned,
+            varlen=varlen,
         )
 
     @classmethod
     def of_rotated_values(
-        cls, scheme: Scheme, head_dim: int, packed_v: bool = False
+        cls, scheme: Scheme, head_dim: int, packed_v: bool = False, varlen: bool = False
     ) -> QuantizeSpec:
         """Return the spec of V alone, which another kernel has smoothed and rotated."""
         v_only = replace(scheme, rotate="none", smooth_v="none")
-        return cls.of(v_only, Type.fp32, head_dim, aligned=True, packed_v=packed_v)
+        kind = Type.fp32, head_dim
+        return cls.of(v_only, *kind, aligned=True, packed_v=packed_v, varlen=varlen)
 
     @property
     def num_threads(self) -> int:

@@ -27,6 +27,8 @@ class RotateSpec(KernelSpec):
         Padded: one of 32, 64, 96, 128, 192, 256.
     aligned : bool
         Whether base and strides of V are multiples of 16 bytes.
+    varlen : bool
+        Whether lengths are read from memory.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("tile", "num_threads", "min_ctas", "smem_bytes")
@@ -42,6 +44,7 @@ class RotateSpec(KernelSpec):
     input: Type
     head_dim: int
     aligned: bool
+    varlen: bool = False
 
     @property
     def tile(self) -> int:

@@ -31,6 +31,8 @@ class BlockMeansSpec(KernelSpec):
         Padded: one of 32, 64, 96, 128, 192, 256.
     aligned : bool
         Whether base and strides of Q are multiples of 16 bytes.
+    varlen : bool
+        Whether lengths are read from memory.
     """
 
     source: ClassVar[str] = "block_means.cu"
@@ -44,6 +46,7 @@ class BlockMeansSpec(KernelSpec):
     input: Type
     head_dim: int
     aligned: bool
+    varlen: bool = False
 
     @property
     def smem_bytes(self) -> int:
@@ -70,6 +73,8 @@ class DeltaSpec(KernelSpec):
         Padded, as above.
     aligned : bool
         As above, of K.
+    varlen : bool
+        As above.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("keys", "num_threads", "min_ctas", "smem_bytes")
@@ -83,6 +88,7 @@ class DeltaSpec(KernelSpec):
     input: Type
     head_dim: int
     aligned: bool
+    varlen: bool = False
 
     @property
     def min_ctas(self) -> int:

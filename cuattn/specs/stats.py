@@ -35,6 +35,8 @@ class StatsSpec(KernelSpec):
         looked at.
     v_range : bool
         The same of V.
+    varlen : bool
+        Whether lengths are read from memory.
     """
 
     source: ClassVar[str] = "stats.cu"
@@ -52,9 +54,12 @@ class StatsSpec(KernelSpec):
     v_sample: bool
     qk_range: bool
     v_range: bool
+    varlen: bool = False
 
     @classmethod
-    def of(cls, scheme: Scheme, element: Type, head_dim: int, aligned: bool) -> StatsSpec:
+    def of(
+        cls, scheme: Scheme, element: Type, head_dim: int, aligned: bool, varlen: bool = False
+    ) -> StatsSpec:
         """Return the spec that a scheme needs for inputs of a type and padded head dimension."""
         by_channel = scheme.pv != "fp16" and scheme.v_scope in ("channel", "tensor")
         return cls(
@@ -65,12 +70,14 @@ class StatsSpec(KernelSpec):
             v_sample=scheme.smooth_v == "sample",
             qk_range=scheme.k_scope == "tensor",
             v_range=by_channel and not scheme.rotates("v"),
+            varlen=varlen,
         )
 
     @classmethod
-    def of_rotated_values(cls, head_dim: int) -> StatsSpec:
+    def of_rotated_values(cls, head_dim: int, varlen: bool = False) -> StatsSpec:
         """Return the spec for the range of V alone, which another kernel has rotated."""
-        return cls(Type.fp32, head_dim, True, False, False, qk_range=False, v_range=True)
+        kind = Type.fp32, head_dim, True, False, False
+        return cls(*kind, qk_range=False, v_range=True, varlen=varlen)
 
     @property
     def chunk(self) -> int:
@@ -85,10 +92,14 @@ class StatsSpec(KernelSpec):
         """Dynamic shared memory of one CTA: `MeanGroups` or `GroupMoments`."""
         return _smem_bytes(self.head_dim, self.input, self.qk_range or self.v_range)
 
+    def most(self, operand: Literal["q", "k", "v"]) -> int:
+        """Return the tokens that one CTA looks at if a head has no more; 0 of a sample, any."""
+        sampled = {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]
+        return 0 if sampled else self.chunk
+
     def chunks(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand: one, or as many for each group of tokens."""
-        sampled = {"q": False, "k": self.k_sample, "v": self.v_sample}[operand]
-        if sampled or seqlen <= self.chunk:
+        if not self.most(operand) or seqlen <= self.chunk:
             return min(seqlen, 1)
         return GROUPS * ceil_div(ceil_div(seqlen, GROUPS), self.chunk)
 
@@ -108,7 +119,7 @@ class StatsSpec(KernelSpec):
     @property
     def finish(self) -> FinishSpec:
         """The kernel that joins the chunks, where there is more than one."""
-        return FinishSpec(self.head_dim, self.qk_range, self.v_range)
+        return FinishSpec(self.head_dim, self.qk_range, self.v_range, self.varlen)
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ class FinishSpec(KernelSpec):
     head_dim: int
     qk_range: bool
     v_range: bool
+    varlen: bool = False
 
     @property
     def smem_bytes(self) -> int:

@@ -72,7 +72,7 @@ struct StatsOperand {
   const i32* cu_seqlens;
   const i32* seqused;
   i32 total;
-  i32 most;            // tokens of a CTA that has no more than one chunk of a head; or 0, of all
+  i32 most;            // tokens that are one chunk if a head has no more; 0 if any number is
 };
 
 struct StatsParams {
