@@ -11,9 +11,9 @@ from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
 from .operands.pairs import check_orders
-from .operands.problem import Options, check_flag
+from .operands.problem import OPTION_NAMES, OptionName, Options, check_flag
 from .operands.quantized import QuantizedTensor
-from .operands.scores import ALL_KEYS, SCORE_NAMES, ScoreName, checked_window
+from .operands.scores import ALL_KEYS, checked_window
 from .scheme import Scheme
 from .specs.coding import Name
 
@@ -32,6 +32,11 @@ def attention(
     sinks: Any = None,
     attn_mask: Any = None,
     alibi_slopes: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_k: Any = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    seqused_k: Any = None,
     scale: float | None = None,
     scheme: str | Scheme = "int8",
     layout: str = "HND",
@@ -76,6 +81,19 @@ def attention(
     alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
         The slope times a key's distance from the row's own is taken from its logit. float16,
         bfloat16 or float32.
+    cu_seqlens_q, cu_seqlens_k : array of int32 [batch + 1], optional
+        Both or neither: sequences of different lengths lie end to end, that of number b from token
+        ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``, and each is attended by itself. `q` is then
+        [total_q, num_q_heads, head_dim] and `k` and `v` are [total_k, num_kv_heads, head_dim],
+        whatever the layout; so is `out`. Tokens from ``cu_seqlens[batch]`` on are neither read nor
+        written. Only the device reads these numbers: a captured call may be replayed with others
+        within the same bounds. `attn_mask` is refused.
+    max_seqlen_q, max_seqlen_k : int, optional
+        With these, what no sequence is longer than: total_q and total_k by default. Of a longer one
+        the rest is left out. Tight ones save time, and memory if Q is smoothed.
+    seqused_k : array of int32 [batch], optional
+        How many keys of each sequence count, from its first one on; those behind are padding, which
+        may hold anything. Rows are aligned with the last one that counts.
     scale : float, optional
         Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
     scheme : str or Scheme
@@ -106,8 +124,8 @@ def attention(
         `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
         NumPy in host memory. A row that sees no key is 0, with a sink or without.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
-        Only with `return_lse`. Natural logarithm. Of a row that sees no key it is the sink, -inf
-        without one.
+        Only with `return_lse`; with `cu_seqlens_q` [num_q_heads, total_q]. Natural logarithm. Of a
+        row that sees no key it is the sink, -inf without one.
 
     Raises
     ------
@@ -149,12 +167,26 @@ def attention(
             ...  # capture
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
-    scores: dict[ScoreName, Any] = {}
-    if sinks is not None or alibi_slopes is not None or attn_mask is not None:
-        arrays = zip(SCORE_NAMES, (sinks, alibi_slopes, attn_mask), strict=True)
-        scores = {name: x for name, x in arrays if x is not None}
+    scores: dict[OptionName, Any] = {}
+    for name, x in zip(
+        OPTION_NAMES,
+        (sinks, alibi_slopes, attn_mask, cu_seqlens_q, cu_seqlens_k, seqused_k),
+        strict=True,
+    ):
+        if x is not None:
+            scores[name] = x
     window = window_size if window_size is ALL_KEYS else checked_window(window_size)
-    options = Options(scheme, scale, is_causal, return_lse, layout, window, softcap)
+    options = Options(
+        scheme,
+        scale,
+        is_causal,
+        return_lse,
+        layout,
+        window,
+        softcap,
+        max_seqlen_q,
+        max_seqlen_k,
+    )
     if check_finite is not False:
         check_flag("check_finite", check_finite)
     check_orders(k, v)

@@ -19,10 +19,11 @@ from .arrays.view import (
     view_cupy,
 )
 from .errors import ArgumentError
+from .operands.lengths import LENGTH_NAMES, NO_LENGTHS, LengthArrays
 from .operands.operand import itemsize
-from .operands.problem import Options
+from .operands.problem import OPTION_NAMES, OptionName, Options
 from .operands.quantized import QuantizedTensor
-from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName
+from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views
@@ -35,7 +36,7 @@ class _Seen(NamedTuple):
     """The caller's arrays as the call sees them, by their names."""
 
     operands: dict[Name, View | QuantizedTensor]
-    scores: Mapping[ScoreName, View]
+    scores: Mapping[OptionName, View]
     out: View | None
 
 
@@ -51,7 +52,7 @@ _NOTHING = _Made()
 
 def attention_on_gpu(
     given: Mapping[Name, Any],
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[OptionName, Any],
     options: Options,
     out: Any,
     finite: bool,
@@ -111,10 +112,12 @@ def attention_on_gpu(
 def _planned(seen: _Seen, options: Options) -> AttentionCall:
     operands, scores, out = seen
     q, k, v = operands["q"].signature, operands["k"].signature, operands["v"].signature
-    arrays = NO_ARRAYS
+    arrays, lengths = NO_ARRAYS, NO_LENGTHS
     if scores:
-        arrays = ScoreArrays(**{name: x.signature for name, x in scores.items()})
-    return prepare(q, k, v, None if out is None else out.signature, *options, arrays)
+        seen_as = {name: x.signature for name, x in scores.items()}
+        arrays = ScoreArrays(*map(seen_as.get, SCORE_NAMES))
+        lengths = LengthArrays(*map(seen_as.get, LENGTH_NAMES))
+    return prepare(q, k, v, None if out is None else out.signature, *options, arrays, lengths)
 
 
 def _check_output(out: Any, target: View, seen: _Seen, call: AttentionCall) -> None:
@@ -162,13 +165,16 @@ def _launch(
     call: AttentionCall, seen: _Seen, target: View, lse: View | None, made: _Made, stream: int
 ) -> None:
     if not call.launches:
-        as_cupy(target)[...] = 0
-        if lse is not None:
+        if call.problem.has_rows:
+            as_cupy(target)[...] = 0
+        if call.problem.has_rows and lse is not None:
             _fill_lse(lse, seen.scores.get("sinks"))
         return
     o = target
     if not call.writes_out:
         o = view_cupy(cupy_module().empty_like(as_cupy(target), order="C"))
+        if call.problem.is_packed:  # what lies behind the last sequence stays
+            as_cupy(o)[...] = as_cupy(target)
     q, k, v = seen.operands["q"], seen.operands["k"], seen.operands["v"]
     given = (
         *_addresses(q),
@@ -177,7 +183,7 @@ def _launch(
         o.ptr,
         *[0 if view is None else view.ptr for view in (lse, *made)],
         _order_address(k, v),
-        *[seen.scores[name].ptr if name in seen.scores else 0 for name in SCORE_NAMES],
+        *[seen.scores[name].ptr if name in seen.scores else 0 for name in OPTION_NAMES],
     )
     call.launches(given, stream)
     if o is not target:

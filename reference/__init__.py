@@ -9,6 +9,8 @@ Modules
 -------
 exact
     Attention and its log-sum-exp with no quantization.
+varlen
+    Sequences of different lengths in one batch.
 merging
     Attention to a set of keys from that to its parts.
 quantize
@@ -37,6 +39,7 @@ from . import (
     merging,
     metrics,
     quantize,
+    varlen,
 )
 
 __all__ = [
@@ -49,4 +52,5 @@ __all__ = [
     "merging",
     "metrics",
     "quantize",
+    "varlen",
 ]

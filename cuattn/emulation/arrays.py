@@ -20,6 +20,7 @@ from ..reference.rounding import saturate
 from ..specs.coding import Name
 
 __all__ = [
+    "TOKENS",
     "check_finite",
     "delivered",
     "output_on_host",
@@ -27,6 +28,9 @@ __all__ = [
     "signature_on_host",
     "values_on_host",
 ]
+
+# The layout [token, head, head_dim].
+TOKENS = "THD"
 
 _BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
 
@@ -40,10 +44,15 @@ def signature_on_host(x: Any, name: str) -> Any:
 
 
 def values_on_host(x: Any, name: str, layout: str) -> Any:
-    """Return an array [batch, head, token, head_dim] of NumPy, or a QuantizedTensor as it is."""
+    """Return an array [batch, head, token, head_dim] of NumPy, or a QuantizedTensor as it is.
+
+    An array of layout `TOKENS` has a batch of 1.
+    """
     if isinstance(x, QuantizedTensor):
         return x
     values = to_host(x, name).values
+    if layout == TOKENS:
+        return values.swapaxes(0, 1)[None]
     return values.swapaxes(1, 2) if layout == "NHD" else values
 
 
@@ -110,7 +119,11 @@ def delivered(
     of the type it becomes its largest number. The second is None if nobody asked for it.
     """
     dtype = dtype_name(problem.q.dtype)
-    o = saturate(o.swapaxes(1, 2) if problem.layout == "NHD" else o, dtype)
+    if problem.is_packed:
+        o, lse = o[0].swapaxes(0, 1), lse[0]
+    elif problem.layout == "NHD":
+        o = o.swapaxes(1, 2)
+    o = saturate(o, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         if target is not None:
             write_on_host(target, o)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..operands.problem import Options
+import numpy as np
+
+from ..operands.lengths import LENGTH_NAMES, LengthArrays
+from ..operands.problem import OptionName, Options, Problem
 from ..operands.quantized import QuantizedTensor
-from ..operands.scores import ScoreArrays, ScoreName
+from ..operands.scores import SCORE_NAMES, ScoreArrays
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
@@ -17,6 +20,7 @@ from ..reference.smoothing import block_means, lse_shift, products_with_means
 from ..specs.attention import Type
 from ..specs.coding import Name
 from .arrays import (
+    TOKENS,
     check_finite,
     delivered,
     output_on_host,
@@ -25,13 +29,14 @@ from .arrays import (
     values_on_host,
 )
 from .operands import operand_on_host, order_on_host
+from .sequences import emulate_sequences
 
 __all__ = ["attention_on_host"]
 
 
 def attention_on_host(
     given: Mapping[Name, Any],
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[OptionName, Any],
     options: Options,
     out: Any,
     finite: bool,
@@ -55,12 +60,35 @@ def attention_on_host(
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
-    problem = problem_on_host(q, k, v, options, ScoreArrays(**arrays))
+    problem = problem_on_host(
+        q,
+        k,
+        v,
+        options,
+        ScoreArrays(*map(arrays.get, SCORE_NAMES)),
+        LengthArrays(*map(arrays.get, LENGTH_NAMES)),
+    )
     target = None if out is None else output_on_host(out, problem, {**given, **scores})
-    values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}
+    layout = TOKENS if problem.is_packed else problem.layout
+    values = {name: values_on_host(x, name, layout) for name, x in given.items()}
     if finite:
         check_finite(values, given)
+    rules: dict[str, Any] = {name: score_values(x, name) for name, x in scores.items()}
+    if problem.lengths is None:
+        return delivered(*_emulated(values, rules, problem), problem, given["q"], out, target)
+    o = np.zeros(problem.q.shape)
+    if out is not None:  # tokens of no sequence stay
+        o[...] = values_on_host(out, "out", layout)
+    lse = emulate_sequences(
+        values, rules, problem, o, lambda x, of_scores: _emulated(x, of_scores, problem)
+    )
+    return delivered(o, lse, problem, given["q"], out, target)
 
+
+def _emulated(
+    values: Mapping[Name, Any], rules: Mapping[str, Any], problem: Problem
+) -> tuple[Any, Any]:
+    """Quantize what is not, and attend."""
     half: HalfType = "float16"
     if half_type(problem.scheme, problem.q.dtype) is Type.bf16:
         half = "bfloat16"
@@ -72,8 +100,7 @@ def attention_on_host(
     if problem.needs_lse_shift:
         shift = _lse_shift(operands, values["q"], problem.softmax_scale)
     delta = _delta(values, operands["k"]) if problem.scheme.smooth_q != "none" else None
-    rules = {name: score_values(x, name) for name, x in scores.items()}
-    o, lse = emulate(
+    return emulate(
         Operands(operands["q"], operands["k"], operands["v"], half, delta),
         problem.scheme,
         scale=problem.softmax_scale,
@@ -84,8 +111,6 @@ def attention_on_host(
         alibi_slopes=rules.get("alibi_slopes"),
         lse_shift=shift,
     )
-
-    return delivered(o, lse, problem, given["q"], out, target)
 
 
 def _delta(values: Mapping[Name, Any], k: Operand) -> Any:

@@ -25,6 +25,7 @@ __all__ = [
     "operand_of",
     "output_operand",
     "takes_pairs",
+    "with_batch",
 ]
 
 
@@ -143,6 +144,11 @@ def check_alignment(name: str, x: Array) -> None:
         raise ArgumentError(name, found, f"at a multiple of {size} bytes, the size of its elements")
 
 
+def with_batch(x: Array) -> Array:
+    """Return an array [token, head, head_dim] as one of layout "NHD" with a batch of 1."""
+    return x._replace(shape=(1, *x.shape), strides=(0, *x.strides))
+
+
 def array_operand(x: Array, layout: str) -> Operand:
     """Describe an array of four axes and a known type, with no further check."""
     dtype = DTYPES[x.dtype]
@@ -167,8 +173,8 @@ def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of an element of any array that a call may have, a mask among them."""
-    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
+    """Return the bytes of an element of any array that a call may have, masks and lengths too."""
+    return {"bool": 1, "int32": 4}.get(dtype) or DTYPES[dtype].nbytes
 
 
 def dtype_name(dtype: Type) -> str:
@@ -210,6 +216,8 @@ def output_operand(
         if n > 1 and stride < extent and all(out.shape):
             raise ArgumentError("out.strides", out.strides, "those of distinct elements")
         extent += stride * (n - 1)
+    if len(shape) == 3:
+        return array_operand(with_batch(out), "NHD")
     return array_operand(out, layout)
 
 

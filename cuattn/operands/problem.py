@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,16 @@ from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
+from .lengths import (
+    LENGTH_NAMES,
+    NO_LENGTHS,
+    LengthArrays,
+    LengthName,
+    Lengths,
+    Limits,
+    array_of_tokens,
+    packed,
+)
 from .operand import (
     Coded,
     Operand,
@@ -23,9 +33,13 @@ from .operand import (
     output_operand,
     takes_pairs,
 )
-from .scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, ScoreOptions
+from .scores import ALL_KEYS, NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName, ScoreOptions
 
-__all__ = ["Options", "Problem", "check_flag"]
+__all__ = ["OPTION_NAMES", "OptionName", "Options", "Problem", "check_flag"]
+
+OptionName: TypeAlias = ScoreName | LengthName
+# The arrays among a call's options, in the order of their addresses in `GIVEN`.
+OPTION_NAMES: tuple[OptionName, ...] = (*SCORE_NAMES, *LENGTH_NAMES)
 
 # Kernels hold scale * log2 e in float32.
 _MAX_SCALE = float(np.finfo(np.float32).max) / math.log2(math.e)
@@ -41,11 +55,16 @@ class Options(NamedTuple):
     layout: str
     window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
+    max_seqlen_q: int | None = None
+    max_seqlen_k: int | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of `cuattn.attention` whose arguments have been checked; see there."""
+    """One call of `cuattn.attention` whose arguments have been checked; see there.
+
+    If sequences lie end to end, `q`, `k` and `v` have a batch of 1, which is all of them.
+    """
 
     q: Operand
     k: Operand
@@ -56,6 +75,7 @@ class Problem:
     return_lse: bool
     layout: str
     device: tuple[int, int]
+    lengths: Lengths | None = None
 
     @classmethod
     def of(
@@ -65,6 +85,7 @@ class Problem:
         v: Array | Coded,
         options: Options,
         arrays: ScoreArrays = NO_ARRAYS,
+        lengths: LengthArrays = NO_LENGTHS,
     ) -> Problem:
         """Check everything but the output.
 
@@ -74,6 +95,8 @@ class Problem:
         options : Options
         arrays : ScoreArrays
             Those among the options of the caller.
+        lengths : LengthArrays
+            Likewise.
 
         Raises
         ------
@@ -84,12 +107,24 @@ class Problem:
         check_flag("is_causal", options.is_causal)
         check_flag("return_lse", options.return_lse)
         given: dict[Name, Array | Coded] = {"q": q, "k": k, "v": v}
-        operands = {name: operand_of(name, x, scheme, options.layout) for name, x in given.items()}
+        layout = options.layout
+        if packed(lengths):
+            given = {name: array_of_tokens(name, x) for name, x in given.items()}
+            layout = "NHD" if layout == "HND" else layout
+        operands = {name: operand_of(name, x, scheme, layout) for name, x in given.items()}
         _check_agreement(given, operands)
-        batch, heads, seqlen_q, head_dim = operands["q"].shape
+        shapes = {name: operand.shape for name, operand in operands.items()}
+        found = Lengths.of(
+            lengths, Limits(options.max_seqlen_q, options.max_seqlen_k), shapes, q.device
+        )
+        batch, heads, seqlen_q, head_dim = shapes["q"]
+        seqlen_kv = operands["k"].tokens
+        if found is not None:
+            _check_lengths(found, given, arrays)
+            batch, seqlen_q, seqlen_kv = found.batch, found.max_seqlen_q, found.max_seqlen_k
         softmax_scale = _checked_scale(options.scale, head_dim)
         scores = ScoreOptions.of(
-            (batch, heads, seqlen_q, operands["k"].tokens),
+            (batch, heads, seqlen_q, seqlen_kv),
             q.device,
             arrays,
             is_causal=bool(options.is_causal),
@@ -105,6 +140,7 @@ class Problem:
             return_lse=bool(options.return_lse),
             layout=options.layout,
             device=q.device,
+            lengths=found,
         )
 
     @property
@@ -120,6 +156,31 @@ class Problem:
         return wanted and self.scheme.smooth_k != "none"
 
     @property
+    def is_packed(self) -> bool:
+        """Whether sequences lie end to end, and arrays have three axes."""
+        return self.lengths is not None and self.lengths.packed
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return self.lengths.batch if self.lengths else self.q.shape[0]
+
+    @property
+    def seqlen_q(self) -> int:
+        """Rows of a sequence, at most."""
+        return self.lengths.max_seqlen_q if self.lengths else self.q.tokens
+
+    @property
+    def seqlen_kv(self) -> int:
+        """Keys of a sequence, at most."""
+        return self.lengths.max_seqlen_k if self.lengths else self.k.tokens
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there may be something to write."""
+        return self.batch > 0 and self.seqlen_q > 0 and self.q.shape[1] > 0
+
+    @property
     def group(self) -> int:
         """Query heads that share one head of K and V."""
         return self.q.shape[1] // max(self.k.shape[1], 1)
@@ -127,7 +188,20 @@ class Problem:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output in the caller's layout."""
+        if self.is_packed:
+            return in_order(self.q.shape, "NHD")[1:]
         return in_order(self.q.shape, self.layout)
+
+    @property
+    def lse_shape(self) -> tuple[int, ...]:
+        """Shape of the log-sum-exp: [batch, head, token], or [head, token]."""
+        return self.q.shape[1:3] if self.is_packed else self.q.shape[:3]
+
+    def by_axes(self, strides: tuple[int, ...]) -> tuple[int, ...]:
+        """From strides of the output in the caller's layout to [batch, head, token, head_dim]."""
+        if self.is_packed:
+            return in_order((0, *strides), "NHD")
+        return in_order(strides, self.layout)
 
     def output(self, out: Array) -> Operand:
         """Check the caller's output and return it as an operand.
@@ -171,6 +245,17 @@ def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name
             raise ArgumentError(
                 f"{name}.dtype", given[name].dtype, _as_of(arrays[0], given, "dtype")
             )
+
+
+def _check_lengths(
+    lengths: Lengths, given: Mapping[Name, Array | Coded], arrays: ScoreArrays
+) -> None:
+    for name, x in given.items():
+        if isinstance(x, Coded):
+            raise ArgumentError(name, "a QuantizedTensor", "an array, as lengths are given")
+    if lengths.packed and arrays.attn_mask is not None:
+        shape = arrays.attn_mask.shape
+        raise ArgumentError("attn_mask", f"an array {shape}", "None, as cu_seqlens_q is given")
 
 
 def _as_of(name: Name, given: Mapping[Name, Any], attribute: str) -> str:

@@ -35,7 +35,6 @@ ALL_KEYS = (UNLIMITED, UNLIMITED)
 _LARGEST = float(np.finfo(np.float32).max)
 
 ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
-# The arrays among a call's options, in the order of their addresses in `GIVEN`.
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 _AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"

@@ -9,6 +9,7 @@ from ..arrays.view import Array
 from ..auto.choose import choose
 from ..auto.tables import ANEW, table_for
 from ..errors import ArgumentError
+from ..operands.lengths import NO_LENGTHS, LengthArrays
 from ..operands.operand import Coded
 from ..operands.problem import Options, Problem
 from ..operands.scores import NO_ARRAYS, ScoreArrays
@@ -24,6 +25,7 @@ def problem_on_gpu(
     v: Array | Coded,
     options: Options,
     arrays: ScoreArrays = NO_ARRAYS,
+    lengths: LengthArrays = NO_LENGTHS,
 ) -> Problem:
     """Check a call on CuPy's current device, and choose its scheme by the table of that GPU.
 
@@ -39,18 +41,16 @@ def problem_on_gpu(
     """
     name = options.scheme
     if not isinstance(name, str) or name not in AUTO:
-        return Problem.of(q, k, v, options, arrays)
+        return Problem.of(q, k, v, options, arrays, lengths)
     # Sizes are looked at once they have been checked, which any candidate will do for.
-    checked = _of(name, AUTO[name][0], q, k, v, options, arrays)
-    batch, num_q_heads, seqlen_q, head_dim = checked.q.shape
-    _, num_kv_heads, seqlen_kv, _ = checked.k.shape
+    checked = _of(name, AUTO[name][0], q, k, v, options, arrays, lengths)
     call = Shape(
-        batch=batch,
-        num_q_heads=num_q_heads,
-        num_kv_heads=num_kv_heads,
-        seqlen_q=seqlen_q,
-        seqlen_kv=seqlen_kv,
-        head_dim=head_dim,
+        batch=checked.batch,
+        num_q_heads=checked.q.shape[1],
+        num_kv_heads=checked.k.shape[1],
+        seqlen_q=checked.seqlen_q,
+        seqlen_kv=checked.seqlen_kv,
+        head_dim=checked.q.shape[3],
         # A window whose rows end at their own keys is the nearest to a causal mask.
         is_causal=checked.scores.window_size[1] == 0,
     )
@@ -63,7 +63,7 @@ def problem_on_gpu(
             RuntimeWarning,
             stacklevel=2,
         )
-    return _of(name, choose(call, name, found).scheme, q, k, v, options, arrays)
+    return _of(name, choose(call, name, found).scheme, q, k, v, options, arrays, lengths)
 
 
 def problem_on_host(
@@ -72,6 +72,7 @@ def problem_on_host(
     v: Array | Coded,
     options: Options,
     arrays: ScoreArrays = NO_ARRAYS,
+    lengths: LengthArrays = NO_LENGTHS,
 ) -> Problem:
     """Check a call on host memory.
 
@@ -85,8 +86,8 @@ def problem_on_host(
     """
     name = options.scheme
     if not isinstance(name, str) or name not in AUTO:
-        return Problem.of(q, k, v, options, arrays)
-    return _of(name, AUTO[name][-1], q, k, v, options, arrays)
+        return Problem.of(q, k, v, options, arrays, lengths)
+    return _of(name, AUTO[name][-1], q, k, v, options, arrays, lengths)
 
 
 def _of(
@@ -97,6 +98,7 @@ def _of(
     v: Array | Coded,
     options: Options,
     arrays: ScoreArrays,
+    lengths: LengthArrays,
 ) -> Problem:
     """Check a call with the scheme that has been chosen."""
     for operand, x in (("q", q), ("k", k), ("v", v)):
@@ -106,4 +108,4 @@ def _of(
                 "quantized: what is chosen might not fit it"
             )
             raise ArgumentError("scheme", name, expected)
-    return Problem.of(q, k, v, options._replace(scheme=chosen), arrays)
+    return Problem.of(q, k, v, options._replace(scheme=chosen), arrays, lengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arrays.device import Device
@@ -82,6 +82,7 @@ def conversion(
         return []
     first = next(iter(jobs.values())).operand
     aligned = all(job.operand.aligned for job in jobs.values())
+    varlen = any(job.lengths is not None for job in jobs.values())
     built_for = (scheme, first.dtype, pad_head_dim(first.shape[3]), aligned)
 
     launches: list[Launch] = []
@@ -90,13 +91,13 @@ def conversion(
     if wanted:
         smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
         robust = [name for name in wanted if smoothing[name] in ("robust", "sample")]
-        launches += stats(StatsSpec.of(*built_for), wanted, device, buffers, ranges, robust)
+        launches += stats(StatsSpec.of(*built_for, varlen), wanted, device, buffers, ranges, robust)
     if "q" in jobs and scheme.smooth_q != "none":
         launches.append(_block_means(jobs["q"], device))
     at_once = dict(jobs)
     rotated = at_once.pop("v", None) if scheme.rotates("v") else None
     if at_once:
-        spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v)
+        spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v, varlen=varlen)
         launches.append(_quantize(spec, at_once, device, ranges, next_item, shift, order))
     if rotated is not None:
         launches += _rotated_values(rotated, scheme, device, buffers, next_item, packed_v)
@@ -142,7 +143,8 @@ def _quantize(
 def _block_means(job: ConversionJob, device: Device) -> Launch:
     """Return the launch that computes what smoothing subtracts from blocks of Q."""
     q = job.operand
-    spec = BlockMeansSpec(q.dtype, pad_head_dim(q.shape[3]), q.aligned)
+    varlen = job.lengths is not None
+    spec = BlockMeansSpec(q.dtype, pad_head_dim(q.shape[3]), q.aligned, varlen)
     blocks = spec.blocks(q.tokens)
     values = {**source(job), "mean": job.vector, "head_dim": q.shape[3], "blocks": blocks}
     return Launch(spec, device, (q.heads * blocks,), values)
@@ -157,12 +159,20 @@ def _rotated_values(
     packed: bool,
 ) -> list[Launch]:
     """Return the launches that rotate V, once its vector is known, and quantize the result."""
-    v = job.operand
+    v, lengths = job.operand, job.lengths
     head_dim = v.shape[3]
     channels = pad_head_dim(head_dim)
-    spec = RotateSpec(v.dtype, channels, v.aligned)
+    spec = RotateSpec(v.dtype, channels, v.aligned, varlen=lengths is not None)
     tiles = spec.tiles(v.tokens)
-    out = buffers.take(4 * v.heads * v.tokens * head_dim)
+    made = compact(v.shape, Type.fp32)
+    if lengths is not None:
+        # Tokens of sequences that lie end to end do so again.
+        batch = 1 if lengths.cu_seqlens != NULL else v.shape[0]
+        strides = compact((batch, v.shape[1], lengths.total, head_dim), Type.fp32).strides
+        made = replace(made, strides=(0 if batch == 1 else strides[0], *strides[1:]))
+        out = buffers.take(4 * batch * strides[0])
+    else:
+        out = buffers.take(4 * v.heads * v.tokens * head_dim)
     values = {
         **source(job),
         "vector": job.vector,
@@ -172,10 +182,11 @@ def _rotated_values(
     }
     launches = [Launch(spec, device, (v.heads * tiles,), values)]
     result: dict[Name, ConversionJob] = {
-        "v": ConversionJob(compact(v.shape, Type.fp32), out, data=job.data, scale=job.scale)
+        "v": ConversionJob(made, out, data=job.data, scale=job.scale, lengths=lengths)
     }
     ranges: dict[Name, Range] = {}
     if scheme.v_scope in ("channel", "tensor"):
-        launches += stats(StatsSpec.of_rotated_values(channels), result, device, buffers, ranges)
-    quantize = QuantizeSpec.of_rotated_values(scheme, channels, packed)
+        of_range = StatsSpec.of_rotated_values(channels, lengths is not None)
+        launches += stats(of_range, result, device, buffers, ranges)
+    quantize = QuantizeSpec.of_rotated_values(scheme, channels, packed, lengths is not None)
     return [*launches, _quantize(quantize, result, device, ranges, next_item)]

@@ -13,7 +13,7 @@ from ..reference.layout import LOG2_BIAS, pad_head_dim
 from ..specs.attention import Type
 from ..specs.coding import by_logarithm
 from ..specs.smoothing import KEY_PAD, BlockMeansSpec, DeltaSpec
-from .operand_buffers import ConversionJob, source
+from .operand_buffers import ConversionJob, of_sequences, source
 
 __all__ = ["deltas"]
 
@@ -36,17 +36,22 @@ def deltas(
     device : Device
     """
     coded, shape = problem.k.coded, problem.k.shape
+    operand, lengths = of_sequences("k", problem, buffers)
     keys = ConversionJob(
-        compact(shape, Type.fp32) if coded else problem.k,
+        compact(shape, Type.fp32) if coded else operand,
         buffers["k_values" if coded else "k"],
+        lengths=lengths,
     )
     head_dim = shape[3]
-    spec = DeltaSpec(keys.operand.dtype, pad_head_dim(head_dim), keys.operand.aligned)
-    blocks = BlockMeansSpec.blocks(problem.q.tokens)
+    kind = keys.operand.dtype, pad_head_dim(head_dim), keys.operand.aligned
+    spec = DeltaSpec(*kind, varlen=lengths is not None)
+    blocks = BlockMeansSpec.blocks(problem.seqlen_q)
     rows = blocks * problem.group
-    seen = problem.k.tokens - (problem.q.tokens if problem.is_causal else 0)
-    tiles = spec.tiles(problem.k.tokens)
-    delta = buffers.take(4 * problem.k.heads * rows * round_up(problem.k.tokens, KEY_PAD))
+    seen = operand.tokens - (problem.seqlen_q if problem.is_causal else 0)
+    if lengths is not None:  # where rows end is not known here
+        seen = operand.tokens
+    tiles = spec.tiles(operand.tokens)
+    delta = buffers.take(4 * operand.heads * rows * round_up(operand.tokens, KEY_PAD))
     values = {
         **source(keys),
         "vector": k_vector,
@@ -61,4 +66,4 @@ def deltas(
         # Unless V's logarithms hold it: kBiased in kernels_cu/attn/p_range.cuh.
         "bias": 0.0 if by_logarithm(problem.scheme) else LOG2_BIAS,
     }
-    return delta, Launch(spec, device, (problem.k.heads * tiles,), values)
+    return delta, Launch(spec, device, (operand.heads * tiles,), values)

@@ -9,7 +9,7 @@ from ..arrays.device import Device, current_device, target
 from ..common.sizes import ceil_div, round_up
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
-from ..operands.problem import Problem
+from ..operands.problem import OPTION_NAMES, Problem
 from ..reference.layout import pad_head_dim
 from ..specs.attention import AttentionSpec, Scope, Type
 from ..specs.coding import Name
@@ -19,8 +19,9 @@ from .conversion import Shift, conversion
 from .deltas import deltas
 from .kernels import AnyAttentionSpec, attention_spec
 from .kernels_sm90 import INTEGER_O_KEYS
-from .operand_buffers import PARTS, OperandBuffers, operand_buffers, unpacking
+from .operand_buffers import PARTS, OperandBuffers, operand_buffers, stored_shape, unpacking
 from .score_rules import rules_of, score_arguments
+from .sequences import Units, list_units, most_items, sequence_arguments
 from .tensor_maps import Source, operand_maps
 
 __all__ = ["GIVEN", "pipeline"]
@@ -35,9 +36,7 @@ GIVEN = (
     "lse_shift",
     "k_values",
     "order",
-    "sinks",
-    "alibi_slopes",
-    "attn_mask",
+    *OPTION_NAMES,
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -70,7 +69,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         problem.q.dtype,
         problem.is_causal,
         target(device.arch),
-        long_kv=problem.k.tokens > INTEGER_O_KEYS,
+        long_kv=problem.seqlen_kv > INTEGER_O_KEYS,
         rules=rules_of(problem),
     )
     mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
@@ -82,7 +81,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     order = NULL
     if scheme.k_scope == "sorted":
         given = operands["k"].made_by is None or operands["v"].made_by is None
-        codes = CodeLayout.of(scheme, "k", problem.k.shape)
+        codes = CodeLayout.of(scheme, "k", stored_shape("k", problem))
         order = buffers["order"] if given else buffers.take(math.prod(codes.order))
     shift, lse_shift = None, NULL
     if problem.needs_lse_shift:
@@ -90,9 +89,10 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         if "q" in jobs:
             lse_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)
             shift = Shift(lse_shift, operands["k"].vector, problem.group, problem.softmax_scale)
-    row_blocks = ceil_div(problem.q.tokens, spec.rows)
+    row_blocks = ceil_div(problem.seqlen_q, spec.rows)
     # CTAs of Hopper take one item after the other: Item in kernels_cu/sm90/group_work.cuh.
-    counted = mapped and row_blocks * problem.q.heads > device.num_sms
+    items = most_items(problem, spec.rows)
+    counted = mapped and items > device.num_sms
     next_item = buffers.take(4) if counted else NULL
     launches = conversion(
         jobs,
@@ -104,7 +104,11 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         next_item=next_item,
         packed_qk=packed_qk,
     )
-    if counted and not jobs:
+    units = None
+    if mapped and problem.is_packed:
+        units, launch = list_units(problem, spec.rows, next_item, buffers, device)
+        launches.append(launch)
+    elif counted and not jobs:
         buffers.clear(next_item, 4)
     for name, where in operands.items():
         launches += unpacking(name, where, problem, device)
@@ -125,8 +129,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "order": order,
         "num_q_heads": problem.q.shape[1],
         "heads_per_kv": problem.group,
-        "seqlen_q": problem.q.tokens,
-        "seqlen_kv": problem.k.tokens,
+        "seqlen_q": problem.seqlen_q,
+        "seqlen_kv": problem.seqlen_kv,
         "head_dim": problem.q.shape[3],
         "row_blocks": row_blocks,
         "first_batch": 0,
@@ -134,12 +138,15 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "twin": twin,
         "inverse_twin": 1.0 / twin,
         **of_scores,
+        **sequence_arguments(problem, buffers),
     }
     for name, where in operands.items():
         arguments |= {name: where.data, f"{name}_scale": where.scale}
         arguments |= _strides(name, where.strides)
     arguments |= _strides("o", o_strides)
-    return [*launches, *_attend(spec, device, problem, operands, arguments, next_item)]
+    if problem.is_packed:
+        arguments |= {f"{name}_stride_batch": 0 for name in (*_NAMES, "o")}
+    return [*launches, *_attend(spec, device, problem, operands, arguments, next_item, units)]
 
 
 def _attend(
@@ -149,12 +156,13 @@ def _attend(
     operands: Mapping[Name, OperandBuffers],
     arguments: Mapping[str, float],
     next_item: int,
+    units: Units | None,
 ) -> list[Launch]:
     """Return the launch of the attention kernel, or several; both families take `arguments`."""
     row_blocks = int(arguments["row_blocks"])
     if isinstance(spec, AttentionSpec):
         # See Work in kernels_cu/attn/work.cuh. One launch has as many batches as a grid.
-        batch, heads = problem.k.shape[:2]
+        batch, heads = problem.batch, problem.k.shape[1]
         return [
             Launch(
                 spec,
@@ -165,20 +173,22 @@ def _attend(
             for first in range(0, batch, _MAX_GRID_Z)
         ]
     sources: dict[Name, Source] = {
-        name: Source(getattr(problem, name).shape, where.strides, where.data)
+        name: Source(stored_shape(name, problem), where.strides, where.data)
         for name, where in operands.items()
     }
     if spec.k_scope is Scope.sorted:  # tokens lie anywhere in their blocks
-        batch, heads, tokens, head_dim = problem.k.shape
+        batch, heads, tokens, head_dim = stored_shape("k", problem)
         padded = (batch, heads, round_up(tokens, TOKEN_PAD), head_dim)
         sources["k"] = sources["k"]._replace(shape=padded)
-    items = row_blocks * problem.q.heads
+    items = most_items(problem, spec.rows)
     values = {
         **operand_maps(spec, sources),
         "attention": arguments,
         "next_item": next_item,
         "items": items,
         "heads_at_a_time": _heads_at_a_time(spec, problem),
+        "units": units.entries if units else NULL,
+        "unit_count": units.number if units else NULL,
     }
     return [Launch(spec, device, (min(items, device.num_sms),), values)]
 
@@ -188,7 +198,7 @@ def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:
     if not problem.is_causal:
         return problem.group
     token = spec.head_dim * (spec.qk.nbytes + spec.pv.nbytes)
-    fit = _CACHED // (token * problem.k.tokens)
+    fit = _CACHED // (token * problem.seqlen_kv)
     return problem.group * max(1, min(fit, _HEADS_TO_MIX // problem.group))
 
 

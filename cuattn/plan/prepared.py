@@ -10,7 +10,8 @@ from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
-from ..operands.operand import Coded, dtype_name, in_order, itemsize
+from ..operands.lengths import NO_LENGTHS, LengthArrays
+from ..operands.operand import Coded, dtype_name, itemsize
 from ..operands.problem import Options, Problem
 from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays
 from ..scheme import Scheme
@@ -74,7 +75,10 @@ def prepare(
     layout: str,
     window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
     arrays: ScoreArrays = NO_ARRAYS,
+    lengths: LengthArrays = NO_LENGTHS,
 ) -> AttentionCall:
     """Check a call on CuPy's current device, plan it and load its kernels.
 
@@ -83,23 +87,34 @@ def prepare(
     ArgumentError, UnsupportedError, CompileError
         As `cuattn.attention`.
     """
-    options = Options(scheme, scale, is_causal, return_lse, layout, window_size, softcap)
-    problem = problem_on_gpu(q, k, v, options, arrays)
+    options = Options(
+        scheme,
+        scale,
+        is_causal,
+        return_lse,
+        layout,
+        window_size,
+        softcap,
+        max_seqlen_q,
+        max_seqlen_k,
+    )
+    problem = problem_on_gpu(q, k, v, options, arrays, lengths)
     operands = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in operands.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)
-    seen = operands | {name: x for name, x in arrays._asdict().items() if x is not None}
+    others = arrays._asdict() | lengths._asdict()
+    seen = operands | {name: x for name, x in others.items() if x is not None}
     if out is not None:
         seen["out"] = out
     buffers = Buffers(*GIVEN)
     launches: list[Launch] = []
-    if math.prod(problem.q.shape) and problem.k.tokens and not copied:
-        launches = pipeline(problem, in_order(o_strides, layout), buffers)
+    if math.prod(problem.q.shape) and problem.has_rows and problem.seqlen_kv and not copied:
+        launches = pipeline(problem, problem.by_axes(o_strides), buffers)
     return AttentionCall(
         problem=problem,
         copied=copied,
         output=(problem.output_shape, dtype_name(problem.q.dtype)),
-        lse=(problem.q.shape[:3], "float32") if problem.return_lse else None,
+        lse=(problem.lse_shape, "float32") if problem.return_lse else None,
         writes_out=writes_out,
         extents={name: extent(x.shape, x.strides, itemsize(x.dtype)) for name, x in seen.items()},
         needs_shift=problem.needs_lse_shift and problem.q.coded,

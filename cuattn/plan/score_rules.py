@@ -47,6 +47,7 @@ def rules_of(problem: Problem) -> Rules:
         attn_mask=MaskKind.none
         if scores.attn_mask is None
         else _MASK_KINDS[scores.attn_mask.dtype],
+        varlen=problem.lengths is not None,
     )
 
 

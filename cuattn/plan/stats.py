@@ -66,6 +66,7 @@ def stats(
             "chunk": spec.tokens(name, job.operand.tokens),
             "chunks": chunks,
             "robust": name in robust,
+            "most": spec.most(name),
         }
         grid += heads * chunks
     arguments["head_dim"] = next(iter(jobs.values())).operand.shape[3]
