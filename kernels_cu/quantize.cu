@@ -25,8 +25,8 @@ __device__ __forceinline__ void quantize_operand(const QuantizeParams& p, const 
   }
 }
 
-// The same of one of sequences whose lengths are in memory only. CTAs that it has no tokens for have
-// nothing to do.
+// The same of one of several sequences whose lengths are in memory only. CTAs that it has no tokens
+// for have nothing to do.
 template <QuantizeSpec S>
 __device__ __forceinline__ void quantize_sequence(const QuantizeParams& p,
                                                   QuantizeStorage<S>& storage) {

@@ -6,7 +6,7 @@
 #include "quant/sequence_operand.cuh"
 
 template <RotateSpec S>
-__device__ __forceinline__ void rotate_tile(const RotateParams& p, int pitch) {
+__device__ __forceinline__ void rotate_tile(const RotateParams& p) {
   using Lanes = RowLanes<S.input, S.head_dim>;
   constexpr int kAtATime = S.num_threads / Lanes::kLanes;
   constexpr int kRows = S.tile / kAtATime;
@@ -31,6 +31,7 @@ __device__ __forceinline__ void rotate_tile(const RotateParams& p, int pitch) {
     tile.visit(r, [&](int c, int i, float element) { x[r][c][i] = element - vector.at[c][i]; });
   }
   const float factor = rotate_rows<Lanes>(x, rotation_block(p.head_dim));
+  const int pitch = S.varlen ? p.total : p.seqlen;
   f32* out = p.out + (static_cast<i64>(head) * pitch + first + order.first) * p.head_dim;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -57,10 +58,11 @@ __device__ __forceinline__ void rotate_values(const RotateParams& p) {
     const Sequence at = narrow<S.input>(own, head);
     if (static_cast<int>(blockIdx.x % p.tiles) * S.tile >= at.length) return;
     // Tokens stay where they are.
-    const i64 rows = p.cu_seqlens ? shift_of(at.first, head / p.num_heads, p.num_heads, p.total) : 0;
-    own.out = p.out + rows * p.head_dim;
-    rotate_tile<S>(own, p.total);
+    if (p.cu_seqlens) {
+      own.out += shift_of(at.first, head / p.num_heads, p.num_heads, p.total) * p.head_dim;
+    }
+    rotate_tile<S>(own);
   } else {
-    rotate_tile<S>(p, p.seqlen);
+    rotate_tile<S>(p);
   }
 }

@@ -1,9 +1,9 @@
 // Sequences of a batch whose lengths are in memory only: where each begins, and how long it is.
 //
-// Arrays of a caller have all tokens end to end, or each sequence in a slot of its own. What kernels
-// make in blocks of kTokenPad tokens must not straddle sequences: the one that begins at token t of
-// all has its first block at t / kTokenPad + its number, which is behind the last block of the one
-// before. So `tokens` tokens of `batch` sequences take tokens / kTokenPad + batch blocks.
+// Arrays of a caller have all tokens end to end, or each sequence in a slot of its own. Blocks of
+// kTokenPad tokens, in which kernels write, must not straddle sequences: the one that begins at
+// token t of all has its first block at t / kTokenPad + its number, which is behind the last block
+// of the one before. So `tokens` tokens of `batch` sequences take tokens / kTokenPad + batch blocks.
 #pragma once
 #include "layout.cuh"
 #include "numeric.cuh"

@@ -64,8 +64,8 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
   });
 }
 
-// Makes an operand that of the sequence of `head`, in as many chunks as if its length had been known
-// to StatsSpec in cuattn/specs/stats.py: sums do not depend on what else there is.
+// Makes an operand that of the sequence of `head`, in as many chunks as StatsSpec of
+// cuattn/specs/stats.py would choose if it knew the length: sums do not depend on what else there is.
 template <Type In, int RowFloats>
 __device__ __forceinline__ void narrow_chunks(StatsOperand& x, int head) {
   narrow<In>(x, head);

@@ -68,7 +68,9 @@ __device__ __forceinline__ AttentionParams sequence_params(const AttentionParams
                                          : shift_of(at.kv.block * kTokenPad, batch,
                                                     heads * Groups, p.kv_pitch));
   constexpr int kPerBlockV = H::kSorted ? 3 * kPlaceScales : H::kTokenV ? 3 * kTokenPad : 1;
-  if (H::kScaledValues && S.v_scope != Scope::channel) own.v_scale = p.v_scale + blocks * kPerBlockV;
+  if (H::kScaledValues && S.v_scope != Scope::channel) {
+    own.v_scale = p.v_scale + blocks * kPerBlockV;
+  }
   if (p.order) own.order = p.order + blocks * kTokenPad;
   return own;
 }

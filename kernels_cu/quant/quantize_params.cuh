@@ -33,7 +33,7 @@ struct QuantizeOperand {
   const i32* seqused;  // [batch]; may be null
   i32 max_seqlen;      // seqlen of a sequence is no more
   i32 total;           // tokens of the input: of all sequences, or of a slot
-  i32 pitch;           // tokens of a head in what is written; a multiple of kTokenPad in whole blocks
+  i32 pitch;           // tokens of a head in what is written, in whole blocks if these are shared
 };
 
 struct QuantizeParams {

@@ -18,6 +18,15 @@ __device__ __forceinline__ void copy_panels(u32 smem, const TensorMap& map, int 
   }
 }
 
+// How many items there are, of which a list of units may say less than the host could know.
+template <WgmmaSpec S>
+__device__ __forceinline__ int item_count(const WgmmaParams& p) {
+  if constexpr (S.rules.varlen) {
+    if (p.units) return __ldg(p.unit_count) * p.attention.num_q_heads;
+  }
+  return p.items;
+}
+
 template <WgmmaSpec S>
 __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
@@ -30,11 +39,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
   Turn<S.stages> kv;
   Turn<S.q_buffers> q;
   int index = blockIdx.x;
-  int items = p.items;
-  if constexpr (S.rules.varlen) {
-    if (p.units) items = __ldg(p.unit_count) * p.attention.num_q_heads;
-  }
-  while (index < items) {
+  while (index < item_count<S>(p)) {
     const Item<S> item(p, index);
     const auto& a = item.arguments(p.attention);
     const int box_batch = item.box_batch(a);
@@ -42,7 +47,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
     storage.item[q.buffer] = index;
     ptx::mbarrier_arrive(drawn + 8 * q.buffer);
     // Early, because the answer takes long.
-    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : items;
+    index = p.next_item ? gridDim.x + atomicAdd(p.next_item, 1) : item_count<S>(p);
     const u32 q_barrier = q_full + 8 * q.buffer;
     if (item.all.end <= item.all.begin) {
       ptx::mbarrier_arrive(q_barrier);
