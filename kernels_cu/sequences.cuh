@@ -3,7 +3,7 @@
 // Arrays of a caller have all tokens end to end, or each sequence in a slot of its own. Blocks of
 // kTokenPad tokens, in which kernels write, must not straddle sequences: the one that begins at
 // token t of all has its first block at t / kTokenPad + its number, which is behind the last block
-// of the one before. So `tokens` tokens of `batch` sequences take tokens / kTokenPad + batch blocks.
+// of the one before. So all of them take tokens / kTokenPad + batch blocks.
 #pragma once
 #include "layout.cuh"
 #include "numeric.cuh"

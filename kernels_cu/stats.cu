@@ -65,7 +65,7 @@ __device__ __forceinline__ void chunk_stats(const StatsOperand& x, int head_dim,
 }
 
 // Makes an operand that of the sequence of `head`, in as many chunks as StatsSpec of
-// cuattn/specs/stats.py would choose if it knew the length: sums do not depend on what else there is.
+// cuattn/specs/stats.py would choose if it knew the length: sums do not depend on other sequences.
 template <Type In, int RowFloats>
 __device__ __forceinline__ void narrow_chunks(StatsOperand& x, int head) {
   narrow<In>(x, head);

@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/mask_rows.cuh"
 #include "attn/p_range.cuh"
+#include "attn/sequence_params.cuh"
 #include "layout.cuh"
 
 // The keys that a row sees under a causal mask are so many, not more than there are; none if it is

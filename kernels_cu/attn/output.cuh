@@ -5,7 +5,6 @@
 #include "attn/mask.cuh"
 #include "attn/p_range.cuh"
 #include "attn/rotated_output.cuh"
-#include "attn/sequence_params.cuh"
 #include "layout.cuh"
 #include "params.cuh"
 #include "ptx/math.cuh"

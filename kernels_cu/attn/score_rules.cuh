@@ -1,7 +1,6 @@
 // Softcap, ALiBi and a mask of floats: what becomes of scores before the softmax, in this order.
 #pragma once
 #include "attn/mask.cuh"
-#include "attn/sequence_params.cuh"
 #include "ptx/math.cuh"
 
 

@@ -6,7 +6,6 @@
 #include "attn/raw_scores.cuh"
 #include "attn/row_reference.cuh"
 #include "attn/ruled_scores.cuh"
-#include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "attn/sorted_keys.cuh"
 #include "ptx/math.cuh"

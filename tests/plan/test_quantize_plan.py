@@ -71,7 +71,8 @@ def test_literal_names_every_member_in_order(spec):
 def test_literal_is_cxx():
     spec = FinishSpec(head_dim=64, qk_range=False, v_range=True)
     expected = (
-        ".head_dim = 64, .qk_range = false, .v_range = true, .num_threads = 256, .min_ctas = 2"
+        ".head_dim = 64, .qk_range = false, .v_range = true, .varlen = false, "
+        ".num_threads = 256, .min_ctas = 2"
     )
     assert spec.cxx() == f"FinishSpec{{{expected}, .smem_bytes = {spec.smem_bytes}}}"
     quantize = QuantizeSpec.of(PRESETS["int8-block"], Type.bf16, 96, aligned=False)
