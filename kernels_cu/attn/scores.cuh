@@ -1,6 +1,7 @@
 // S = Q K^T for one block of keys.
 #pragma once
 #include "attn/key_scales.cuh"
+#include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
