@@ -9,6 +9,7 @@ import numpy as np
 from cuattn.arrays.view import CUDA
 from cuattn.compile import launch, params, tensor_map
 
+from . import sequences
 from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
@@ -40,7 +41,23 @@ KERNELS = {
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
     "mask_map": mask_map,
+    "list_units": sequences.list_units,
 }
+
+
+# The same of those that read lengths from memory.
+VARLEN = {
+    "stats": sequences.stats,
+    "stats_finish": lambda values, spec, grid: None,
+    "quantize_operands": sequences.quantize,
+    "list_units": sequences.list_units,
+    "attention_mma": sequences.attention_mma,
+    "attention_wgmma": sequences.attention_wgmma,
+}
+
+
+def has_lengths(spec):
+    return getattr(spec, "varlen", False) or getattr(getattr(spec, "rules", None), "varlen", False)
 
 
 # Those that look at arrays, or make them.
@@ -136,7 +153,8 @@ class SimulatedGPU:
                 grid = (*grid, 1, 1)[:3]
             self.launched.append(spec.entry)
             self.specs.append(spec)
-            KERNELS[spec.function](values, spec, grid)
+            kernels = VARLEN if has_lengths(spec) else KERNELS
+            kernels[spec.function](values, spec, grid)
 
         return self._launches.kernel(kernel)
 

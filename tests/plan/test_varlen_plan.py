@@ -1,0 +1,81 @@
+"""Calls with lengths, by both families on the simulated GPU: addresses, pitches and blocks."""
+
+import numpy as np
+import pytest
+from helpers.varlen_cases import LENGTHS_K, LENGTHS_Q, bounds, packed
+
+import cuattn
+from cuattn.presets import PRESETS
+from cuattn.reference import emulate, exact, varlen
+from cuattn.scheme import Scheme
+
+pytest.importorskip("cupy")
+from simulated_gpu import SimulatedGPU, gpu_of
+
+SCHEMES = {
+    **{name: PRESETS[name] for name in ("fp16", "int8", "int8-block", "int8-fast", "int8-token")},
+    **{name: PRESETS[name] for name in ("int8-fp16",)},
+    "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
+}
+OPTIONS = (
+    {},
+    {"is_causal": True, "sinks": np.linspace(-1, 2, 4, dtype=np.float32)},
+    {"window_size": (70, 20), "softcap": 3.0},
+    {"alibi_slopes": np.linspace(0.1, 0.4, 4, dtype=np.float32), "is_causal": True},
+)
+
+
+@pytest.fixture(params=["80", "90a"])
+def gpu(request, monkeypatch):
+    return SimulatedGPU(monkeypatch, gpu_of(request.param))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda x: "-".join(x) or "plain")
+def test_sequences_that_lie_end_to_end(gpu, rng, scheme, dtype, options):
+    inputs = packed(rng, LENGTHS_Q, LENGTHS_K, head_dim=40, beyond=5)
+    arrays = [x.astype(dtype) for x in inputs]
+    cu = {"cu_seqlens_q": bounds(LENGTHS_Q), "cu_seqlens_k": bounds(LENGTHS_K)}
+    how = {"scheme": SCHEMES[scheme], **options}
+    o, lse = cuattn.attention(*arrays, **cu, **how, return_lse=True)
+    end = sum(LENGTHS_Q)
+    assert (o.shape, lse.shape) == (arrays[0].shape, (4, len(o)))
+    expected, of_rows = varlen.attention(*arrays, **cu, **how, attend=emulate.attention)
+    np.testing.assert_allclose(o[:end], expected[:end], atol=4e-3)
+    np.testing.assert_allclose(lse[:, :end], of_rows[:, :end], atol=2e-3)
+    # What is there stays.
+    assert np.isnan(o[end:]).all()
+    assert np.isnan(lse[:, end:]).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_sequences_in_slots(gpu, rng, scheme, dtype):
+    used = np.array([0, 1, 130, 257, 300], np.int32)
+    inputs = [rng.standard_normal((5, *x, 40)) for x in ((4, 150), (2, 300), (2, 300))]
+    q, k, v = (x.astype(dtype) for x in inputs)
+    for b, n in enumerate(used):
+        k[b, :, n:], v[b, :, n:] = np.nan, np.nan
+    how = {"scheme": SCHEMES[scheme], "is_causal": True}
+    o = cuattn.attention(q, k, v, seqused_k=used, **how)
+    for b, n in enumerate(used):
+        one = q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]
+        expected = emulate.attention(*one, **how)[0][0] if n else np.zeros_like(o[b])
+        np.testing.assert_allclose(o[b], expected, atol=4e-3)
+
+
+def test_result_is_that_of_the_definition(gpu, rng):
+    arrays = [x.astype(np.float16) for x in packed(rng, (40, 200), (100, 150), head_dim=40)]
+    cu = {"cu_seqlens_q": bounds((40, 200)), "cu_seqlens_k": bounds((100, 150))}
+    o = cuattn.attention(*arrays, **cu, scheme="fp16")
+    expected, _ = varlen.attention(*arrays, **cu, attend=exact.attention)
+    np.testing.assert_allclose(o, expected, atol=4e-3)
+
+
+def test_nothing_is_written_if_there_is_nothing(gpu, rng):
+    q, k, v = (x.astype(np.float16) for x in packed(rng, (40,), (50,), head_dim=40))
+    none = np.zeros(1, np.int32)
+    o = cuattn.attention(q, k, v, cu_seqlens_q=none, cu_seqlens_k=none)
+    assert np.isnan(o).all()
+    assert gpu.launched == []
