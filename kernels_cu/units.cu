@@ -19,6 +19,7 @@ struct UnitsParams {
   i32* unit_count;
   u32* next_item;      // of the attention kernel, which counts from 0 on; may be null
   i32 batch;
+  i32 most;            // units that there is memory for: those of bounds that rise
   i32 total_q;
   i32 total_kv;
   i32 max_seqlen_q;
@@ -61,12 +62,13 @@ __device__ __forceinline__ void list_units(const UnitsParams& p) {
   __syncthreads();
   for (int i = 0; i < S.num_threads; ++i) {
     const int2 x = found[i];
-    for (int unit = thread; unit < x.x; unit += S.num_threads) {
+    const int end = min_of(x.x, p.most - x.y);
+    for (int unit = thread; unit < end; unit += S.num_threads) {
       reinterpret_cast<int2*>(p.units)[x.y + unit] = make_int2(first_mine + i, x.y);
     }
   }
   if (mine == 0) {
-    *p.unit_count = all;
+    *p.unit_count = min_of(all, p.most);
     if (p.next_item) *p.next_item = 0;
   }
 }

@@ -73,6 +73,7 @@ def list_units(
         "unit_count": units.number,
         "next_item": next_item,
         "batch": problem.batch,
+        "most": most,
         "total_q": problem.q.tokens,
     }
     return units, Launch(spec, device, (spec.ctas(problem.batch),), values)

@@ -14,7 +14,9 @@ from simulated_gpu import SimulatedGPU, gpu_of
 
 SCHEMES = {
     **{name: PRESETS[name] for name in ("fp16", "int8", "int8-block", "int8-fast", "int8-token")},
-    **{name: PRESETS[name] for name in ("int8-fp16",)},
+    **{name: PRESETS[name] for name in ("int8-fp16", "int8-fp8", "fp8", "sage2-8")},
+    "rotated": Scheme("rotated", rotate="qkv", k_scope="block", v_scope="channel"),
+    "blocks": Scheme("blocks", q_scope="block", k_scope="block", smooth_q="block", rotate="qkv"),
     "half block": Scheme("half block", k_scope="block", pv="fp16", p_range="row", p_block=64),
 }
 OPTIONS = (
@@ -25,7 +27,12 @@ OPTIONS = (
 )
 
 
-@pytest.fixture(params=["80", "90a"])
+def tolerance(scheme):
+    """Of O: where P is rounded to FP8, a sum in another order may move one to the next."""
+    return 0.03 if SCHEMES[scheme].pv == "fp8" else 4e-3
+
+
+@pytest.fixture(params=["89", "90a"])
 def gpu(request, monkeypatch):
     return SimulatedGPU(monkeypatch, gpu_of(request.param))
 
@@ -42,7 +49,7 @@ def test_sequences_that_lie_end_to_end(gpu, rng, scheme, dtype, options):
     end = sum(LENGTHS_Q)
     assert (o.shape, lse.shape) == (arrays[0].shape, (4, len(o)))
     expected, of_rows = varlen.attention(*arrays, **cu, **how, attend=emulate.attention)
-    np.testing.assert_allclose(o[:end], expected[:end], atol=4e-3)
+    np.testing.assert_allclose(o[:end], expected[:end], atol=tolerance(scheme))
     np.testing.assert_allclose(lse[:, :end], of_rows[:, :end], atol=2e-3)
     # What is there stays.
     assert np.isnan(o[end:]).all()
@@ -62,7 +69,7 @@ def test_sequences_in_slots(gpu, rng, scheme, dtype):
     for b, n in enumerate(used):
         one = q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]
         expected = emulate.attention(*one, **how)[0][0] if n else np.zeros_like(o[b])
-        np.testing.assert_allclose(o[b], expected, atol=4e-3)
+        np.testing.assert_allclose(o[b], expected, atol=tolerance(scheme))
 
 
 def test_result_is_that_of_the_definition(gpu, rng):

@@ -9,7 +9,7 @@ import numpy as np
 from cuattn.arrays.view import CUDA
 from cuattn.compile import launch, params, tensor_map
 
-from . import sequences
+from . import around_sequences, sequences
 from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
@@ -50,6 +50,9 @@ VARLEN = {
     "stats": sequences.stats,
     "stats_finish": lambda values, spec, grid: None,
     "quantize_operands": sequences.quantize,
+    "block_means": around_sequences.block_means,
+    "deltas": around_sequences.deltas,
+    "rotate_values": around_sequences.rotate_values,
     "list_units": sequences.list_units,
     "attention_mma": sequences.attention_mma,
     "attention_wgmma": sequences.attention_wgmma,

@@ -116,6 +116,9 @@ def stored_head(name, operand, spec, at, head_dim):
     in_blocks = kind.coded and name != "q" and (operand["cu_seqlens"] or name == "v")
     in_blocks = in_blocks or (kind.coded and name != "q" and spec.k_scope is Scope.sorted)
     found["tiles"] = spec.tiles(name, at.length)
+    if name == "q" and operand["vector"]:  # one of each block of rows
+        blocks = -(-int(operand["max_seqlen"]) // BLOCK)
+        found["vector"] = int(operand["vector"]) + 4 * at.all_heads * blocks * head_dim
     found["out"] = (
         int(operand["out"]) + (block * BLOCK if in_blocks else row) * spec.head_dim * kind.bits // 8
     )
@@ -148,7 +151,7 @@ def list_units(values, spec, grid):
     found = []
     for b in order:
         found += [(b, len(found))] * counts[b]
-    assert len(found) <= spec.most(p["batch"], p["total_q"])
+    assert len(found) <= p["most"] == spec.most(p["batch"], p["total_q"])
     compact(p["units"], (len(found), 2), "<i4")[...] = np.reshape(found, (-1, 2))
     ctypes.c_int32.from_address(p["unit_count"]).value = len(found)
     if p["next_item"]:
@@ -273,6 +276,12 @@ def arguments(p, spec, q, k):
         size = 4 if p["alibi_type"] == 0 else 2
         at = q.batch * p["alibi_stride_batch"] + q.head * p["alibi_stride_head"]
         own["alibi_slopes"] = p["alibi_slopes"] + size * at
+    if p["delta"]:
+        slots = -(-p["max_seqlen_q"] // BLOCK), -(-p["max_seqlen_kv"] // BLOCK) * BLOCK
+        given = floats(p["delta"] + 4 * q.all_heads * slots[0] * slots[1], slots)
+        ends = -(-q.length // BLOCK), -(-k.length // BLOCK) * BLOCK
+        own["deltas"] = np.ascontiguousarray(given[: ends[0], : ends[1]])
+        own["delta"] = own["deltas"].ctypes.data
     of_batch = 0 if packed else q.batch
     own["boxes"] = {
         "q": (of_batch, q.head, q.first),
