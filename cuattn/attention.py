@@ -10,8 +10,8 @@ from .attention_on_gpu import attention_on_gpu
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
+from .operands.options import OPTION_NAMES, OptionName, Options, check_flag
 from .operands.pairs import check_orders
-from .operands.problem import OPTION_NAMES, OptionName, Options, check_flag
 from .operands.quantized import QuantizedTensor
 from .operands.scores import ALL_KEYS, checked_window
 from .scheme import Scheme

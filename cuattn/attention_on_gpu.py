@@ -21,7 +21,7 @@ from .arrays.view import (
 from .errors import ArgumentError
 from .operands.lengths import LENGTH_NAMES, NO_LENGTHS, LengthArrays
 from .operands.operand import itemsize
-from .operands.problem import OPTION_NAMES, OptionName, Options
+from .operands.options import OPTION_NAMES, OptionName, Options
 from .operands.quantized import QuantizedTensor
 from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays
 from .plan.prepared import AttentionCall, prepare

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..operands.lengths import LENGTH_NAMES, LengthArrays
-from ..operands.problem import OptionName, Options, Problem
+from ..operands.options import OptionName, Options
+from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
 from ..operands.scores import SCORE_NAMES, ScoreArrays
 from ..plan.auto_problem import problem_on_host

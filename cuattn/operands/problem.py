@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
-from .lengths import (
-    LENGTH_NAMES,
-    NO_LENGTHS,
-    LengthArrays,
-    LengthName,
-    Lengths,
-    Limits,
-    array_of_tokens,
-    packed,
-)
+from .lengths import NO_LENGTHS, LengthArrays, Lengths, Limits, array_of_tokens, packed
 from .operand import (
     Coded,
     Operand,
@@ -33,30 +21,10 @@ from .operand import (
     output_operand,
     takes_pairs,
 )
-from .scores import ALL_KEYS, NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName, ScoreOptions
+from .options import Options, check_flag, checked_scale
+from .scores import NO_ARRAYS, ScoreArrays, ScoreOptions
 
-__all__ = ["OPTION_NAMES", "OptionName", "Options", "Problem", "check_flag"]
-
-OptionName: TypeAlias = ScoreName | LengthName
-# The arrays among a call's options, in the order of their addresses in `GIVEN`.
-OPTION_NAMES: tuple[OptionName, ...] = (*SCORE_NAMES, *LENGTH_NAMES)
-
-# Kernels hold scale * log2 e in float32.
-_MAX_SCALE = float(np.finfo(np.float32).max) / math.log2(math.e)
-
-
-class Options(NamedTuple):
-    """The arguments of `cuattn.attention` that are not arrays, as the caller gave them."""
-
-    scheme: str | Scheme
-    scale: float | None
-    is_causal: bool
-    return_lse: bool
-    layout: str
-    window_size: tuple[int, int] = ALL_KEYS
-    softcap: float = 0.0
-    max_seqlen_q: int | None = None
-    max_seqlen_k: int | None = None
+__all__ = ["Options", "Problem", "check_flag"]
 
 
 @dataclass(frozen=True)
@@ -107,11 +75,11 @@ class Problem:
         check_flag("is_causal", options.is_causal)
         check_flag("return_lse", options.return_lse)
         given: dict[Name, Array | Coded] = {"q": q, "k": k, "v": v}
-        layout = options.layout
+        seen, layout = given, options.layout
         if packed(lengths):
-            given = {name: array_of_tokens(name, x) for name, x in given.items()}
+            seen = {name: array_of_tokens(name, x) for name, x in given.items()}
             layout = "NHD" if layout == "HND" else layout
-        operands = {name: operand_of(name, x, scheme, layout) for name, x in given.items()}
+        operands = {name: operand_of(name, x, scheme, layout) for name, x in seen.items()}
         _check_agreement(given, operands)
         shapes = {name: operand.shape for name, operand in operands.items()}
         found = Lengths.of(
@@ -122,7 +90,7 @@ class Problem:
         if found is not None:
             _check_lengths(found, given, arrays)
             batch, seqlen_q, seqlen_kv = found.batch, found.max_seqlen_q, found.max_seqlen_k
-        softmax_scale = _checked_scale(options.scale, head_dim)
+        softmax_scale = checked_scale(options.scale, head_dim)
         scores = ScoreOptions.of(
             (batch, heads, seqlen_q, seqlen_kv),
             q.device,
@@ -260,29 +228,3 @@ def _check_lengths(
 
 def _as_of(name: Name, given: Mapping[Name, Any], attribute: str) -> str:
     return f"{getattr(given[name], attribute)}, the {attribute} of {name}"
-
-
-def _checked_scale(scale: float | None, head_dim: int) -> float:
-    if scale is None:
-        return 1.0 / math.sqrt(head_dim)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float, np.floating, np.integer)):
-        raise ArgumentError("scale", scale, "a number or None")
-    if scale < 0:
-        raise ArgumentError("scale", scale, "at least 0; for a negative one negate q")
-    # As one of Python: a float16 would round the bound to infinity, and an int may be too large.
-    number = scale if isinstance(scale, int) else float(scale)
-    if not number <= _MAX_SCALE:  # NaN fails too
-        raise ArgumentError("scale", scale, "finite, in float32 too")
-    return float(number)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Check that an argument is True or False.
-
-    Raises
-    ------
-    ArgumentError
-        If it is anything else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise ArgumentError(name, value, "True or False")

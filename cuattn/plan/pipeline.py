@@ -9,7 +9,8 @@ from ..arrays.device import Device, current_device, target
 from ..common.sizes import ceil_div, round_up
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
-from ..operands.problem import OPTION_NAMES, Problem
+from ..operands.options import OPTION_NAMES
+from ..operands.problem import Problem
 from ..reference.layout import pad_head_dim
 from ..specs.attention import AttentionSpec, Scope, Type
 from ..specs.coding import Name

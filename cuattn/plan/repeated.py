@@ -12,7 +12,7 @@ from typing import Any
 
 from ..arrays.caller import Caller
 from ..arrays.pytorch import note_write, plain_tensors
-from ..operands.problem import OPTION_NAMES, OptionName, Options
+from ..operands.options import OPTION_NAMES, OptionName, Options
 from .prepared import AttentionCall
 
 __all__ = ["Repetition", "repetition"]

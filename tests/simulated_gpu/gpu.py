@@ -9,7 +9,7 @@ import numpy as np
 from cuattn.arrays.view import CUDA
 from cuattn.compile import launch, params, tensor_map
 
-from . import around_sequences, sequences
+from . import around_sequences, attended_sequences, sequences
 from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
@@ -41,7 +41,7 @@ KERNELS = {
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
     "mask_map": mask_map,
-    "list_units": sequences.list_units,
+    "list_units": attended_sequences.list_units,
 }
 
 
@@ -53,9 +53,9 @@ VARLEN = {
     "block_means": around_sequences.block_means,
     "deltas": around_sequences.deltas,
     "rotate_values": around_sequences.rotate_values,
-    "list_units": sequences.list_units,
-    "attention_mma": sequences.attention_mma,
-    "attention_wgmma": sequences.attention_wgmma,
+    "list_units": attended_sequences.list_units,
+    "attention_mma": attended_sequences.attention_mma,
+    "attention_wgmma": attended_sequences.attention_wgmma,
 }
 
 
