@@ -168,13 +168,11 @@ def attention(
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
     scores: dict[OptionName, Any] = {}
-    for name, x in zip(
-        OPTION_NAMES,
-        (sinks, alibi_slopes, attn_mask, cu_seqlens_q, cu_seqlens_k, seqused_k),
-        strict=True,
-    ):
-        if x is not None:
-            scores[name] = x
+    have_scores = sinks is not None or alibi_slopes is not None or attn_mask is not None
+    if have_scores or cu_seqlens_q is not None or cu_seqlens_k is not None or seqused_k is not None:
+        arrays = (sinks, alibi_slopes, attn_mask, cu_seqlens_q, cu_seqlens_k, seqused_k)
+        pairs = zip(OPTION_NAMES, arrays, strict=True)
+        scores = {name: x for name, x in pairs if x is not None}
     window = window_size if window_size is ALL_KEYS else checked_window(window_size)
     options = Options(
         scheme,

@@ -166,9 +166,9 @@ def _launch(
 ) -> None:
     if not call.launches:
         if call.problem.has_rows:
-            as_cupy(target)[...] = 0
-        if call.problem.has_rows and lse is not None:
-            _fill_lse(lse, seen.scores.get("sinks"))
+            _fill_zeros(target, seen.scores.get("cu_seqlens_q"))
+            if lse is not None:
+                _fill_lse(lse, seen.scores.get("sinks"))
         return
     o = target
     if not call.writes_out:
@@ -188,6 +188,17 @@ def _launch(
     call.launches(given, stream)
     if o is not target:
         as_cupy(target)[...] = o.owner
+
+
+def _fill_zeros(target: View, bounds: View | None) -> None:
+    """Write an output of rows that see no key, but not what lies behind the last sequence."""
+    array = as_cupy(target)
+    if bounds is None:
+        array[...] = 0
+        return
+    cupy = cupy_module()
+    exists = cupy.arange(len(array)) < as_cupy(bounds)[-1]
+    array[...] = cupy.where(exists[:, None, None], array.dtype.type(0), array)
 
 
 def _fill_lse(lse: View, sinks: View | None) -> None:

@@ -154,6 +154,19 @@ def test_tokens_of_no_sequence_stay(rng, scheme):
         assert np.isfinite(on_host(out)[:70]).all()
 
 
+def test_without_any_key_rows_of_sequences_are_zeros(rng):
+    import cupy
+
+    for dtype in ("float16", "bfloat16", "float32"):
+        q, k, v = (on_gpu(x, dtype) for x in packed(rng, (40, 10), (0, 0), beyond=10))
+        out = on_gpu(np.full((60, 4, 64), 7, np.float32), dtype)
+        cu = {"cu_seqlens_q": bounds((40, 10)), "cu_seqlens_k": bounds((0, 0))}
+        cu = {name: cupy.asarray(x) for name, x in cu.items()}
+        cuattn.attention(q, k[:0], v[:0], **cu, out=out)
+        assert not on_host(out)[:50].any()
+        assert (on_host(out)[50:] == 7).all()
+
+
 @every_scheme
 @pytest.mark.parametrize("is_packed", [True, False])
 def test_graph_is_replayed_with_other_lengths(rng, scheme, is_packed):

@@ -86,3 +86,14 @@ def test_nothing_is_written_if_there_is_nothing(gpu, rng):
     o = cuattn.attention(q, k, v, cu_seqlens_q=none, cu_seqlens_k=none)
     assert np.isnan(o).all()
     assert gpu.launched == []
+
+
+def test_without_any_key_rows_of_sequences_are_zeros(gpu, rng):
+    q, k, v = (x.astype(np.float16) for x in packed(rng, (40, 10), (0, 0), head_dim=40))
+    out = np.full((60, 4, 40), 7, np.float16)
+    more = np.concatenate([q, q[:10]])
+    cu = {"cu_seqlens_q": bounds((40, 10)), "cu_seqlens_k": bounds((0, 0))}
+    _, lse = cuattn.attention(more, k, v, **cu, out=out, return_lse=True)
+    assert not out[:50].any()
+    assert (out[50:] == 7).all()
+    assert np.isneginf(lse[:, :50]).all()

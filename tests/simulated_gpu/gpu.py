@@ -111,6 +111,8 @@ class SimulatedGPU:
             ascontiguousarray=lambda x: np.array(x, order="C"),
             isfinite=np.isfinite,
             zeros=np.zeros,
+            arange=np.arange,
+            where=np.where,
             asarray=np.array,
             asnumpy=np.copy,
             maximum=np.maximum,
