@@ -14,6 +14,7 @@ struct ScoreRules {
   float shift[2];  // what smoothing K took from the scores, for the softcap, in units of it
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
+  int seqlen_kv;
   float slope;     // of ALiBi, in units of log 2
   float softcap;
   float inverse_softcap;
@@ -23,6 +24,7 @@ struct ScoreRules {
                                         int first_row, int lane)
       : mask(p, batch, head, first_row, lane),
         first_own(first_row + (p.seqlen_kv - p.seqlen_q)),
+        seqlen_kv(p.seqlen_kv),
         softcap(p.softcap_log2),
         inverse_softcap(p.inverse_softcap) {
 #pragma unroll
@@ -62,7 +64,6 @@ struct ScoreRules {
   }
 
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
-  template <bool Masked>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
     if constexpr (S.rules.softcap) x = ptx::tanh(x + shift[half]);
     if constexpr (kCapUnits<S>) return x;
@@ -70,7 +71,6 @@ struct ScoreRules {
     if constexpr (S.rules.alibi && !kLinear) {
       x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
-    if constexpr (Masked && S.rules.biased()) x = __fmaf_rn(kLog2e, mask.bias(half, key), x);
     return x;
   }
 
@@ -98,8 +98,17 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
   // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
   const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;
   const float of_first = rules.of_key(block * S.block_kv + first);
+  constexpr bool kBias = Masked && S.rules.biased();
 #pragma unroll
   for (int tile = 0; tile < S.block_kv / 8; ++tile) {
+    float2 pair[2];
+    if constexpr (kBias && !Mask<S>::kSorted) {
+      const int key = block * S.block_kv + first + 8 * tile;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        pair[half] = rules.mask.bias_of_pair(half, key, rules.seqlen_kv);
+      }
+    }
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       int token = 8 * tile + e;
@@ -116,7 +125,12 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
           sees = Mask<S>::kSorted ? mask.sees_token(token, half) : mask.sees(tile, 2 * half + e);
         }
         float x = -kInf;
-        if (sees) x = rules.template apply<Masked>(score(tile, half, e), of_key, half, key);
+        if (sees) x = rules.apply(score(tile, half, e), of_key, half, key);
+        if constexpr (kBias) {
+          float bias = e == 0 ? pair[half].x : pair[half].y;
+          if constexpr (Mask<S>::kSorted) bias = rules.mask.bias(half, key, rules.seqlen_kv);
+          if (sees) x = __fmaf_rn(kLog2e, bias, x);
+        }
         put(tile, half, e, x);
       }
     }
