@@ -22,6 +22,7 @@ __all__ = [
     "HostArray",
     "heads_first",
     "look_on_host",
+    "memory_of",
     "new_on_host",
     "to_host",
     "write_on_host",
@@ -89,7 +90,7 @@ def _fetched(x: Any, ordinal: int, name: str) -> tuple[str, NDArray[Any]]:
 def _copied(x: Any, name: str) -> tuple[str, NDArray[Any]]:
     source = look_on_host(x, name)
     dtype = _checked(source.dtype, name)
-    return dtype, _memory(source, "uint16" if dtype == "bfloat16" else dtype).copy()
+    return dtype, memory_of(source).copy()
 
 
 def _check_mask(x: NDArray[Any], name: str) -> None:
@@ -139,9 +140,9 @@ def write_on_host(target: View, values: NDArray[np.floating]) -> None:
         target.owner[...] = values
     elif target.dtype == "bfloat16":
         bits = round_bfloat16(values).astype(np.float32).view(np.uint32) >> np.uint32(16)
-        _memory(target, "uint16")[...] = bits
+        memory_of(target)[...] = bits
     else:
-        _memory(target, target.dtype)[...] = values
+        memory_of(target)[...] = values
 
 
 def new_on_host(values: NDArray[np.floating], dtype: str, like: Any) -> Any:
@@ -172,8 +173,9 @@ def new_on_host(values: NDArray[np.floating], dtype: str, like: Any) -> Any:
     return jax.device_put(array, like.sharding)
 
 
-def _memory(x: View, dtype: str) -> NDArray[Any]:
-    """Return an array over the memory of a view."""
+def memory_of(x: View) -> NDArray[Any]:
+    """Return an array over the memory of a view, which has to live; bfloat16 as its bits."""
+    dtype = "uint16" if x.dtype == "bfloat16" else x.dtype
     itemsize = np.dtype(dtype).itemsize
     # Strides may be negative: element 0 is not where the memory begins.
     low, high = extent(x.shape, x.strides, itemsize)

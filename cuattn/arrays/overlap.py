@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,24 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
     return low, high + itemsize
 
 
-def overlap(a: View, b: View, itemsize: int) -> bool:
-    """Say whether an element of one array lies on an element of the other, of the same size.
+def overlap(a: View, b: View, itemsize: int, other: int | None = None) -> bool:
+    """Say whether an element of one array lies on an element of the other.
 
     Arrays that only interleave, like the parts of packed Q, K and V, do not overlap. A question
     that is too hard is answered with yes.
+
+    Parameters
+    ----------
+    a, b : View
+    itemsize : int
+        Bytes of an element of both.
+    other : int, optional
+        Those of an element of `b`, if they are others.
     """
     try:
         # NumPy's stubs know only the special values of the last argument.
         ask: Any = np.shares_memory
-        return bool(ask(_stand_in(a, itemsize), _stand_in(b, itemsize), _MAX_WORK))
+        return bool(ask(_stand_in(a, itemsize), _stand_in(b, other or itemsize), _MAX_WORK))
     except np.exceptions.TooHardError:
         return True
 
@@ -49,6 +58,7 @@ def check_output(
     inputs: Mapping[Any, View],
     extents: Mapping[Any, tuple[int, int]],
     itemsize: int,
+    others: Mapping[Any, int] = MappingProxyType({}),
 ) -> None:
     """Check that an output can be written, and shares no memory with what is read.
 
@@ -62,7 +72,9 @@ def check_output(
     extents : mapping of str to tuple of int
         `extent` of the inputs and of "out".
     itemsize : int
-        Of all of them.
+        Of the output, and of inputs.
+    others : mapping of str to int
+        Of inputs of other sizes.
 
     Raises
     ------
@@ -75,7 +87,7 @@ def check_output(
     for name, x in inputs.items():
         low, high = extents[name]
         apart = x.ptr + high <= begin or end <= x.ptr + low
-        if not apart and overlap(target, x, itemsize):
+        if not apart and overlap(target, x, itemsize, others.get(name)):
             raise ArgumentError("out", out, f"in memory apart from that of {name}")
     note_write(out)
 
