@@ -74,7 +74,7 @@ def attend_on_device(
         caller = Caller(q, stream)
         q_view = memory.look(caller, q, "q")
         out_view = None if out is None else memory.look(caller, out, "out")
-        looked = {name: memory.look(caller, x, name) for name, x in scores.items()}
+        looked: dict[str, View] = {name: memory.look(caller, x, name) for name, x in scores.items()}
         with caller:
             memory.settle()
             q_view = direct(q_view)
@@ -85,8 +85,7 @@ def attend_on_device(
             call = memory.prepared(prepare_attend, q_view.signature, of_out, *options, arrays)
             of_q, return_lse = call.problem.q, call.problem.return_lse
             if out_view is not None:
-                inputs: dict[str, View] = {"q": q_view, **looked}
-                sizes = call.sizes
+                inputs, sizes = {"q": q_view, **looked}, call.sizes
                 check_output(out, out_view, inputs, call.extents, sizes["out"], sizes)
             o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
             lse = caller.empty(of_q.shape[:3], "float32") if return_lse else None

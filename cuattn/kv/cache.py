@@ -280,7 +280,7 @@ class KVCache:
         """
         arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
         scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
-        window = checked_window(window_size)
+        window = window_size if window_size is ALL_TOKENS else checked_window(window_size)
         options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
         if isinstance(self._memory, DeviceMemory):
             return attend_on_device(self._memory, q, options, scores, out, stream)

@@ -132,8 +132,6 @@ def checked_window(window_size: Any) -> tuple[int, int]:
     ArgumentError
         If it is anything else.
     """
-    if window_size is ALL_TOKENS:
-        return ALL_TOKENS
     expected = "(left, right), how many tokens before and behind its own a row sees, -1 for all"
     if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
         raise ArgumentError("window_size", window_size, expected)
