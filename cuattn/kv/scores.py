@@ -197,7 +197,7 @@ def checked_mask(x: Array, shape: tuple[int, int, int], capacity: int) -> Stride
     Parameters
     ----------
     x : Array
-        Its last axis has one element or more for each of a sequence's last tokens.
+        Its last axis is of a sequence's last tokens.
     shape : tuple of int
         [batch, num_q_heads, seqlen_q]
     capacity : int

@@ -80,6 +80,12 @@ struct RowPlace {
   }
 };
 
+// Tokens at the beginning of a sequence that no row sees, if the first row sees none further than
+// `reach` before the end, up to 2^31.
+__host__ __device__ constexpr int hidden_tokens(int length, u32 reach) {
+  return static_cast<u32>(length) > reach ? length - static_cast<int>(reach) : 0;
+}
+
 // The rows of one head.
 template <DecodeSpec S>
 struct alignas(16) Queries : RowSlopes<S.rows, kHas<S.alibi_slopes>>,

@@ -21,13 +21,12 @@ struct Partition {
   int heads;    // of a sequence
   int total;    // blocks
   int share;    // of a CTA; the last one may have fewer
-  u32 reach;    // of S.window: tokens before a sequence's end that its first row sees
+  u32 reach;    // of S.window: see hidden_tokens
   int scanned;  // blocks of a head of the sequences up to the lane's number
 
   // By whole warps.
   __device__ __forceinline__ explicit Partition(const DecodeParams& p)
       : lengths(p.store.lengths), batch(p.store.batch), heads(p.store.num_kv_heads * p.row_tiles) {
-    // Of either at most 2^30.
     if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
     const int lane = threadIdx.x % kWarpSize;
     scanned = up_to_lane(blocks_of(lane));
@@ -50,10 +49,9 @@ struct Partition {
   // The CTA that has a block.
   __device__ __forceinline__ int owner(int index) const { return index / share; }
 
-  // Tokens at the beginning of a sequence that no row sees. Blocks of these are not in the list.
+  // Tokens at the beginning of a sequence that no row sees; blocks of these are not in the list.
   __device__ __forceinline__ int hidden(int length) const {
-    if constexpr (S.window) return static_cast<u32>(length) > reach ? length - reach : 0;
-    return 0;
+    return S.window ? hidden_tokens(length, reach) : 0;
   }
   __device__ __forceinline__ int hidden_blocks(int length) const {
     return hidden(length) / kKvBlock;

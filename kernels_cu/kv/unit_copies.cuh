@@ -27,6 +27,21 @@ __device__ __forceinline__ void init_unit_ring(const UnitRing& ring) {
   }
 }
 
+// What is copied of a block: units that hold something, and something that a row sees. What is in
+// the place of others is not looked at.
+template <DecodeSpec S>
+struct BlockUnits {
+  int first;      // unit of the block's first place
+  int begin = 0;  // places that are copied
+  int end;
+
+  __device__ __forceinline__ BlockUnits(const Partition<S>& partition, int length, int block)
+      : first((partition.hidden_blocks(length) + block) * kBlockUnits),
+        end(min_of(ceil_div(length, kUnitTokens) - first, kBlockUnits)) {
+    if constexpr (S.window) begin = max_of(partition.hidden(length) / kUnitTokens - first, 0);
+  }
+};
+
 // The computing warps wait for every block, so no copy outlives the CTA.
 template <DecodeSpec S>
 __device__ __forceinline__ void copy_units(const DecodeParams& p, const Partition<S>& partition,
@@ -36,35 +51,29 @@ __device__ __forceinline__ void copy_units(const DecodeParams& p, const Partitio
   Turn<S.stages> turn;
   for_heads(partition, [&](const HeadShare& head) {
     const int kv_head = head.at.head / p.row_tiles;
-    const int all_units = ceil_div(head.at.length, kUnitTokens);
-    const int skipped = partition.hidden_blocks(head.at.length) * kBlockUnits;
     // Pages are looked up a block ahead.
     const auto page_in = [&](int block) {
-      const int unit = min_of(skipped + block * kBlockUnits + lane, all_units - 1);
-      return page_of(p.store, head.at.sequence, unit);
+      const int all_units = ceil_div(head.at.length, kUnitTokens);
+      const int first = BlockUnits<S>(partition, head.at.length, block).first;
+      return page_of(p.store, head.at.sequence, min_of(first + lane, all_units - 1));
     };
     int page = page_in(head.at.block);
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
-      // Units that hold nothing, or nothing that a row sees, are not copied; what is in their place
-      // is not looked at.
-      const int first = skipped + block * kBlockUnits;
-      const int units = min_of(all_units - first, kBlockUnits);
-      int begin = 0;
-      if constexpr (S.window) {
-        begin = max_of(partition.hidden(head.at.length) / kUnitTokens - first, 0);
-      }
-      const u8* from = unit_address(p.store, page, kv_head, first + lane, kBytes);
+      const BlockUnits<S> units(partition, head.at.length, block);
+      const u8* from = unit_address(p.store, page, kv_head, units.first + lane, kBytes);
       page = page_in(block + 1);
       const u32 to = ring.units + turn.buffer * kBlockUnits * kBytes;
       const u32 full = ring.full + 8 * turn.buffer;
       turn.wait_empty(ring.empty);
       if constexpr (kBulkCopies) {
-        if (lane == 0) ptx::mbarrier_expect(full, (units - begin) * kBytes);
+        if (lane == 0) ptx::mbarrier_expect(full, (units.end - units.begin) * kBytes);
         __syncwarp();
-        if (lane >= begin && lane < units) ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+        if (lane >= units.begin && lane < units.end) {
+          ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+        }
       } else {
-        for (int unit = begin; unit < units; ++unit) {
+        for (int unit = units.begin; unit < units.end; ++unit) {
           const u64 address = __shfl_sync(0xffffffffu, reinterpret_cast<u64>(from), unit);
           const u8* of_unit = reinterpret_cast<const u8*>(address);
 #pragma unroll
