@@ -35,7 +35,7 @@ struct DecodeParams {
   i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens
   i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
   f32 softmax_scale;
-  // What a DecodeSpec asks for; strides in elements, 0 where there is one for all.
+  // For those whose DecodeSpec asks for it. Strides in elements, 0 where there is one for all.
   i32 window_left;         // query i of n, beside token length - n + i, sees so many before it
   i32 window_right;        // and so many behind it; then there is no is_causal
   f32 softcap;

@@ -1,5 +1,5 @@
-// What becomes of scores before tokens are hidden, softcap and then ALiBi's bias, and what has to be
-// known of rows for that and for a mask.
+// Softcap and then ALiBi's bias: what becomes of scores before tokens are hidden. And what has to
+// be known of rows for that and for a mask.
 #pragma once
 #include "kv/lane_tokens.cuh"
 #include "kv/partition.cuh"
@@ -10,14 +10,16 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
                                             const BlockCursor& at, const RowPlace& place,
                                             int row) {
   if constexpr (kHas<S.alibi_slopes>) {
-    const i64 element = at.sequence * p.alibi_slopes_stride_batch + place.head * p.alibi_slopes_stride_head;
+    const i64 element = at.sequence * p.alibi_slopes_stride_batch +
+                        place.head * p.alibi_slopes_stride_head;
     float slope = 0.0f;
     if (place.exists) slope = load_extra<S.alibi_slopes>(p.alibi_slopes, element) * kLog2E;
     to.slope[row] = slope;
     to.own[row] = place.own(p, at.length);
   }
   if constexpr (kHas<S.attn_mask>) {
-    const i64 element = at.sequence * p.attn_mask_stride_batch + place.head * p.attn_mask_stride_head +
+    const i64 element = at.sequence * p.attn_mask_stride_batch +
+                        place.head * p.attn_mask_stride_head +
                         place.query * p.attn_mask_stride_row;
     // Of rows that do not exist any element will do that does.
     to.mask[row] = static_cast<const char*>(p.attn_mask) +
