@@ -129,7 +129,8 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
         if constexpr (kBias) {
           float bias = e == 0 ? pair[half].x : pair[half].y;
           if constexpr (Mask<S>::kSorted) bias = rules.mask.bias(half, key, rules.seqlen_kv);
-          if (sees) x = __fmaf_rn(kLog2e, bias, x);
+          // What is hidden may be NaN.
+          x = sees && bias != -kInf ? __fmaf_rn(kLog2e, bias, x) : -kInf;
         }
         put(tile, half, e, x);
       }
