@@ -69,7 +69,7 @@ def test_digest_sees_contents_and_names(monkeypatch):
     assert len(seen) == 4
 
 
-OF_PREFILL = ("comparison", "models", "mma_sync", "auto")
+OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto")
 
 # An edit of a file, and phases that it outdates besides those that depend on everything.
 EDITS = {
