@@ -58,13 +58,13 @@ def timings(left_out: LeftOut) -> Iterator[Timing]:
     """
     schemes = ours.supported_schemes(SCHEMES, left_out)
     others = [x for of_case in FEATURES.values() for feature in of_case for x in beside(feature)]
-    missing = {x.name: reason for x in others if (reason := x.unavailable())}
+    missing = {x.name: reason for x in [*others, FLEX] if (reason := x.unavailable())}
     for name, reason in missing.items():
         left_out(name, reason)
     for case, features in FEATURES.items():
         wanted = {f: [x for x in beside(f) if x.name not in missing] for f in features}
         yield from _of_case(case, wanted, schemes, left_out)
-    if FLEX.unavailable() is None:
+    if FLEX.name not in missing:
         yield from flex(left_out)
 
 
