@@ -140,7 +140,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
     assert set(data["accuracy"][0]) == {*SHAPE, "scheme", "family", "distribution", "metrics"}
     assert set(data["timings"][0]) == {
         *SHAPE,
-        *("case", "implementation", "scheme", "family", "state", "model"),
+        *("case", "implementation", "scheme", "family", "state", "model", "feature"),
         *("kernel_ms", "kernel_iqr_ms", "end_to_end_ms", "end_to_end_iqr_ms", "tops", "gbps"),
     }
     assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}
