@@ -160,7 +160,8 @@ def kernels(target: Target, schemes: Iterable[str] = SCHEMES) -> Iterator[Spec]:
                 scheme,
                 case.head_dim,
                 Type.fp16,
-                case.is_causal,
+                # A window is the causal mask, too.
+                case.is_causal and not feature.rules.windowed,
                 target,
                 long_kv=case.seqlen_kv > INTEGER_O_KEYS,
                 rules=feature.rules,

@@ -98,7 +98,8 @@ def kernels(shape: Case, target: Target) -> Iterator[Spec]:
             resolve(scored.scheme),
             shape.head_dim,
             Type.fp16,
-            shape.is_causal,
+            # A window is the causal mask, too.
+            shape.is_causal and not scored.rules.windowed,
             target,
             rules=scored.rules,
         )
