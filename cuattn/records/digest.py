@@ -85,6 +85,7 @@ PHASES = {
     "ceilings": RATES,
     "prefill": ATTENTION,
     "comparison": ATTENTION,
+    "features": ATTENTION,
     "models": ATTENTION,
     "mma_sync": ATTENTION,
     "auto": ATTENTION,

@@ -69,7 +69,7 @@ def test_digest_sees_contents_and_names(monkeypatch):
     assert len(seen) == 4
 
 
-OF_PREFILL = ("comparison", "models", "mma_sync", "auto")
+OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto")
 
 # An edit of a file, and phases that it outdates besides those that depend on everything.
 EDITS = {
@@ -140,7 +140,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
     assert set(data["accuracy"][0]) == {*SHAPE, "scheme", "family", "distribution", "metrics"}
     assert set(data["timings"][0]) == {
         *SHAPE,
-        *("case", "implementation", "scheme", "family", "state", "model"),
+        *("case", "implementation", "scheme", "family", "state", "model", "feature"),
         *("kernel_ms", "kernel_iqr_ms", "end_to_end_ms", "end_to_end_iqr_ms", "tops", "gbps"),
     }
     assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}
