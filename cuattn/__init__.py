@@ -23,6 +23,7 @@ from .operands.quantized import QuantizedTensor
 from .presets import PRESETS
 from .quantize import quantize, quantize_kv
 from .scheme import Scheme
+from .score_mod import MaskMod, ScoreMod
 
 __all__ = [
     "PRESETS",
@@ -33,10 +34,12 @@ __all__ = [
     "CuattnError",
     "ErrorReport",
     "KVCache",
+    "MaskMod",
     "NoGPUError",
     "QuantizedTensor",
     "Scheme",
     "SchemePlan",
+    "ScoreMod",
     "TwinSearch",
     "UnsupportedError",
     "__version__",

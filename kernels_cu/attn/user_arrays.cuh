@@ -2,6 +2,11 @@
 #pragma once
 #include "attn/mask_rows.cuh"
 
+// NVRTC has none, and it is the way to hide a key.
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
 template <class Element>
 struct UserArray {
   const void* from;
