@@ -1,7 +1,6 @@
-"""Expressions of callers in kernels: compiled for every family, cached apart, mistakes explained."""
+"""Expressions of callers in kernels: they compile, are cached apart, and mistakes explained."""
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 from helpers.compile_check import complaints
@@ -50,15 +49,14 @@ def spec_of(scheme, arch, rules, head_dim=64, is_causal=False):
 
 @pytest.mark.parametrize("arch", MOST_SPILLED)
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.covering(
-    name=lambda name: name, head_dim=lambda head_dim: head_dim, is_causal=lambda x: x
-)
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_kernels_compile(arch, scheme, name, head_dim, is_causal):
-    spec = spec_of(scheme, arch, RULES[name], head_dim, is_causal)
-    found = complaints([spec], arch, lambda _: {"max_spill": MOST_SPILLED[arch]})
+def test_kernels_compile(arch, scheme):
+    turn = SCHEMES.index(scheme)
+    cases = [(name, 64 << (turn + i) % 2) for i, name in enumerate(RULES) if (turn + i // 2) % 2]
+    specs = [
+        spec_of(scheme, arch, RULES[name], head_dim, is_causal=turn % 3 == 0)
+        for name, head_dim in cases
+    ]
+    found = complaints(specs, arch, lambda _: {"max_spill": MOST_SPILLED[arch]})
     assert not found, found
 
 
@@ -131,7 +129,8 @@ def test_what_is_right_passes_and_is_kept(arch, monkeypatch):
     check_user_code(mod, arch)
 
 
-@pytest.mark.parametrize(("name", "text"), product(["score_mod", "mask_mod"], ["1", "return 1;"]))
+@pytest.mark.parametrize("name", ["score_mod", "mask_mod"])
+@pytest.mark.parametrize("text", ["1", "return 1;"])
 def test_names_of_ours_can_be_the_callers(name, text):
     names = ("data", "p", "params", "user", "S", "Type", "mask", "rules")
     mod = ModSource(name, text, tuple((x, "int32") for x in names), (("kInf", "int"),))

@@ -91,7 +91,10 @@ def test_arrays_of_every_type_are_widened(rng):
     arrays = qkv(rng)
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = rng.integers(0, 2, (4,))
-    of_numpy = lambda score, head, x: score + x[head]  # noqa: E731
+
+    def of_numpy(score, head, x):
+        return score + x[head]
+
     wanted = exact.attention(*arrays, score_mod=lambda score, head: score + x[head])[0]
     types = [
         np.float32,

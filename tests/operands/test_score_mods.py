@@ -98,9 +98,7 @@ def test_what_is_no_expression():
     for name, wrong in (("score_mod", MaskMod("true")), ("mask_mod", ScoreMod("score"))):
         q = np.zeros((1, 1, 2, 8), np.float32)
         for x in (wrong, 3, lambda score: score):
-            with pytest.raises(
-                ArgumentError, match=rf"^{name} must be text, a cuattn\.\w+ or None"
-            ):
+            with pytest.raises(ArgumentError, match=rf"^{name} must be text, a cuattn\.\w+ or"):
                 cuattn.attention(q, q, q, **{name: x})
 
 
