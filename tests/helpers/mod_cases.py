@@ -6,8 +6,6 @@ from cuattn import MaskMod, ScoreMod
 
 from .score_cases import documents, eighths
 
-MOST_SEQUENCES = 8
-
 
 def neutral(rng, batch, heads, rows, keys):
     return {"score_mod": ScoreMod("score", reference=lambda score: score)}

@@ -261,13 +261,13 @@ def test_mistakes_launch_and_write_nothing(cupy, rng):
     out = cupy.full_like(arrays[0], 7)
     with pytest.raises(CompileError, match=r"score_mod\(1\): error:"):
         cuattn.attention(*arrays, score_mod="score + nothing", out=out)
+    mod = ScoreMod("score + x[0]", arrays={"x": np.zeros(1, np.float32)})
     with pytest.raises(ArgumentError, match=r"^score_mod\.x\.device must be"):
-        mod = ScoreMod("score + x[0]", arrays={"x": np.zeros(1, np.float32)})
         cuattn.attention(*arrays, score_mod=mod, out=out)
+    mod = ScoreMod("score + x[0]", arrays={"x": cupy.zeros(8, np.float32)[::2]})
     with pytest.raises(ArgumentError, match=r"^score_mod\.x\.strides must be"):
-        mod = ScoreMod("score + x[0]", arrays={"x": cupy.zeros(8, np.float32)[::2]})
         cuattn.attention(*arrays, score_mod=mod, out=out)
+    mod = MaskMod("x[0] > 0", arrays={"x": out})
     with pytest.raises(ArgumentError, match=r"apart from that of mask_mod\.x"):
-        mod = MaskMod("x[0] > 0", arrays={"x": out})
         cuattn.attention(*arrays, mask_mod=mod, out=out)
     assert (on_host(out) == 7).all()
