@@ -122,13 +122,7 @@ def compile_cubin(source_file: str, spec: Spec, arch: str) -> Cubin:
 
 
 def image_of(unit: str, arch: str) -> bytes:
-    """Return the binary of a translation unit, compiled unless it is on disk.
-
-    Raises
-    ------
-    ArgumentError, CompileError, UnsupportedError
-        As `cuattn.compile.nvrtc.compile_source`.
-    """
+    """Return the binary of a unit, compiled as by `compile_source` unless it is on disk."""
     return cache.fetch(_file(unit, arch), lambda: compile_source(unit, arch).image)
 
 
