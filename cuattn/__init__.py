@@ -20,10 +20,10 @@ from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, Unsupp
 from .kv.cache import KVCache
 from .merging import merge_states
 from .operands.quantized import QuantizedTensor
+from .operands.score_mod import MaskMod, ScoreMod
 from .presets import PRESETS
 from .quantize import quantize, quantize_kv
 from .scheme import Scheme
-from .score_mod import MaskMod, ScoreMod
 
 __all__ = [
     "PRESETS",

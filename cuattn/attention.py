@@ -15,9 +15,9 @@ from .operands.pairs import check_orders
 from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
 from .operands.score_arrays import SCORE_NAMES
+from .operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from .operands.scores import ALL_KEYS, checked_window
 from .scheme import Scheme
-from .score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from .specs.coding import Name
 
 __all__ = ["attention"]

@@ -65,10 +65,11 @@ def attention(
     scheme : str or Scheme
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
-    is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes, score_mod,
-    mask_mod
+    is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `exact.attention`. None of them is quantized; scales and means are of all tokens,
         hidden or not.
+    score_mod, mask_mod : callable, optional
+        As for `exact.attention`.
     compute : {"float16", "bfloat16"}, optional
         See `quantize.operands`.
     progress : callable, optional
@@ -141,8 +142,9 @@ def emulate(
         From `quantize.operands` or made of a GPU's codes.
     scheme : str or Scheme
         The one that `ops` was made for.
-    scale, progress, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes, score_mod,
-    mask_mod
+    scale, progress, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
+        As for `attention`.
+    score_mod, mask_mod : callable, optional
         As for `attention`.
     lse_shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
         What smoothing K took from each row's logits; see `smoothing.lse_shift`. It is added to lse,

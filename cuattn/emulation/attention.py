@@ -8,13 +8,13 @@ from typing import Any
 from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
 from ..operands.score_arrays import SCORE_NAMES, ScoreArrays
+from ..operands.score_mod import MaskMod, ScoreMod
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
 from ..reference.quantize import Operand, Operands, Quantized
 from ..reference.rounding import HalfType
 from ..reference.smoothing import block_means, lse_shift, products_with_means
-from ..score_mod import MaskMod, ScoreMod
 from ..specs.attention import Type
 from ..specs.coding import Name
 from .arrays import (

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..arrays.host import look_on_host, memory_of
 from ..errors import ArgumentError
+from ..operands.score_mod import MaskMod, ScoreMod
 from ..reference.mods import bound
-from ..score_mod import MaskMod, ScoreMod
 
 __all__ = ["function_of"]
 

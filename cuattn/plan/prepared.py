@@ -11,7 +11,6 @@ from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
-from ..compile.user_code import check_user_code
 from ..operands.mods import Mods
 from ..operands.operand import Coded, dtype_name, in_order, itemsize
 from ..operands.problem import Options, Problem
@@ -20,6 +19,7 @@ from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
+from .user_code import check_user_code
 
 __all__ = ["AttentionCall", "prepare"]
 

@@ -7,9 +7,9 @@ from helpers.compile_check import complaints
 
 from cuattn.arrays.device import target
 from cuattn.compile import disk_cache, jit
-from cuattn.compile.user_code import check_user_code
 from cuattn.errors import CompileError
 from cuattn.plan.kernels import attention_spec
+from cuattn.plan.user_code import check_user_code
 from cuattn.presets import PRESETS
 from cuattn.specs.attention import Type
 from cuattn.specs.mods import ModSource

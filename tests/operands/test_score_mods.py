@@ -10,7 +10,7 @@ from cuattn import MaskMod, ScoreMod
 from cuattn.arrays.view import CUDA, Array
 from cuattn.errors import ArgumentError
 from cuattn.operands.mods import mod_sources
-from cuattn.score_mod import mod_of, mods_of
+from cuattn.operands.score_mod import mod_of, mods_of
 
 GPU = (CUDA, 0)
 

@@ -8,11 +8,11 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
-from .errors import ArgumentError
-from .operands.mod_text import check_name, check_text, checked_number
-from .operands.mods import ModKey, Mods
-from .reference.mods import PLACE, check_reference
-from .specs.mods import ModName
+from ..errors import ArgumentError
+from ..reference.mods import PLACE, check_reference
+from ..specs.mods import ModName
+from .mod_text import check_name, check_text, checked_number
+from .mods import ModKey, Mods
 
 __all__ = ["MaskMod", "ScoreMod", "mod_of", "mods_of"]
 

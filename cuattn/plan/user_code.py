@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ..compile.jit import image_of
 from ..errors import CompileError
 from ..specs.mods import ModSource, prelude
-from .jit import image_of
 
 __all__ = ["check_user_code"]
 
