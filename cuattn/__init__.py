@@ -20,6 +20,7 @@ from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, Unsupp
 from .kv.cache import KVCache
 from .merging import merge_states
 from .operands.quantized import QuantizedTensor
+from .operands.score_mod import MaskMod, ScoreMod
 from .presets import PRESETS
 from .quantize import quantize, quantize_kv
 from .scheme import Scheme
@@ -33,10 +34,12 @@ __all__ = [
     "CuattnError",
     "ErrorReport",
     "KVCache",
+    "MaskMod",
     "NoGPUError",
     "QuantizedTensor",
     "Scheme",
     "SchemePlan",
+    "ScoreMod",
     "TwinSearch",
     "UnsupportedError",
     "__version__",

@@ -10,10 +10,13 @@ from .attention_on_gpu import attention_on_gpu
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
+from .operands.mods import Mods
 from .operands.pairs import check_orders
 from .operands.problem import Options, check_flag
 from .operands.quantized import QuantizedTensor
-from .operands.scores import ALL_KEYS, SCORE_NAMES, ScoreName, checked_window
+from .operands.score_arrays import SCORE_NAMES
+from .operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
+from .operands.scores import ALL_KEYS, checked_window
 from .scheme import Scheme
 from .specs.coding import Name
 
@@ -32,6 +35,8 @@ def attention(
     sinks: Any = None,
     attn_mask: Any = None,
     alibi_slopes: Any = None,
+    score_mod: str | ScoreMod | None = None,
+    mask_mod: str | MaskMod | None = None,
     scale: float | None = None,
     scheme: str | Scheme = "int8",
     layout: str = "HND",
@@ -43,9 +48,9 @@ def attention(
     """Compute ``softmax(scale * q kᵀ) v`` with quantized operands.
 
     Options that change the logits may be combined. They do it in this order: `softcap`,
-    `alibi_slopes`, an `attn_mask` of floats; then keys are hidden, by all that hides some, and
-    `sinks` take part in the softmax. Row i stands beside key ``i + seqlen_kv - seqlen_q``, its own:
-    the last row beside the last key.
+    `alibi_slopes`, an `attn_mask` of floats, `score_mod`; then keys are hidden, by all that hides
+    some, and `sinks` take part in the softmax. Row i stands beside key
+    ``i + seqlen_kv - seqlen_q``, its own: the last row beside the last key.
 
     Parameters
     ----------
@@ -76,6 +81,13 @@ def attention(
     alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
         The slope times a key's distance from the row's own is taken from its logit. float16,
         bfloat16 or float32.
+    score_mod : str or ScoreMod, optional
+        An expression in CUDA C++ that a logit becomes, such as ``"score - 0.5f * abs(own - kv)"``;
+        see `cuattn.ScoreMod`. It is compiled into the kernel. -INFINITY hides the key.
+    mask_mod : str or MaskMod, optional
+        One that says whether a row sees a key, such as ``"q / 8192 == kv / 8192"``; see
+        `cuattn.MaskMod`. All blocks of keys are visited that `is_causal`, `window_size` and
+        `attn_mask` leave, however few it leaves of them.
     scale : float, optional
         Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
     scheme : str or Scheme
@@ -89,7 +101,8 @@ def attention(
         Order of the axes of arrays, `out` included; a QuantizedTensor has none.
     return_lse : bool
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
-        K, this, like `softcap` and `sinks`, takes memory for `q` in float32 for a while.
+        K, this, like `softcap`, `sinks` and `score_mod`, takes memory for `q` in float32 for a
+        while.
     out : array, optional
         Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
         and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
@@ -119,7 +132,8 @@ def attention(
     UnsupportedError
         If the GPU, the driver or the compiler is too old.
     CompileError
-        If the compiler is missing or fails.
+        If the compiler is missing or fails, or rejects `score_mod` or `mask_mod`: it says which
+        line of theirs and why.
 
     Notes
     -----
@@ -149,12 +163,18 @@ def attention(
             ...  # capture
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
-    scores: dict[ScoreName, Any] = {}
+    scores: dict[str, Any] = {}
     if sinks is not None or alibi_slopes is not None or attn_mask is not None:
         arrays = zip(SCORE_NAMES, (sinks, alibi_slopes, attn_mask), strict=True)
         scores = {name: x for name, x in arrays if x is not None}
     window = window_size if window_size is ALL_KEYS else checked_window(window_size)
-    options = Options(scheme, scale, is_causal, return_lse, layout, window, softcap)
+    mods: Mods | None = None
+    functions: tuple[ScoreMod | None, MaskMod | None] = (None, None)
+    if score_mod is not None or mask_mod is not None:
+        functions = mod_of(ScoreMod, score_mod), mod_of(MaskMod, mask_mod)
+        mods, arrays_of_mods = mods_of(*functions)
+        scores |= arrays_of_mods
+    options = Options(scheme, scale, is_causal, return_lse, layout, window, softcap, mods)
     if check_finite is not False:
         check_flag("check_finite", check_finite)
     check_orders(k, v)
@@ -167,5 +187,5 @@ def attention(
     elif stream is not None:
         raise ArgumentError("stream", stream, "None for arrays in host memory")
     else:
-        o, lse = attention_on_host(given, scores, options, out, check_finite)
+        o, lse = attention_on_host(given, scores, options, out, check_finite, functions)
     return (o, lse) if return_lse else o

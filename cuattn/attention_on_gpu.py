@@ -22,7 +22,7 @@ from .errors import ArgumentError
 from .operands.operand import itemsize
 from .operands.problem import Options
 from .operands.quantized import QuantizedTensor
-from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName
+from .operands.score_arrays import NO_ARRAYS, ScoreArrays, addresses_in_order
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views
@@ -35,7 +35,7 @@ class _Seen(NamedTuple):
     """The caller's arrays as the call sees them, by their names."""
 
     operands: dict[Name, View | QuantizedTensor]
-    scores: Mapping[ScoreName, View]
+    scores: Mapping[str, View]
     out: View | None
 
 
@@ -51,7 +51,7 @@ _NOTHING = _Made()
 
 def attention_on_gpu(
     given: Mapping[Name, Any],
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[str, Any],
     options: Options,
     out: Any,
     finite: bool,
@@ -63,7 +63,7 @@ def attention_on_gpu(
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
     scores : mapping of str to array
-        Those among the options of the caller, by their names.
+        Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
     finite : bool
@@ -113,7 +113,7 @@ def _planned(seen: _Seen, options: Options) -> AttentionCall:
     q, k, v = operands["q"].signature, operands["k"].signature, operands["v"].signature
     arrays = NO_ARRAYS
     if scores:
-        arrays = ScoreArrays(**{name: x.signature for name, x in scores.items()})
+        arrays = ScoreArrays.of({name: x.signature for name, x in scores.items()})
     return prepare(q, k, v, None if out is None else out.signature, *options, arrays)
 
 
@@ -177,7 +177,7 @@ def _launch(
         o.ptr,
         *[0 if view is None else view.ptr for view in (lse, *made)],
         _order_address(k, v),
-        *[seen.scores[name].ptr if name in seen.scores else 0 for name in SCORE_NAMES],
+        *addresses_in_order({name: x.ptr for name, x in seen.scores.items()}),
     )
     call.launches(given, stream)
     if o is not target:

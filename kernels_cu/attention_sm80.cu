@@ -164,11 +164,13 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     BlockVisits visit = visits;
 #pragma unroll 1
     for (int block = visit.next(); block >= 0; block = visit.next()) {
-      if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
-        step(block, Bool<false>{});
-      } else {
-        step(block, Bool<true>{});
+      if constexpr (!S.rules.hide_anywhere()) {
+        if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
+          step(block, Bool<false>{});
+          continue;
+        }
       }
+      step(block, Bool<true>{});
     }
   } else {
     // The blocks of the range, then the first one.
@@ -176,12 +178,14 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     int end = range.all.end;
 #pragma unroll 1
     for (int round = 0; round < 2; ++round) {
-      if constexpr (S.rules.windowed) {
+      if constexpr (S.rules.windowed && !S.rules.hide_anywhere()) {
 #pragma unroll 1
         for (; block < min_of(range.whole.begin, end); ++block) step(block, Bool<true>{});
       }
+      if constexpr (!S.rules.hide_anywhere()) {
 #pragma unroll 1
-      for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
+        for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
+      }
 #pragma unroll 1
       for (; block < end; ++block) step(block, Bool<true>{});
       block = 0;

@@ -2,6 +2,13 @@
 #pragma once
 #include "numeric.cuh"
 
+// An array that a caller's expression names, or a number; see attn/user_arrays.cuh.
+struct UserValue {
+  const void* array;
+  f32 real;
+  i32 whole;
+};
+
 struct AttentionParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
   const void* k;           // [batch, num_kv_heads, seqlen_kv, head_dim]
@@ -71,6 +78,7 @@ struct AttentionParams {
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split
+  UserValue user[8];       // arrays of score_mod, then of mask_mod; their numbers likewise
 };
 
 // What the Hopper family takes: q, k and v of `attention` are read through the maps alone.

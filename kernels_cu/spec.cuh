@@ -33,12 +33,20 @@ struct Rules {
   bool alibi;
   bool sinks;
   MaskKind attn_mask;
+  bool score_mod;       // the caller's own expressions: attn/user_mods.cuh
+  bool mask_mod;
 
   __host__ __device__ constexpr bool biased() const {
     return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;
   }
   // Whether scores become exponents, as floats, before their maxima are taken.
-  __host__ __device__ constexpr bool change_scores() const { return softcap || alibi || biased(); }
+  __host__ __device__ constexpr bool change_scores() const {
+    return softcap || alibi || biased() || score_mod;
+  }
+  // Whether what smoothing K took from scores is in them again: some rule is no addition.
+  __host__ __device__ constexpr bool unshifted() const { return softcap || score_mod; }
+  // Whether any key may be hidden, wherever it is, and no map says so.
+  __host__ __device__ constexpr bool hide_anywhere() const { return score_mod || mask_mod; }
   // Whether a map says which blocks are visited.
   __host__ __device__ constexpr bool mapped() const { return attn_mask != MaskKind::none; }
 };

@@ -20,6 +20,7 @@ from .arrays import FloatArray, Progress, check_scale, spans
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .masking import UNLIMITED, visited
+from .mods import MaskFunction, ScoreFunction
 from .quantize import Operand, Operands, Quantized, block_of, operands, scope_of
 from .rotation import unrotate
 from .rounding import HalfType
@@ -50,6 +51,8 @@ def attention(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     compute: HalfType | None = None,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -65,6 +68,8 @@ def attention(
     is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `exact.attention`. None of them is quantized; scales and means are of all tokens,
         hidden or not.
+    score_mod, mask_mod : callable, optional
+        As for `exact.attention`.
     compute : {"float16", "bfloat16"}, optional
         See `quantize.operands`.
     progress : callable, optional
@@ -95,6 +100,8 @@ def attention(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
         lse_shift=shift_of(q, vector, scale),
         progress=progress,
     )
@@ -112,6 +119,8 @@ def emulate(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     lse_shift: FloatArray | None = None,
     round_p: bool = True,
     row_blocks: Sequence[range] | None = None,
@@ -135,9 +144,11 @@ def emulate(
         The one that `ops` was made for.
     scale, progress, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `attention`.
+    score_mod, mask_mod : callable, optional
+        As for `attention`.
     lse_shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
         What smoothing K took from each row's logits; see `smoothing.lse_shift`. It is added to lse,
-        and with `softcap` to the logits.
+        and with `softcap` or `score_mod` to the logits.
     round_p : bool
         With False, P stays as it is: for finding out what its rounding costs.
     row_blocks : sequence of range, optional
@@ -155,7 +166,7 @@ def emulate(
     ------
     ArgumentError
         If `ops` does not fit the scheme or itself, an option makes no sense, or K is smoothed and
-        `softcap` or `sinks` have no `lse_shift`.
+        `softcap`, `sinks` or `score_mod` have no `lse_shift`.
     """
     scheme = resolve(scheme)
     _check(ops, scheme)
@@ -169,10 +180,14 @@ def emulate(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
     )
     smoothed = isinstance(ops.k, Quantized) and ops.k.vector is not None
-    if smoothed and lse_shift is None and (softcap or sinks is not None):
-        raise ArgumentError("lse_shift", None, "given with softcap or sinks, as K is smoothed")
+    shifted = softcap or sinks is not None or score_mod is not None
+    if smoothed and lse_shift is None and shifted:
+        expected = "given with softcap, sinks or score_mod, as K is smoothed"
+        raise ArgumentError("lse_shift", None, expected)
     o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
     lse = np.full(o.shape[:3], -np.inf)
     if row_blocks is None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
-from ..operands.scores import ScoreArrays, ScoreName
+from ..operands.score_arrays import SCORE_NAMES, ScoreArrays
+from ..operands.score_mod import MaskMod, ScoreMod
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
@@ -24,6 +25,7 @@ from .arrays import (
     signature_on_host,
     values_on_host,
 )
+from .mods import function_of
 from .operands import operand_on_host, order_on_host
 
 __all__ = ["attention_on_host"]
@@ -31,10 +33,11 @@ __all__ = ["attention_on_host"]
 
 def attention_on_host(
     given: Mapping[Name, Any],
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[str, Any],
     options: Options,
     out: Any,
     finite: bool,
+    mods: tuple[ScoreMod | None, MaskMod | None] = (None, None),
 ) -> tuple[Any, Any]:
     """Emulate `cuattn.attention` on arrays in host memory.
 
@@ -42,11 +45,12 @@ def attention_on_host(
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
     scores : mapping of str to array
-        Those among the options of the caller, by their names.
+        Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
     finite : bool
         Whether NaN and infinities are refused.
+    mods : tuple of (ScoreMod or None, MaskMod or None)
 
     Returns
     -------
@@ -55,7 +59,8 @@ def attention_on_host(
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
-    problem = problem_on_host(q, k, v, options, ScoreArrays(**arrays))
+    problem = problem_on_host(q, k, v, options, ScoreArrays.of(arrays))
+    score_mod, mask_mod = map(function_of, mods)
     target = None if out is None else output_on_host(out, problem, {**given, **scores})
     values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}
     if finite:
@@ -72,7 +77,7 @@ def attention_on_host(
     if problem.needs_lse_shift:
         shift = _lse_shift(operands, values["q"], problem.softmax_scale)
     delta = _delta(values, operands["k"]) if problem.scheme.smooth_q != "none" else None
-    rules = {name: score_values(x, name) for name, x in scores.items()}
+    rules = {name: score_values(x, name) for name, x in scores.items() if name in SCORE_NAMES}
     o, lse = emulate(
         Operands(operands["q"], operands["k"], operands["v"], half, delta),
         problem.scheme,
@@ -82,6 +87,8 @@ def attention_on_host(
         sinks=rules.get("sinks"),
         attn_mask=rules.get("attn_mask"),
         alibi_slopes=rules.get("alibi_slopes"),
+        score_mod=score_mod,
+        mask_mod=mask_mod,
         lse_shift=shift,
     )
 

@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from ..scheme import Scheme
 from ..specs.attention import Type
 from ..specs.coding import Name, coding
+from ..specs.mods import ELEMENTS
 
 __all__ = [
     "DTYPES",
@@ -167,8 +168,8 @@ def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of an element of any array that a call may have, a mask among them."""
-    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
+    """Return the bytes of an element of any array that a call may have, masks among them."""
+    return ELEMENTS[dtype][1]
 
 
 def dtype_name(dtype: Type) -> str:

@@ -14,6 +14,7 @@ from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
+from .mods import Mods
 from .operand import (
     Coded,
     Operand,
@@ -23,7 +24,8 @@ from .operand import (
     output_operand,
     takes_pairs,
 )
-from .scores import ALL_KEYS, NO_ARRAYS, ScoreArrays, ScoreOptions
+from .score_arrays import NO_ARRAYS, ScoreArrays
+from .scores import ALL_KEYS, ScoreOptions
 
 __all__ = ["Options", "Problem", "check_flag"]
 
@@ -41,6 +43,7 @@ class Options(NamedTuple):
     layout: str
     window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
+    mods: Mods | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Problem:
             window_size=options.window_size,
             softcap=options.softcap,
             softmax_scale=softmax_scale,
+            mods=options.mods,
         )
         return cls(
             **operands,
@@ -116,7 +120,12 @@ class Problem:
     def needs_lse_shift(self) -> bool:
         """Whether what K's smoothing takes from the logits of each row has to be known."""
         scores = self.scores
-        wanted = self.return_lse or scores.sinks is not None or scores.softcap != 0
+        wanted = (
+            self.return_lse
+            or scores.sinks is not None
+            or scores.softcap != 0
+            or scores.score_mod is not None
+        )
         return wanted and self.scheme.smooth_k != "none"
 
     @property

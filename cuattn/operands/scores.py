@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..specs.attention import Type
+from ..specs.mods import ModSource
+from .mods import Mods, Number, mod_sources
 from .operand import DTYPES, check_alignment
+from .score_arrays import SCORE_NAMES, ScoreArrays
 
 __all__ = [
     "ALL_KEYS",
-    "NO_ARRAYS",
-    "SCORE_NAMES",
     "UNLIMITED",
-    "ScoreArrays",
     "ScoreMask",
-    "ScoreName",
     "ScoreOptions",
     "Vector",
     "checked_window",
@@ -34,22 +33,7 @@ ALL_KEYS = (UNLIMITED, UNLIMITED)
 # Kernels hold softcap * log2 e, and scale / softcap, in float32.
 _LARGEST = float(np.finfo(np.float32).max)
 
-ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
-# The arrays among a call's options, in the order of their addresses in `GIVEN`.
-SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
-
 _AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"
-
-
-class ScoreArrays(NamedTuple):
-    """What the arrays among a call's options are; None of those that it has not."""
-
-    sinks: Array | None = None
-    alibi_slopes: Array | None = None
-    attn_mask: Array | None = None
-
-
-NO_ARRAYS = ScoreArrays()
 
 
 @dataclass(frozen=True)
@@ -98,6 +82,9 @@ class ScoreOptions:
         0 if there is none.
     sinks, alibi_slopes : Vector, optional
     attn_mask : ScoreMask, optional
+    score_mod, mask_mod : ModSource, optional
+    mod_numbers : tuple of Number
+        Of both.
     """
 
     window_size: tuple[int, int] = ALL_KEYS
@@ -105,6 +92,9 @@ class ScoreOptions:
     sinks: Vector | None = None
     alibi_slopes: Vector | None = None
     attn_mask: ScoreMask | None = None
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
+    mod_numbers: tuple[Number, ...] = ()
 
     @classmethod
     def of(
@@ -117,6 +107,7 @@ class ScoreOptions:
         window_size: tuple[int, int],
         softcap: float,
         softmax_scale: float,
+        mods: Mods | None = None,
     ) -> ScoreOptions:
         """Check the arrays of a call and tell what is left of its options.
 
@@ -130,22 +121,27 @@ class ScoreOptions:
         is_causal, window_size, softcap
             As for `cuattn.attention`; a window is a `checked_window`.
         softmax_scale : float
+        mods : Mods, optional
 
         Raises
         ------
         ArgumentError
             If an array has another shape, type or place, or softcap makes no sense.
         """
-        for name, x in zip(SCORE_NAMES, arrays, strict=True):
+        sinks, slopes, mask, of_mods = arrays
+        for name, x in zip(SCORE_NAMES, (sinks, slopes, mask), strict=True):
             if x is not None:
                 _check(name, x, device)
-        sinks, slopes, mask = arrays
+        score_mod, mask_mod = mod_sources(mods, of_mods, device)
         return cls(
             window_size=_bounds(window_size, is_causal, *shape[2:]),
             softcap=_checked_softcap(softcap, softmax_scale),
             sinks=None if sinks is None else _sinks(sinks, shape[1]),
             alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
             attn_mask=None if mask is None else _mask(mask, shape),
+            score_mod=score_mod,
+            mask_mod=mask_mod,
+            mod_numbers=() if mods is None else mods.numbers,
         )
 
     @property

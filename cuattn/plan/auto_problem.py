@@ -11,7 +11,7 @@ from ..auto.tables import ANEW, table_for
 from ..errors import ArgumentError
 from ..operands.operand import Coded
 from ..operands.problem import Options, Problem
-from ..operands.scores import NO_ARRAYS, ScoreArrays
+from ..operands.score_arrays import NO_ARRAYS, ScoreArrays
 from ..presets import AUTO
 from ..records.rows import Shape
 

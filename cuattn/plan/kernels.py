@@ -86,7 +86,7 @@ TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
 }
 
-# What differs where scores have scales, which take registers too.
+# What differs where scores have scales, or a caller's expressions, which take registers too.
 SCALED_TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 128): Tile(4, 1, 2, False, 2),
 }
@@ -176,7 +176,8 @@ def attention_spec(
         return wgmma_spec(scheme, half, head_dim, dtype, mask, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
     row = "mma", Type.fp16 if codes is None else Type.int8, head_dim
-    tile = TILES[row] if scheme.qk == "fp16" else SCALED_TILES.get(row, TILES[row])
+    plain = scheme.qk == "fp16" and not rules.hide_anywhere
+    tile = TILES[row] if plain else SCALED_TILES.get(row, TILES[row])
     if scheme.k_scope == "group":
         # Q is read once for every two tiles of keys, with its scales.
         tile = replace(tile, row_tiles=1, q_in_registers=True)

@@ -84,10 +84,12 @@ def wgmma_spec(
         tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim == 128)
         floats = p_range is PRange.block and plain and head_dim == 128
         tile = replace(tile, tied_steps=tied and head_dim in (64, 128), float_sums=floats)
-    elif rules.mapped:
-        # A visit's bits and addresses take registers that scores in flight would need.
+    elif rules.mapped or rules.hide_anywhere:
+        # A visit's bits and addresses, or a caller's expressions, take registers that scores in
+        # flight would need.
         roomy = GroupTile(2, 224, head_dim, Order.in_turn)
         is_narrow = head_dim <= 64 or (k_scope is Scope.sorted and head_dim == 128)
+        is_narrow = is_narrow or (rules.hide_anywhere and head_dim <= 128)
         tile = roomy if is_narrow else replace(tile, order=Order.in_turn)
     if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
         tile = replace(tile, value_slice=64)

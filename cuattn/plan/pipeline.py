@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from ..arrays.device import Device, current_device, target
 from ..common.sizes import ceil_div, round_up
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
 from ..operands.problem import Problem
+from ..operands.score_arrays import MOD_NAMES, SCORE_NAMES
 from ..reference.layout import pad_head_dim
 from ..specs.attention import AttentionSpec, Scope, Type
 from ..specs.coding import Name
@@ -35,9 +37,8 @@ GIVEN = (
     "lse_shift",
     "k_values",
     "order",
-    "sinks",
-    "alibi_slopes",
-    "attn_mask",
+    *SCORE_NAMES,
+    *MOD_NAMES,
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -116,7 +117,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     of_scores, launch_scores = score_arguments(problem, buffers, device)
     launches += launch_scores
     twin = 2.0**scheme.p_split
-    arguments: dict[str, float] = {
+    arguments: dict[str, Any] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
         "v_mean": operands["v"].vector if scheme.smooth_v != "none" else NULL,
@@ -147,7 +148,7 @@ def _attend(
     device: Device,
     problem: Problem,
     operands: Mapping[Name, OperandBuffers],
-    arguments: Mapping[str, float],
+    arguments: Mapping[str, Any],
     next_item: int,
 ) -> list[Launch]:
     """Return the launch of the attention kernel, or several; both families take `arguments`."""

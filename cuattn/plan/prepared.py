@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..arrays.device import current_device
 from ..arrays.overlap import extent
 from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
+from ..operands.mods import Mods
 from ..operands.operand import Coded, dtype_name, in_order, itemsize
 from ..operands.problem import Options, Problem
-from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays
+from ..operands.score_arrays import NO_ARRAYS, SCORE_NAMES, ScoreArrays
+from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
+from .user_code import check_user_code
 
 __all__ = ["AttentionCall", "prepare"]
 
@@ -74,6 +78,7 @@ def prepare(
     layout: str,
     window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
+    mods: Mods | None = None,
     arrays: ScoreArrays = NO_ARRAYS,
 ) -> AttentionCall:
     """Check a call on CuPy's current device, plan it and load its kernels.
@@ -83,12 +88,18 @@ def prepare(
     ArgumentError, UnsupportedError, CompileError
         As `cuattn.attention`.
     """
-    options = Options(scheme, scale, is_causal, return_lse, layout, window_size, softcap)
+    options = Options(scheme, scale, is_causal, return_lse, layout, window_size, softcap, mods)
     problem = problem_on_gpu(q, k, v, options, arrays)
     operands = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in operands.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)
-    seen = operands | {name: x for name, x in arrays._asdict().items() if x is not None}
+    if mods is not None:
+        arch = current_device().arch
+        check_user_code(problem.scores.score_mod, arch)
+        check_user_code(problem.scores.mask_mod, arch)
+    seen: dict[str, Array] = dict(operands)
+    seen |= {name: x for name in SCORE_NAMES if (x := getattr(arrays, name)) is not None}
+    seen |= dict(zip(() if mods is None else mods.labels, arrays.mods, strict=True))
     if out is not None:
         seen["out"] = out
     buffers = Buffers(*GIVEN)

@@ -13,7 +13,7 @@ from typing import Any
 from ..arrays.caller import Caller
 from ..arrays.pytorch import note_write, plain_tensors
 from ..operands.problem import Options
-from ..operands.scores import SCORE_NAMES, ScoreName
+from ..operands.score_arrays import addresses_in_order
 from .prepared import AttentionCall
 
 __all__ = ["Repetition", "repetition"]
@@ -21,8 +21,8 @@ __all__ = ["Repetition", "repetition"]
 # Kinds of calls that are kept; they are forgotten together.
 _REMEMBERED = 1024
 
-# The addresses of a call that has none of `SCORE_NAMES`.
-_NO_SCORES = (0,) * len(SCORE_NAMES)
+# The addresses of a call that has no arrays of scores.
+_NO_SCORES = addresses_in_order({})
 
 _calls: dict[tuple[Any, ...], AttentionCall] = {}
 
@@ -48,8 +48,7 @@ class Repetition:
         q, k, v, *others = self._addresses
         out, at_scores = self._out, _NO_SCORES
         if self._scores:
-            scores = dict(zip(self._scores, others, strict=False))
-            at_scores = tuple([scores.get(name, 0) for name in SCORE_NAMES])
+            at_scores = addresses_in_order(dict(zip(self._scores, others, strict=False)))
         with caller:
             if out is not None:
                 note_write(out)
@@ -73,7 +72,7 @@ class Repetition:
 
 
 def repetition(
-    inputs: Iterable[Any], scores: Mapping[ScoreName, Any], options: Options, out: Any
+    inputs: Iterable[Any], scores: Mapping[str, Any], options: Options, out: Any
 ) -> Repetition | None:
     """Return a call as one that may have been made before; None if arrays need a closer look.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
+from typing import Any
 
 from ..arrays.device import Device
 from ..common.sizes import ceil_div
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.problem import Problem
-from ..operands.scores import UNLIMITED, ScoreMask, Vector
+from ..operands.score_arrays import MOD_NAMES
+from ..operands.scores import UNLIMITED, ScoreMask, ScoreOptions, Vector
 from ..specs.attention import Type
 from ..specs.mask_map import MAP_TILE, MaskMapSpec, bit_words, map_words
 from ..specs.rules import MaskKind, Rules
@@ -47,29 +50,32 @@ def rules_of(problem: Problem) -> Rules:
         attn_mask=MaskKind.none
         if scores.attn_mask is None
         else _MASK_KINDS[scores.attn_mask.dtype],
+        score_mod=scores.score_mod,
+        mask_mod=scores.mask_mod,
     )
 
 
 def score_arguments(
     problem: Problem, buffers: Buffers, device: Device
-) -> tuple[dict[str, float], list[Launch]]:
+) -> tuple[dict[str, Any], list[Launch]]:
     """Return the arguments of an attention kernel that options of scores make, and launches.
 
     Parameters
     ----------
     problem : Problem
     buffers : Buffers
-        Of the addresses "sinks", "alibi_slopes" and "attn_mask"; gets what is made of a mask.
+        Of the addresses of `SCORE_NAMES` and `MOD_NAMES`; gets what is made of a mask.
     device : Device
     """
     scores = problem.scores
     left, right = (_ALL if side == UNLIMITED else side for side in scores.window_size)
     cap = scores.softcap * math.log2(math.e)
-    arguments: dict[str, float] = {
+    arguments: dict[str, Any] = {
         "window_left": left,
         "window_right": right,
         "softcap_log2": cap,
         "inverse_softcap": 1.0 / cap if cap else 0.0,
+        "user": _user_values(scores, buffers),
         **_NO_MASK,
     }
     arguments |= _vector("sinks", scores.sinks, buffers)
@@ -79,6 +85,23 @@ def score_arguments(
         return arguments, []
     made, launch = _mask(scores.attn_mask, problem, buffers, device)
     return arguments | made, [launch]
+
+
+def _user_values(scores: ScoreOptions, buffers: Buffers) -> list[dict[str, float]]:
+    """Return the arrays and the numbers of the caller's expressions, in their order."""
+    arrays = sum(len(mod.arrays) for mod in (scores.score_mod, scores.mask_mod) if mod is not None)
+    values: list[dict[str, float]] = []
+    for name, number in zip_longest(MOD_NAMES[:arrays], scores.mod_numbers):
+        value = 0 if number is None else number.value
+        is_int = number is not None and number.kind == "int"
+        values.append(
+            {
+                "array": NULL if name is None else buffers[name],
+                "real": 0.0 if is_int else value,
+                "whole": value if is_int else 0,
+            }
+        )
+    return values
 
 
 def _vector(name: str, vector: Vector | None, buffers: Buffers) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from ..common.sizes import round_up
 from ..reference.sorting import PLACE_SCALES
 from .kernel_spec import KernelSpec
+from .mods import prelude
 from .rules import Rules
 
 __all__ = ["AttentionSpec", "PRange", "Scope", "Type", "scale_bytes"]
@@ -146,6 +147,11 @@ class AttentionSpec(KernelSpec):
     stages: int
     q_in_registers: bool
     min_ctas: int
+
+    @property
+    def prelude(self) -> str:
+        """The caller's own expressions."""
+        return prelude(self.rules.score_mod, self.rules.mask_mod)
 
     @property
     def rows(self) -> int:

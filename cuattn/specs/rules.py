@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from .mods import ModSource
+
 __all__ = ["PLAIN", "MaskKind", "Rules"]
 
 
@@ -30,6 +32,8 @@ class Rules:
         Rows see no keys further away than sides that are known at run time only.
     softcap, alibi, sinks : bool
     attn_mask : MaskKind
+    score_mod, mask_mod : ModSource, optional
+        The caller's own expressions, of which the kernel is compiled.
     """
 
     windowed: bool = False
@@ -37,6 +41,8 @@ class Rules:
     alibi: bool = False
     sinks: bool = False
     attn_mask: MaskKind = MaskKind.none
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
 
     @property
     def biased(self) -> bool:
@@ -46,12 +52,17 @@ class Rules:
     @property
     def change_scores(self) -> bool:
         """Whether scores become exponents before their maxima are taken."""
-        return self.softcap or self.alibi or self.biased
+        return self.softcap or self.alibi or self.biased or self.score_mod is not None
 
     @property
     def mapped(self) -> bool:
         """Whether a map says which blocks of keys are visited."""
         return self.attn_mask is not MaskKind.none
+
+    @property
+    def hide_anywhere(self) -> bool:
+        """Whether any key may be hidden, wherever it is."""
+        return self.score_mod is not None or self.mask_mod is not None
 
 
 PLAIN = Rules()

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..common.sizes import round_up
 from .attention import PRange, Scope, Type, scale_bytes
 from .kernel_spec import KernelSpec
+from .mods import prelude
 from .rules import Rules
 
 __all__ = ["GROUP_ROWS", "Order", "WgmmaSpec"]
@@ -63,6 +64,11 @@ class WgmmaSpec(KernelSpec):
     group_registers: int
     tied_steps: bool
     float_sums: bool
+
+    @property
+    def prelude(self) -> str:
+        """The caller's own expressions."""
+        return prelude(self.rules.score_mod, self.rules.mask_mod)
 
     @property
     def rows(self) -> int:

@@ -1,5 +1,6 @@
 // Where an attn_mask has the two rows of a lane.
 #pragma once
+#include "attn/user_mods.cuh"
 #include "params.cuh"
 #include "ptx/convert.cuh"
 #include "spec.cuh"
@@ -42,9 +43,11 @@ struct MaskRows {
   i64 row[2];  // offsets: of bits in words, else in elements
   i64 key_stride;
   bool pairs;  // an even key and its neighbour are one aligned load
+  UserRows<S> user;
 
   __device__ __forceinline__ MaskRows(const AttentionParams& p, int batch, int head, int first_row,
-                                      int lane) {
+                                      int lane)
+      : user(p, batch, head, first_row, lane) {
     if constexpr (S.rules.mapped()) {
       mask = p.attn_mask;
       key_stride = p.mask_stride_key;

@@ -51,7 +51,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
       const i64 index = batch_head * p.seqlen_q + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
       float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
-      if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];
+      if (p.lse_shift && !S.rules.unshifted()) lse += p.lse_shift[index];
       if (empty[half]) lse = -kInf;
       if constexpr (S.rules.sinks) {
         const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);

@@ -1,4 +1,5 @@
-// Softcap, ALiBi and a mask of floats: what becomes of scores before the softmax, in this order.
+// Softcap, ALiBi, a mask of floats and a caller's expression: what becomes of scores before the
+// softmax, in this order.
 #pragma once
 #include "attn/mask.cuh"
 #include "ptx/math.cuh"
@@ -8,10 +9,11 @@
 // For the two rows of a lane.
 template <auto S>
 struct ScoreRules {
-  // Under a causal mask no key is behind a row's own, so that the distance is a difference.
-  static constexpr bool kLinear = S.rules.alibi && S.is_causal;
+  // Under a causal mask no key is behind a row's own, so that the distance is a difference. What is
+  // left out then an expression would miss.
+  static constexpr bool kLinear = S.rules.alibi && S.is_causal && !S.rules.score_mod;
   MaskRows<S> mask;
-  float shift[2];  // what smoothing K took from the scores, for the softcap, in units of it
+  float shift[2];  // what smoothing K took from the scores, if they want it again, in score_unit()
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
   int seqlen_kv;
@@ -33,12 +35,12 @@ struct ScoreRules {
       own[half] = static_cast<float>(kLinear ? row : first_own + row);
       // Where Q's smoothing is added again, and no logarithm of V, the bias is in the scores.
       shift[half] = -kScoreBias<S>;
-      if (S.rules.softcap && p.lse_shift) {
+      if (S.rules.unshifted() && p.lse_shift) {
         const i64 head_row = (static_cast<i64>(batch) * p.num_q_heads + head) * p.seqlen_q;
         shift[half] +=
             kLog2e * __ldg(p.lse_shift + head_row + min_of(first_row + row, p.seqlen_q - 1));
       }
-      shift[half] *= inverse_softcap;
+      shift[half] *= score_unit();
     }
     if constexpr (S.rules.alibi) {
       slope = kLog2e * widened(p.alibi_slopes,
@@ -56,7 +58,7 @@ struct ScoreRules {
   __device__ __forceinline__ float of_key(int key) const {
     // Rules before it take the score's own bias out.
     constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
-    constexpr float kRest = S.rules.softcap ? kBias : kBias - kScoreBias<S>;
+    constexpr float kRest = S.rules.unshifted() ? kBias : kBias - kScoreBias<S>;
     return kLinear ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
   }
   __device__ __forceinline__ float of_further_key(float of_key, float further) const {
@@ -65,13 +67,33 @@ struct ScoreRules {
 
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
-    if constexpr (S.rules.softcap) x = ptx::tanh(x + shift[half]);
+    if constexpr (S.rules.unshifted()) x += shift[half];
+    if constexpr (S.rules.softcap) x = ptx::tanh(x);
     if constexpr (kCapUnits<S>) return x;
+    if constexpr (S.rules.score_mod) return expressed<Masked>(x, of_key, half, key);
     x = S.rules.softcap ? __fmaf_rn(x, softcap, of_key) : x + of_key;
     if constexpr (S.rules.alibi && !kLinear) {
       x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
     return x;
+  }
+
+  // The same with the caller's expression, which wants the logit alone, in the natural unit.
+  template <bool Masked>
+  __device__ __forceinline__ float expressed(float x, float of_key, int half, int key) const {
+    if constexpr (S.rules.softcap) x *= softcap;
+    if constexpr (S.rules.alibi) {
+      x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
+    }
+    x *= kLn2;
+    if constexpr (Masked && S.rules.biased()) {
+      const float bias = mask.bias(half, key);
+      if (bias == -kInf) return bias;
+      x += bias;
+    }
+    x = kLog2e * mask.user.score(x, half, key);
+    // What is hidden stays so, be V's scale NaN.
+    return x == -kInf ? x : x + of_key;
   }
 
   // From what `apply` returns to exponents of log 2.

@@ -102,7 +102,7 @@ class ByMap:
 
 
 def numbers(values):
-    return {name: values[name].item() for name in values.dtype.names}
+    return {name: values[name].tolist() for name in values.dtype.names}
 
 
 def shapes(p, batch):

@@ -58,7 +58,15 @@ MODULES = (
     "kv.device",
 )
 # Those that ask which GPU there is.
-PLANNERS = ("plan.merge", "plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device")
+PLANNERS = (
+    "plan.merge",
+    "plan.pipeline",
+    "plan.prepared",
+    "quantize",
+    "kv.append",
+    "kv.attend",
+    "kv.device",
+)
 
 
 def memset(address, value, nbytes, stream):
