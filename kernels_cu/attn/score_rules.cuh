@@ -66,6 +66,7 @@ struct ScoreRules {
   }
 
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
+  template <bool Masked>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
     if constexpr (S.rules.unshifted()) x += shift[half];
     if constexpr (S.rules.softcap) x = ptx::tanh(x);
@@ -87,7 +88,7 @@ struct ScoreRules {
     }
     x *= kLn2;
     if constexpr (Masked && S.rules.biased()) {
-      const float bias = mask.bias(half, key);
+      const float bias = mask.bias(half, key, seqlen_kv);
       if (bias == -kInf) return bias;
       x += bias;
     }
@@ -120,7 +121,7 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
   // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
   const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;
   const float of_first = rules.of_key(block * S.block_kv + first);
-  constexpr bool kBias = Masked && S.rules.biased();
+  constexpr bool kBias = Masked && S.rules.biased() && !S.rules.score_mod;
 #pragma unroll
   for (int tile = 0; tile < S.block_kv / 8; ++tile) {
     float2 pair[2];
@@ -147,7 +148,9 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
           sees = Mask<S>::kSorted ? mask.sees_token(token, half) : mask.sees(tile, 2 * half + e);
         }
         float x = -kInf;
-        if (sees) x = rules.apply(score(tile, half, e), of_key, half, key);
+        if (sees) {
+          x = rules.template apply<Masked>(score(tile, half, e), of_key, half, key);
+        }
         if constexpr (kBias) {
           float bias = e == 0 ? pair[half].x : pair[half].y;
           if constexpr (Mask<S>::kSorted) bias = rules.mask.bias(half, key, rules.seqlen_kv);
