@@ -59,6 +59,7 @@ def attention(
     ----------
     q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
     k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        The head_dim of V may be another one.
     scheme : str or Scheme
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
@@ -72,7 +73,7 @@ def attention(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
         Of the original logits: the effect of K smoothing is added back.
 
@@ -148,7 +149,7 @@ def emulate(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
 
     Raises
@@ -173,7 +174,8 @@ def emulate(
     smoothed = isinstance(ops.k, Quantized) and ops.k.vector is not None
     if smoothed and lse_shift is None and (softcap or sinks is not None):
         raise ArgumentError("lse_shift", None, "given with softcap or sinks, as K is smoothed")
-    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
+    head_dim_v = (ops.v.codes if isinstance(ops.v, Quantized) else ops.v).shape[3]
+    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, head_dim_v))
     lse = np.full(o.shape[:3], -np.inf)
     if row_blocks is None:
         row_blocks = list(spans(shape.seqlen_q, ROWS))
@@ -186,7 +188,7 @@ def emulate(
             of_head = rules.of_head(b, h, lse_shift)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
-                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
+                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), head_dim_v)
                 seen = np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
                     for keys in visited(of_head.mask.blocks(rows, scheme.p_block)):
