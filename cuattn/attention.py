@@ -52,8 +52,8 @@ def attention(
     q : array [batch, num_q_heads, seqlen_q, head_dim], or QuantizedTensor
     k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
         With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
-        type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
-        may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
+        type. `head_dim` is a multiple of 8 up to 256, that of `v` perhaps another one than that of
+        `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
         arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
         A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
         An array whose last axis is not contiguous is copied first, and so is one for an unquantized
@@ -77,7 +77,7 @@ def attention(
         The slope times a key's distance from the row's own is taken from its logit. float16,
         bfloat16 or float32.
     scale : float, optional
-        Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
+        Factor of the products of q and k, by default ``1/sqrt(head_dim)`` of these.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
         a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
@@ -91,8 +91,8 @@ def attention(
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
         K, this, like `softcap` and `sinks`, takes memory for `q` in float32 for a while.
     out : array, optional
-        Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
-        and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
+        Written and returned: of any library but JAX, whose arrays are immutable, with the shape of
+        `o`, type and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
         are not contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in `q`, `k` and `v`. This waits for the GPU.
@@ -102,7 +102,7 @@ def attention(
 
     Returns
     -------
-    o : array with the shape and type of `q`
+    o : array with the shape of `q` but for the head_dim, which is that of `v`, and its type
         `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
         NumPy in host memory. A row that sees no key is 0, with a sink or without.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
