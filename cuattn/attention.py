@@ -53,11 +53,12 @@ def attention(
     k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
         With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
         type. `head_dim` is a multiple of 8 up to 256, that of `v` perhaps another one than that of
-        `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
-        arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
-        A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
-        An array whose last axis is not contiguous is copied first, and so is one for an unquantized
-        product if it does not begin its rows at multiples of 16 bytes.
+        `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of
+        CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or arrays in host
+        memory, for which the scheme is emulated in NumPy. They are never written to. A tensor of
+        PyTorch is dense and strided, and requires no gradients unless they are off. An array whose
+        last axis is not contiguous is copied first, and so is one for an unquantized product if it
+        does not begin its rows at multiples of 16 bytes.
     is_causal : bool
         Hide the keys behind a row's own: the last row sees every key.
     window_size : (int, int)
@@ -92,8 +93,8 @@ def attention(
         K, this, like `softcap` and `sinks`, takes memory for `q` in float32 for a while.
     out : array, optional
         Written and returned: of any library but JAX, whose arrays are immutable, with the shape of
-        `o`, type and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
-        are not contiguous or begin at odd elements is written by a copy.
+        `o`, type and device of `q`, overlapping no other array, and requiring no gradients. One
+        whose rows are not contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in `q`, `k` and `v`. This waits for the GPU.
     stream : int or stream, optional
