@@ -79,7 +79,8 @@ struct AttentionParams {
 struct WgmmaParams {
   TensorMap q_map;         // [batch, num_q_heads, seqlen_q, head_dim]
   TensorMap k_map;         // [batch, num_kv_heads, seqlen_kv, head_dim]
-  TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim_v, 128]; else as k_map
+  TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim_v, 128]; else
+                           // [batch, num_kv_heads, seqlen_kv, head_dim_v]
   AttentionParams attention;
   u32* next_item;          // counts the items that CTAs have taken after their first; starts at 0;
                            // null if every CTA has one only

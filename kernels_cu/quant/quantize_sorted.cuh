@@ -107,9 +107,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   const bool has_v = p.v.heads > 0;
   const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, block, kSortedBlock);
   u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
-  const auto look_at_v = [&] {
-    if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim_v);
-  };
+  const auto look_at_v = [&] { if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim_v); };
   if (!has_k) {
     look_at_v();
     take_order<S.num_threads>(sorted, order);
