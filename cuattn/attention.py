@@ -57,12 +57,13 @@ def attention(
     q : array [batch, num_q_heads, seqlen_q, head_dim], or QuantizedTensor
     k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
         With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
-        type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
-        may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
-        arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
-        A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
-        An array whose last axis is not contiguous is copied first, and so is one for an unquantized
-        product if it does not begin its rows at multiples of 16 bytes.
+        type. `head_dim` is a multiple of 8 up to 256, that of `v` perhaps another one than that of
+        `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of
+        CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or arrays in host
+        memory, for which the scheme is emulated in NumPy. They are never written to. A tensor of
+        PyTorch is dense and strided, and requires no gradients unless they are off. An array whose
+        last axis is not contiguous is copied first, and so is one for an unquantized product if it
+        does not begin its rows at multiples of 16 bytes.
     is_causal : bool
         Hide the keys behind a row's own: the last row sees every key.
     window_size : (int, int)
@@ -89,7 +90,7 @@ def attention(
         `cuattn.MaskMod`. All blocks of keys are visited that `is_causal`, `window_size` and
         `attn_mask` leave, however few it leaves of them.
     scale : float, optional
-        Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
+        Factor of the products of q and k, by default ``1/sqrt(head_dim)`` of these.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
         a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
@@ -104,9 +105,9 @@ def attention(
         K, this, like `softcap`, `sinks` and `score_mod`, takes memory for `q` in float32 for a
         while.
     out : array, optional
-        Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
-        and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
-        are not contiguous or begin at odd elements is written by a copy.
+        Written and returned: of any library but JAX, whose arrays are immutable, with the shape of
+        `o`, type and device of `q`, overlapping no other array, and requiring no gradients. One
+        whose rows are not contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in `q`, `k` and `v`. This waits for the GPU.
     stream : int or stream, optional
@@ -115,7 +116,7 @@ def attention(
 
     Returns
     -------
-    o : array with the shape and type of `q`
+    o : array with the shape of `q` but for the head_dim, which is that of `v`, and its type
         `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
         NumPy in host memory. A row that sees no key is 0, with a sink or without.
     lse : array of float32 [batch, num_q_heads, seqlen_q]

@@ -55,10 +55,11 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   const int warp_row = work.first_row + warp * H::kWarpRows;
   const BlockRange range = block_range<S>(p, work.first_row, H::kRows);
 
-  // The quantizer's operands are packed and padded: rows to S.head_dim, V to whole blocks. Others
-  // are the caller's own and end at head_dim and seqlen_kv.
+  // The quantizer's operands are packed and padded: rows to whole channels of S, V to whole blocks.
+  // Others are the caller's own and end at head_dim or head_dim_v and seqlen_kv.
   const int qk_bytes = H::kScaledScores ? H::kQkBytes : p.head_dim * bytes_of(S.qk);
-  const int v_bytes = H::kScaledValues ? S.block_kv : p.head_dim * bytes_of(S.pv);
+  const int v_channels = S.equal_rows ? p.head_dim : p.head_dim_v;
+  const int v_bytes = H::kScaledValues ? S.block_kv : v_channels * bytes_of(S.pv);
   const char* q = static_cast<const char*>(p.q) + work.batch * p.q_stride_batch +
                   work.head * p.q_stride_head + work.first_row * p.q_stride_row;
   const char* k = static_cast<const char*>(p.k) + work.batch * p.k_stride_batch +
@@ -73,7 +74,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
       thread, p.v_stride_row, v_bytes);
   // From one key to the next, and for V stored by blocks from one block to the next.
   const i64 k_stride = H::kScaledScores ? H::kQkBytes : p.k_stride_row;
-  const i64 v_stride = H::kScaledValues ? S.head_dim : p.v_stride_row;
+  const i64 v_stride = H::kScaledValues ? S.head_dim_v : p.v_stride_row;
   const KeyScaleLoader<S> scale_loader(p, work.batch_head, work.batch_kv_head, work.first_row);
 
   const Ring<S.stages> ring(shared + Storage<S>::kBarriers);
@@ -100,7 +101,7 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
     k_loader.load(stage, k + key * k_stride, keys);
     v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
-                  H::kScaledValues ? S.head_dim : keys);
+                  H::kScaledValues ? S.head_dim_v : keys);
     ring.commit(n);
   };
 #pragma unroll

@@ -55,7 +55,9 @@ struct AttentionSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
   Type out;             // elements of O
-  int head_dim;         // padded to the layouts of the quantizer
+  int head_dim;         // of Q and K, padded to the layouts of the quantizer
+  int head_dim_v;       // of V and O, likewise
+  bool equal_rows;      // rows of K and V, neither of them codes, have as many channels
   Scope k_scope;        // token, group (as of Q), thread, sorted or block, of scales as stored
   int qk_group;         // channels of a group
   Scope v_scope;        // token, sorted, block or channel, of scales as they are stored

@@ -62,6 +62,7 @@ def attention(
     ----------
     q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
     k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        The head_dim of V may be another one.
     scheme : str or Scheme
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
@@ -77,7 +78,7 @@ def attention(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
         Of the original logits: the effect of K smoothing is added back.
 
@@ -159,7 +160,7 @@ def emulate(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
 
     Raises
@@ -188,7 +189,8 @@ def emulate(
     if smoothed and lse_shift is None and shifted:
         expected = "given with softcap, sinks or score_mod, as K is smoothed"
         raise ArgumentError("lse_shift", None, expected)
-    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
+    head_dim_v = (ops.v.codes if isinstance(ops.v, Quantized) else ops.v).shape[3]
+    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, head_dim_v))
     lse = np.full(o.shape[:3], -np.inf)
     if row_blocks is None:
         row_blocks = list(spans(shape.seqlen_q, ROWS))
@@ -201,7 +203,7 @@ def emulate(
             of_head = rules.of_head(b, h, lse_shift)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
-                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
+                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), head_dim_v)
                 seen = np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
                     for keys in visited(of_head.mask.blocks(rows, scheme.p_block)):

@@ -100,10 +100,7 @@ def attention(
     1805.02867), which in float64 is as accurate as the plain formula and needs bounded memory.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
-    # All but the last axis of V has to fit K.
-    shape = Shape.of(q.shape, k.shape, (*v.shape[:3], *k.shape[3:]) if v.ndim == 4 else v.shape)
-    if v.shape[3] == 0:
-        raise ArgumentError("v.shape", v.shape, "of a head_dim of at least 1")
+    shape = Shape.of(q.shape, k.shape, v.shape)
     scale = check_scale(scale, shape.head_dim)
     if block < 1:
         raise ArgumentError("block", block, "at least 1")

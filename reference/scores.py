@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class ScoreRules:
         used = whole_counts("seqused_k", seqused_k, batch, shape.seqlen_kv)
         masks = [
             Mask(
-                Shape(1, heads, shape.num_kv_heads, shape.seqlen_q, int(n), shape.head_dim),
+                replace(shape, batch=1, seqlen_kv=int(n)),
                 is_causal,
                 (int(sides[0]), int(sides[1])),
             )

@@ -136,7 +136,7 @@ class Problem:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output in the caller's layout."""
-        return in_order(self.q.shape, self.layout)
+        return in_order((*self.q.shape[:3], self.v.shape[3]), self.layout)
 
     def output(self, out: Array) -> Operand:
         """Check the caller's output and return it as an operand.
@@ -144,10 +144,14 @@ class Problem:
         Raises
         ------
         ArgumentError
-            If shape, type or device are not those of q, or elements share memory or lie at odd
-            addresses.
+            If type or device are not those of q, the shape is another one, or elements share memory
+            or lie at odd addresses.
         """
-        return output_operand(out, self.output_shape, self.q.dtype, self.device, self.layout, "q")
+        shape = self.output_shape
+        if self.v.shape[3] != self.q.shape[3] and out.shape != shape:
+            expected = f"{shape}, the shape of q with the head_dim of v"
+            raise ArgumentError("out.shape", out.shape, expected)
+        return output_operand(out, shape, self.q.dtype, self.device, self.layout, "q")
 
     def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:
         """Return the strides of the output as a kernel writes it, and if that is the caller's.
@@ -168,8 +172,9 @@ def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name
     q, k, v = (operands[name].shape for name in ("q", "k", "v"))
     if (k[0], k[3]) != (q[0], q[3]):
         raise ArgumentError("k.shape", given["k"].shape, f"of batch {q[0]} and head_dim {q[3]}")
-    if v != k:
-        raise ArgumentError("v.shape", given["v"].shape, f"{given['k'].shape}, the shape of k")
+    if v[:3] != k[:3]:
+        expected = f"{given['k'].shape}, the shape of k, but for the last axis"
+        raise ArgumentError("v.shape", given["v"].shape, expected)
     if q[1] % max(k[1], 1) or (q[1] and not k[1]):
         raise ArgumentError("num_q_heads", q[1], f"a multiple of num_kv_heads, which is {k[1]}")
     arrays = [name for name in given if not operands[name].coded]

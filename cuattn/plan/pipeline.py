@@ -65,14 +65,16 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "order", which may be null, if keys are sorted and K or V is quantized.
     """
     scheme, device = problem.scheme, current_device()
+    head_dim, head_dim_v = problem.q.shape[3], problem.v.shape[3]
     spec = attention_spec(
         scheme,
-        pad_head_dim(problem.q.shape[3]),
+        pad_head_dim(head_dim),
         problem.q.dtype,
         problem.is_causal,
         target(device.arch),
         long_kv=problem.k.tokens > INTEGER_O_KEYS,
         rules=rules_of(problem),
+        head_dim_v=None if head_dim_v == head_dim else pad_head_dim(head_dim_v),
     )
     mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
     operands: dict[Name, OperandBuffers] = {}
@@ -128,7 +130,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "heads_per_kv": problem.group,
         "seqlen_q": problem.q.tokens,
         "seqlen_kv": problem.k.tokens,
-        "head_dim": problem.q.shape[3],
+        "head_dim": head_dim,
+        "head_dim_v": head_dim_v,
         "row_blocks": row_blocks,
         "first_batch": 0,
         "scale_log2": problem.softmax_scale * math.log2(math.e),
@@ -188,7 +191,7 @@ def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:
     """Query heads whose items come in one order of length; without a mask all are as long."""
     if not problem.is_causal:
         return problem.group
-    token = spec.head_dim * (spec.qk.nbytes + spec.pv.nbytes)
+    token = spec.head_dim * spec.qk.nbytes + spec.head_dim_v * spec.pv.nbytes
     fit = _CACHED // (token * problem.k.tokens)
     return problem.group * max(1, min(fit, _HEADS_TO_MIX // problem.group))
 

@@ -40,8 +40,8 @@ class QuantizeSpec(KernelSpec):
         What each becomes: int8, int4 or e4m3 codes, or values of type fp16 or bf16.
     qk_bits, v_bits : int
         Of an integer code: 4 in an int8 are one code a byte.
-    head_dim : int
-        Padded: one of 32, 64, 96, 128, 192, 256.
+    head_dim, head_dim_v : int
+        Of Q and K, and of V. Padded: one of 32, 64, 96, 128, 192, 256.
     q_scope, k_scope : Scope
         token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor; of K sorted.
     k_stored : Scope
@@ -84,6 +84,7 @@ class QuantizeSpec(KernelSpec):
     qk_bits: int
     v_bits: int
     head_dim: int
+    head_dim_v: int
     q_scope: Scope
     k_scope: Scope
     k_stored: Scope
@@ -105,6 +106,8 @@ class QuantizeSpec(KernelSpec):
         aligned: bool,
         packed_qk: bool = False,
         packed_v: bool = False,
+        *,
+        head_dim_v: int | None = None,
     ) -> QuantizeSpec:
         """Return the spec that a scheme needs for inputs of a type and padded head dimension.
 
@@ -113,6 +116,8 @@ class QuantizeSpec(KernelSpec):
         packed_qk, packed_v : bool
             Whether codes of 4 bits are stored two to a byte. V's that are rotated have a spec of
             their own.
+        head_dim_v : int, optional
+            That of V, padded, if it is another one.
         """
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
         v = None if scheme.rotates("v") else code_type(scheme, "v", packed_v)
@@ -124,6 +129,7 @@ class QuantizeSpec(KernelSpec):
             qk_bits=code_bits(scheme, "q"),
             v_bits=8 if v is None else code_bits(scheme, "v"),
             head_dim=head_dim,
+            head_dim_v=head_dim if head_dim_v is None else head_dim_v,
             q_scope=Scope(scheme.q_scope),
             k_scope=Scope(scheme.k_scope),
             k_stored=stored_scope(scheme, "k"),
@@ -151,7 +157,7 @@ class QuantizeSpec(KernelSpec):
         least = max(self._q_scope_tokens, self._k_scope_tokens)
         many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
         threads = 2 * _THREADS if many else _THREADS
-        # A lane makes words of four tokens of V.
+        # A lane makes words of four tokens of V, and of a V of fewer channels not every lane does.
         return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
 
     @property
@@ -181,7 +187,9 @@ class QuantizeSpec(KernelSpec):
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
         if self._sorted:
             return TOKEN_PAD
-        return max(self._tokens(self._v_rows, self._lanes), TOKEN_PAD if self.v.coded else 0)
+        row_bytes = self.head_dim_v * self.input.nbytes
+        tokens = self._tokens(_loaded_rows(row_bytes), row_lanes(row_bytes))
+        return max(tokens, TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
@@ -198,19 +206,21 @@ class QuantizeSpec(KernelSpec):
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
         # what is rotated is held in float32.
-        few = loads <= 8 and self._row_bytes < 1024 and not self.rotate
+        widest = max(self.head_dim, self.head_dim_v) * self.input.nbytes
+        few = loads <= 8 and widest < 1024 and not self.rotate
         return (3 if few else 2) * _THREADS // self.num_threads
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
-        codes = self.v_tile * self.head_dim if self.v.coded else 16
+        codes = self.v_tile * self.head_dim_v if self.v.coded else 16
         maxima = max(
             self.num_threads // 32,
             self.q_tile // 4 if self.q_scope is Scope.thread else 0,
             self.k_tile // 16 if self.k_scope is Scope.thread else 0,
         )
-        return codes + 2 * 4 * self.head_dim + 4 * maxima + (_SORTING if self._sorted else 0)
+        channels = max(self.head_dim, self.head_dim_v)
+        return codes + 2 * 4 * channels + 4 * maxima + (_SORTING if self._sorted else 0)
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -250,7 +260,7 @@ class QuantizeSpec(KernelSpec):
 
     @property
     def _lanes(self) -> int:
-        """Lanes that share a row."""
+        """Lanes that share a row of Q or K as it is loaded."""
         return row_lanes(self._row_bytes)
 
     @property
@@ -260,14 +270,15 @@ class QuantizeSpec(KernelSpec):
         return min(runs & -runs, self.qk_lanes) if self.qk_lanes else self._lanes
 
     @property
-    def _v_rows(self) -> int:
-        """Rows of V that a lane has at a time: `RowLanes` as well."""
-        return 8 if self._row_bytes == 16 * self._lanes else 4
-
-    @property
     def _rows(self) -> int:
         """Rows of Q and K of a lane."""
+        rows = _loaded_rows(self._row_bytes)
         if not self.rotate:
-            return self._v_rows
+            return rows
         # Rotated rows are held in float32.
-        return min(self._v_rows, _ROTATED * self._row_lanes // self.head_dim)
+        return min(rows, _ROTATED * self._row_lanes // self.head_dim)
+
+
+def _loaded_rows(row_bytes: int) -> int:
+    """Return the rows of a lane whose loads are under way at a time: `RowLanes` as well."""
+    return 8 if row_bytes == 16 * row_lanes(row_bytes) else 4

@@ -41,7 +41,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     const bool exists = row < p.seqlen_q;
     empty[half] = exists && sees_nothing<S>(p, row, reference[half], l);
     // Heads have a multiple of 8 channels.
-    end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
+    end[half] = exists && !empty[half] ? p.head_dim_v - (Adjacent ? lane_channel : 0) : 0;
     inverse[half] = end[half] > 0 ? 1.0f / l : 0.0f;
     to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
@@ -68,7 +68,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     }
   }
   // Some columns at a time, whose terms are loaded together.
-  constexpr int kColumns = S.head_dim / 8;
+  constexpr int kColumns = S.head_dim_v / 8;
   constexpr int kAtATime = kColumns % 8 == 0 ? 8 : 4;
   auto store = [&](auto eight_at_once) {
 #pragma unroll
@@ -123,7 +123,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
   }
   if (!empty[0] && !empty[1]) return;
 #pragma unroll 1
-  for (int at = 2 * quad_lane - lane_channel; at < p.head_dim - lane_channel; at += 8) {
+  for (int at = 2 * quad_lane - lane_channel; at < p.head_dim_v - lane_channel; at += 8) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (empty[half]) store_pair<S.out>(to[half] + at, {0.0f, 0.0f});
@@ -137,7 +137,7 @@ __device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms 
                                            const float (&reference)[2], const float (&row_sum)[2],
                                            const OutputRows& rows, int lane) {
   if constexpr (S.v_rotated) {
-    const RotatedOutput<S.head_dim, Adjacent> back(o, terms, p.head_dim, lane);
+    const RotatedOutput<S.head_dim_v, Adjacent> back(o, terms, p.head_dim_v, lane);
     store_in_order<S, Adjacent>(
         p, [&](int column, int e) { return back.x[column][e]; },
         [&](int channel) {

@@ -32,6 +32,7 @@ template <QuantizeSpec S>
 __device__ __forceinline__ void find_v_amax(const QuantizeOperand& x, SortedTokens& sorted,
                                             const TileSource& from, int head_dim) {
   using V = Values<S>;
+  if (!V::takes_part()) return;
   typename V::Vector vector;
   if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
 #pragma unroll 1
@@ -77,7 +78,7 @@ __device__ __forceinline__ void store_sorted_values(const QuantizeOperand& x,
   typename V::Vector vector;
   if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
 #pragma unroll 1
-  for (int pass = 0; pass < V::kPasses; ++pass) {
+  for (int pass = 0; pass < V::kPasses && V::takes_part(); ++pass) {
     const SortedOrder<S> order(sorted, V::first_word(pass));
     typename V::Tile tile;
     tile.template load<S.aligned>(from, order, head_dim);
@@ -106,9 +107,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   const bool has_v = p.v.heads > 0;
   const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, block, kSortedBlock);
   u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
-  const auto look_at_v = [&] {
-    if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim);
-  };
+  const auto look_at_v = [&] { if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim_v); };
   if (!has_k) {
     look_at_v();
     take_order<S.num_threads>(sorted, order);
@@ -146,5 +145,5 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
     __syncthreads();
     store_sorted_keys<S>(p.k, rows, values, sorted, block);
   }
-  if (has_v) store_sorted_values<S>(p.v, v_from, p.head_dim, storage);
+  if (has_v) store_sorted_values<S>(p.v, v_from, p.head_dim_v, storage);
 }

@@ -10,7 +10,8 @@ struct QuantizeSpec {
   Type v;
   int qk_bits;         // of an integer code: 4 in an int8 are one code a byte
   int v_bits;
-  int head_dim;        // padded; the padding is written as zeros
+  int head_dim;        // of Q and K, padded; the padding is written as zeros
+  int head_dim_v;      // of V, likewise
   Scope q_scope;       // token, group, thread, block (of 128 rows) or tensor
   Scope k_scope;       // token, group, thread, sorted, block (of k_block keys) or tensor
   Scope k_stored;      // token, group, thread, sorted or block: how K's scales lie in memory

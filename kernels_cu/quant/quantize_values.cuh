@@ -71,7 +71,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
   typename V::Vector vector;
   if constexpr ((V::kTokenScale || V::kBlockScale) && S.v_smooth) {
-    vector.load(x.vector, from.head, p.head_dim);
+    vector.load(x.vector, from.head, p.head_dim_v);
   }
 
   float block_factor;
@@ -82,7 +82,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
     for (int pass = 0; pass < V::kPasses; ++pass) {
       const typename V::Order order{V::first_word(pass)};
       typename V::Tile tile;
-      tile.template load<S.aligned, false>(from, order, p.head_dim);
+      tile.template load<S.aligned, false>(from, order, p.head_dim_v);
       largest = ptx::max_nan(largest, lane_amax<S>(from, tile, order, vector));
     }
     block_factor = scale_block(x, from, largest, storage);
@@ -91,18 +91,18 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   for (int pass = 0; pass < V::kPasses; ++pass) {
     const typename V::Order order{V::first_word(pass)};
     typename V::Tile tile;
-    tile.template load<S.aligned>(from, order, p.head_dim);
+    tile.template load<S.aligned>(from, order, p.head_dim_v);
     if constexpr (V::kTokenScale) {
       float factor[V::kRows];
       scale_tokens<S>(factor, x, from, tile, order, vector);
-      if constexpr (S.v_smooth) tile.disguise(p.head_dim);
+      if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       put_codes<S>(storage.codes, tile, order, from.count, vector,
                    [&](int r, int, int) { return factor[r]; });
     } else if constexpr (V::kBlockScale) {
       if constexpr (V::kPasses == 1) {
         const float largest = lane_amax<S>(from, tile, order, vector);
         block_factor = scale_block(x, from, largest, storage);
-        if constexpr (S.v_smooth) tile.disguise(p.head_dim);
+        if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       }
       put_codes<S>(storage.codes, tile, order, from.count, vector,
                    [&](int, int, int) { return block_factor; });

@@ -10,6 +10,7 @@ enum class Role { query, key, value };
 template <QuantizeSpec S, Role R>
 struct Rows {
   static constexpr Type kOut = R == Role::query ? S.q : R == Role::key ? S.k : S.v;
+  static constexpr int kHeadDim = R == Role::value ? S.head_dim_v : S.head_dim;
   static constexpr int kTokens = R == Role::query ? S.q_tile : R == Role::key ? S.k_tile : S.v_tile;
   // These are of codes of Q and K.
   static constexpr bool kKeys = R == Role::key;
@@ -22,14 +23,14 @@ struct Rows {
   // Few lanes share a rotated row, for what they exchange takes shuffles; two of them still fill a
   // sector of memory, with 16 codes each.
   static constexpr bool kFewLanes = S.qk_lanes > 0 && is_code(kOut);
-  using Lanes = RowLanes<S.input, S.head_dim, kFewLanes ? S.qk_lanes : kWarpSize,
+  using Lanes = RowLanes<S.input, kHeadDim, kFewLanes ? S.qk_lanes : kWarpSize,
                          kFewLanes ? 16 / Chunk<S.input>::kElements : 1>;
   static constexpr int kRows = kTokens * Lanes::kLanes / S.num_threads;
   static constexpr int kWarpTokens = kRows * Lanes::kWarpRows;
   static_assert(kRows * S.num_threads == kTokens * Lanes::kLanes, "quantize_spec.py: tiles");
   static_assert(!is_code(kOut) || kBlock % kWarpTokens == 0);
 
-  using Tile = RowTile<S.input, S.head_dim, kRows, Lanes>;
+  using Tile = RowTile<S.input, kHeadDim, kRows, Lanes>;
   using Vector = typename Tile::Vector;
 
   // A warp's rows are consecutive, so they belong to one block.
@@ -50,7 +51,7 @@ struct Rows {
   __device__ __forceinline__ Rows(const QuantizeOperand& x, int cta, int head_dim)
       : from(tile_source<S.input>(x, cta, kTokens)),
         first_row(static_cast<i64>(from.head) * x.seqlen + from.first),
-        out(static_cast<char*>(x.out) + first_row * row_bytes(kOut, S.head_dim)) {
+        out(static_cast<char*>(x.out) + first_row * row_bytes(kOut, kHeadDim)) {
     tile.template load<S.aligned>(from, order, head_dim);
   }
 
@@ -63,12 +64,12 @@ struct Rows {
   // Stores what convert(r) makes of the lane's r-th row: a float for each of its elements.
   template <class Convert>
   __device__ __forceinline__ void store(Convert convert) {
-    char* first = out + order.first * row_bytes(kOut, S.head_dim);
+    char* first = out + order.first * row_bytes(kOut, kHeadDim);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float x[Lanes::kChunks][Lanes::kElements];
       convert(r, x);
-      if (exists(r)) store_row(first + row_bytes(kOut, order.offset(r) * S.head_dim), x);
+      if (exists(r)) store_row(first + row_bytes(kOut, order.offset(r) * kHeadDim), x);
     }
   }
 
@@ -92,7 +93,7 @@ struct Rows {
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void cast_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                           int cta) {
-  Rows<S, R> rows(x, cta, p.head_dim);
+  Rows<S, R> rows(x, cta, R == Role::value ? p.head_dim_v : p.head_dim);
   rows.store([&](int r, auto& value) {
     rows.tile.visit(r, [&](int c, int i, float element) { value[c][i] = element; });
   });

@@ -24,8 +24,9 @@ struct SortingStorage<true> {
 template <QuantizeSpec S>
 struct alignas(16) QuantizeStorage : SortingStorage<S.k_scope == Scope::sorted> {
   TransposedTile<S> codes;  // of V
-  f32 vector[S.head_dim];   // what V is smoothed by, and what makes codes of it,
-  f32 factor[S.head_dim];   // if it has a scale per channel
+  static constexpr int kChannels = max_of(S.head_dim, S.head_dim_v);
+  f32 vector[kChannels];    // what V is smoothed by, and what makes codes of it,
+  f32 factor[kChannels];    // if it has a scale per channel
   u32 amax[kSharedMaxima<S>];  // bits of floats that are not negative, which compare as they do
 };
 

@@ -6,7 +6,7 @@
 
 template <QuantizeSpec S>
 struct Values {
-  using Lanes = RowLanes<S.input, S.head_dim>;
+  using Lanes = RowLanes<S.input, S.head_dim_v>;
   static constexpr bool kTokenScale = S.v_scope == Scope::token;
   static constexpr bool kBlockScale = S.v_scope == Scope::block;
   using Scale = Scaling<S.v, S.v_bits>;
@@ -14,15 +14,22 @@ struct Values {
   static constexpr int kQuads = kRows / 4;  // words of a channel that a lane's rows make
   static constexpr int kPassWords = S.num_threads / Lanes::kLanes * kQuads;
   // Rows are read in passes, because 128 tokens may be more than registers hold.
-  static constexpr int kPasses = S.v_tile / 4 / kPassWords;
-  static_assert(kPasses * kPassWords * 4 == S.v_tile, "quantize_spec.py: v_tile");
+  static constexpr int kPasses = ceil_div(S.v_tile / 4, kPassWords);
+  // Sorted keys that are wider than V may take more threads than V has words for.
+  static constexpr bool kAllTakePart = kPasses * kPassWords * 4 == S.v_tile;
+  static_assert(kAllTakePart || (S.v_scope == Scope::sorted && kPasses == 1),
+                "quantize_spec.py: v_tile");
+  // The same for all lanes of a warp.
+  static __device__ __forceinline__ bool takes_part() {
+    return kAllTakePart || first_word(0) < S.v_tile / 4;
+  }
   static __device__ __forceinline__ int first_word(int pass) {
     return pass * kPassWords + Lanes::group() * kQuads;
   }
   // That have a block of tokens, in all passes.
   static constexpr int kBlockWarps = S.num_threads / kWarpSize * kTokenPad / S.v_tile;
   static_assert(kPasses == 1 || S.v_tile == kTokenPad);
-  using Tile = RowTile<S.input, S.head_dim, kRows>;
+  using Tile = RowTile<S.input, S.head_dim_v, kRows>;
   using Vector = typename Tile::Vector;
 
   // Every four rows of a lane are the four tokens of one word.
@@ -88,7 +95,7 @@ __device__ __forceinline__ void store_channels(const QuantizeOperand& x, const T
                                                const TransposedTile<S>& codes) {
   constexpr int kColumns = TransposedTile<S>::kColumns;
   constexpr int kChannels = S.num_threads / kColumns;  // that are written at a time
-  static_assert(S.num_threads % kColumns == 0 && S.head_dim % kChannels == 0);
+  static_assert(S.num_threads % kColumns == 0);
   const int column = threadIdx.x % kColumns;
   const int first_channel = threadIdx.x / kColumns;
   const int token = from.first + 16 * column;
@@ -97,9 +104,10 @@ __device__ __forceinline__ void store_channels(const QuantizeOperand& x, const T
   const i64 block = from.head * blocks + token / kTokenPad;
   constexpr int kRowBytes = row_bytes(S.v, kTokenPad);
   char* out = static_cast<char*>(x.out) + row_bytes(S.v, token % kTokenPad) +
-              (block * S.head_dim + first_channel) * kRowBytes;
+              (block * S.head_dim_v + first_channel) * kRowBytes;
 #pragma unroll
-  for (int i = 0; i < S.head_dim; i += kChannels) {
+  for (int i = 0; i < S.head_dim_v; i += kChannels) {
+    if (S.head_dim_v % kChannels && first_channel + i >= S.head_dim_v) break;
     const uint4 sixteen = codes.get(first_channel + i, column);
     if constexpr (S.v == Type::int4) {
       u32 halves[2];

@@ -51,6 +51,9 @@ SCHEMES = (
 CORE = ("int8", "int8-token", "int8-block", "int8-fast", "int8-fp8", "int4", "fp16")
 WHOLE = ("80", "90a")
 
+# With another head_dim of V.
+OF_VALUE_DIMS = ("int8", "int8-block", "int8-fast", "int8-fp16", "int4", "fp8", "fp16")
+
 # Tests that the kernels of a target are spread over: processes share them, and one says now and
 # then that it goes on.
 PARTS = 8
@@ -126,7 +129,7 @@ WGMMA_SPILL = {
 # Of sorted keys, whose lanes and sections have scales.
 SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
 
-# Of the other family, by head_dim.
+# Of the other family, by the larger head_dim.
 MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 200, 192: 640, 256: 1050}
 
 
@@ -137,11 +140,11 @@ def allowed_spill(spec):
     tried spills nothing on every target, or it is slower (docs/lab-notebook.md, sections 5 and 10).
     """
     if isinstance(spec, WgmmaSpec) and spec.k_scope is Scope.sorted:
-        return SORTED_SPILL[spec.head_dim]
+        return SORTED_SPILL[spec.head_dim_v]
     if isinstance(spec, WgmmaSpec):
-        return WGMMA_SPILL[has_token_scales(spec) or spec.v_rotated].get(spec.head_dim, 0)
+        return WGMMA_SPILL[has_token_scales(spec) or spec.v_rotated].get(spec.head_dim_v, 0)
     if isinstance(spec, AttentionSpec):
-        return MMA_SPILL[spec.head_dim]
+        return MMA_SPILL[max(spec.head_dim, spec.head_dim_v)]
     # A few of the quantizer's many kernels spill two to four values, on one target each.
     return 16 if isinstance(spec, QuantizeSpec) else 0
 
@@ -202,6 +205,34 @@ def test_rotated_rows_stay_in_registers(arch, preset):
     ]
     assert all(spec.rotate for spec in specs)
     assert complaints(specs, arch, lambda spec: {"max_spill": 0}) == ""
+
+
+# Of V another one than of Q and K.
+VALUE_DIMS = ((192, 128), (128, 64), (64, 128), (96, 256))
+
+
+@pytest.mark.parametrize("dims", VALUE_DIMS, ids=str)
+@pytest.mark.parametrize("arch", WHOLE)
+def test_kernels_with_a_head_dim_of_v(arch, dims):
+    head_dim, head_dim_v = dims
+    specs = []
+    for i, scheme in enumerate(supported(target(arch), [PRESETS[x] for x in OF_VALUE_DIMS])):
+        dtype = list(DTYPES.values())[i % 3]
+        for is_causal in (False, True):
+            kind = scheme, head_dim, dtype, is_causal, target(arch)
+            specs.append(attention_spec(*kind, head_dim_v=head_dim_v))
+        specs.append(QuantizeSpec.of(scheme, dtype, head_dim, i % 2 == 0, head_dim_v=head_dim_v))
+    assert complaints(specs, arch, bounds(arch)) == ""
+
+
+@pytest.mark.parametrize("dims", [(256, 32), (192, 96), (32, 256)], ids=str)
+@pytest.mark.parametrize("preset", ["int8", "int8-block", "int4"])
+def test_quantizers_of_very_different_rows(preset, dims):
+    specs = [
+        QuantizeSpec.of(PRESETS[preset], dtype, dims[0], aligned=True, head_dim_v=dims[1])
+        for dtype in (Type.fp16, Type.fp32)
+    ]
+    assert complaints(specs, "90a", bounds("90a")) == ""
 
 
 @pytest.mark.slow
