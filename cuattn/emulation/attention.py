@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..arrays.host import score_values
+from ..operands.block_mask import BlockMask
 from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
 from ..operands.scores import ScoreArrays, ScoreName
@@ -20,7 +22,6 @@ from .arrays import (
     check_finite,
     delivered,
     output_on_host,
-    score_values,
     signature_on_host,
     values_on_host,
 )
@@ -41,7 +42,7 @@ def attention_on_host(
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
-    scores : mapping of str to array
+    scores : mapping of str to array or BlockMask
         Those among the options of the caller, by their names.
     options : Options
     out : array or None
@@ -56,6 +57,7 @@ def attention_on_host(
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
     problem = problem_on_host(q, k, v, options, ScoreArrays(**arrays))
+    scores = {name: x.source if isinstance(x, BlockMask) else x for name, x in scores.items()}
     target = None if out is None else output_on_host(out, problem, {**given, **scores})
     values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}
     if finite:

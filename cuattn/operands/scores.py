@@ -11,6 +11,7 @@ import numpy as np
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..specs.attention import Type
+from .masks import MaskBlocks, ScoreMask, broadcast_strides, score_mask
 from .operand import DTYPES, check_alignment
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "SCORE_NAMES",
     "UNLIMITED",
     "ScoreArrays",
-    "ScoreMask",
     "ScoreName",
     "ScoreOptions",
     "Vector",
@@ -38,15 +38,13 @@ ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
 # The arrays among a call's options, in the order of their addresses in `GIVEN`.
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
-_AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"
-
 
 class ScoreArrays(NamedTuple):
     """What the arrays among a call's options are; None of those that it has not."""
 
     sinks: Array | None = None
     alibi_slopes: Array | None = None
-    attn_mask: Array | None = None
+    attn_mask: Array | MaskBlocks | None = None
 
 
 NO_ARRAYS = ScoreArrays()
@@ -66,22 +64,6 @@ class Vector:
 
     dtype: Type
     strides: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ScoreMask:
-    """A mask, or a bias, of each logit.
-
-    Attributes
-    ----------
-    dtype : {"bool"} or Type
-        Bytes of 0 for hidden and 1 for seen, or fp32, fp16 or bf16, which are added.
-    strides : tuple of int
-        Of axes [batch, head, row, key], in elements; 0 along axes of which it has one for all.
-    """
-
-    dtype: Literal["bool"] | Type
-    strides: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -145,7 +127,7 @@ class ScoreOptions:
             softcap=_checked_softcap(softcap, softmax_scale),
             sinks=None if sinks is None else _sinks(sinks, shape[1]),
             alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
-            attn_mask=None if mask is None else _mask(mask, shape),
+            attn_mask=None if mask is None else score_mask(mask, shape),
         )
 
     @property
@@ -210,13 +192,13 @@ def _bounds(
     return left, right
 
 
-def _check(name: str, x: Array, device: tuple[int, int]) -> None:
+def _check(name: str, x: Array | MaskBlocks, device: tuple[int, int]) -> None:
     if x.dtype not in DTYPES and (name != "attn_mask" or x.dtype != "bool"):
         expected = [*DTYPES, "bool"] if name == "attn_mask" else [*DTYPES]
         raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {expected}")
     if x.device != device:
         raise ArgumentError(f"{name}.device", x.device, f"{device}, the device of q")
-    if x.dtype in DTYPES:
+    if x.dtype in DTYPES and isinstance(x, Array):
         check_alignment(name, x)
 
 
@@ -229,23 +211,5 @@ def _sinks(x: Array, heads: int) -> Vector:
 def _slopes(x: Array, shape: tuple[int, int]) -> Vector:
     batch, heads = shape
     expected = f"({heads},) or {shape}: [num_q_heads] or [batch, num_q_heads]"
-    of_batch, of_head = _broadcast("alibi_slopes", x, (batch, heads), expected)
+    of_batch, of_head = broadcast_strides("alibi_slopes", x, (batch, heads), expected)
     return Vector(DTYPES[x.dtype], (of_batch, of_head))
-
-
-def _mask(x: Array, shape: tuple[int, int, int, int]) -> ScoreMask:
-    expected = f"one that broadcasts to {shape}, which is {_AXES}"
-    of_batch, of_head, of_row, of_key = _broadcast("attn_mask", x, shape, expected)
-    dtype: Literal["bool"] | Type = "bool" if x.dtype == "bool" else DTYPES[x.dtype]
-    return ScoreMask(dtype, (of_batch, of_head, of_row, of_key))
-
-
-def _broadcast(name: str, x: Array, shape: tuple[int, ...], expected: str) -> list[int]:
-    """Return strides along the axes of a shape, which are 0 where there is only one element."""
-    missing = len(shape) - len(x.shape)
-    if missing < 0 or any(
-        n not in (1, wanted) for n, wanted in zip(x.shape, shape[missing:], strict=True)
-    ):
-        raise ArgumentError(f"{name}.shape", x.shape, expected)
-    steps = [step if n > 1 else 0 for n, step in zip(x.shape, x.strides, strict=True)]
-    return [0] * missing + steps

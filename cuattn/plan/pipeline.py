@@ -38,6 +38,7 @@ GIVEN = (
     "sinks",
     "alibi_slopes",
     "attn_mask",
+    "mask_map",
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -61,7 +62,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     buffers : Buffers
         Of the addresses `GIVEN`; gets the parts of the workspace. "lse_shift" is read only if Q is
         quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized,
-        "order", which may be null, if keys are sorted and K or V is quantized.
+        "order", which may be null, if keys are sorted and K or V is quantized, "mask_map" if the
+        mask is a `BlockMask`.
     """
     scheme, device = problem.scheme, current_device()
     spec = attention_spec(

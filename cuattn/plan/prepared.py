@@ -10,6 +10,7 @@ from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
+from ..operands.masks import MaskBlocks
 from ..operands.operand import Coded, dtype_name, in_order, itemsize
 from ..operands.problem import Options, Problem
 from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays
@@ -88,7 +89,8 @@ def prepare(
     operands = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in operands.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)
-    seen = operands | {name: x for name, x in arrays._asdict().items() if x is not None}
+    seen: dict[str, Array | MaskBlocks] = {**operands}
+    seen |= {name: x for name, x in arrays._asdict().items() if x is not None}
     if out is not None:
         seen["out"] = out
     buffers = Buffers(*GIVEN)
@@ -101,8 +103,14 @@ def prepare(
         output=(problem.output_shape, dtype_name(problem.q.dtype)),
         lse=(problem.q.shape[:3], "float32") if problem.return_lse else None,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, itemsize(x.dtype)) for name, x in seen.items()},
+        extents={name: _extent(x) for name, x in seen.items()},
         needs_shift=problem.needs_lse_shift and problem.q.coded,
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )
+
+
+def _extent(x: Array | MaskBlocks) -> tuple[int, int]:
+    if isinstance(x, MaskBlocks):
+        return x.extent
+    return extent(x.shape, x.strides, itemsize(x.dtype))

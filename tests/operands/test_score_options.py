@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
+from cuattn.operands.masks import ScoreMask
 from cuattn.operands.problem import Options, Problem
 from cuattn.operands.scores import (
     ALL_KEYS,
     ScoreArrays,
-    ScoreMask,
     ScoreOptions,
     Vector,
     checked_window,

@@ -151,6 +151,9 @@ def test_addresses_are_in_the_order_of_their_names(gpu, rng, monkeypatch):
     arrays = [options[name] for name in ("sinks", "alibi_slopes", "attn_mask")]
     cuattn.attention(*inputs, attn_mask=arrays[2])
     cuattn.attention(*inputs)
-    assert given[1][-3:] == (0, 0, arrays[2].ctypes.data)
-    assert given[2][-3:] == (0, 0, 0)
-    assert all(given[0][-3:])
+    mask = cuattn.block_mask(arrays[2])
+    cuattn.attention(*inputs, attn_mask=mask)
+    assert given[1][-4:] == (0, 0, arrays[2].ctypes.data, 0)
+    assert given[2][-4:] == (0, 0, 0, 0)
+    assert all(given[0][-4:-1])
+    assert given[4][-4:] == (0, 0, arrays[2].ctypes.data, mask.map_ptr)
