@@ -64,8 +64,8 @@ def rows_of(arch):
     return [rows[i] for i in covering(rows)]
 
 
-# Bytes that a thread may spill, by family, whether keys have scales of their own, and head_dim: what
-# becomes of scores takes registers beside O and S. They are what there is today, and a little more.
+# Bytes that a thread may spill, by family, whether keys have scales of their own, and head_dim, as
+# what becomes of scores takes registers beside O and S: what there is today, and a little more.
 SPILL = {
     (WgmmaSpec, False): {32: 16, 64: 16, 96: 640, 128: 1000, 192: 350, 256: 1100},
     (WgmmaSpec, True): {32: 16, 64: 2560, 96: 520, 128: 570, 192: 280, 256: 1200},
