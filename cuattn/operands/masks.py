@@ -85,7 +85,7 @@ def score_mask(x: Array | MaskBlocks, shape: tuple[int, int, int, int]) -> Score
     is_mapped = isinstance(x, MaskBlocks)
     expected = f"one that broadcasts to {shape}, which is {_AXES}"
     if is_mapped:
-        expected = f"{shape}, which is {_AXES}; only the last may not be 1 for any"
+        expected = f"{shape}, or 1 in place of any but the last: {_AXES}"
         if x.shape[3] != shape[3]:
             raise ArgumentError("attn_mask.shape", x.shape, expected)
     of_batch, of_head, of_row, of_key = broadcast_strides("attn_mask", x, shape, expected)
