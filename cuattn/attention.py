@@ -75,10 +75,11 @@ def attention(
         A logit of each query head that takes part in the softmax and has no value, as in gpt-oss:
         natural, neither scaled nor capped. float16, bfloat16 or float32, whatever `q` is; -inf is
         no sink. The log-sum-exp includes it.
-    attn_mask : array, optional
+    attn_mask : array or BlockMask, optional
         It broadcasts to [batch, num_q_heads, seqlen_q, seqlen_kv], whatever the layout, and is read
         through its strides, never expanded. Of bool, True is seen. Of float16, bfloat16 or float32
-        it is added to the logits, natural; -inf and the least number of its type hide the key.
+        it is added to the logits, natural; -inf and the least number of its type hide the key. For
+        many calls `cuattn.block_mask` looks at it once.
     alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
         The slope times a key's distance from the row's own is taken from its logit. float16,
         bfloat16 or float32.

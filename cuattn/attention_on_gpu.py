@@ -19,6 +19,7 @@ from .arrays.view import (
     view_cupy,
 )
 from .errors import ArgumentError
+from .operands.block_mask import BlockMask
 from .operands.operand import itemsize
 from .operands.problem import Options
 from .operands.quantized import QuantizedTensor
@@ -35,7 +36,7 @@ class _Seen(NamedTuple):
     """The caller's arrays as the call sees them, by their names."""
 
     operands: dict[Name, View | QuantizedTensor]
-    scores: Mapping[str, View]
+    scores: Mapping[str, View | BlockMask]
     out: View | None
 
 
@@ -62,7 +63,7 @@ def attention_on_gpu(
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
-    scores : mapping of str to array
+    scores : mapping of str to array or BlockMask
         Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
@@ -87,7 +88,10 @@ def attention_on_gpu(
             name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
             for name, x in given.items()
         },
-        {name: caller.look(x, name) for name, x in scores.items()},
+        {
+            name: x if isinstance(x, BlockMask) else caller.look(x, name)
+            for name, x in scores.items()
+        },
         None if out is None else caller.look(out, "out"),
     )
     call = _planned(seen, options)
@@ -113,15 +117,19 @@ def _planned(seen: _Seen, options: Options) -> AttentionCall:
     q, k, v = operands["q"].signature, operands["k"].signature, operands["v"].signature
     arrays = NO_ARRAYS
     if scores:
-        arrays = ScoreArrays.of({name: x.signature for name, x in scores.items()})
+        signatures: dict[str, Any] = {name: x.signature for name, x in scores.items()}
+        arrays = ScoreArrays.of(signatures)
     return prepare(q, k, v, None if out is None else out.signature, *options, arrays)
 
 
 def _check_output(out: Any, target: View, seen: _Seen, call: AttentionCall) -> None:
     inputs: dict[str, View] = {name: x for name, x in seen.operands.items() if isinstance(x, View)}
-    sizes = {name: itemsize(x.dtype) for name, x in seen.scores.items()}
-    nbytes = call.problem.q.dtype.nbytes
-    check_output(out, target, inputs | dict(seen.scores), call.extents, nbytes, sizes)
+    sizes = {}
+    for name, x in seen.scores.items():
+        view = x.view if isinstance(x, BlockMask) else x
+        if view is not None:
+            inputs[name], sizes[name] = view, itemsize(view.dtype)
+    check_output(out, target, inputs, call.extents, call.problem.q.dtype.nbytes, sizes)
 
 
 def _check_finite(seen: _Seen, given: Mapping[Name, Any]) -> None:
@@ -164,7 +172,8 @@ def _launch(
     if not call.launches:
         as_cupy(target)[...] = 0
         if lse is not None:
-            _fill_lse(lse, seen.scores.get("sinks"))
+            sinks = seen.scores.get("sinks")
+            _fill_lse(lse, sinks if isinstance(sinks, View) else None)
         return
     o = target
     if not call.writes_out:
@@ -177,7 +186,7 @@ def _launch(
         o.ptr,
         *[0 if view is None else view.ptr for view in (lse, *made)],
         _order_address(k, v),
-        *addresses_in_order({name: x.ptr for name, x in seen.scores.items()}),
+        *_score_addresses(seen.scores),
     )
     call.launches(given, stream)
     if o is not target:
@@ -197,6 +206,13 @@ def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
     """Return where the order of sorted keys is, if K or V is quantized already and has one."""
     known = k if isinstance(k, QuantizedTensor) else v
     return known.order_address if isinstance(known, QuantizedTensor) else 0
+
+
+def _score_addresses(scores: Mapping[str, View | BlockMask]) -> tuple[int, ...]:
+    """Return the addresses of the options' arrays, then that of the map of a `BlockMask`."""
+    mask = scores.get("attn_mask")
+    given = addresses_in_order({name: x.ptr for name, x in scores.items()})
+    return (*given, mask.map_ptr if isinstance(mask, BlockMask) else 0)
 
 
 def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:

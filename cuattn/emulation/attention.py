@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..arrays.host import score_values
+from ..operands.block_mask import BlockMask
 from ..operands.problem import Options
 from ..operands.quantized import QuantizedTensor
 from ..operands.score_arrays import SCORE_NAMES, ScoreArrays
@@ -21,7 +23,6 @@ from .arrays import (
     check_finite,
     delivered,
     output_on_host,
-    score_values,
     signature_on_host,
     values_on_host,
 )
@@ -44,7 +45,7 @@ def attention_on_host(
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
-    scores : mapping of str to array
+    scores : mapping of str to array or BlockMask
         Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
@@ -60,6 +61,7 @@ def attention_on_host(
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
     problem = problem_on_host(q, k, v, options, ScoreArrays.of(arrays))
+    scores = {name: x.source if isinstance(x, BlockMask) else x for name, x in scores.items()}
     score_mod, mask_mod = map(function_of, mods)
     target = None if out is None else output_on_host(out, problem, {**given, **scores})
     values = {name: values_on_host(x, name, problem.layout) for name, x in given.items()}

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ..arrays.view import Array
 from ..specs.mods import MOST
+from .masks import MaskBlocks
 
 __all__ = [
     "MOD_NAMES",
@@ -32,11 +33,11 @@ class ScoreArrays(NamedTuple):
 
     sinks: Array | None = None
     alibi_slopes: Array | None = None
-    attn_mask: Array | None = None
+    attn_mask: Array | MaskBlocks | None = None
     mods: tuple[Array, ...] = ()
 
     @classmethod
-    def of(cls, given: Mapping[str, Array]) -> ScoreArrays:
+    def of(cls, given: Mapping[str, Any]) -> ScoreArrays:
         """Take arrays by their names, or, of expressions, labels."""
         named: dict[str, Any] = {name: given[name] for name in SCORE_NAMES if name in given}
         return cls(**named, mods=tuple(x for name, x in given.items() if name not in SCORE_NAMES))

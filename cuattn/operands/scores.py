@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..specs.attention import Type
 from ..specs.mods import ModSource
+from .masks import MaskBlocks, ScoreMask, broadcast_strides, score_mask
 from .mods import Mods, Number, mod_sources
 from .operand import DTYPES, check_alignment
 from .score_arrays import SCORE_NAMES, ScoreArrays
@@ -19,7 +20,6 @@ from .score_arrays import SCORE_NAMES, ScoreArrays
 __all__ = [
     "ALL_KEYS",
     "UNLIMITED",
-    "ScoreMask",
     "ScoreOptions",
     "Vector",
     "checked_window",
@@ -32,8 +32,6 @@ ALL_KEYS = (UNLIMITED, UNLIMITED)
 
 # Kernels hold softcap * log2 e, and scale / softcap, in float32.
 _LARGEST = float(np.finfo(np.float32).max)
-
-_AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,6 @@ class Vector:
 
     dtype: Type
     strides: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ScoreMask:
-    """A mask, or a bias, of each logit.
-
-    Attributes
-    ----------
-    dtype : {"bool"} or Type
-        Bytes of 0 for hidden and 1 for seen, or fp32, fp16 or bf16, which are added.
-    strides : tuple of int
-        Of axes [batch, head, row, key], in elements; 0 along axes of which it has one for all.
-    """
-
-    dtype: Literal["bool"] | Type
-    strides: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -138,7 +120,7 @@ class ScoreOptions:
             softcap=_checked_softcap(softcap, softmax_scale),
             sinks=None if sinks is None else _sinks(sinks, shape[1]),
             alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
-            attn_mask=None if mask is None else _mask(mask, shape),
+            attn_mask=None if mask is None else score_mask(mask, shape),
             score_mod=score_mod,
             mask_mod=mask_mod,
             mod_numbers=() if mods is None else mods.numbers,
@@ -206,13 +188,13 @@ def _bounds(
     return left, right
 
 
-def _check(name: str, x: Array, device: tuple[int, int]) -> None:
+def _check(name: str, x: Array | MaskBlocks, device: tuple[int, int]) -> None:
     if x.dtype not in DTYPES and (name != "attn_mask" or x.dtype != "bool"):
         expected = [*DTYPES, "bool"] if name == "attn_mask" else [*DTYPES]
         raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {expected}")
     if x.device != device:
         raise ArgumentError(f"{name}.device", x.device, f"{device}, the device of q")
-    if x.dtype in DTYPES:
+    if x.dtype in DTYPES and isinstance(x, Array):
         check_alignment(name, x)
 
 
@@ -225,23 +207,5 @@ def _sinks(x: Array, heads: int) -> Vector:
 def _slopes(x: Array, shape: tuple[int, int]) -> Vector:
     batch, heads = shape
     expected = f"({heads},) or {shape}: [num_q_heads] or [batch, num_q_heads]"
-    of_batch, of_head = _broadcast("alibi_slopes", x, (batch, heads), expected)
+    of_batch, of_head = broadcast_strides("alibi_slopes", x, (batch, heads), expected)
     return Vector(DTYPES[x.dtype], (of_batch, of_head))
-
-
-def _mask(x: Array, shape: tuple[int, int, int, int]) -> ScoreMask:
-    expected = f"one that broadcasts to {shape}, which is {_AXES}"
-    of_batch, of_head, of_row, of_key = _broadcast("attn_mask", x, shape, expected)
-    dtype: Literal["bool"] | Type = "bool" if x.dtype == "bool" else DTYPES[x.dtype]
-    return ScoreMask(dtype, (of_batch, of_head, of_row, of_key))
-
-
-def _broadcast(name: str, x: Array, shape: tuple[int, ...], expected: str) -> list[int]:
-    """Return strides along the axes of a shape, which are 0 where there is only one element."""
-    missing = len(shape) - len(x.shape)
-    if missing < 0 or any(
-        n not in (1, wanted) for n, wanted in zip(x.shape, shape[missing:], strict=True)
-    ):
-        raise ArgumentError(f"{name}.shape", x.shape, expected)
-    steps = [step if n > 1 else 0 for n, step in zip(x.shape, x.strides, strict=True)]
-    return [0] * missing + steps

@@ -39,6 +39,7 @@ GIVEN = (
     "order",
     *SCORE_NAMES,
     *MOD_NAMES,
+    "mask_map",
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -62,7 +63,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     buffers : Buffers
         Of the addresses `GIVEN`; gets the parts of the workspace. "lse_shift" is read only if Q is
         quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized,
-        "order", which may be null, if keys are sorted and K or V is quantized.
+        "order", which may be null, if keys are sorted and K or V is quantized, "mask_map" if the
+        mask is a `BlockMask`.
     """
     scheme, device = problem.scheme, current_device()
     head_dim, head_dim_v = problem.q.shape[3], problem.v.shape[3]

@@ -11,6 +11,7 @@ from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
+from ..operands.masks import MaskBlocks
 from ..operands.mods import Mods
 from ..operands.operand import Coded, dtype_name, in_order, itemsize
 from ..operands.problem import Options, Problem
@@ -97,7 +98,7 @@ def prepare(
         arch = current_device().arch
         check_user_code(problem.scores.score_mod, arch)
         check_user_code(problem.scores.mask_mod, arch)
-    seen: dict[str, Array] = dict(operands)
+    seen: dict[str, Array | MaskBlocks] = {**operands}
     seen |= {name: x for name in SCORE_NAMES if (x := getattr(arrays, name)) is not None}
     seen |= dict(zip(() if mods is None else mods.labels, arrays.mods, strict=True))
     if out is not None:
@@ -112,8 +113,14 @@ def prepare(
         output=(problem.output_shape, dtype_name(problem.q.dtype)),
         lse=(problem.q.shape[:3], "float32") if problem.return_lse else None,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, itemsize(x.dtype)) for name, x in seen.items()},
+        extents={name: _extent(x) for name, x in seen.items()},
         needs_shift=problem.needs_lse_shift and problem.q.coded,
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )
+
+
+def _extent(x: Array | MaskBlocks) -> tuple[int, int]:
+    if isinstance(x, MaskBlocks):
+        return x.extent
+    return extent(x.shape, x.strides, itemsize(x.dtype))

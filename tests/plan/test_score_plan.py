@@ -152,6 +152,10 @@ def test_addresses_are_in_the_order_of_their_names(gpu, rng, monkeypatch):
     arrays = [options[name] for name in ("sinks", "alibi_slopes", "attn_mask")]
     cuattn.attention(*inputs, attn_mask=arrays[2])
     cuattn.attention(*inputs)
-    assert given[1][-3 - MOST : -MOST] == (0, 0, arrays[2].ctypes.data)
-    assert given[2][-3 - MOST :] == (0,) * (3 + MOST)
-    assert all(given[0][-3 - MOST : -MOST])
+    mask = cuattn.block_mask(arrays[2])
+    cuattn.attention(*inputs, attn_mask=mask)
+    none = (0,) * MOST
+    assert given[1][-4 - MOST :] == (0, 0, arrays[2].ctypes.data, *none, 0)
+    assert given[2][-4 - MOST :] == (0, 0, 0, *none, 0)
+    assert all(given[0][-4 - MOST : -MOST - 1])
+    assert given[4][-4 - MOST :] == (0, 0, arrays[2].ctypes.data, *none, mask.map_ptr)

@@ -47,10 +47,12 @@ KERNELS = {
 MODULES = (
     "attention",
     "attention_on_gpu",
+    "block_mask",
     "merging",
     "quantize",
     "arrays.caller",
     "arrays.view",
+    "operands.block_mask",
     "operands.quantized",
     "kv.append",
     "kv.attend",
@@ -59,6 +61,7 @@ MODULES = (
 )
 # Those that ask which GPU there is.
 PLANNERS = (
+    "plan.mask_map",
     "plan.merge",
     "plan.pipeline",
     "plan.prepared",
@@ -125,6 +128,7 @@ class SimulatedGPU:
         monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
         tensor_map._encoded.cache_clear()
         sys.modules["cuattn.plan.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.plan.mask_map"].prepare_map.cache_clear()
         sys.modules["cuattn.plan.merge"].prepare_merge.cache_clear()
         sys.modules["cuattn.quantize"]._prepare.cache_clear()
 
