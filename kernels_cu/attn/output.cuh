@@ -2,19 +2,11 @@
 #pragma once
 #include "attn/channel_terms.cuh"
 #include "attn/elements.cuh"
-#include "attn/mask.cuh"
 #include "attn/p_range.cuh"
+#include "attn/output_rows.cuh"
 #include "attn/rotated_output.cuh"
 #include "layout.cuh"
 #include "params.cuh"
-#include "ptx/math.cuh"
-
-// Where two rows of O belong.
-struct OutputRows {
-  int batch;
-  int head;
-  int first;  // the other is 8 further
-};
 
 // The two rows that a lane sees of a tile of 16: o(i, e) is element e of MMA column i, terms(c) are
 // those of channels c and c + 1. S is the spec of a kernel of either family. Columns stand for
@@ -47,24 +39,10 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
     share[half] = 1.0f;
     if (exists && (S.rules.sinks || (p.lse && quad_lane == 0))) {
-      const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
-      const i64 index = batch_head * p.seqlen_q + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
-      float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
-      if (p.lse_shift && !S.rules.unshifted()) lse += p.lse_shift[index];
-      if (empty[half]) lse = -kInf;
-      if constexpr (S.rules.sinks) {
-        const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
-        const float m = fmaxf(sink, lse);
-        if (m != -kInf) {
-          const float keys = ptx::ex2((lse - m) * kLog2e);
-          const float all = keys + ptx::ex2((sink - m) * kLog2e);
-          share[half] = keys / all;
-          lse = m + ptx::lg2(all) * kLn2;
-          inverse[half] *= share[half];
-        }
-      }
-      if (p.lse && quad_lane == 0) p.lse[index] = lse;
+      const float of_keys = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
+      share[half] = finish_row<S>(p, rows, row, empty[half] ? -kInf : of_keys, quad_lane == 0);
+      if constexpr (S.rules.sinks) inverse[half] *= share[half];
     }
   }
   // Some columns at a time, whose terms are loaded together.
