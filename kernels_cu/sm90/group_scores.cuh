@@ -10,7 +10,7 @@ struct GroupScores {
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
   static constexpr bool kRuled = S.rules.change_scores();
-  // Scales of tokens, and rules, make exponents of scores: floats in their place, of integers as bits.
+  // Scales of tokens, and rules, make exponents of scores: floats in their place, or their bits.
   static constexpr bool kExponents = H::kTokenK || kRuled;
   static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is

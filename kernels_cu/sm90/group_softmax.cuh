@@ -13,7 +13,6 @@ template <WgmmaSpec S>
 struct GroupSoftmax {
   using H = TileShape<S>;
   using Raw = GroupScores<S>;
-  using Sorted = SortedScores<S>;
   using Acc = typename Raw::Acc;
   using Scores = typename Raw::Scores;
   static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
@@ -66,7 +65,7 @@ struct GroupSoftmax {
     Acc top[2];
     if constexpr (!kSortedRaw) Raw::template row_max<kHides>(s, top, mask);
     if constexpr (kSortedRaw) {
-      Sorted::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
+      SortedScores<S>::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, slope);

@@ -16,7 +16,8 @@ from cuattn.arrays.view import Array
 from cuattn.auto.table import CANDIDATES
 from cuattn.bench import auto_table, cases
 from cuattn.bench.models import MODELS
-from cuattn.operands.scores import ALL_KEYS, ScoreArrays
+from cuattn.operands.score_arrays import ScoreArrays
+from cuattn.operands.scores import ALL_KEYS
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import rate_specs
 from cuattn.specs.attention import AttentionSpec
@@ -57,12 +58,13 @@ CALLS = {
     Rules(): (),
     Rules(windowed=True): (feature_cases.WINDOW,),
     Rules(softcap=True): (ALL_KEYS, 3.0),
-    Rules(sinks=True): (ALL_KEYS, 0.0, ScoreArrays(sinks=VECTOR)),
-    Rules(alibi=True): (ALL_KEYS, 0.0, ScoreArrays(alibi_slopes=VECTOR)),
+    Rules(sinks=True): (ALL_KEYS, 0.0, None, ScoreArrays(sinks=VECTOR)),
+    Rules(alibi=True): (ALL_KEYS, 0.0, None, ScoreArrays(alibi_slopes=VECTOR)),
     **{
         Rules(attn_mask=kind): (
             ALL_KEYS,
             0.0,
+            None,
             ScoreArrays(attn_mask=Array((1024, 1024), (1024, 1), dtype, (2, 0))),
         )
         for kind, dtype in ((MaskKind.bits, "bool"), (MaskKind.fp32, "float32"))
