@@ -22,7 +22,10 @@ _THREADS = 256
 _LOADS = 16
 
 # Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = 10 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
+_SORTING = (4 * 4 + 2) * TOKEN_PAD
+
+# Bytes of rows that may be in shared memory at a time, so that every GPU has room for a CTA.
+_STAGE = 64 * 1024
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -64,6 +67,9 @@ class QuantizeSpec(KernelSpec):
 
     derived: ClassVar[tuple[str, ...]] = (
         "qk_lanes",
+        "q_staged",
+        "k_staged",
+        "v_staged",
         "q_tile",
         "k_tile",
         "v_tile",
@@ -194,12 +200,28 @@ class QuantizeSpec(KernelSpec):
             else:
                 held += 4 * self.head_dim // self._lanes
                 ctas = 3 if held <= 160 else 2 if held <= 208 else 1
+                ctas = min(ctas, 2) if self.k_staged else ctas
             return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
         # what is rotated is held in float32.
         few = loads <= 8 and self._row_bytes < 1024 and not self.rotate
         return (3 if few else 2) * _THREADS // self.num_threads
+
+    @property
+    def q_staged(self) -> bool:
+        """Whether rows of Q pass through shared memory, and a CTA takes one tile after another."""
+        return self._stages and self.q.coded and self._q_bytes <= _STAGE
+
+    @property
+    def k_staged(self) -> bool:
+        """The same of K."""
+        return self._stages and self.k.coded and self._k_bytes <= _STAGE
+
+    @property
+    def v_staged(self) -> bool:
+        """The same of V, where keys are sorted: it is read twice."""
+        return self._sorted and self.k_staged and self._k_bytes + self._v_bytes <= _STAGE
 
     @property
     def smem_bytes(self) -> int:
@@ -210,7 +232,21 @@ class QuantizeSpec(KernelSpec):
             self.q_tile // 4 if self.q_scope is Scope.thread else 0,
             self.k_tile // 16 if self.k_scope is Scope.thread else 0,
         )
-        return codes + 2 * 4 * self.head_dim + 4 * maxima + (_SORTING if self._sorted else 0)
+        staged_k = self._k_bytes if self.k_staged else 0
+        staged_v = self._v_bytes if self.v_staged else 0
+        staged_q = self._q_bytes if self.q_staged else 0
+        unit = 128 if self.q_staged or self.k_staged else 16
+        tiles = round_up(max(staged_q, staged_k + max(staged_v, codes)), unit)
+        warp_vectors = self.num_threads // 32 * self.head_dim * 4
+        vectors = warp_vectors * (self._shares_vector + (self.v_staged and self.v_smooth))
+        sorting = round_up(_SORTING, unit) if self._sorted else 0
+        rest = 2 * 4 * self.head_dim + 4 * maxima
+        return round_up(sorting + tiles + vectors + rest, unit)
+
+    def ctas(self, tiles: int, num_sms: int) -> int:
+        """Return how many CTAs share some tiles: one each, or as many as run at a time."""
+        persistent = self.q_staged or self.k_staged
+        return min(tiles, self.min_ctas * num_sms) if persistent else tiles
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -238,6 +274,31 @@ class QuantizeSpec(KernelSpec):
     def _tokens(self, rows: int, lanes: int) -> int:
         """Return the tokens of a CTA whose lanes have some rows, which they share."""
         return rows * self.num_threads // lanes
+
+    @property
+    def _stages(self) -> bool:
+        """Whether rows take more than loads, so that these should be under way meanwhile."""
+        return self.aligned and (self.rotate or self._sorted)
+
+    @property
+    def _shares_vector(self) -> bool:
+        """Whether what smoothing subtracts from Q or K is in shared memory: `Rows` likewise."""
+        few = self.qk_lanes > 0
+        return (self.q_smooth and self.q.coded and (few or self.q_staged)) or (
+            self.k_smooth and self.k.coded and (few or self.k_staged)
+        )
+
+    @property
+    def _q_bytes(self) -> int:
+        return self.q_tile * self._row_bytes
+
+    @property
+    def _k_bytes(self) -> int:
+        return self.k_tile * self._row_bytes
+
+    @property
+    def _v_bytes(self) -> int:
+        return self.v_tile * self._row_bytes
 
     @property
     def _width(self) -> int:

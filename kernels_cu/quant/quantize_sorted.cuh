@@ -1,12 +1,10 @@
 // Codes of K and V whose keys are sorted inside their blocks: a CTA has a block of both.
 #pragma once
 #include "quant/per_row.cuh"
-#include "quant/row_values.cuh"
+#include "quant/row_source.cuh"
 #include "quant/sorted_scales.cuh"
-#include "quant/storage.cuh"
-#include "quant/values.cuh"
 
-// What a lane reads of V to make words of channels: four tokens of neighbouring places.
+// What a lane reads of V to make words of channels: four tokens of neighbouring places each.
 template <QuantizeSpec S>
 struct SortedOrder {
   static constexpr int first = 0;
@@ -20,32 +18,92 @@ struct SortedOrder {
       tokens[quad] = reinterpret_cast<const u32*>(sorted.token)[place(quad) / 4];
     }
   }
-  // Of the first of the four.
+  // Of the first of the four, which has column 2 t of lane t in 16 columns; the others follow.
   __device__ __forceinline__ int place(int quad) const {
-    return place_of(token_in_slot(4 * (first_word + quad)));
+    const u32 word = first_word + quad;
+    return word % 4 * kLanePlaces + word / 4 * 4;
   }
   __device__ __forceinline__ int offset(int r) const { return tokens[r / 4] >> r % 4 * 8 & 255; }
 };
 
+// Blocks of V as a CTA gets them, one after the other.
+template <QuantizeSpec S>
+struct ValueSource {
+  using V = Values<S>;
+  const QuantizeOperand& x;
+  int head_dim;
+  QuantizeStorage<S>& storage;
+  TileSources<S.input, kSortedBlock> blocks;
+  TileSource block = {};
+
+  __device__ __forceinline__ ValueSource(const QuantizeOperand& x, int head_dim,
+                                         QuantizeStorage<S>& storage)
+      : x(x), head_dim(head_dim), storage(storage), blocks(x) {}
+
+  // Begins to copy a block, if there is one; all of the CTA is done with the one before.
+  __device__ __forceinline__ void fetch(int cta) {
+    if (cta < blocks.count()) {
+      block = blocks[cta];
+      if constexpr (S.v_staged) {
+        storage.kv.v.fetch(block, head_dim);
+        if constexpr (S.v_smooth) {
+          fetch_vector<S.head_dim>(storage.value_vectors.mine(),
+                                   x.vector + static_cast<i64>(block.head) * head_dim, head_dim);
+        }
+      }
+    }
+    if constexpr (S.v_staged) ptx::cp_async_commit();
+  }
+
+  // Waits for what the warp has fetched of the block; the rows of K are being fetched, too.
+  __device__ __forceinline__ void arrive() const {
+    if constexpr (S.v_staged) {
+      ptx::cp_async_wait<Rows<S, Role::key>::kStaged ? 1 : 0>();
+      __syncwarp();
+    }
+  }
+
+  __device__ __forceinline__ typename V::Vector vector() const {
+    typename V::Vector result;
+    if constexpr (S.v_smooth) {
+      if constexpr (S.v_staged) {
+        result.read(storage.value_vectors.mine());
+      } else {
+        result.load(x.vector, block.head, head_dim);
+      }
+    }
+    return result;
+  }
+
+  // Some rows. `Once`: nobody will read them again.
+  template <bool Once, class Order>
+  __device__ __forceinline__ void read(typename V::Tile& tile, const Order& order) const {
+    if constexpr (S.v_staged) {
+      tile.read(storage.kv.v, order);
+    } else {
+      tile.template load<S.aligned, Once>(block, order, head_dim);
+    }
+  }
+};
+
 // Largest magnitudes of V's tokens.
 template <QuantizeSpec S>
-__device__ __forceinline__ void find_v_amax(const QuantizeOperand& x, SortedTokens& sorted,
-                                            const TileSource& from, int head_dim) {
+__device__ __forceinline__ void find_v_amax(const ValueSource<S>& values, SortedTokens& sorted) {
   using V = Values<S>;
-  typename V::Vector vector;
-  if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
+  values.arrive();
+  const typename V::Vector vector = values.vector();
 #pragma unroll 1
   for (int pass = 0; pass < V::kPasses; ++pass) {
     const typename V::Order order{V::first_word(pass)};
     typename V::Tile tile;
-    tile.template load<S.aligned, false>(from, order, head_dim);
+    values.template read<false>(tile, order);
     float amax[V::kRows];
 #pragma unroll
     for (int r = 0; r < V::kRows; ++r) amax[r] = tile.template amax<S.v_smooth>(r, vector);
     const PerRow<V::Lanes::kLanes, V::kRows> largest(amax, ptx::max_nan);
     largest.for_each([&](int r, float x) {
       const int token = order.first + order.offset(r);
-      sorted.v_amax[token] = token < from.count ? __float_as_uint(x) : kPastEnd;
+      sorted.v_amax[token] = token < values.block.count ? __float_as_uint(x) : kPastEnd;
     });
   }
 }
@@ -59,8 +117,7 @@ __device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
 #pragma unroll
   for (int r = 0; r < T::kRows; ++r) {
     const int place = sorted.place[rows.row(r)] % kSortedBlock;
-    const float factor =
-        rows.exists(r) ? sorted.k_factor[place / kLanePlaces] * values.unit : 0.0f;
+    const float factor = sorted.k_factor[rows.row(r)] * values.unit;
     float code[T::Lanes::kChunks][T::Lanes::kElements];
     values.visit(r, [&](int c, int i, float element) { code[c][i] = element * factor; });
     rows.store_row(out + row_bytes(S.k, column_of(place) * S.head_dim), code);
@@ -68,33 +125,31 @@ __device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
 }
 
 template <QuantizeSpec S>
-__device__ __forceinline__ void store_sorted_values(const QuantizeOperand& x,
-                                                    const TileSource& from, int head_dim,
+__device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values,
                                                     QuantizeStorage<S>& storage) {
   using V = Values<S>;
   const SortedTokens& sorted = storage.sorted;
-  // Once more, for registers hold keys meanwhile.
-  typename V::Vector vector;
-  if constexpr (S.v_smooth) vector.load(x.vector, from.head, head_dim);
+  const typename V::Vector vector = values.vector();
 #pragma unroll 1
   for (int pass = 0; pass < V::kPasses; ++pass) {
-    const SortedOrder<S> order(sorted, V::first_word(pass));
+    const SortedOrder<S> order(sorted, ptx::opaque(V::first_word(pass)));
     typename V::Tile tile;
-    tile.template load<S.aligned>(from, order, head_dim);
-    float factor[V::kRows];
+    values.template read<true>(tile, order);
+    float factor[V::kQuads][4];
 #pragma unroll
-    for (int r = 0; r < V::kRows; ++r) {
-      const int place = order.place(r / 4) + r % 4;
-      factor[r] = sorted.v_factor[place / kLanePlaces * kSections + section_of(place)];
+    for (int quad = 0; quad < V::kQuads; ++quad) {
+      load_floats(factor[quad], sorted.v_factor + order.place(quad));
     }
-    put_codes<S>(storage.codes, tile, order, from.count, vector,
-                 [&](int r, int, int) { return factor[r]; });
+    if constexpr (S.v_staged) __syncthreads();  // codes take the place of rows
+    put_codes<S>(storage.kv.codes, tile, order, WordMasks<S>(), vector,
+                 [&](int r, int, int) { return factor[r / 4][r % 4]; });
   }
   __syncthreads();
-  store_channels(x, from, storage.codes);
+  store_channels(values.x, values.block, storage.kv.codes);
 }
 
-// A block of K and V, or of one, which takes an order. K is held in registers, V is read twice.
+// The CTA's blocks of K and V, or of one, which takes an order: from `block` on. K is held in
+// registers while V is read twice.
 template <QuantizeSpec S>
 __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int block,
                                                 QuantizeStorage<S>& storage) {
@@ -104,47 +159,60 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   SortedTokens& sorted = storage.sorted;
   const bool has_k = p.k.heads > 0;
   const bool has_v = p.v.heads > 0;
-  const TileSource v_from = tile_source<S.input>(has_v ? p.v : p.k, block, kSortedBlock);
-  u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
+  f32* k_vector = storage.row_vectors.mine();
+  RowSource<S, Role::key, S.v_staged> keys(p.k, p.head_dim, storage.kv.k, k_vector);
+  ValueSource<S> values(p.v, p.head_dim, storage);
+  keys.fetch(block);
+  values.fetch(block);
   const auto look_at_v = [&] {
-    if (has_v) find_v_amax<S>(p.v, sorted, v_from, p.head_dim);
+    if (has_v) find_v_amax(values, sorted);
   };
-  if (!has_k) {
-    look_at_v();
-    take_order<S.num_threads>(sorted, order);
-    __syncthreads();
-    scale_places<S>(p, sorted, block, v_from.count);
-    __syncthreads();
-  } else {
-    // Rotated keys leave no registers to be under way meanwhile.
-    if constexpr (S.rotate) look_at_v();
-    K rows(p.k, block, p.head_dim);
-    if constexpr (!S.rotate) look_at_v();
-    KValues values(rows, p.k, p.head_dim, storage.vector);
-    float amax[K::kRows];
-#pragma unroll
-    for (int r = 0; r < K::kRows; ++r) {
-      amax[r] = values.template amax<K::Lanes::kChunks>(r, 0);
-    }
-    const PerRow<K::Lanes::kLanes, K::kRows> largest(amax, ptx::max_nan);
-    largest.for_each([&](int r, float x) {
-      sorted.k_amax[rows.row(r)] = rows.exists(r) ? __float_as_uint(x) : kPastEnd;
-    });
-    values.disguise(p.head_dim);
-    if (has_v) {
-      __syncthreads();
-      sort_tokens(sorted);
-    } else {
+  const int blocks = has_v ? p.v.heads * p.v.tiles : p.k.heads * p.k.tiles;
+  for (; block < blocks; block += gridDim.x) {
+    const int next = block + gridDim.x;
+    u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
+    if (!has_k) {
+      keys.fetch(next);  // nothing, but `values` counts what follows it
+      look_at_v();
       take_order<S.num_threads>(sorted, order);
+      __syncthreads();
+      scale_places<S>(p, sorted, block, values.block.count);
+      __syncthreads();
+    } else {
+      // Rotated keys leave no registers for loads that take long.
+      if constexpr (!S.v_staged) look_at_v();
+      K rows = keys.take(block);
+      KValues k_values(rows, p.k, p.head_dim, k_vector);
+      keys.fetch(next);
+      k_values.rotate(p.head_dim);
+      float amax[K::kRows];
+#pragma unroll
+      for (int r = 0; r < K::kRows; ++r) {
+        amax[r] = k_values.template amax<K::Lanes::kChunks>(r, 0);
+      }
+      const PerRow<K::Lanes::kLanes, K::kRows> largest(amax, ptx::max_nan);
+      largest.for_each([&](int r, float x) {
+        sorted.k_amax[rows.row(r)] = rows.exists(r) ? __float_as_uint(x) : kPastEnd;
+      });
+      k_values.disguise(p.head_dim);
+      if constexpr (S.v_staged) look_at_v();
+      if (has_v) {
+        __syncthreads();
+        sort_tokens(sorted);
+      } else {
+        take_order<S.num_threads>(sorted, order);
+      }
+      __syncthreads();
+      if (has_v && threadIdx.x < kSortedBlock / 16) {
+        reinterpret_cast<uint4*>(order)[threadIdx.x] =
+            reinterpret_cast<const uint4*>(sorted.token)[threadIdx.x];
+      }
+      scale_places<S>(p, sorted, block, rows.from.count);
+      __syncthreads();
+      store_sorted_keys<S>(p.k, rows, k_values, sorted, block);
     }
+    if (has_v) store_sorted_values(values, storage);
     __syncthreads();
-    if (has_v && threadIdx.x < kSortedBlock / 16) {
-      reinterpret_cast<uint4*>(order)[threadIdx.x] =
-          reinterpret_cast<const uint4*>(sorted.token)[threadIdx.x];
-    }
-    scale_places<S>(p, sorted, block, rows.from.count);
-    __syncthreads();
-    store_sorted_keys<S>(p.k, rows, values, sorted, block);
+    values.fetch(next);
   }
-  if (has_v) store_sorted_values<S>(p.v, v_from, p.head_dim, storage);
 }

@@ -23,6 +23,9 @@ struct QuantizeSpec {
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
+  bool q_staged;       // rows pass through shared memory, and a CTA takes one tile after another
+  bool k_staged;
+  bool v_staged;
   int q_tile;          // tokens of one CTA
   int k_tile;
   int v_tile;

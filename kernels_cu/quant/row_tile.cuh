@@ -16,20 +16,60 @@ struct TileSource {
   int count;         // tokens from there to the end of the head, perhaps more than the tile has
 };
 
-template <Type In>
-__device__ __forceinline__ TileSource tile_source(const QuantizeOperand& x, int cta, int tokens) {
-  // Divisions without signs take fewer instructions.
-  const u32 tiles = x.tiles;
-  const int head = static_cast<u32>(cta) / tiles;
-  const int first = static_cast<u32>(cta) % tiles * tokens;
-  return {row_address<In>(x, head, first), x.stride_token * bytes_of(In), head, first,
-          x.seqlen - first};
-}
+// Divides again and again by a number that the compiler does not know.
+struct Divisor {
+  u32 by;
+  u32 inverse;  // what it goes into 2^32 - 1, rounded down
+
+  __device__ __forceinline__ explicit Divisor(u32 by)
+      : by(by), inverse(0xffffffffu / max_of(by, 1u)) {}
+
+  // Quotient and remainder.
+  __device__ __forceinline__ u32 divide(u32 x, u32& rest) const {
+    u32 quotient = __umulhi(x, inverse);  // perhaps 1 too small
+    rest = x - quotient * by;
+    if (rest >= by) {
+      rest -= by;
+      ++quotient;
+    }
+    return quotient;
+  }
+};
+
+// Where the tiles of an operand lie, of so many tokens each.
+template <Type In, int Tokens>
+struct TileSources {
+  const QuantizeOperand& x;
+  Divisor tiles;
+  Divisor heads;
+
+  __device__ __forceinline__ explicit TileSources(const QuantizeOperand& x)
+      : x(x), tiles(x.tiles), heads(x.num_heads) {}
+
+  __device__ __forceinline__ int count() const { return x.heads * x.tiles; }
+
+  __device__ __forceinline__ TileSource operator[](int cta) const {
+    u32 tile, head_of_batch;
+    const u32 head = tiles.divide(cta, tile);
+    const i64 batch = heads.divide(head, head_of_batch);
+    const int first = tile * Tokens;
+    const i64 element =
+        batch * x.stride_batch + head_of_batch * x.stride_head + first * x.stride_token;
+    return {static_cast<const char*>(x.x) + element * bytes_of(In), x.stride_token * bytes_of(In),
+            static_cast<int>(head), first, x.seqlen - first};
+  }
+};
 
 // What a lane needs of a vector over the channels of each head.
 template <class Lanes>
 struct LaneVector {
   float at[Lanes::kChunks][Lanes::kElements] = {};
+
+  // From shared memory, with its padding.
+  __device__ __forceinline__ void read(const f32* vector) {
+#pragma unroll
+    for (int c = 0; c < Lanes::kChunks; ++c) load_floats(at[c], vector + Lanes::channel(c));
+  }
 
   // Stays zero in the padding.
   __device__ __forceinline__ void load(const f32* vectors, int head, int head_dim) {
@@ -64,6 +104,22 @@ struct RowTile {
         chunk[r][c].template load<Aligned, Once>(
             row + Lanes::channel_offset(c) * bytes_of(In),
             order.offset(r) < from.count - order.first && channel < head_dim);
+      }
+    }
+  }
+
+  // The same from where `StagedRows` has them.
+  template <class Staged, class Order>
+  __device__ __forceinline__ void read(const Staged& from, Order order) {
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        const uint4 words = from.read(order.first + order.offset(r), c);
+        chunk[r][c].word[0] = words.x;
+        chunk[r][c].word[1] = words.y;
+        chunk[r][c].word[2] = words.z;
+        chunk[r][c].word[3] = words.w;
       }
     }
   }

@@ -3,6 +3,7 @@
 #include "layout.cuh"
 #include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
+#include "quant/staged_rows.cuh"
 #include "quant/store.cuh"
 
 enum class Role { query, key, value };
@@ -29,6 +30,14 @@ struct Rows {
   static_assert(kRows * S.num_threads == kTokens * Lanes::kLanes, "quantize_spec.py: tiles");
   static_assert(!is_code(kOut) || kBlock % kWarpTokens == 0);
 
+  // Rows of the next tile are on their way while the CTA has those of one.
+  static constexpr bool kStaged = (kKeys ? S.k_staged : S.q_staged) && is_code(kOut);
+  using Staged = typename Choice<
+      kStaged, StagedRows<S.input, S.head_dim, kTokens, S.num_threads, Lanes>,
+      NoStagedRows<Rows>>::type;
+  // What smoothing subtracts is in shared memory, too.
+  static constexpr bool kSharesVector = kSmooth && (kStaged || kFewLanes);
+
   using Tile = RowTile<S.input, S.head_dim, kRows, Lanes>;
   using Vector = typename Tile::Vector;
 
@@ -47,12 +56,10 @@ struct Rows {
   i64 first_row;  // of the tile, in all rows of the operand
   char* out;
 
-  __device__ __forceinline__ Rows(const QuantizeOperand& x, int cta, int head_dim)
-      : from(tile_source<S.input>(x, cta, kTokens)),
+  __device__ __forceinline__ Rows(const QuantizeOperand& x, const TileSource& from)
+      : from(from),
         first_row(static_cast<i64>(from.head) * x.seqlen + from.first),
-        out(static_cast<char*>(x.out) + first_row * row_bytes(kOut, S.head_dim)) {
-    tile.template load<S.aligned>(from, order, head_dim);
-  }
+        out(static_cast<char*>(x.out) + first_row * row_bytes(kOut, S.head_dim)) {}
 
   // The lane's r-th row, in the tile.
   __device__ __forceinline__ int row(int r) const { return order.first + order.offset(r); }
@@ -92,7 +99,8 @@ struct Rows {
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void cast_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                           int cta) {
-  Rows<S, R> rows(x, cta, p.head_dim);
+  Rows<S, R> rows(x, TileSources<S.input, Rows<S, R>::kTokens>(x)[cta]);
+  rows.tile.template load<S.aligned>(rows.from, rows.order, p.head_dim);
   rows.store([&](int r, auto& value) {
     rows.tile.visit(r, [&](int c, int i, float element) { value[c][i] = element; });
   });

@@ -26,7 +26,7 @@ struct TransposedTile {
 
   u32 word[kUsed ? S.head_dim : 1][kUsed ? kWords : 4];
 
-  static __device__ __forceinline__ int permute(int channel) {
+  static __device__ __forceinline__ int permute(u32 channel) {
     return channel / Lanes::kElements * kSpread & 31;
   }
 
