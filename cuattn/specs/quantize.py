@@ -24,8 +24,8 @@ _LOADS = 16
 # Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
 _SORTING = (4 * 4 + 2) * TOKEN_PAD
 
-# Bytes of rows that may be in shared memory at a time, so that every GPU has room for a CTA.
-_STAGE = 64 * 1024
+# Shared memory that a CTA has on every GPU.
+_SMEM = 96 * 1024
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -67,8 +67,7 @@ class QuantizeSpec(KernelSpec):
 
     derived: ClassVar[tuple[str, ...]] = (
         "qk_lanes",
-        "q_staged",
-        "k_staged",
+        "staged",
         "v_staged",
         "q_tile",
         "k_tile",
@@ -157,8 +156,11 @@ class QuantizeSpec(KernelSpec):
         least = max(self._q_scope_tokens, self._k_scope_tokens)
         many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
         threads = 2 * _THREADS if many else _THREADS
-        # A lane makes words of four tokens of V.
-        return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
+        if not self._sorted:
+            return threads
+        # A lane makes words of four tokens of V, two if it has a single load of each row; there are
+        # four warps at least.
+        return min(threads, max(TOKEN_PAD // self._v_rows * self._lanes, 128))
 
     @property
     def qk_lanes(self) -> int:
@@ -200,7 +202,7 @@ class QuantizeSpec(KernelSpec):
             else:
                 held += 4 * self.head_dim // self._lanes
                 ctas = 3 if held <= 160 else 2 if held <= 208 else 1
-                ctas = min(ctas, 2) if self.k_staged else ctas
+                ctas = min(ctas, 2) if self.staged else ctas
             return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
@@ -209,44 +211,46 @@ class QuantizeSpec(KernelSpec):
         return (3 if few else 2) * _THREADS // self.num_threads
 
     @property
-    def q_staged(self) -> bool:
-        """Whether rows of Q pass through shared memory, and a CTA takes one tile after another."""
-        return self._stages and self.q.coded and self._q_bytes <= _STAGE
+    def staged(self) -> bool:
+        """Whether rows of Q and K pass through shared memory, so that they come a tile ahead.
 
-    @property
-    def k_staged(self) -> bool:
-        """The same of K."""
-        return self._stages and self.k.coded and self._k_bytes <= _STAGE
+        It is of use where they take more than loads. A CTA then takes one tile after another.
+        """
+        wanted = self.aligned and self.q.coded and (self.rotate or self._sorted)
+        return wanted and self._smem(True, False) <= _SMEM
 
     @property
     def v_staged(self) -> bool:
-        """The same of V, where keys are sorted: it is read twice."""
-        return self._sorted and self.k_staged and self._k_bytes + self._v_bytes <= _STAGE
+        """The same of V where keys are sorted, for it is read twice."""
+        return self._sorted and self.staged and self._smem(True, True) <= _SMEM
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
+        return self._smem(self.staged, self.v_staged)
+
+    def _smem(self, staged: bool, v_staged: bool) -> int:
+        """Return the same if some rows were staged."""
         codes = self.v_tile * self.head_dim if self.v.coded else 16
+        rows = max(self.q_tile, self.k_tile) * self._row_bytes if staged else 0
+        values = max(codes, self.v_tile * self._row_bytes if v_staged else 0)
+        unit = 128 if staged else 16
+        sorting = round_up(_SORTING, unit) if self._sorted else 0
+        tiles = round_up(rows + values if self._sorted else max(rows, values), unit)
+        # What smoothing subtracts from Q or K, if it is in shared memory, and from V: for each warp.
+        vectors = (self.q.coded and (self.qk_lanes > 0 or staged)) * (self.q_smooth or self.k_smooth)
+        vectors += v_staged and self.v_smooth
         maxima = max(
             self.num_threads // 32,
             self.q_tile // 4 if self.q_scope is Scope.thread else 0,
             self.k_tile // 16 if self.k_scope is Scope.thread else 0,
         )
-        staged_k = self._k_bytes if self.k_staged else 0
-        staged_v = self._v_bytes if self.v_staged else 0
-        staged_q = self._q_bytes if self.q_staged else 0
-        unit = 128 if self.q_staged or self.k_staged else 16
-        tiles = round_up(max(staged_q, staged_k + max(staged_v, codes)), unit)
-        warp_vectors = self.num_threads // 32 * self.head_dim * 4
-        vectors = warp_vectors * (self._shares_vector + (self.v_staged and self.v_smooth))
-        sorting = round_up(_SORTING, unit) if self._sorted else 0
-        rest = 2 * 4 * self.head_dim + 4 * maxima
-        return round_up(sorting + tiles + vectors + rest, unit)
+        floats = (2 + self.num_threads // 32 * vectors) * self.head_dim + maxima
+        return round_up(sorting + tiles + 4 * floats, unit)
 
     def ctas(self, tiles: int, num_sms: int) -> int:
         """Return how many CTAs share some tiles: one each, or as many as run at a time."""
-        persistent = self.q_staged or self.k_staged
-        return min(tiles, self.min_ctas * num_sms) if persistent else tiles
+        return min(tiles, self.min_ctas * num_sms) if self.staged else tiles
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -274,31 +278,6 @@ class QuantizeSpec(KernelSpec):
     def _tokens(self, rows: int, lanes: int) -> int:
         """Return the tokens of a CTA whose lanes have some rows, which they share."""
         return rows * self.num_threads // lanes
-
-    @property
-    def _stages(self) -> bool:
-        """Whether rows take more than loads, so that these should be under way meanwhile."""
-        return self.aligned and (self.rotate or self._sorted)
-
-    @property
-    def _shares_vector(self) -> bool:
-        """Whether what smoothing subtracts from Q or K is in shared memory: `Rows` likewise."""
-        few = self.qk_lanes > 0
-        return (self.q_smooth and self.q.coded and (few or self.q_staged)) or (
-            self.k_smooth and self.k.coded and (few or self.k_staged)
-        )
-
-    @property
-    def _q_bytes(self) -> int:
-        return self.q_tile * self._row_bytes
-
-    @property
-    def _k_bytes(self) -> int:
-        return self.k_tile * self._row_bytes
-
-    @property
-    def _v_bytes(self) -> int:
-        return self.v_tile * self._row_bytes
 
     @property
     def _width(self) -> int:

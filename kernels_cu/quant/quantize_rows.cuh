@@ -47,15 +47,18 @@ __device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const Quan
   using T = Rows<S, R>;
   using Values = typename Choice<S.rotate, RotatedValues<T>, RowValues<T>>::type;
   f32* vector = storage.row_vectors.mine();
-  RowSource<S, R> source(x, p.head_dim, either<R == Role::query>(storage.q, storage.kv.k), vector);
-  source.fetch(cta);
-  for (; cta < x.heads * x.tiles; cta += gridDim.x) {
-    T rows = source.take(cta);
+  RowSource<S, R> source = {x, p.head_dim, either<R == Role::query>(storage.q, storage.k),
+                            vector};
+  const Tiles<T::kTokens> tiles(x);
+  source.fetch(tiles[cta], cta < tiles.count);
+  while (cta < tiles.count) {
+    T rows = source.take();
+    cta += gridDim.x;
     if constexpr (R == Role::query && S.k_smooth) {
       if (p.lse_shift) store_lse_shift(rows, p, storage.vector);
     }
     Values values(rows, x, p.head_dim, vector);
-    source.fetch(cta + gridDim.x);
+    source.fetch(tiles[cta], cta < tiles.count);
     values.rotate(p.head_dim);
     const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
     values.disguise(p.head_dim);
@@ -64,6 +67,7 @@ __device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const Quan
         code[c][i] = element * (factors.of(r, c) * values.unit);
       });
     });
+    if constexpr (!S.staged) break;  // the CTA has no other
     // What warps have told each other is not to be overwritten before all have read it.
     if constexpr (T::kScope != Scope::token && T::kScope != Scope::group) __syncthreads();
   }

@@ -33,19 +33,14 @@ struct ValueSource {
   const QuantizeOperand& x;
   int head_dim;
   QuantizeStorage<S>& storage;
-  TileSources<S.input, kSortedBlock> blocks;
   TileSource block = {};
 
-  __device__ __forceinline__ ValueSource(const QuantizeOperand& x, int head_dim,
-                                         QuantizeStorage<S>& storage)
-      : x(x), head_dim(head_dim), storage(storage), blocks(x) {}
-
-  // Begins to copy a block, if there is one; all of the CTA is done with the one before.
-  __device__ __forceinline__ void fetch(int cta) {
-    if (cta < blocks.count()) {
-      block = blocks[cta];
+  // As that of `RowSource`; all of the CTA is done with the block before.
+  __device__ __forceinline__ void fetch(const TilePlace& at, bool exists) {
+    if (exists) {
+      block = tile_source<S.input>(x, at);
       if constexpr (S.v_staged) {
-        storage.kv.v.fetch(block, head_dim);
+        storage.v.fetch(block, head_dim);
         if constexpr (S.v_smooth) {
           fetch_vector<S.head_dim>(storage.value_vectors.mine(),
                                    x.vector + static_cast<i64>(block.head) * head_dim, head_dim);
@@ -79,7 +74,7 @@ struct ValueSource {
   template <bool Once, class Order>
   __device__ __forceinline__ void read(typename V::Tile& tile, const Order& order) const {
     if constexpr (S.v_staged) {
-      tile.read(storage.kv.v, order);
+      tile.read(storage.v, order);
     } else {
       tile.template load<S.aligned, Once>(block, order, head_dim);
     }
@@ -141,11 +136,11 @@ __device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values
       load_floats(factor[quad], sorted.v_factor + order.place(quad));
     }
     if constexpr (S.v_staged) __syncthreads();  // codes take the place of rows
-    put_codes<S>(storage.kv.codes, tile, order, WordMasks<S>(), vector,
+    put_codes<S>(storage.codes, tile, order, WordMasks<S>(), vector,
                  [&](int r, int, int) { return factor[r / 4][r % 4]; });
   }
   __syncthreads();
-  store_channels(values.x, values.block, storage.kv.codes);
+  store_channels(values.x, values.block, storage.codes);
 }
 
 // The CTA's blocks of K and V, or of one, which takes an order: from `block` on. K is held in
@@ -160,19 +155,21 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   const bool has_k = p.k.heads > 0;
   const bool has_v = p.v.heads > 0;
   f32* k_vector = storage.row_vectors.mine();
-  RowSource<S, Role::key, S.v_staged> keys(p.k, p.head_dim, storage.kv.k, k_vector);
-  ValueSource<S> values(p.v, p.head_dim, storage);
-  keys.fetch(block);
-  values.fetch(block);
+  RowSource<S, Role::key, S.v_staged> keys = {p.k, p.head_dim, storage.k, k_vector};
+  ValueSource<S> values = {p.v, p.head_dim, storage};
+  const Tiles<kSortedBlock> blocks(has_v ? p.v : p.k);
+  TilePlace at = blocks[block];
+  keys.fetch(at, has_k && block < blocks.count);
+  values.fetch(at, has_v && block < blocks.count);
   const auto look_at_v = [&] {
     if (has_v) find_v_amax(values, sorted);
   };
-  const int blocks = has_v ? p.v.heads * p.v.tiles : p.k.heads * p.k.tiles;
-  for (; block < blocks; block += gridDim.x) {
+  for (; block < blocks.count; block += gridDim.x) {
     const int next = block + gridDim.x;
+    at = blocks[next];
     u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
     if (!has_k) {
-      keys.fetch(next);  // nothing, but `values` counts what follows it
+      keys.fetch(at, false);  // nothing, but `values` counts what follows it
       look_at_v();
       take_order<S.num_threads>(sorted, order);
       __syncthreads();
@@ -181,9 +178,9 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
     } else {
       // Rotated keys leave no registers for loads that take long.
       if constexpr (!S.v_staged) look_at_v();
-      K rows = keys.take(block);
+      K rows = keys.take();
       KValues k_values(rows, p.k, p.head_dim, k_vector);
-      keys.fetch(next);
+      keys.fetch(at, next < blocks.count);
       k_values.rotate(p.head_dim);
       float amax[K::kRows];
 #pragma unroll
@@ -212,7 +209,8 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
       store_sorted_keys<S>(p.k, rows, k_values, sorted, block);
     }
     if (has_v) store_sorted_values(values, storage);
+    if constexpr (!S.staged) break;  // the CTA has no other
     __syncthreads();
-    values.fetch(next);
+    values.fetch(at, has_v && next < blocks.count);
   }
 }

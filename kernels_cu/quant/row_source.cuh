@@ -11,32 +11,26 @@ struct RowSource {
   int head_dim;
   typename T::Staged& staged;
   f32* vector;  // of the warp, in shared memory
-  TileSources<S.input, T::kTokens> tiles;
   TileSource tile = {};
 
-  __device__ __forceinline__ RowSource(const QuantizeOperand& x, int head_dim,
-                                       typename T::Staged& staged, f32* vector)
-      : x(x), head_dim(head_dim), staged(staged), vector(vector), tiles(x) {}
-
-  // Begins to copy a tile, if there is one, and all that goes with it. The one before has been
-  // taken.
-  __device__ __forceinline__ void fetch(int cta) {
-    if constexpr (T::kStaged) {
-      if (cta < tiles.count()) {
-        tile = tiles[cta];
+  // Says which tile is the next. Begins to copy it, if it exists, with all that goes with it, where
+  // there is something to copy it to; the one before has been taken.
+  __device__ __forceinline__ void fetch(const TilePlace& at, bool exists) {
+    if (exists) {
+      tile = tile_source<S.input>(x, at);
+      if constexpr (T::kStaged) {
         __syncwarp();
         staged.fetch(tile, head_dim);
         if constexpr (T::kSmooth) {
           fetch_vector<S.head_dim>(vector, smoothing_vector<T>(tile, x, head_dim), head_dim);
         }
       }
-      ptx::cp_async_commit();
     }
+    if constexpr (T::kStaged) ptx::cp_async_commit();
   }
 
   // The tile's rows in registers.
-  __device__ __forceinline__ T take(int cta) {
-    if constexpr (!T::kStaged) tile = tiles[cta];
+  __device__ __forceinline__ T take() {
     T rows(x, tile);
     if constexpr (T::kStaged) {
       ptx::cp_async_wait<Behind>();

@@ -36,29 +36,39 @@ struct Divisor {
   }
 };
 
-// Where the tiles of an operand lie, of so many tokens each.
-template <Type In, int Tokens>
-struct TileSources {
-  const QuantizeOperand& x;
-  Divisor tiles;
+struct TilePlace {
+  int head;  // of all heads of all batches
+  u32 batch;
+  u32 head_of_batch;
+  int first;  // token
+};
+
+// The tiles of an operand, of so many tokens each.
+template <int Tokens>
+struct Tiles {
+  Divisor tiles;  // of a head
   Divisor heads;
+  int count;
 
-  __device__ __forceinline__ explicit TileSources(const QuantizeOperand& x)
-      : x(x), tiles(x.tiles), heads(x.num_heads) {}
+  __device__ __forceinline__ explicit Tiles(const QuantizeOperand& x)
+      : tiles(x.tiles), heads(x.num_heads), count(x.heads * x.tiles) {}
 
-  __device__ __forceinline__ int count() const { return x.heads * x.tiles; }
-
-  __device__ __forceinline__ TileSource operator[](int cta) const {
+  __device__ __forceinline__ TilePlace operator[](int cta) const {
     u32 tile, head_of_batch;
     const u32 head = tiles.divide(cta, tile);
-    const i64 batch = heads.divide(head, head_of_batch);
-    const int first = tile * Tokens;
-    const i64 element =
-        batch * x.stride_batch + head_of_batch * x.stride_head + first * x.stride_token;
-    return {static_cast<const char*>(x.x) + element * bytes_of(In), x.stride_token * bytes_of(In),
-            static_cast<int>(head), first, x.seqlen - first};
+    const u32 batch = heads.divide(head, head_of_batch);
+    return {static_cast<int>(head), batch, head_of_batch, static_cast<int>(tile) * Tokens};
   }
 };
+
+template <Type In>
+__device__ __forceinline__ TileSource tile_source(const QuantizeOperand& x,
+                                                  const TilePlace& at) {
+  const i64 element = static_cast<i64>(at.batch) * x.stride_batch +
+                      at.head_of_batch * x.stride_head + at.first * x.stride_token;
+  return {static_cast<const char*>(x.x) + element * bytes_of(In), x.stride_token * bytes_of(In),
+          at.head, at.first, x.seqlen - at.first};
+}
 
 // What a lane needs of a vector over the channels of each head.
 template <class Lanes>

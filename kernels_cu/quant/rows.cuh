@@ -1,6 +1,7 @@
 // Operands that stay row by row: codes of Q and K, and values of any that only change their type.
 #pragma once
 #include "layout.cuh"
+#include "ptx/registers.cuh"
 #include "quant/codes.cuh"
 #include "quant/row_tile.cuh"
 #include "quant/staged_rows.cuh"
@@ -30,11 +31,10 @@ struct Rows {
   static_assert(kRows * S.num_threads == kTokens * Lanes::kLanes, "quantize_spec.py: tiles");
   static_assert(!is_code(kOut) || kBlock % kWarpTokens == 0);
 
-  // Rows of the next tile are on their way while the CTA has those of one.
-  static constexpr bool kStaged = (kKeys ? S.k_staged : S.q_staged) && is_code(kOut);
+  static constexpr bool kStaged = S.staged && R != Role::value;
   using Staged = typename Choice<
       kStaged, StagedRows<S.input, S.head_dim, kTokens, S.num_threads, Lanes>,
-      NoStagedRows<Rows>>::type;
+      NoStagedRows>::type;
   // What smoothing subtracts is in shared memory, too.
   static constexpr bool kSharesVector = kSmooth && (kStaged || kFewLanes);
 
@@ -42,11 +42,15 @@ struct Rows {
   using Vector = typename Tile::Vector;
 
   // A warp's rows are consecutive, so they belong to one block.
-  static __device__ __forceinline__ int warp_first() {
-    return static_cast<int>(threadIdx.x) / kWarpSize * kWarpTokens;
+  static __device__ __forceinline__ int warp_first(u32 thread = threadIdx.x) {
+    return static_cast<int>(thread / kWarpSize) * kWarpTokens;
+  }
+  static __device__ __forceinline__ int lane_first(u32 thread) {
+    return warp_first(thread) + Lanes::group(thread) % Lanes::kWarpRows;
   }
   struct Order {
-    int first = warp_first() + Lanes::group() % Lanes::kWarpRows;
+    // The compiler would else keep from tile to tile what follows from the thread.
+    int first = lane_first(ptx::opaque(threadIdx.x));
     static __device__ constexpr int offset(int r) { return r * Lanes::kWarpRows; }
   };
 
@@ -99,7 +103,8 @@ struct Rows {
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void cast_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                           int cta) {
-  Rows<S, R> rows(x, TileSources<S.input, Rows<S, R>::kTokens>(x)[cta]);
+  using T = Rows<S, R>;
+  T rows(x, tile_source<S.input>(x, Tiles<T::kTokens>(x)[cta]));
   rows.tile.template load<S.aligned>(rows.from, rows.order, p.head_dim);
   rows.store([&](int r, auto& value) {
     rows.tile.visit(r, [&](int c, int i, float element) { value[c][i] = element; });

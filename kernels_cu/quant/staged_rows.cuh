@@ -3,6 +3,7 @@
 #pragma once
 #include "ptx/cp_async.cuh"
 #include "ptx/ldmatrix.cuh"
+#include "ptx/registers.cuh"
 #include "quant/row_tile.cuh"
 
 // Of a tile, of which each warp copies an equal part. `Readers` is the `RowLanes` of those who read
@@ -30,17 +31,20 @@ struct StagedRows {
 
   // Begins to copy the warp's rows, with zeros where there are none.
   __device__ __forceinline__ void fetch(const TileSource& from, int head_dim) {
-    const int in_warp = Lanes::group() % kAtATime;
-    const int first = static_cast<int>(threadIdx.x) / kWarpSize * kWarpTokens + in_warp;
-    const char* x =
-        from.x + first * from.stride_token + Lanes::first_channel(Lanes::lane()) * bytes_of(In);
+    // The compiler would else keep from tile to tile what follows from the thread.
+    const u32 thread = ptx::opaque(threadIdx.x);
+    const int in_warp = Lanes::group(thread) % kAtATime;
+    const int first = static_cast<int>(thread / kWarpSize) * kWarpTokens + in_warp;
+    const int first_channel = Lanes::first_channel(Lanes::lane(thread));
+    const char* x = from.x + first * from.stride_token + first_channel * bytes_of(In);
     const u32 to = ptx::smem_address(rows) + first * kPitch;
 #pragma unroll
     for (int r = 0; r < kWarpTokens; r += kAtATime) {
 #pragma unroll
       for (int c = 0; c < Lanes::kChunks; ++c) {
-        const int chunk = Lanes::channel(c) / Lanes::kElements ^ permutation(in_warp + r);
-        const bool exists = r < from.count - first && Lanes::channel(c) < head_dim;
+        const int channel = first_channel + Lanes::channel_offset(c);
+        const int chunk = channel / Lanes::kElements ^ permutation(in_warp + r);
+        const bool exists = r < from.count - first && channel < head_dim;
         ptx::cp_async_16(to + r * kPitch + chunk * 16,
                          x + Lanes::channel_offset(c) * bytes_of(In), exists ? 16 : 0);
       }
@@ -59,17 +63,16 @@ struct StagedRows {
   }
 };
 
-// In place of rows that go to registers at once: nothing, of a type of its own, so that it takes
-// no room either.
-template <class Of>
+// In place of those that go to registers at once.
 struct NoStagedRows {};
 
 // Begins to copy a vector to where the warp will read it, with zeros in the padding.
 template <int HeadDim>
 __device__ __forceinline__ void fetch_vector(f32* to, const f32* vector, int head_dim) {
+  const int lane = ptx::opaque(threadIdx.x % kWarpSize);
 #pragma unroll
   for (int i = 0; i < HeadDim; i += 4 * kWarpSize) {
-    const int channel = i + threadIdx.x % kWarpSize * 4;
+    const int channel = i + lane * 4;
     if (channel < HeadDim) {
       ptx::cp_async_16(ptx::smem_address(to + channel), vector + channel,
                        channel < head_dim ? 16 : 0);

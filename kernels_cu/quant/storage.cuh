@@ -36,10 +36,22 @@ struct WarpVectors<true, Of, Warps, HeadDim> {
 template <QuantizeSpec S, class Of, bool Used>
 using VectorsOf = WarpVectors<Used, Of, S.num_threads / kWarpSize, S.head_dim>;
 
-// Of K and V. Codes of V take the place of its rows, which have been read by then.
+// Rows on their way to registers, and codes of V where they are transposed.
+template <QuantizeSpec S, bool Both = S.staged && S.k_scope == Scope::sorted>
+struct StagedTiles {
+  union {
+    typename Rows<S, Role::query>::Staged q;
+    typename Rows<S, Role::key>::Staged k;
+    TransposedTile<S> codes;
+  };
+};
+// A CTA has K and V together. Codes of V take the place of its rows, which have been read by then.
 template <QuantizeSpec S>
-struct KeysAndValues {
-  [[no_unique_address]] typename Rows<S, Role::key>::Staged k;
+struct StagedTiles<S, true> {
+  union {
+    typename Rows<S, Role::query>::Staged q;
+    typename Rows<S, Role::key>::Staged k;
+  };
   union {
     typename Values<S>::Staged v;
     TransposedTile<S> codes;
@@ -47,13 +59,8 @@ struct KeysAndValues {
 };
 
 template <QuantizeSpec S>
-struct alignas(S.q_staged || S.k_staged ? 128 : 16) QuantizeStorage
-    : SortingStorage<S.k_scope == Scope::sorted> {
-  // Queries, and then keys and values.
-  union {
-    typename Rows<S, Role::query>::Staged q;
-    KeysAndValues<S> kv;
-  };
+struct alignas(S.staged ? 128 : 16) QuantizeStorage
+    : SortingStorage<S.k_scope == Scope::sorted>, StagedTiles<S> {
   using Q = Rows<S, Role::query>;
   using K = Rows<S, Role::key>;
   [[no_unique_address]] VectorsOf<S, K, Q::kSharesVector || K::kSharesVector> row_vectors;

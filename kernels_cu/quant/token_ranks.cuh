@@ -73,9 +73,10 @@ __device__ __forceinline__ u32 place_in_section(u32 i) {
 // tokens in the order of V, another in that of K.
 __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
   constexpr u32 kNoPlace = kSortedBlock;  // and the number of a section
-  const int warp = threadIdx.x / kWarpSize;
-  // The compiler would else keep from block to block what follows from the lane.
-  const u32 lane = ptx::opaque(threadIdx.x % kWarpSize);
+  // The compiler would else keep from block to block what follows from the thread.
+  const u32 thread = ptx::opaque(threadIdx.x);
+  const u32 warp = thread / kWarpSize;
+  const u32 lane = thread % kWarpSize;
   const auto put = [&](u32 token, u32 place) {
     sorted.place[token] = place;
     sorted.token[place] = token;

@@ -26,7 +26,7 @@ struct Values {
   static_assert(kPasses == 1 || S.v_tile == kTokenPad);
   using Staged = typename Choice<
       S.v_staged, StagedRows<S.input, S.head_dim, S.v_tile, S.num_threads, Lanes>,
-      NoStagedRows<Values>>::type;
+      NoStagedRows>::type;
   static_assert(!S.v_staged || kPasses == 1, "codes take the place of rows");
   using Tile = RowTile<S.input, S.head_dim, kRows>;
   using Vector = typename Tile::Vector;
