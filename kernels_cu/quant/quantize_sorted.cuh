@@ -161,23 +161,20 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   TilePlace at = blocks[block];
   keys.fetch(at, has_k && block < blocks.count);
   values.fetch(at, has_v && block < blocks.count);
-  const auto look_at_v = [&] {
-    if (has_v) find_v_amax(values, sorted);
-  };
   for (; block < blocks.count; block += gridDim.x) {
     const int next = block + gridDim.x;
     at = blocks[next];
     u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
     if (!has_k) {
       keys.fetch(at, false);  // nothing, but `values` counts what follows it
-      look_at_v();
+      find_v_amax(values, sorted);
       take_order<S.num_threads>(sorted, order);
       __syncthreads();
       scale_places<S>(p, sorted, block, values.block.count);
       __syncthreads();
     } else {
       // Rotated keys leave no registers for loads that take long.
-      if constexpr (!S.v_staged) look_at_v();
+      if (!S.v_staged && has_v) find_v_amax(values, sorted);
       K rows = keys.take();
       KValues k_values(rows, p.k, p.head_dim, k_vector);
       keys.fetch(at, next < blocks.count);
@@ -192,7 +189,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
         sorted.k_amax[rows.row(r)] = rows.exists(r) ? __float_as_uint(x) : kPastEnd;
       });
       k_values.disguise(p.head_dim);
-      if constexpr (S.v_staged) look_at_v();
+      if (S.v_staged && has_v) find_v_amax(values, sorted);
       if (has_v) {
         __syncthreads();
         sort_tokens(sorted);

@@ -4,6 +4,7 @@
 #include "ptx/cp_async.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/registers.cuh"
+#include "ptx/shared.cuh"
 #include "quant/row_tile.cuh"
 
 // Of a tile, of which each warp copies an equal part. `Readers` is the `RowLanes` of those who read
@@ -59,7 +60,7 @@ struct StagedRows {
                         permutation(row)) * 16;
     const int chunk = Readers::channel_offset(c) / Readers::kElements;
     const int at = kPermuted ? (first ^ chunk % 8 * 16) + chunk / 8 * 128 : first + chunk * 16;
-    return *reinterpret_cast<const uint4*>(rows + at);
+    return ptx::load_shared_16(ptx::smem_address(rows) + at);
   }
 };
 
