@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from ..common.sizes import ceil_div, round_up
 from ..reference.layout import TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
-from ..reference.sorting import LANES, PLACE_SCALES
 from ..scheme import Scheme
 from .attention import Scope, Type
 from .coding import code_bits, code_type, stored_scope
 from .kernel_spec import KernelSpec
+from .quantize_storage import LARGE_SMEM, RESERVED, SMEM, storage_bytes
 from .row_lanes import row_lanes
 
 __all__ = ["TOKEN_PAD", "QuantizeSpec"]
@@ -20,12 +20,6 @@ __all__ = ["TOKEN_PAD", "QuantizeSpec"]
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
 _LOADS = 16
-
-# Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = (4 * 4 + 2) * TOKEN_PAD
-
-# Shared memory that a CTA has on every GPU.
-_SMEM = 96 * 1024
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -201,8 +195,7 @@ class QuantizeSpec(KernelSpec):
                 ctas = 2 if held <= 256 else 1
             else:
                 held += 4 * self.head_dim // self._lanes
-                ctas = 3 if held <= 160 else 2 if held <= 208 else 1
-                ctas = min(ctas, 2) if self.staged else ctas
+                ctas = 2 if held <= 208 else 1
             return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
@@ -217,36 +210,17 @@ class QuantizeSpec(KernelSpec):
         It is of use where they take more than loads. A CTA then takes one tile after another.
         """
         wanted = self.aligned and self.q.coded and (self.rotate or self._sorted)
-        return wanted and self._smem(True, False) <= _SMEM
+        return wanted and self._fit(storage_bytes(self, True, False))
 
     @property
     def v_staged(self) -> bool:
         """The same of V where keys are sorted, for it is read twice."""
-        return self._sorted and self.staged and self._smem(True, True) <= _SMEM
+        return self._sorted and self.staged and self._fit(storage_bytes(self, True, True))
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
-        return self._smem(self.staged, self.v_staged)
-
-    def _smem(self, staged: bool, v_staged: bool) -> int:
-        """Return the same if some rows were staged."""
-        codes = self.v_tile * self.head_dim if self.v.coded else 16
-        rows = max(self.q_tile, self.k_tile) * self._row_bytes if staged else 0
-        values = max(codes, self.v_tile * self._row_bytes if v_staged else 0)
-        unit = 128 if staged else 16
-        sorting = round_up(_SORTING, unit) if self._sorted else 0
-        tiles = round_up(rows + values if self._sorted else max(rows, values), unit)
-        # What smoothing subtracts from Q or K, if it is in shared memory, and from V: for each warp.
-        vectors = (self.q.coded and (self.qk_lanes > 0 or staged)) * (self.q_smooth or self.k_smooth)
-        vectors += v_staged and self.v_smooth
-        maxima = max(
-            self.num_threads // 32,
-            self.q_tile // 4 if self.q_scope is Scope.thread else 0,
-            self.k_tile // 16 if self.k_scope is Scope.thread else 0,
-        )
-        floats = (2 + self.num_threads // 32 * vectors) * self.head_dim + maxima
-        return round_up(sorting + tiles + 4 * floats, unit)
+        """Dynamic shared memory of one CTA."""
+        return storage_bytes(self, self.staged, self.v_staged)
 
     def ctas(self, tiles: int, num_sms: int) -> int:
         """Return how many CTAs share some tiles: one each, or as many as run at a time."""
@@ -258,6 +232,10 @@ class QuantizeSpec(KernelSpec):
         if operand == "k" and self.k.coded and self.k_stored not in (Scope.block, Scope.sorted):
             seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
         return ceil_div(seqlen, tile)
+
+    def _fit(self, smem_bytes: int) -> bool:
+        """Whether shared memory holds a CTA on every GPU, and on large ones all that should run."""
+        return smem_bytes <= SMEM and self.min_ctas * (smem_bytes + RESERVED) <= LARGE_SMEM
 
     @property
     def _q_scope_tokens(self) -> int:

@@ -2,84 +2,8 @@
 #pragma once
 #include "quant/per_row.cuh"
 #include "quant/row_source.cuh"
+#include "quant/sorted_codes.cuh"
 #include "quant/sorted_scales.cuh"
-
-// What a lane reads of V to make words of channels: four tokens of neighbouring places each.
-template <QuantizeSpec S>
-struct SortedOrder {
-  static constexpr int first = 0;
-  int first_word;
-  u32 tokens[Values<S>::kQuads];
-
-  __device__ __forceinline__ SortedOrder(const SortedTokens& sorted, int word)
-      : first_word(word) {
-#pragma unroll
-    for (int quad = 0; quad < Values<S>::kQuads; ++quad) {
-      tokens[quad] = reinterpret_cast<const u32*>(sorted.token)[place(quad) / 4];
-    }
-  }
-  // Of the first of the four, which has column 2 t of lane t in 16 columns; the others follow.
-  __device__ __forceinline__ int place(int quad) const {
-    const u32 word = first_word + quad;
-    return word % 4 * kLanePlaces + word / 4 * 4;
-  }
-  __device__ __forceinline__ int offset(int r) const { return tokens[r / 4] >> r % 4 * 8 & 255; }
-};
-
-// Blocks of V as a CTA gets them, one after the other.
-template <QuantizeSpec S>
-struct ValueSource {
-  using V = Values<S>;
-  const QuantizeOperand& x;
-  int head_dim;
-  QuantizeStorage<S>& storage;
-  TileSource block = {};
-
-  // As that of `RowSource`; all of the CTA is done with the block before.
-  __device__ __forceinline__ void fetch(const TilePlace& at, bool exists) {
-    if (exists) {
-      block = tile_source<S.input>(x, at);
-      if constexpr (S.v_staged) {
-        storage.v.fetch(block, head_dim);
-        if constexpr (S.v_smooth) {
-          fetch_vector<S.head_dim>(storage.value_vectors.mine(),
-                                   x.vector + static_cast<i64>(block.head) * head_dim, head_dim);
-        }
-      }
-    }
-    if constexpr (S.v_staged) ptx::cp_async_commit();
-  }
-
-  // Waits for what the warp has fetched of the block; the rows of K are being fetched, too.
-  __device__ __forceinline__ void arrive() const {
-    if constexpr (S.v_staged) {
-      ptx::cp_async_wait<Rows<S, Role::key>::kStaged ? 1 : 0>();
-      __syncwarp();
-    }
-  }
-
-  __device__ __forceinline__ typename V::Vector vector() const {
-    typename V::Vector result;
-    if constexpr (S.v_smooth) {
-      if constexpr (S.v_staged) {
-        result.read(storage.value_vectors.mine());
-      } else {
-        result.load(x.vector, block.head, head_dim);
-      }
-    }
-    return result;
-  }
-
-  // Some rows. `Once`: nobody will read them again.
-  template <bool Once, class Order>
-  __device__ __forceinline__ void read(typename V::Tile& tile, const Order& order) const {
-    if constexpr (S.v_staged) {
-      tile.read(storage.v, order);
-    } else {
-      tile.template load<S.aligned, Once>(block, order, head_dim);
-    }
-  }
-};
 
 // Largest magnitudes of V's tokens.
 template <QuantizeSpec S>
@@ -101,46 +25,6 @@ __device__ __forceinline__ void find_v_amax(const ValueSource<S>& values, Sorted
       sorted.v_amax[token] = token < values.block.count ? __float_as_uint(x) : kPastEnd;
     });
   }
-}
-
-template <QuantizeSpec S>
-__device__ __forceinline__ void store_sorted_keys(const QuantizeOperand& x,
-                                                  const Rows<S, Role::key>& rows, auto& values,
-                                                  const SortedTokens& sorted, i64 block) {
-  using T = Rows<S, Role::key>;
-  char* out = static_cast<char*>(x.out) + block * kSortedBlock * row_bytes(S.k, S.head_dim);
-#pragma unroll
-  for (int r = 0; r < T::kRows; ++r) {
-    const int place = sorted.place[rows.row(r)] % kSortedBlock;
-    const float factor = sorted.k_factor[rows.row(r)] * values.unit;
-    float code[T::Lanes::kChunks][T::Lanes::kElements];
-    values.visit(r, [&](int c, int i, float element) { code[c][i] = element * factor; });
-    rows.store_row(out + row_bytes(S.k, column_of(place) * S.head_dim), code);
-  }
-}
-
-template <QuantizeSpec S>
-__device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values,
-                                                    QuantizeStorage<S>& storage) {
-  using V = Values<S>;
-  const SortedTokens& sorted = storage.sorted;
-  const typename V::Vector vector = values.vector();
-#pragma unroll 1
-  for (int pass = 0; pass < V::kPasses; ++pass) {
-    const SortedOrder<S> order(sorted, ptx::opaque(V::first_word(pass)));
-    typename V::Tile tile;
-    values.template read<true>(tile, order);
-    float factor[V::kQuads][4];
-#pragma unroll
-    for (int quad = 0; quad < V::kQuads; ++quad) {
-      load_floats(factor[quad], sorted.v_factor + order.place(quad));
-    }
-    if constexpr (S.v_staged) __syncthreads();  // codes take the place of rows
-    put_codes<S>(storage.codes, tile, order, WordMasks<S>(), vector,
-                 [&](int r, int, int) { return factor[r / 4][r % 4]; });
-  }
-  __syncthreads();
-  store_channels(values.x, values.block, storage.codes);
 }
 
 // The CTA's blocks of K and V, or of one, which takes an order: from `block` on. K is held in

@@ -46,8 +46,8 @@ struct StagedRows {
         const int channel = first_channel + Lanes::channel_offset(c);
         const int chunk = channel / Lanes::kElements ^ permutation(in_warp + r);
         const bool exists = r < from.count - first && channel < head_dim;
-        ptx::cp_async_16(to + r * kPitch + chunk * 16,
-                         x + Lanes::channel_offset(c) * bytes_of(In), exists ? 16 : 0);
+        ptx::cp_async_once_16(to + r * kPitch + chunk * 16,
+                              x + Lanes::channel_offset(c) * bytes_of(In), exists ? 16 : 0);
       }
       x += kAtATime * from.stride_token;
     }
