@@ -17,12 +17,19 @@ template <QuantizeSpec S, Role R>
 __device__ __forceinline__ int quantize_operand(const QuantizeParams& p, const QuantizeOperand& x,
                                                 int cta, QuantizeStorage<S>& storage) {
   const int tiles = x.heads * x.tiles;
-  if constexpr (!is_code(Rows<S, R>::kOut)) {
-    for (; cta < tiles; cta += gridDim.x) cast_rows<S, R>(p, x, cta);
-  } else if constexpr (R == Role::value) {
-    for (; cta < tiles; cta += gridDim.x) quantize_values(p, cta, storage);
-  } else {
+  if constexpr (is_code(Rows<S, R>::kOut) && R != Role::value) {
     cta = quantize_rows<S, R>(p, x, cta, storage);
+  } else {
+    while (cta < tiles) {
+      if constexpr (R == Role::value && is_code(S.v)) {
+        quantize_values(p, cta, storage);
+      } else {
+        cast_rows<S, R>(p, x, cta);
+      }
+      cta += gridDim.x;
+      if constexpr (!S.staged) break;  // the CTA has no other
+      __syncthreads();
+    }
   }
   return cta - tiles;
 }

@@ -46,19 +46,20 @@ __device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const Quan
                                               int cta, QuantizeStorage<S>& storage) {
   using T = Rows<S, R>;
   using Values = typename Choice<S.rotate, RotatedValues<T>, RowValues<T>>::type;
+  if (cta >= x.heads * x.tiles) return cta;
   f32* vector = storage.row_vectors.mine();
   RowSource<S, R> source = {x, p.head_dim, either<R == Role::query>(storage.q, storage.k),
                             vector};
-  const Tiles<T::kTokens> tiles(x);
-  source.fetch(tiles[cta], cta < tiles.count);
-  while (cta < tiles.count) {
+  const Tiles<T::kTokens, S.staged> tiles(x);
+  source.fetch(tiles[cta], true);
+  do {
     T rows = source.take();
     cta += gridDim.x;
     if constexpr (R == Role::query && S.k_smooth) {
       if (p.lse_shift) store_lse_shift(rows, p, storage.vector);
     }
     Values values(rows, x, p.head_dim, vector);
-    source.fetch(tiles[cta], cta < tiles.count);
+    if constexpr (S.staged) source.fetch(tiles[cta], cta < tiles.count);
     values.rotate(p.head_dim);
     const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
     values.disguise(p.head_dim);
@@ -70,7 +71,7 @@ __device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const Quan
     if constexpr (!S.staged) break;  // the CTA has no other
     // What warps have told each other is not to be overwritten before all have read it.
     if constexpr (T::kScope != Scope::token && T::kScope != Scope::group) __syncthreads();
-  }
+  } while (cta < tiles.count);
   if constexpr (T::kStaged) __syncthreads();  // others will use the shared memory
   return cta;
 }

@@ -41,16 +41,17 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
   f32* k_vector = storage.row_vectors.mine();
   RowSource<S, Role::key, S.v_staged> keys = {p.k, p.head_dim, storage.k, k_vector};
   ValueSource<S> values = {p.v, p.head_dim, storage};
-  const Tiles<kSortedBlock> blocks(has_v ? p.v : p.k);
+  const Tiles<kSortedBlock, S.staged> blocks(has_v ? p.v : p.k);
+  if (block >= blocks.count) return;
   TilePlace at = blocks[block];
-  keys.fetch(at, has_k && block < blocks.count);
-  values.fetch(at, has_v && block < blocks.count);
+  keys.fetch(at, has_k);
+  values.fetch(at, has_v);
   for (; block < blocks.count; block += gridDim.x) {
     const int next = block + gridDim.x;
-    at = blocks[next];
+    if constexpr (S.staged) at = blocks[next];
     u8* order = p.order ? p.order + static_cast<i64>(block) * kSortedBlock : nullptr;
     if (!has_k) {
-      keys.fetch(at, false);  // nothing, but `values` counts what follows it
+      if constexpr (S.staged) keys.fetch(at, false);  // nothing: `values` counts what follows it
       find_v_amax(values, sorted);
       take_order<S.num_threads>(sorted, order);
       __syncthreads();
@@ -61,7 +62,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
       if (!S.v_staged && has_v) find_v_amax(values, sorted);
       K rows = keys.take();
       KValues k_values(rows, p.k, p.head_dim, k_vector);
-      keys.fetch(at, next < blocks.count);
+      if constexpr (S.staged) keys.fetch(at, next < blocks.count);
       k_values.rotate(p.head_dim);
       float amax[K::kRows];
 #pragma unroll

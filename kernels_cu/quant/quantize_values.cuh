@@ -68,7 +68,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   using V = Values<S>;
   using Lanes = typename V::Lanes;
   const QuantizeOperand& x = p.v;
-  const TileSource from = tile_source<S.input>(x, Tiles<S.v_tile>(x)[cta]);
+  const TileSource from = tile_source<S.input>(x, Tiles<S.v_tile, false>(x)[cta]);
   typename V::Vector vector;
   if constexpr ((V::kTokenScale || V::kBlockScale) && S.v_smooth) {
     vector.load(x.vector, from.head, p.head_dim);
@@ -120,5 +120,4 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   }
   __syncthreads();
   store_channels(x, from, storage.codes);
-  __syncthreads();
 }

@@ -104,7 +104,7 @@ template <QuantizeSpec S, Role R>
 __device__ __forceinline__ void cast_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                           int cta) {
   using T = Rows<S, R>;
-  T rows(x, tile_source<S.input>(x, Tiles<T::kTokens>(x)[cta]));
+  T rows(x, tile_source<S.input>(x, Tiles<T::kTokens, false>(x)[cta]));
   rows.tile.template load<S.aligned>(rows.from, rows.order, p.head_dim);
   rows.store([&](int r, auto& value) {
     rows.tile.visit(r, [&](int c, int i, float element) { value[c][i] = element; });

@@ -12,19 +12,20 @@ struct TileSource {
   int count;         // tokens from there to the end of the head, perhaps more than the tile has
 };
 
-// Divides again and again by a number that the compiler does not know.
+// Divides by a number that the compiler does not know: `Often`, so that its inverse is worth having.
+template <bool Often>
 struct Divisor {
   u32 by;
-  u32 inverse;  // what it goes into 2^32 - 1, rounded down
+  u32 inverse;  // how often it goes into 2^32 - 1
 
   __device__ __forceinline__ explicit Divisor(u32 by)
-      : by(by), inverse(0xffffffffu / max_of(by, 1u)) {}
+      : by(by), inverse(Often ? 0xffffffffu / by : 0) {}
 
   // Quotient and remainder.
   __device__ __forceinline__ u32 divide(u32 x, u32& rest) const {
-    u32 quotient = __umulhi(x, inverse);  // perhaps 1 too small
+    u32 quotient = Often ? __umulhi(x, inverse) : x / by;
     rest = x - quotient * by;
-    if (rest >= by) {
+    if (Often && rest >= by) {  // the quotient was 1 too small
       rest -= by;
       ++quotient;
     }
@@ -39,11 +40,11 @@ struct TilePlace {
   int first;  // token
 };
 
-// The tiles of an operand, of so many tokens each.
-template <int Tokens>
+// The tiles of an operand that there is, of so many tokens each.
+template <int Tokens, bool Often>
 struct Tiles {
-  Divisor tiles;  // of a head
-  Divisor heads;
+  Divisor<Often> tiles;  // of a head
+  Divisor<Often> heads;
   int count;
 
   __device__ __forceinline__ explicit Tiles(const QuantizeOperand& x)
