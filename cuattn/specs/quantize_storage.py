@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..common.sizes import round_up
 from ..reference.layout import TOKEN_PAD
+from ..reference.sorting import LANES, PLACE_SCALES
 from .attention import Scope
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ SMEM = 96 * 1024
 LARGE_SMEM = 164 * 1024
 RESERVED = 1024
 
-# Of each token of a sorted block: two largest magnitudes, what makes codes of K and of V, and two
-# bytes. `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = (4 * 4 + 2) * TOKEN_PAD
+# Of each token of a sorted block two largest magnitudes, what makes codes of K and of V, and two
+# bytes; and a largest magnitude for each scale. `SortedTokens` in quant/token_ranks.cuh.
+_SORTING = (4 * 4 + 2) * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 
 # What rows lie at multiples of: all banks.
 _BANKS = 128

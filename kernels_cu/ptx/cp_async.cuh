@@ -21,7 +21,8 @@ __device__ __forceinline__ void cp_async_16(u32 smem, const void* gmem) {
 __device__ __forceinline__ void cp_async_once_16(u32 smem, const void* gmem, int bytes) {
   asm volatile(
       "{\n.reg .b64 policy;\ncreatepolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, policy;\n}" ::"r"(smem),
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, policy;\n}" ::"r"(
+          smem),
       "l"(gmem), "r"(bytes)
       : "memory");
 }

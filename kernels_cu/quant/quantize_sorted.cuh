@@ -55,7 +55,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
       find_v_amax(values, sorted);
       take_order<S.num_threads>(sorted, order);
       __syncthreads();
-      scale_places<S>(p, sorted, block, values.block.count);
+      scale_places<S>(p, sorted, values.block.count);
       __syncthreads();
     } else {
       // Rotated keys leave no registers for loads that take long.
@@ -86,10 +86,11 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
         reinterpret_cast<uint4*>(order)[threadIdx.x] =
             reinterpret_cast<const uint4*>(sorted.token)[threadIdx.x];
       }
-      scale_places<S>(p, sorted, block, rows.from.count);
+      scale_places<S>(p, sorted, rows.from.count);
       __syncthreads();
       store_sorted_keys<S>(p.k, rows, k_values, sorted, block);
     }
+    store_place_scales<S>(p, sorted, block);
     if (has_v) store_sorted_values(values, storage);
     if constexpr (!S.staged) break;  // the CTA has no other
     __syncthreads();

@@ -12,7 +12,7 @@ struct TileSource {
   int count;         // tokens from there to the end of the head, perhaps more than the tile has
 };
 
-// Divides by a number that the compiler does not know: `Often`, so that its inverse is worth having.
+// Divides by a number that the compiler does not know; if it does so `Often`, by its inverse.
 template <bool Often>
 struct Divisor {
   u32 by;

@@ -10,6 +10,8 @@ struct SortedTokens {
   u32 v_amax[kSortedBlock];
   alignas(16) u8 token[kSortedBlock];  // by places
   u8 place[kSortedBlock];              // by tokens
+  f32 k_lane_amax[4];  // largest magnitudes of what has one scale
+  f32 v_section_amax[kPlaceScales];
   // What makes codes of them: 0 past the end.
   f32 k_factor[kSortedBlock];              // by tokens
   alignas(16) f32 v_factor[kSortedBlock];  // by places

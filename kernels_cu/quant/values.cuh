@@ -72,6 +72,7 @@ __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
   constexpr int kPerWord = Chunk<S.input>::kPerWord;
 #pragma unroll
   for (int c = 0; c < V::Lanes::kChunks; ++c) {
+    u32* words = to.chunk(V::Lanes::channel(c), order.first_word);
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       u32 packed[kPerWord][V::kQuads];
@@ -97,7 +98,7 @@ __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
       }
 #pragma unroll
       for (int i = 0; i < kPerWord; ++i) {
-        to.put(V::Lanes::channel(c) + w * kPerWord + i, order.first_word, packed[i]);
+        to.put(words + (w * kPerWord + i) * to.kWords, packed[i]);
       }
     }
   }
