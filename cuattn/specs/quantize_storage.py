@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..common.sizes import round_up
 from ..reference.layout import TOKEN_PAD
 from ..reference.sorting import LANES, PLACE_SCALES
-from .attention import Scope
-
-if TYPE_CHECKING:
-    from .quantize import QuantizeSpec
+from .attention import Scope, Type
 
 __all__ = ["LARGE_SMEM", "RESERVED", "SMEM", "storage_bytes"]
 
@@ -28,7 +25,42 @@ _SORTING = (4 * 4 + 2) * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 _BANKS = 128
 
 
-def storage_bytes(spec: QuantizeSpec, staged: bool, v_staged: bool) -> int:
+class _Stored(Protocol):
+    """What `QuantizeSpec` says of what its kernel has in shared memory."""
+
+    @property
+    def input(self) -> Type: ...
+    @property
+    def q(self) -> Type: ...
+    @property
+    def v(self) -> Type: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def head_dim_v(self) -> int: ...
+    @property
+    def q_scope(self) -> Scope: ...
+    @property
+    def k_scope(self) -> Scope: ...
+    @property
+    def q_smooth(self) -> bool: ...
+    @property
+    def k_smooth(self) -> bool: ...
+    @property
+    def v_smooth(self) -> bool: ...
+    @property
+    def qk_lanes(self) -> int: ...
+    @property
+    def q_tile(self) -> int: ...
+    @property
+    def k_tile(self) -> int: ...
+    @property
+    def v_tile(self) -> int: ...
+    @property
+    def num_threads(self) -> int: ...
+
+
+def storage_bytes(spec: _Stored, staged: bool, v_staged: bool) -> int:
     """Return the bytes of `QuantizeStorage`.
 
     Parameters
