@@ -138,11 +138,11 @@ def _quantize(
     order: int = NULL,
 ) -> Launch:
     arguments: dict[str, Any] = dict.fromkeys(_NAMES)
-    grid = 0
+    all_tiles = 0
     for name, job in jobs.items():
         heads, tiles = job.operand.heads, spec.tiles(name, job.operand.tokens)
         if not (name == "v" and "k" in jobs and spec.k_scope is Scope.sorted):
-            grid += heads * tiles  # a CTA that has sorted keys has both
+            all_tiles += heads * tiles  # a CTA that has sorted keys has both
         arguments[name] = {
             **source(job),
             "out": job.data,
@@ -162,7 +162,7 @@ def _quantize(
         "heads_per_kv": shift.group if shift else 1,
         "softmax_scale": shift.softmax_scale if shift else 0.0,
     }
-    return Launch(spec, device, (grid,), arguments)
+    return Launch(spec, device, (spec.ctas(all_tiles, device.num_sms),), arguments)
 
 
 def _block_means(job: ConversionJob, device: Device) -> Launch:

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from ..common.sizes import ceil_div, round_up
 from ..reference.layout import TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
-from ..reference.sorting import LANES, PLACE_SCALES
 from ..scheme import Scheme
 from .attention import Scope, Type
 from .coding import code_bits, code_type, stored_scope
 from .kernel_spec import KernelSpec
+from .quantize_storage import LARGE_SMEM, RESERVED, SMEM, storage_bytes
 from .row_lanes import row_lanes
 
 __all__ = ["TOKEN_PAD", "QuantizeSpec"]
@@ -20,9 +20,6 @@ __all__ = ["TOKEN_PAD", "QuantizeSpec"]
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
 _LOADS = 16
-
-# Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = 10 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -64,6 +61,8 @@ class QuantizeSpec(KernelSpec):
 
     derived: ClassVar[tuple[str, ...]] = (
         "qk_lanes",
+        "staged",
+        "v_staged",
         "q_tile",
         "k_tile",
         "v_tile",
@@ -157,8 +156,11 @@ class QuantizeSpec(KernelSpec):
         least = max(self._q_scope_tokens, self._k_scope_tokens)
         many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
         threads = 2 * _THREADS if many else _THREADS
-        # A lane makes words of four tokens of V, and of a V of fewer channels not every lane does.
-        return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
+        if not self._sorted:
+            return threads
+        # A lane makes words of four tokens of V, two if it has a single load of each row; of a V of
+        # fewer channels not every lane does. There are four warps at least.
+        return min(threads, max(TOKEN_PAD // _loaded_rows(self._row_bytes) * self._lanes, 128))
 
     @property
     def qk_lanes(self) -> int:
@@ -201,7 +203,7 @@ class QuantizeSpec(KernelSpec):
                 ctas = 2 if held <= 256 else 1
             else:
                 held += 4 * self.head_dim // self._lanes
-                ctas = 3 if held <= 160 else 2 if held <= 208 else 1
+                ctas = 2 if held <= 208 else 1
             return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
@@ -211,16 +213,28 @@ class QuantizeSpec(KernelSpec):
         return (3 if few else 2) * _THREADS // self.num_threads
 
     @property
+    def staged(self) -> bool:
+        """Whether rows of Q and K pass through shared memory, so that they come a tile ahead.
+
+        It is of use where they take more than loads. A CTA then takes one tile after another, in
+        each of which all warps have some of V; of a V of fewer channels they would not.
+        """
+        wanted = self.aligned and self.q.coded and (self.rotate or self._sorted)
+        return wanted and self.head_dim == self.head_dim_v and self._fits(True, False)
+
+    @property
+    def v_staged(self) -> bool:
+        """The same of V where keys are sorted, for it is read twice."""
+        return self._sorted and self.staged and self._fits(True, True)
+
+    @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
-        codes = self.v_tile * self.head_dim_v if self.v.coded else 16
-        maxima = max(
-            self.num_threads // 32,
-            self.q_tile // 4 if self.q_scope is Scope.thread else 0,
-            self.k_tile // 16 if self.k_scope is Scope.thread else 0,
-        )
-        channels = max(self.head_dim, self.head_dim_v)
-        return codes + 2 * 4 * channels + 4 * maxima + (_SORTING if self._sorted else 0)
+        """Dynamic shared memory of one CTA."""
+        return storage_bytes(self, self.staged, self.v_staged)
+
+    def ctas(self, tiles: int, num_sms: int) -> int:
+        """Return how many CTAs share some tiles: one each, or as many as run at a time."""
+        return min(tiles, self.min_ctas * num_sms) if self.staged else tiles
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -228,6 +242,11 @@ class QuantizeSpec(KernelSpec):
         if operand == "k" and self.k.coded and self.k_stored not in (Scope.block, Scope.sorted):
             seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
         return ceil_div(seqlen, tile)
+
+    def _fits(self, staged: bool, v_staged: bool) -> bool:
+        """Whether shared memory holds a CTA on every GPU, and on large ones all that should run."""
+        smem_bytes = storage_bytes(self, staged, v_staged)
+        return smem_bytes <= SMEM and self.min_ctas * (smem_bytes + RESERVED) <= LARGE_SMEM
 
     @property
     def _q_scope_tokens(self) -> int:

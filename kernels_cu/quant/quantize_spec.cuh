@@ -24,6 +24,8 @@ struct QuantizeSpec {
   bool v_smooth;
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
+  bool staged;         // rows of Q and K come a tile ahead, by way of shared memory
+  bool v_staged;       // so do those of V, which are sorted
   int q_tile;          // tokens of one CTA
   int k_tile;
   int v_tile;

@@ -68,7 +68,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   using V = Values<S>;
   using Lanes = typename V::Lanes;
   const QuantizeOperand& x = p.v;
-  const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
+  const TileSource from = tile_source<S.input>(x, Tiles<S.v_tile, false>(x)[cta]);
   typename V::Vector vector;
   if constexpr ((V::kTokenScale || V::kBlockScale) && S.v_smooth) {
     vector.load(x.vector, from.head, p.head_dim_v);
@@ -96,7 +96,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
       float factor[V::kRows];
       scale_tokens<S>(factor, x, from, tile, order, vector);
       if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int r, int, int) { return factor[r]; });
     } else if constexpr (V::kBlockScale) {
       if constexpr (V::kPasses == 1) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         block_factor = scale_block(x, from, largest, storage);
         if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       }
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int, int, int) { return block_factor; });
     } else {
       if (pass == 0) prepare_channels(p, from, storage);  // while the first loads are under way
@@ -114,7 +114,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         load_floats(vector.at[c], storage.vector + Lanes::channel(c));
         load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
       }
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int, int c, int i) { return channel_factor.at[c][i]; });
     }
   }

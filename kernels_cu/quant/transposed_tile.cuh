@@ -26,12 +26,15 @@ struct TransposedTile {
 
   u32 word[kUsed ? S.head_dim_v : 1][kUsed ? kWords : 4];
 
-  static __device__ __forceinline__ int permute(int channel) {
+  static __device__ __forceinline__ int permute(u32 channel) {
     return channel / Lanes::kElements * kSpread & 31;
   }
 
-  __device__ __forceinline__ void put(int channel, int first, const u32 (&codes)[kPut]) {
-    u32* to = &word[channel][first ^ permute(channel)];
+  // Where words of the first channel of a chunk lie; those of the others follow, kWords apart.
+  __device__ __forceinline__ u32* chunk(int channel, int first) {
+    return &word[channel][first ^ permute(channel)];
+  }
+  static __device__ __forceinline__ void put(u32* to, const u32 (&codes)[kPut]) {
     if constexpr (kPut == 1) {
       *to = codes[0];
     } else {

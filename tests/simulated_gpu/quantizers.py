@@ -14,6 +14,7 @@ from cuattn.reference.sorting import sorted_order
 from cuattn.specs.attention import Scope, Type
 
 from . import sorted_keys
+from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, compact, floats, memory, narrowed, widened
 
 
@@ -103,7 +104,7 @@ def quantize_operands(values, spec, grid):
             vectors = np.repeat(floats(values["k_vector"], shape), group, axis=1)
             shift = values["softmax_scale"] * np.einsum("bhnd,bhd->bhn", x, vectors, dtype=float)
             floats(values["lse_shift"], x.shape[:3])[...] = shift
-    assert grid == (ctas,)
+    assert grid == (spec.ctas(ctas, NUM_SMS),)
 
 
 def order_of_keys(values, spec):
