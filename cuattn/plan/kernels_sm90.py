@@ -92,7 +92,7 @@ def wgmma_spec(
         # flight would need.
         roomy = GroupTile(2, 224, head_dim_v, Order.in_turn)
         is_narrow = head_dim_v <= 64 or (k_scope is Scope.sorted and head_dim_v == 128)
-        is_narrow = is_narrow or ((rules.hide_anywhere or rules.biased) and head_dim_v <= 128)
+        is_narrow |= (rules.hide_anywhere or rules.change_scores) and head_dim_v <= 128
         tile = roomy if is_narrow else replace(tile, order=Order.in_turn)
     if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)

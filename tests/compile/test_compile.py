@@ -106,7 +106,7 @@ def chosen():
 # channels, 88 bytes, is FP8's with a mask, of which 12 came with the saturation of its output.
 WGMMA_SPILL = {
     False: {32: 24, 64: 88, 96: 24, 128: 160, 256: 100},
-    True: {32: 280, 64: 750, 96: 280, 128: 800, 192: 300, 256: 1000},
+    True: {32: 280, 64: 750, 96: 280, 128: 800, 192: 320, 256: 1050},
 }
 # Of sorted keys, whose lanes and sections have scales.
 SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
@@ -115,7 +115,7 @@ SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
 QUANTIZER_SPILL = 64
 
 # Of the other family, by the larger head_dim.
-MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 200, 192: 640, 256: 1050}
+MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 240, 192: 640, 256: 1050}
 
 
 def allowed_spill(spec):
