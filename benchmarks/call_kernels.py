@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 from cuattn.arrays.device import Device, target
@@ -17,6 +18,7 @@ from cuattn.kv.geometry import KVGeometry
 from cuattn.kv_format import KVFormat
 from cuattn.plan import pipeline
 from cuattn.plan.prepared import prepare
+from cuattn.scheme import Scheme
 
 __all__ = ["CACHES", "attention_kernels", "cache_kernels", "kernels_of"]
 
@@ -37,11 +39,16 @@ def kernels_of(call: str, head_dim: int, arch: str) -> list[Spec]:
     return kernels(call, head_dim, arch)
 
 
-def attention_kernels(scheme: str, head_dim: int, arch: str) -> list[Spec]:
-    """Return what `attention` loads for contiguous float16 arrays."""
+def attention_kernels(
+    scheme: str | Scheme, head_dim: int, arch: str, is_causal: bool = False, *scores: Any
+) -> list[Spec]:
+    """Return what `attention` loads for contiguous float16 arrays.
+
+    `scores` are those options of `cuattn.plan.prepared.prepare`, in its order.
+    """
     q, k = _array(_HEADS, _TOKENS, head_dim), _array(_KV_HEADS, _TOKENS, head_dim)
     with _loaded(arch) as specs:
-        prepare.__wrapped__(q, k, k, None, scheme, None, False, False, "HND")
+        prepare.__wrapped__(q, k, k, None, scheme, None, is_causal, False, "HND", *scores)
     return specs
 
 

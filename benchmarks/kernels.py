@@ -24,8 +24,10 @@ from cuattn.plan.kernels import supported
 from cuattn.plan.listing import attention_specs
 from cuattn.reference.layout import HEAD_DIMS
 
+from . import feature_cases, sanitizer_scores
 from .measurements import OF_MMA
 from .mma_family import mma_family
+from .sanitizer_grid import RAGGED
 
 __all__ = ["compile_all", "measured", "tested"]
 
@@ -52,8 +54,11 @@ def measured(facts: Target) -> Iterator[Spec]:
     models = [model.case for model in MODELS]
     yield from grid.kernels(_grid([*cases.COMPARISON, *models], [], compared), compared, facts)
     yield from grid.kernels(_grid(list(auto_table.CASES), [], CANDIDATES), CANDIDATES, facts)
+    yield from feature_cases.kernels(facts, [x for x in feature_cases.SCHEMES if x in schemes])
+    yield from sanitizer_scores.kernels(RAGGED, facts)
     with mma_family():
         by_mma = grid.kernels(_grid(cases.PREFILL, [], OF_MMA), OF_MMA, facts)
+        by_mma += sanitizer_scores.kernels(RAGGED, facts)
     yield from by_mma
     # The sanitizer's grid has these types and sizes, rows that begin at whole vectors.
     for spec in attention_specs(schemes, (64, 128), ("float16", "float32"), facts):

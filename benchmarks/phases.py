@@ -152,6 +152,12 @@ def _comparison(_: Share) -> Findings:
     return Findings(timings=rows, method=states.METHOD)
 
 
+def _features(_: Share) -> Findings:
+    from benchmarks import features, measurements
+
+    return Findings(timings=list(features.timings(measurements.left_out)))
+
+
 def _models(_: Share) -> Findings:
     from benchmarks import measurements, states
 
@@ -196,6 +202,7 @@ ALONE = {
     "ceilings": Phase(_ceilings, 30),
     "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
+    "features": Phase(_features, 60),
     "models": Phase(_models, 75),
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
@@ -234,9 +241,8 @@ def of_accuracy(row: Accuracy) -> str:
 
 def of_timing(row: Timing) -> str:
     """Return the phase that found a time."""
-    if row.case.startswith(("decode", "append", "copy-decode")):
-        return "decode"
-    return OF_CASES.get(row.case, "prefill")
+    decodes = row.case.startswith(("decode", "append", "copy-decode"))
+    return "features" if row.feature else "decode" if decodes else OF_CASES.get(row.case, "prefill")
 
 
 def _sum(a: int | None, b: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""A few small KV caches, with every format and every edge of lengths, for compute-sanitizer."""
+"""A few small KV caches for compute-sanitizer: formats, edges of lengths, options of queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cuattn
 
 @dataclass(frozen=True)
 class Small:
-    """A cache, the tokens of each append by sequence, and the queries."""
+    """A cache, the tokens of each append by sequence, the queries and options of theirs."""
 
     head_dim: int
     heads: tuple[int, int]
@@ -20,6 +20,7 @@ class Small:
     queries: int = 1
     dtype: str = "float16"
     options: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
 
 
 # Blocks of 128 tokens and units of 16, whole and not; an empty sequence; heads that share K.
@@ -38,6 +39,15 @@ CACHES = [
         options={"page_size": 64, "bits": 4, "group": 64},
     ),
     Small(64, (4, 1), ((7,), (9,)), queries=9, options={"k_bits": 4, "v_bits": 8}),
+    Small(128, (8, 1), ((300, 0, 17), (1, 1, 1)), scores=("window_size", "sinks")),
+    Small(
+        64,
+        (8, 2),
+        ((270, 3), (1, 30)),
+        queries=5,
+        options={"page_size": 16, "bits": 4, "group": 32, "v_zero": True},
+        scores=("window_size", "softcap", "sinks", "attn_mask", "alibi_slopes"),
+    ),
 ]
 
 
@@ -62,10 +72,19 @@ def run(small: Small) -> None:
         values = rng.standard_normal((batch, heads, tokens, small.head_dim))
         return cupy.asarray(values.astype(small.dtype))
 
+    # The window leaves out units and blocks; the mask has more columns than some have tokens.
+    scores = {
+        "window_size": (20, 0),
+        "softcap": 5.0,
+        "sinks": cupy.asarray(rng.standard_normal(q_heads).astype(np.float32)),
+        "attn_mask": cupy.asarray(rng.random((batch, 1, small.queries, 40)) < 0.5),
+        "alibi_slopes": cupy.asarray(rng.random((batch, q_heads)).astype(np.float16)),
+    }
+    given: dict[str, Any] = {name: scores[name] for name in small.scores}
     q = drawn(q_heads, small.queries)
     for counts in small.counts:
         k, v = (drawn(kv_heads, max(counts)) for _ in range(2))
         cache.append(k, v, counts=np.array(counts))
-        o, _ = cache.attend(q, return_lse=True)
+        o, _ = cache.attend(q, return_lse=True, **given)
         if not bool(cupy.isfinite(o).all()):
             raise RuntimeError(f"{small}: the output is not finite")

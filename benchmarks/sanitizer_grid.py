@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -23,6 +24,7 @@ from cuattn.scheme import Scheme
 from . import sanitizer_caches
 from .measurements import left_out
 from .mma_family import mma_family
+from .sanitizer_scores import SCORED, Scored
 
 
 def case(heads: tuple[int, int], seqlens: tuple[int, int], head_dim: int, causal: bool) -> Case:
@@ -64,7 +66,7 @@ EDGES: list[tuple[str | Scheme, Case]] = [
 ]
 
 
-def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
+def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str, **scores: object) -> None:
     """Attend in strided memory, also to what is quantized beforehand, and look at the output."""
     import cupy
 
@@ -78,7 +80,7 @@ def run(scheme: str | Scheme, shape: Case, dtype: str, layout: str) -> None:
 
     q = strided(shape.num_q_heads, shape.seqlen_q)
     k, v = (strided(shape.num_kv_heads, shape.seqlen_kv) for _ in range(2))
-    options = {"is_causal": shape.is_causal, "scheme": scheme, "layout": layout}
+    options = {"is_causal": shape.is_causal, "scheme": scheme, "layout": layout, **scores}
     given = [(k, v)]
     how = resolve(scheme)
     if how.qk != "fp16":
@@ -117,6 +119,12 @@ def run_by_mma(scheme: str, shape: Case = RAGGED) -> None:
         run(scheme, shape, "float16", "HND")
 
 
+def run_scored(scored: Scored, by_mma: bool) -> None:
+    """Attend with options of scores on edges, by either family of kernels."""
+    with mma_family() if by_mma else nullcontext():
+        run(scored.scheme, RAGGED, "float16", "HND", **scored.options(RAGGED))
+
+
 def calls() -> list[Callable[[], object]]:
     """Return all that is watched: of each kind of kernel something, of no product all."""
     schemes = supported_schemes(PRESETS, left_out)
@@ -128,6 +136,7 @@ def calls() -> list[Callable[[], object]]:
         found.append(partial(run, scheme, shape, dtype, layout))
     found += [partial(run_by_mma, scheme) for scheme in OF_MMA if scheme in schemes]
     found.append(partial(run_by_mma, "int8", WHOLE))
+    found += [partial(run_scored, x, by_mma) for x in SCORED for by_mma in (False, True)]
     found += [partial(sanitizer_caches.run, small) for small in sanitizer_caches.CACHES]
     # Rows that begin at whole vectors, and others.
     found += [

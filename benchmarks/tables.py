@@ -170,7 +170,7 @@ def _decode(record: Record) -> str:
 def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:
     found: dict[tuple[str, str], dict[Case, Timing]] = {}
     for t in record.timings:
-        if t.case == "prefill":
+        if t.is_plain("prefill"):
             found.setdefault((t.implementation, t.scheme), {})[_case(t)] = t
     return found
 

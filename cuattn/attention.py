@@ -10,9 +10,12 @@ from .attention_on_gpu import attention_on_gpu
 from .common.public import public
 from .emulation.attention import attention_on_host
 from .errors import ArgumentError
-from .operands.options import OPTION_NAMES, OptionName, Options, check_flag
+from .operands.mods import Mods
+from .operands.options import Options, check_flag
 from .operands.pairs import check_orders
 from .operands.quantized import QuantizedTensor
+from .operands.score_arrays import OPTION_NAMES
+from .operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from .operands.scores import ALL_KEYS, checked_window
 from .scheme import Scheme
 from .specs.coding import Name
@@ -32,6 +35,8 @@ def attention(
     sinks: Any = None,
     attn_mask: Any = None,
     alibi_slopes: Any = None,
+    score_mod: str | ScoreMod | None = None,
+    mask_mod: str | MaskMod | None = None,
     cu_seqlens_q: Any = None,
     cu_seqlens_k: Any = None,
     max_seqlen_q: int | None = None,
@@ -48,21 +53,22 @@ def attention(
     """Compute ``softmax(scale * q kᵀ) v`` with quantized operands.
 
     Options that change the logits may be combined. They do it in this order: `softcap`,
-    `alibi_slopes`, an `attn_mask` of floats; then keys are hidden, by all that hides some, and
-    `sinks` take part in the softmax. Row i stands beside key ``i + seqlen_kv - seqlen_q``, its own:
-    the last row beside the last key.
+    `alibi_slopes`, an `attn_mask` of floats, `score_mod`; then keys are hidden, by all that hides
+    some, and `sinks` take part in the softmax. Row i stands beside key
+    ``i + seqlen_kv - seqlen_q``, its own: the last row beside the last key.
 
     Parameters
     ----------
     q : array [batch, num_q_heads, seqlen_q, head_dim], or QuantizedTensor
     k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
         With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
-        type. `head_dim` is a multiple of 8 up to 256, `num_q_heads` one of `num_kv_heads`; lengths
-        may be 0. Arrays of CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or
-        arrays in host memory, for which the scheme is emulated in NumPy. They are never written to.
-        A tensor of PyTorch is dense and strided, and requires no gradients unless they are off.
-        An array whose last axis is not contiguous is copied first, and so is one for an unquantized
-        product if it does not begin its rows at multiples of 16 bytes.
+        type. `head_dim` is a multiple of 8 up to 256, that of `v` perhaps another one than that of
+        `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of
+        CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or arrays in host
+        memory, for which the scheme is emulated in NumPy. They are never written to. A tensor of
+        PyTorch is dense and strided, and requires no gradients unless they are off. An array whose
+        last axis is not contiguous is copied first, and so is one for an unquantized product if it
+        does not begin its rows at multiples of 16 bytes.
     is_causal : bool
         Hide the keys behind a row's own: the last row sees every key.
     window_size : (int, int)
@@ -74,28 +80,37 @@ def attention(
         A logit of each query head that takes part in the softmax and has no value, as in gpt-oss:
         natural, neither scaled nor capped. float16, bfloat16 or float32, whatever `q` is; -inf is
         no sink. The log-sum-exp includes it.
-    attn_mask : array, optional
+    attn_mask : array or BlockMask, optional
         It broadcasts to [batch, num_q_heads, seqlen_q, seqlen_kv], whatever the layout, and is read
         through its strides, never expanded. Of bool, True is seen. Of float16, bfloat16 or float32
-        it is added to the logits, natural; -inf and the least number of its type hide the key.
+        it is added to the logits, natural; -inf and the least number of its type hide the key. For
+        many calls `cuattn.block_mask` looks at it once.
     alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
         The slope times a key's distance from the row's own is taken from its logit. float16,
         bfloat16 or float32.
+    score_mod : str or ScoreMod, optional
+        An expression in CUDA C++ that a logit becomes, such as ``"score - 0.5f * abs(own - kv)"``;
+        see `cuattn.ScoreMod`. It is compiled into the kernel. -INFINITY hides the key.
+    mask_mod : str or MaskMod, optional
+        One that says whether a row sees a key, such as ``"q / 8192 == kv / 8192"``; see
+        `cuattn.MaskMod`. All blocks of keys are visited that `is_causal`, `window_size` and
+        `attn_mask` leave, however few it leaves of them.
     cu_seqlens_q, cu_seqlens_k : array of int32 [batch + 1], optional
         Both or neither: sequences of different lengths lie end to end, that of number b from token
         ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``, and each is attended by itself. `q` is then
         [total_q, num_q_heads, head_dim] and `k` and `v` are [total_k, num_kv_heads, head_dim],
         whatever the layout; so is `out`. Tokens from ``cu_seqlens[batch]`` on are neither read nor
         written. Only the device reads these numbers: a captured call may be replayed with others
-        within the same bounds. `attn_mask` is refused.
+        within the same bounds. `attn_mask`, `score_mod` and `mask_mod` are refused.
     max_seqlen_q, max_seqlen_k : int, optional
         With these, what no sequence is longer than: total_q and total_k by default. Of a longer one
         the rest is left out. Tight ones save time, and memory if Q is smoothed.
     seqused_k : array of int32 [batch], optional
         How many keys of each sequence count, from its first one on; those behind are padding, which
-        may hold anything. Rows are aligned with the last one that counts.
+        may hold anything. Rows are aligned with the last one that counts. `score_mod` and
+        `mask_mod` are refused.
     scale : float, optional
-        Factor of the products of q and k, ``1/sqrt(head_dim)`` by default.
+        Factor of the products of q and k, by default ``1/sqrt(head_dim)`` of these.
     scheme : str or Scheme
         A key of `cuattn.PRESETS` or a scheme of your own. A QuantizedTensor must have been made for
         a scheme that quantizes that operand alike, and K and V of sorted keys by one call of
@@ -107,11 +122,12 @@ def attention(
         Order of the axes of arrays, `out` included; a QuantizedTensor has none.
     return_lse : bool
         Return the log-sum-exp of the logits too. If `q` is a QuantizedTensor and the scheme smooths
-        K, this, like `softcap` and `sinks`, takes memory for `q` in float32 for a while.
+        K, this, like `softcap`, `sinks` and `score_mod`, takes memory for `q` in float32 for a
+        while.
     out : array, optional
-        Written and returned: of any library but JAX, whose arrays are immutable, with shape, type
-        and device of `q`, overlapping no other array, and requiring no gradients. One whose rows
-        are not contiguous or begin at odd elements is written by a copy.
+        Written and returned: of any library but JAX, whose arrays are immutable, with the shape of
+        `o`, type and device of `q`, overlapping no other array, and requiring no gradients. One
+        whose rows are not contiguous or begin at odd elements is written by a copy.
     check_finite : bool
         Raise for NaN and infinities in `q`, `k` and `v`. This waits for the GPU.
     stream : int or stream, optional
@@ -120,7 +136,7 @@ def attention(
 
     Returns
     -------
-    o : array with the shape and type of `q`
+    o : array with the shape of `q` but for the head_dim, which is that of `v`, and its type
         `out` if given; else of PyTorch or JAX if `q` is, and otherwise of CuPy on a GPU and of
         NumPy in host memory. A row that sees no key is 0, with a sink or without.
     lse : array of float32 [batch, num_q_heads, seqlen_q]
@@ -137,7 +153,8 @@ def attention(
     UnsupportedError
         If the GPU, the driver or the compiler is too old.
     CompileError
-        If the compiler is missing or fails.
+        If the compiler is missing or fails, or rejects `score_mod` or `mask_mod`: it says which
+        line of theirs and why.
 
     Notes
     -----
@@ -167,13 +184,19 @@ def attention(
             ...  # capture
     """
     given: dict[Name, Any] = {"q": q, "k": k, "v": v}
-    scores: dict[OptionName, Any] = {}
+    scores: dict[str, Any] = {}
     have_scores = sinks is not None or alibi_slopes is not None or attn_mask is not None
     if have_scores or cu_seqlens_q is not None or cu_seqlens_k is not None or seqused_k is not None:
-        arrays = (sinks, alibi_slopes, attn_mask, cu_seqlens_q, cu_seqlens_k, seqused_k)
+        arrays = (cu_seqlens_q, cu_seqlens_k, seqused_k, sinks, alibi_slopes, attn_mask)
         pairs = zip(OPTION_NAMES, arrays, strict=True)
         scores = {name: x for name, x in pairs if x is not None}
     window = window_size if window_size is ALL_KEYS else checked_window(window_size)
+    mods: Mods | None = None
+    functions: tuple[ScoreMod | None, MaskMod | None] = (None, None)
+    if score_mod is not None or mask_mod is not None:
+        functions = mod_of(ScoreMod, score_mod), mod_of(MaskMod, mask_mod)
+        mods, arrays_of_mods = mods_of(*functions)
+        scores |= arrays_of_mods
     options = Options(
         scheme,
         scale,
@@ -182,6 +205,7 @@ def attention(
         layout,
         window,
         softcap,
+        mods,
         max_seqlen_q,
         max_seqlen_k,
     )
@@ -197,5 +221,5 @@ def attention(
     elif stream is not None:
         raise ArgumentError("stream", stream, "None for arrays in host memory")
     else:
-        o, lse = attention_on_host(given, scores, options, out, check_finite)
+        o, lse = attention_on_host(given, scores, options, out, check_finite, functions)
     return (o, lse) if return_lse else o

@@ -19,11 +19,12 @@ from .arrays.view import (
     view_cupy,
 )
 from .errors import ArgumentError
-from .operands.lengths import LENGTH_NAMES, NO_LENGTHS, LengthArrays
+from .operands.block_mask import BlockMask
+from .operands.lengths import NO_LENGTHS, LengthArrays
 from .operands.operand import itemsize
-from .operands.options import OPTION_NAMES, OptionName, Options
+from .operands.options import Options
 from .operands.quantized import QuantizedTensor
-from .operands.scores import NO_ARRAYS, SCORE_NAMES, ScoreArrays
+from .operands.score_arrays import NO_ARRAYS, ScoreArrays, addresses_in_order
 from .plan.prepared import AttentionCall, prepare
 from .plan.repeated import repetition
 from .quantize import quantize_views
@@ -36,7 +37,7 @@ class _Seen(NamedTuple):
     """The caller's arrays as the call sees them, by their names."""
 
     operands: dict[Name, View | QuantizedTensor]
-    scores: Mapping[OptionName, View]
+    scores: Mapping[str, View | BlockMask]
     out: View | None
 
 
@@ -52,7 +53,7 @@ _NOTHING = _Made()
 
 def attention_on_gpu(
     given: Mapping[Name, Any],
-    scores: Mapping[OptionName, Any],
+    scores: Mapping[str, Any],
     options: Options,
     out: Any,
     finite: bool,
@@ -63,8 +64,8 @@ def attention_on_gpu(
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
-    scores : mapping of str to array
-        Those among the options of the caller, by their names.
+    scores : mapping of str to array or BlockMask
+        Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
     finite : bool
@@ -88,7 +89,10 @@ def attention_on_gpu(
             name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
             for name, x in given.items()
         },
-        {name: caller.look(x, name) for name, x in scores.items()},
+        {
+            name: x if isinstance(x, BlockMask) else caller.look(x, name)
+            for name, x in scores.items()
+        },
         None if out is None else caller.look(out, "out"),
     )
     call = _planned(seen, options)
@@ -114,17 +118,19 @@ def _planned(seen: _Seen, options: Options) -> AttentionCall:
     q, k, v = operands["q"].signature, operands["k"].signature, operands["v"].signature
     arrays, lengths = NO_ARRAYS, NO_LENGTHS
     if scores:
-        seen_as = {name: x.signature for name, x in scores.items()}
-        arrays = ScoreArrays(*map(seen_as.get, SCORE_NAMES))
-        lengths = LengthArrays(*map(seen_as.get, LENGTH_NAMES))
+        signatures: dict[str, Any] = {name: x.signature for name, x in scores.items()}
+        arrays, lengths = ScoreArrays.of(signatures), LengthArrays.of(signatures)
     return prepare(q, k, v, None if out is None else out.signature, *options, arrays, lengths)
 
 
 def _check_output(out: Any, target: View, seen: _Seen, call: AttentionCall) -> None:
     inputs: dict[str, View] = {name: x for name, x in seen.operands.items() if isinstance(x, View)}
-    sizes = {name: itemsize(x.dtype) for name, x in seen.scores.items()}
-    nbytes = call.problem.q.dtype.nbytes
-    check_output(out, target, inputs | dict(seen.scores), call.extents, nbytes, sizes)
+    sizes = {}
+    for name, x in seen.scores.items():
+        view = x.view if isinstance(x, BlockMask) else x
+        if view is not None:
+            inputs[name], sizes[name] = view, itemsize(view.dtype)
+    check_output(out, target, inputs, call.extents, call.problem.q.dtype.nbytes, sizes)
 
 
 def _check_finite(seen: _Seen, given: Mapping[Name, Any]) -> None:
@@ -166,9 +172,10 @@ def _launch(
 ) -> None:
     if not call.launches:
         if call.problem.has_rows:
-            _fill_zeros(target, seen.scores.get("cu_seqlens_q"))
+            bounds, sinks = seen.scores.get("cu_seqlens_q"), seen.scores.get("sinks")
+            _fill_zeros(target, bounds if isinstance(bounds, View) else None)
             if lse is not None:
-                _fill_lse(lse, seen.scores.get("sinks"))
+                _fill_lse(lse, sinks if isinstance(sinks, View) else None)
         return
     o = target
     if not call.writes_out:
@@ -183,7 +190,7 @@ def _launch(
         o.ptr,
         *[0 if view is None else view.ptr for view in (lse, *made)],
         _order_address(k, v),
-        *[seen.scores[name].ptr if name in seen.scores else 0 for name in OPTION_NAMES],
+        *_score_addresses(seen.scores),
     )
     call.launches(given, stream)
     if o is not target:
@@ -214,6 +221,13 @@ def _order_address(k: View | QuantizedTensor, v: View | QuantizedTensor) -> int:
     """Return where the order of sorted keys is, if K or V is quantized already and has one."""
     known = k if isinstance(k, QuantizedTensor) else v
     return known.order_address if isinstance(known, QuantizedTensor) else 0
+
+
+def _score_addresses(scores: Mapping[str, View | BlockMask]) -> tuple[int, ...]:
+    """Return the addresses of the options' arrays, then that of the map of a `BlockMask`."""
+    mask = scores.get("attn_mask")
+    given = addresses_in_order({name: x.ptr for name, x in scores.items()})
+    return (*given, mask.map_ptr if isinstance(mask, BlockMask) else 0)
 
 
 def _addresses(x: View | QuantizedTensor) -> tuple[int, int, int]:

@@ -101,7 +101,7 @@ def quantize_kv(
     Parameters
     ----------
     k, v : array [batch, head, token, head_dim], or with layout "NHD" [batch, token, head, head_dim]
-        As for `quantize`; of one shape, type and device.
+        As for `quantize`; of one type and device, and one shape but for the head_dim.
     scheme, layout, stream
         As for `quantize`.
 

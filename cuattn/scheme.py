@@ -49,7 +49,7 @@ class Scheme:
         which those that share a scale are alike, `cuattn.reference.sorting`.
     p_range : {"block", "row", "row_pow2", "static127", "twin"}
         What P is quantized against: the row maximum inside a block of `p_block` keys (unsigned,
-        255 steps); the running row maximum, from the last block to the first (unsigned, 255 steps);
+        255 steps); the running row maximum, with the first block last (unsigned, 255 steps);
         the same, but it starts a factor of 255/152 above the maximum of the first block that a row
         meets and then moves by whole powers of two, so that O can stay an integer; or the running
         maximum with 127 steps as INT-FlashAttention does; or, "twin", with 127 below ``2^-p_split``

@@ -56,10 +56,11 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
   const int warp_row = work.first_row + warp * H::kWarpRows;
   const BlockRange range = block_range<S>(p, work.first_row, H::kRows);
 
-  // The quantizer's operands are packed and padded: rows to S.head_dim, V to whole blocks. Others
-  // are the caller's own and end at head_dim and seqlen_kv.
+  // The quantizer's operands are packed and padded: rows to whole channels of S, V to whole blocks.
+  // Others are the caller's own and end at head_dim or head_dim_v and seqlen_kv.
   const int qk_bytes = H::kScaledScores ? H::kQkBytes : p.head_dim * bytes_of(S.qk);
-  const int v_bytes = H::kScaledValues ? S.block_kv : p.head_dim * bytes_of(S.pv);
+  const int v_channels = S.equal_rows ? p.head_dim : p.head_dim_v;
+  const int v_bytes = H::kScaledValues ? S.block_kv : v_channels * bytes_of(S.pv);
   const char* q = static_cast<const char*>(p.q) + work.batch * p.q_stride_batch +
                   work.head * p.q_stride_head + work.first_row * p.q_stride_row;
   const char* k = static_cast<const char*>(p.k) + work.batch * p.k_stride_batch +
@@ -74,7 +75,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
       thread, p.v_stride_row, v_bytes);
   // From one key to the next, and for V stored by blocks from one block to the next.
   const i64 k_stride = H::kScaledScores ? H::kQkBytes : p.k_stride_row;
-  const i64 v_stride = H::kScaledValues ? S.head_dim : p.v_stride_row;
+  const i64 v_stride = H::kScaledValues ? S.head_dim_v : p.v_stride_row;
   const KeyScaleLoader<S> scale_loader(p, work.batch_head, work.batch_kv_head, work.first_row);
 
   const Ring<S.stages> ring(shared + Storage<S>::kBarriers);
@@ -101,7 +102,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
     scale_loader.load(stage + Stage<S>::kScales, block, k_loader.smem_offset);
     k_loader.load(stage, k + key * k_stride, keys);
     v_loader.load(stage + Stage<S>::kV, v + key * v_stride,
-                  H::kScaledValues ? S.head_dim : keys);
+                  H::kScaledValues ? S.head_dim_v : keys);
     ring.commit(n);
   };
 #pragma unroll
@@ -165,11 +166,13 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
     BlockVisits visit = visits;
 #pragma unroll 1
     for (int block = visit.next(); block >= 0; block = visit.next()) {
-      if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
-        step(block, Bool<false>{});
-      } else {
-        step(block, Bool<true>{});
+      if constexpr (!S.rules.hide_anywhere()) {
+        if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
+          step(block, Bool<false>{});
+          continue;
+        }
       }
+      step(block, Bool<true>{});
     }
   } else {
     // The blocks of the range, then the first one.
@@ -177,12 +180,14 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
     int end = range.all.end;
 #pragma unroll 1
     for (int round = 0; round < 2; ++round) {
-      if constexpr (S.rules.windowed) {
+      if constexpr (S.rules.windowed && !S.rules.hide_anywhere()) {
 #pragma unroll 1
         for (; block < min_of(range.whole.begin, end); ++block) step(block, Bool<true>{});
       }
+      if constexpr (!S.rules.hide_anywhere()) {
 #pragma unroll 1
-      for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
+        for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
+      }
 #pragma unroll 1
       for (; block < end; ++block) step(block, Bool<true>{});
       block = 0;

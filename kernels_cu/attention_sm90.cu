@@ -227,6 +227,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     };
 
     constexpr bool kLastApart = S.order != Order::in_turn;
+    constexpr bool kHides = S.rules.hide_anywhere();
     auto begin_steps = [&] {
       if constexpr (kLastApart) {
         start_scores_of(kv);
@@ -253,12 +254,11 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         } else {
           if (begins) begin_steps();
           begins = !is_seen(next);
-          const bool whole =
-              block >= blocks.whole.begin && block < blocks.whole.end && own.whole(a, block);
           if (kLastApart && begins) {
             step(block, Bool<true>{}, Bool<true>{});
-          } else if (whole) {
-            step(block, Bool<false>{}, Bool<false>{});
+          } else if (!kHides && block >= blocks.whole.begin && block < blocks.whole.end &&
+                     own.whole(a, block)) {
+            step(block, Bool<kHides>{}, Bool<false>{});
           } else {
             step(block, Bool<true>{}, Bool<false>{});
           }
@@ -276,23 +276,25 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
         for (; block < min_of(first, end); ++block) pass();
         if (first < last + kLastApart) {
           begin_steps();
-          if constexpr (S.rules.windowed) {
+          if constexpr (S.rules.windowed && !kHides) {
 #pragma unroll 1
             for (; block < min_of(blocks.whole.begin, last); ++block) {
               step(block, Bool<true>{}, Bool<false>{});
             }
           }
+          if constexpr (!kHides) {
 #pragma unroll 1
-          for (; block < min_of(blocks.whole.end, last); ++block) {
-            step(block, Bool<false>{}, Bool<false>{});
+            for (; block < min_of(blocks.whole.end, last); ++block) {
+              step(block, Bool<false>{}, Bool<false>{});
+            }
           }
-          if constexpr (S.is_causal || S.rules.windowed || !kLastApart) {
+          if constexpr (S.is_causal || S.rules.windowed || !kLastApart || kHides) {
 #pragma unroll 1
             for (; block < last; ++block) step(block, Bool<true>{}, Bool<false>{});
           }
           if constexpr (kLastApart) {
-            if (block >= blocks.whole.begin && block < blocks.whole.end) {
-              step(block++, Bool<false>{}, Bool<true>{});
+            if (!kHides && block >= blocks.whole.begin && block < blocks.whole.end) {
+              step(block++, Bool<kHides>{}, Bool<true>{});
             } else {
               step(block++, Bool<true>{}, Bool<true>{});
             }

@@ -3,19 +3,21 @@
 // Every CTA has an equal share of the blocks of all heads (partition.cuh). One warp copies them
 // (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
+//   apply_rules      softcap and ALiBi, if there are any
 //   softmax.step     S -> P against the maximum of the block
 //   add_unit_values  O += P V, a quarter of the channels a warp
 // At the end of a head, or of the share, O is stored, whole or as a part (partials.cuh). The last
 // CTA to arrive at a head makes the whole of its parts (arrivals.cuh, merge.cuh).
 #include "kv/arrivals.cuh"
 #include "kv/queries.cuh"
+#include "kv/score_rules.cuh"
 #include "kv/unit_copies.cuh"
 #include "kv/unit_scores.cuh"
 #include "kv/unit_values.cuh"
 
 template <DecodeSpec S>
 __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
-                                             const Partition& partition, const UnitRing& units,
+                                             const Partition<S>& partition, const UnitRing& units,
                                              const QueryRing& queries) {
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
@@ -31,14 +33,17 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     softmax.start(p, head.at, lane);
     typename DecodeShape<S>::Output o = {};
     query_turn.wait_full(queries.full);
+    const int skipped = partition.hidden_blocks(head.at.length);
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
       const u32 stage = units.units + turn.buffer * kBlockUnits * Unit<S>::kBytes;
       const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits], lane};
-      const int first = block * kKvBlock + warp * kWarpUnits * kUnitTokens;
+      const int first = (skipped + block) * kKvBlock + warp * kWarpUnits * kUnitTokens;
       typename DecodeShape<S>::Scores s;
       turn.wait_full(units.full);
       unit_scores<S>(s, q, tokens, stage + k_lane, lane);
+      apply_rules<S>(s, p, q, first, lane);
+      if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
       softmax.step(s, storage, tokens, first, warp, lane);
       add_unit_values<S>(o, storage, softmax, stage + v_lane, warp, lane);
       __syncwarp();
@@ -71,7 +76,7 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
     if constexpr (kBulkCopies) ptx::mbarrier_fence_init();
   }
   __syncthreads();
-  const Partition partition(p);
+  const Partition<S> partition(p);
   const int warp = threadIdx.x / kWarpSize;
   const int cta = blockIdx.x;
   const bool has_share = partition.begin(cta) < partition.begin(cta + 1);

@@ -12,7 +12,7 @@ struct MaskMapSpec {
 
 struct MaskMapParams {
   const void* mask;    // [batch, heads, rows, keys], of which each but the last may be 1
-  u32* bits;           // [batch, heads, rows, bit_words], of booleans: bit j of word i is key 32i + j
+  u32* bits;           // [batch, heads, rows, bit_words]: bit j of word i is key 32 i + j
   u32* map;            // [batch, heads, ceil(rows / 64), 2, map_words]: AttentionParams::mask_map
   i64 stride_batch;    // of the mask, in elements
   i64 stride_head;
@@ -29,59 +29,165 @@ struct MaskMapParams {
 constexpr int kTile = 64;
 constexpr int kWordTiles = 32;
 
+// What a lane has of a row: 16 bytes, of a bit for each of their keys.
+template <MaskKind Kind>
+struct LaneKeys {
+  static constexpr bool kBits = Kind == MaskKind::bits;
+  static constexpr Type kType = type_of(Kind);
+  static constexpr int kBytes = kBits ? 1 : bytes_of(kType);  // of a key
+  static constexpr int kCount = 16 / kBytes;
+  u32 words[4];
+
+  // All keys from an element on, at a multiple of 16 bytes, or zeros.
+  __device__ __forceinline__ void load(const void* mask, i64 at, bool exist) {
+    uint4 x{0, 0, 0, 0};
+    if (exist) {
+      x = __ldg(reinterpret_cast<const uint4*>(static_cast<const u8*>(mask) + at * kBytes));
+    }
+    words[0] = x.x;
+    words[1] = x.y;
+    words[2] = x.z;
+    words[3] = x.w;
+  }
+
+  // The first `count` of them, wherever they are.
+  __device__ __forceinline__ void gather(const void* mask, i64 at, i64 stride, int count) {
+#pragma unroll
+    for (u32& word : words) word = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < count) words[i * kBytes / 4] |= element(mask, at + i * stride) << i * kBytes % 4 * 8;
+    }
+  }
+
+  // Which keys are seen, and which add nothing to a logit.
+  __device__ __forceinline__ void look(u32& seen, u32& plain) const {
+    seen = plain = 0;
+    if constexpr (kBits) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        // The highest bit of each byte that is not 0, then these four side by side.
+        const u32 x = words[i];
+        const u32 highest = (x | ((x & 0x7f7f7f7fu) + 0x7f7f7f7fu)) & 0x80808080u;
+        seen |= ((highest >> 7) * 0x10204080u >> 28) << 4 * i;
+      }
+      plain = seen;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float x = value(i);
+        seen |= static_cast<u32>(!(x <= kLeast<kType>)) << i;  // NaN is no mask: it acts
+        plain |= static_cast<u32>(x == 0.0f) << i;
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static u32 element(const void* mask, i64 at) {
+    if constexpr (kBytes == 4) return __ldg(static_cast<const u32*>(mask) + at);
+    if constexpr (kBytes == 2) return __ldg(static_cast<const u16*>(mask) + at);
+    return __ldg(static_cast<const u8*>(mask) + at);
+  }
+
+  __device__ __forceinline__ float value(int i) const {
+    if constexpr (kBytes == 4) {
+      return __uint_as_float(words[i]);
+    } else {
+      float x[2];
+      const u32 pair = words[i / 2];
+      kType == Type::fp16 ? ptx::widen_f16x2(x, pair) : ptx::widen_bf16x2(x, pair);
+      return x[i % 2];
+    }
+  }
+};
+
+// A lane's keys of some rows, of which it writes the bits: which are seen by any, and which add
+// nothing to a logit of any.
+template <MaskKind Kind, bool Vectors>
+__device__ __forceinline__ void look_at_rows(const MaskMapParams& p, i64 mask_row, i64 bit_row,
+                                             int begin, int end, int key, int count, u32& some,
+                                             u32& all) {
+  using Keys = LaneKeys<Kind>;
+  constexpr int kRows = Vectors ? 4 : 1;  // whose loads are under way together
+  for (int i = begin; i < end; i += kRows) {
+    Keys x[kRows];
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {  // the last row again where there are no more
+      const i64 at = mask_row + min_of(i + j, end - 1) * p.stride_row + key * p.stride_key;
+      if constexpr (Vectors) {
+        x[j].load(p.mask, at, count != 0);
+      } else {
+        x[j].gather(p.mask, at, p.stride_key, count);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) {
+      u32 seen, plain;
+      x[j].look(seen, plain);
+      some |= seen;
+      all &= plain;
+      if constexpr (Keys::kBits) {
+        const u32 word = seen | __shfl_down_sync(0xffffffffu, seen, 1) << Keys::kCount;
+        if (threadIdx.x % 2 == 0 && key / 32 < p.bit_words) {
+          p.bits[(bit_row + min_of(i + j, end - 1)) * p.bit_words + key / 32] = word;
+        }
+      }
+    }
+  }
+}
+
 template <MaskMapSpec S>
 __device__ __forceinline__ void mask_map(const MaskMapParams& p) {
-  constexpr bool kBits = S.input == MaskKind::bits;
+  using Keys = LaneKeys<S.input>;
   constexpr int kWarps = S.num_threads / kWarpSize;
-  __shared__ u32 found[2];  // the words of the map
+  constexpr int kChunk = kWarpSize * Keys::kCount;  // keys of a warp
+  __shared__ u32 found[2];  // tiles with keys that are seen, and with such that are not, or add
   if (threadIdx.x < 2) found[threadIdx.x] = 0;
   __syncthreads();
-  const int lane = threadIdx.x % kWarpSize;
   const int map_word = blockIdx.x % p.map_words;
   const int tile = blockIdx.x / p.map_words % p.tiles;
   const int head = blockIdx.x / p.map_words / p.tiles % p.heads;
   const int batch = blockIdx.x / p.map_words / p.tiles / p.heads;
-  const i64 first_row = static_cast<i64>(batch) * p.heads * p.rows +
-                        static_cast<i64>(head) * p.rows;  // of the bits
-  const i64 of_head = batch * p.stride_batch + head * p.stride_head;
+  const int first_key = map_word * kWordTiles * kTile;
+  const int keys = min_of(kWordTiles * kTile, p.keys - first_key);
   const int rows = min_of(kTile, p.rows - tile * kTile);
-  for (int column = threadIdx.x / kWarpSize; column < kWordTiles; column += kWarps) {
-    const int key = (map_word * kWordTiles + column) * kTile;
-    if (key >= p.keys) break;
-    bool some = false;
-    bool whole = true;
-    for (int i = 0; i < rows; ++i) {
-      const i64 row = tile * kTile + i;
-      u32 word[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int j = key + 32 * half + lane;
-        const i64 at = of_head + row * p.stride_row + j * p.stride_key;
-        bool sees = false;
-        bool adds_nothing = true;
-        if (j < p.keys) {
-          if constexpr (kBits) {
-            sees = adds_nothing = __ldg(static_cast<const u8*>(p.mask) + at) != 0;
-          } else {
-            constexpr Type kType = type_of(S.input);
-            const float x = widened<kType>(p.mask, at);
-            sees = !(x <= kLeast<kType>);  // NaN is no mask: it acts
-            adds_nothing = x == 0.0f;
-          }
-        }
-        word[half] = __ballot_sync(0xffffffffu, sees);
-        some = some || word[half] != 0;
-        whole = whole && __all_sync(0xffffffffu, adds_nothing);
-      }
-      if (kBits && lane < 2 && key / 32 + lane < p.bit_words) {
-        p.bits[(first_row + row) * p.bit_words + key / 32 + lane] = lane == 0 ? word[0] : word[1];
-      }
+  const i64 first_row = static_cast<i64>(tile) * kTile;
+  const i64 bit_row = (static_cast<i64>(batch) * p.heads + head) * p.rows + first_row;
+  const i64 mask_row = batch * p.stride_batch + head * p.stride_head + first_row * p.stride_row;
+  const i64 bytes = mask_row | p.stride_row | keys;  // if multiples of 16 bytes, then all are
+  const bool vectors = p.stride_key == 1 && bytes % Keys::kCount == 0 &&
+                       reinterpret_cast<u64>(p.mask) % 16 == 0;
+  // Warps share the rows where there are fewer chunks of keys than warps.
+  const int chunks = ceil_div(keys, kChunk);
+  const int parts = max_of(1, kWarps / chunks);
+  const int part_rows = ceil_div(rows, parts);
+  for (int item = threadIdx.x / kWarpSize; item < chunks * parts; item += kWarps) {
+    const int offset = item % chunks * kChunk + threadIdx.x % kWarpSize * Keys::kCount;
+    const int count = max_of(0, min_of(Keys::kCount, keys - offset));
+    const int begin = item / chunks * part_rows;
+    const int end = min_of(begin + part_rows, rows);
+    const u32 existing = (1u << count) - 1;
+    u32 some = 0;
+    u32 all = existing;
+    if (vectors) {
+      look_at_rows<S.input, true>(p, mask_row, bit_row, begin, end, first_key + offset, count,
+                                  some, all);
+    } else {
+      look_at_rows<S.input, false>(p, mask_row, bit_row, begin, end, first_key + offset, count,
+                                   some, all);
     }
-    if (lane == 0 && some) atomicOr(&found[0], 1u << column);
-    if (lane == 0 && whole) atomicOr(&found[1], 1u << column);
+    const u32 column = 1u << offset / kTile;
+    const u32 seen = __reduce_or_sync(0xffffffffu, (some & existing) != 0 ? column : 0);
+    const u32 broken = __reduce_or_sync(0xffffffffu, all != existing ? column : 0);
+    if (threadIdx.x % kWarpSize == 0) {
+      atomicOr(&found[0], seen);
+      atomicOr(&found[1], broken);
+    }
   }
   __syncthreads();
   if (threadIdx.x >= 2) return;
+  const u32 columns = 0xffffffffu >> (kWordTiles - ceil_div(keys, kTile));
+  const u32 word = threadIdx.x == 0 ? found[0] : ~found[1] & columns;
   const i64 of_map = (static_cast<i64>(batch) * p.heads + head) * p.tiles + tile;
-  p.map[(of_map * 2 + threadIdx.x) * p.map_words + map_word] = found[threadIdx.x];
+  p.map[(of_map * 2 + threadIdx.x) * p.map_words + map_word] = word;
 }

@@ -2,11 +2,19 @@
 #pragma once
 #include "numeric.cuh"
 
+// An array that a caller's expression names, or a number; see attn/user_arrays.cuh.
+struct UserValue {
+  const void* array;
+  f32 real;
+  i32 whole;
+};
+
 struct AttentionParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
   const void* k;           // [batch, num_kv_heads, seqlen_kv, head_dim]
-  const void* v;           // int8: [batch, num_kv_heads, blocks, S.head_dim, 128]; else as K
-  void* o;                 // [batch, num_q_heads, seqlen_q, head_dim]
+  const void* v;           // 8 bits: [batch, num_kv_heads, blocks, S.head_dim_v, 128]; else
+                           // [batch, num_kv_heads, seqlen_kv, head_dim_v]
+  void* o;                 // [batch, num_q_heads, seqlen_q, head_dim_v]
   f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
   const f32* q_scale;      // token: [batch, num_q_heads, seqlen_q]; group: [.., groups]
   const f32* k_scale;      // token: [batch, num_kv_heads, blocks, 128], in the order of slots
@@ -19,8 +27,8 @@ struct AttentionParams {
                            // the scale, its log2 + kLog2Bias, its inverse; sorted:
                            // [batch, num_kv_heads, blocks, 3, kPlaceScales] alike, but no bias;
                            // block:
-                           // [batch, num_kv_heads, blocks]; channel: [.., S.head_dim]
-  const f32* v_mean;       // [batch, num_kv_heads, head_dim], added to O; may be null
+                           // [batch, num_kv_heads, blocks]; channel: [.., S.head_dim_v]
+  const f32* v_mean;       // [batch, num_kv_heads, head_dim_v], added to O; may be null
   const f32* lse_shift;    // [batch, num_q_heads, seqlen_q], added to lse; may be null
   const f32* delta;        // [batch, num_q_heads, blocks of 128 rows, blocks, 128], in the order of
                            // slots: added to the exponents of a block's rows, and with it
@@ -58,7 +66,8 @@ struct AttentionParams {
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;
   i32 seqlen_kv;
-  i32 head_dim;            // without padding
+  i32 head_dim;            // of Q and K, without padding
+  i32 head_dim_v;          // of V and O, likewise
   i32 row_blocks;          // CTAs along the query rows of one head
   i32 first_batch;         // of a launch that has not all of them; not read by the Hopper family
   i32 window_left;         // keys before and behind a row's own that it sees
@@ -71,6 +80,7 @@ struct AttentionParams {
   f32 scale_log2;          // softmax_scale * log2 e
   f32 twin;                // 2^p_split, if S.p_range is twin
   f32 inverse_twin;        // 2^-p_split
+  UserValue user[8];       // arrays of score_mod, then of mask_mod; their numbers likewise
   // If S.rules.varlen; see sequences.cuh. Strides of batches are 0 if sequences lie end to end.
   const i32* cu_seqlens_q; // [batch + 1], both or neither
   const i32* cu_seqlens_k;
@@ -86,7 +96,8 @@ struct AttentionParams {
 struct WgmmaParams {
   TensorMap q_map;         // [batch, num_q_heads, seqlen_q, head_dim]
   TensorMap k_map;         // [batch, num_kv_heads, seqlen_kv, head_dim]
-  TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim, 128]; else as k_map
+  TensorMap v_map;         // 8 bits: [batch * num_kv_heads, blocks, S.head_dim_v, 128]; else
+                           // [batch, num_kv_heads, seqlen_kv, head_dim_v]
   AttentionParams attention;
   u32* next_item;          // counts the items that CTAs have taken after their first; starts at 0;
                            // null if every CTA has one only

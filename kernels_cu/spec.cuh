@@ -34,12 +34,20 @@ struct Rules {
   bool sinks;
   MaskKind attn_mask;
   bool varlen;          // lengths, and where sequences lie, are read from memory
+  bool score_mod;       // the caller's own expressions: attn/user_mods.cuh
+  bool mask_mod;
 
   __host__ __device__ constexpr bool biased() const {
     return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;
   }
   // Whether scores become exponents, as floats, before their maxima are taken.
-  __host__ __device__ constexpr bool change_scores() const { return softcap || alibi || biased(); }
+  __host__ __device__ constexpr bool change_scores() const {
+    return softcap || alibi || biased() || score_mod;
+  }
+  // Whether what smoothing K took from scores is in them again: some rule is no addition.
+  __host__ __device__ constexpr bool unshifted() const { return softcap || score_mod; }
+  // Whether any key may be hidden, wherever it is, and no map says so.
+  __host__ __device__ constexpr bool hide_anywhere() const { return score_mod || mask_mod; }
   // Whether a map says which blocks are visited.
   __host__ __device__ constexpr bool mapped() const { return attn_mask != MaskKind::none; }
 };
@@ -48,7 +56,9 @@ struct AttentionSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
   Type out;             // elements of O
-  int head_dim;         // padded to the layouts of the quantizer
+  int head_dim;         // of Q and K, padded to the layouts of the quantizer
+  int head_dim_v;       // of V and O, likewise
+  bool equal_rows;      // rows of K and V, neither of them codes, have as many channels
   Scope k_scope;        // token, group (as of Q), thread, sorted or block, of scales as stored
   int qk_group;         // channels of a group
   Scope v_scope;        // token, sorted, block or channel, of scales as they are stored

@@ -33,7 +33,10 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of one attention call with arrays [batch, head, token, head_dim]."""
+    """The sizes of one attention call with arrays [batch, head, token, head_dim].
+
+    `head_dim` is that of Q and K; V and the output may have another one.
+    """
 
     batch: int
     num_q_heads: int
@@ -54,12 +57,14 @@ class Shape:
         for name, shape in (("q", q), ("k", k), ("v", v)):
             if len(shape) != 4:
                 raise ArgumentError(f"{name}.shape", shape, "[batch, head, token, head_dim]")
-        if k != v:
-            raise ArgumentError("v.shape", v, f"the shape {k} of k")
+        if k[:3] != v[:3]:
+            raise ArgumentError("v.shape", v, f"the shape {k} of k, but for the last axis")
         if (k[0], k[3]) != (q[0], q[3]):
             raise ArgumentError("k.shape", k, f"[{q[0]}, head, token, {q[3]}] to fit q {q}")
         if q[3] == 0:
             raise ArgumentError("q.shape", q, "of a head_dim of at least 1")
+        if v[3] == 0:
+            raise ArgumentError("v.shape", v, "of a head_dim of at least 1")
         if q[1] != k[1] and (k[1] == 0 or q[1] % k[1] != 0):
             raise ArgumentError("q.shape", q, f"of a number of heads that the {k[1]} of k divide")
         return Shape(q[0], q[1], k[1], q[2], k[2], q[3])

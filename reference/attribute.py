@@ -73,8 +73,8 @@ def attribute(
     if reference is None:
         reference, _ = exact.attention(q, k, v, scale=scale, is_causal=is_causal)
         step()
-    elif np.shape(reference) != np.shape(q):
-        raise ArgumentError("reference.shape", np.shape(reference), f"{np.shape(q)} as q")
+    elif np.shape(reference) != (wanted := (*np.shape(q)[:3], *np.shape(v)[3:])):
+        raise ArgumentError("reference.shape", np.shape(reference), f"{wanted} as the output")
     errors = {}
     for source in runs:
         untouched = [] if source == "all" else [name for name in SOURCES if name != source]

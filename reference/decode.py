@@ -11,6 +11,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, whole_counts
@@ -126,6 +127,8 @@ def decode(
     """
     q = floating("q", q)
     shape = Shape.of(q.shape, k.codes.shape, v.codes.shape)
+    if v.codes.shape[3] != shape.head_dim:
+        raise ArgumentError("v.codes.shape", v.codes.shape, f"of {shape.head_dim} channels, as k")
     scale = check_scale(scale, shape.head_dim)
     counts = whole_counts("lengths", lengths, shape.batch, shape.seqlen_kv)
     rules = ScoreRules.of(

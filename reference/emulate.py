@@ -20,6 +20,7 @@ from .arrays import FloatArray, Progress, check_scale, spans
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .masking import UNLIMITED, visited
+from .mods import MaskFunction, ScoreFunction
 from .quantize import Operand, Operands, Quantized, block_of, operands, scope_of
 from .rotation import unrotate
 from .rounding import HalfType
@@ -50,6 +51,8 @@ def attention(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     compute: HalfType | None = None,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -59,12 +62,15 @@ def attention(
     ----------
     q : array_like of float [batch, num_q_heads, seqlen_q, head_dim]
     k, v : array_like of float [batch, num_kv_heads, seqlen_kv, head_dim]
+        The head_dim of V may be another one.
     scheme : str or Scheme
     scale : float, optional
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `exact.attention`. None of them is quantized; scales and means are of all tokens,
         hidden or not.
+    score_mod, mask_mod : callable, optional
+        As for `exact.attention`.
     compute : {"float16", "bfloat16"}, optional
         See `quantize.operands`.
     progress : callable, optional
@@ -72,7 +78,7 @@ def attention(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
         Of the original logits: the effect of K smoothing is added back.
 
@@ -95,6 +101,8 @@ def attention(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
         lse_shift=shift_of(q, vector, scale),
         progress=progress,
     )
@@ -112,6 +120,8 @@ def emulate(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     lse_shift: FloatArray | None = None,
     round_p: bool = True,
     row_blocks: Sequence[range] | None = None,
@@ -135,9 +145,11 @@ def emulate(
         The one that `ops` was made for.
     scale, progress, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `attention`.
+    score_mod, mask_mod : callable, optional
+        As for `attention`.
     lse_shift : ndarray of float64 [batch, num_q_heads, seqlen_q], optional
         What smoothing K took from each row's logits; see `smoothing.lse_shift`. It is added to lse,
-        and with `softcap` to the logits.
+        and with `softcap` or `score_mod` to the logits.
     round_p : bool
         With False, P stays as it is: for finding out what its rounding costs.
     row_blocks : sequence of range, optional
@@ -148,14 +160,14 @@ def emulate(
 
     Returns
     -------
-    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim]
+    o : ndarray of float64 [batch, num_q_heads, seqlen_q, head_dim of v]
     lse : ndarray of float64 [batch, num_q_heads, seqlen_q]
 
     Raises
     ------
     ArgumentError
         If `ops` does not fit the scheme or itself, an option makes no sense, or K is smoothed and
-        `softcap` or `sinks` have no `lse_shift`.
+        `softcap`, `sinks` or `score_mod` have no `lse_shift`.
     """
     scheme = resolve(scheme)
     _check(ops, scheme)
@@ -169,11 +181,16 @@ def emulate(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
     )
     smoothed = isinstance(ops.k, Quantized) and ops.k.vector is not None
-    if smoothed and lse_shift is None and (softcap or sinks is not None):
-        raise ArgumentError("lse_shift", None, "given with softcap or sinks, as K is smoothed")
-    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, shape.head_dim))
+    shifted = softcap or sinks is not None or score_mod is not None
+    if smoothed and lse_shift is None and shifted:
+        expected = "given with softcap, sinks or score_mod, as K is smoothed"
+        raise ArgumentError("lse_shift", None, expected)
+    head_dim_v = (ops.v.codes if isinstance(ops.v, Quantized) else ops.v).shape[3]
+    o = np.zeros((shape.batch, shape.num_q_heads, shape.seqlen_q, head_dim_v))
     lse = np.full(o.shape[:3], -np.inf)
     if row_blocks is None:
         row_blocks = list(spans(shape.seqlen_q, ROWS))
@@ -186,7 +203,7 @@ def emulate(
             of_head = rules.of_head(b, h, lse_shift)
             for rows in row_blocks:
                 at = slice(rows.start, rows.stop)
-                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), shape.head_dim)
+                softmax = OnlineSoftmax(scheme, ops.compute, round_p, len(rows), head_dim_v)
                 seen = np.zeros(len(rows), np.bool_)
                 with np.errstate(all="ignore"):
                     for keys in visited(of_head.mask.blocks(rows, scheme.p_block)):

@@ -9,6 +9,7 @@ from ..errors import ArgumentError
 from .arrays import FloatArray, Progress, Shape, check_scale, floating, spans
 from .blas_threads import one_blas_thread
 from .masking import UNLIMITED, weighted_sum
+from .mods import MaskFunction, ScoreFunction
 from .scores import HeadRules, ScoreRules
 
 __all__ = ["attention"]
@@ -27,6 +28,8 @@ def attention(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     seqused_k: ArrayLike | None = None,
     block: int = 1024,
     progress: Progress | None = None,
@@ -41,8 +44,8 @@ def attention(
     or value has no effect, whatever it holds.
 
     Options may be combined. They change the logits in this order: `softcap`, `alibi_slopes`, an
-    `attn_mask` of floats; then keys are hidden, by all that hides some. With ``n`` keys, row i
-    stands beside key ``i + n - seqlen_q``, its own.
+    `attn_mask` of floats, `score_mod`; then keys are hidden, by all that hides some. With ``n``
+    keys, row i stands beside key ``i + n - seqlen_q``, its own.
 
     Parameters
     ----------
@@ -67,6 +70,13 @@ def attention(
     alibi_slopes : array_like of float, optional
         Broadcast to [batch, num_q_heads]. The slope times a key's distance from the row's own is
         taken from its logit (ALiBi, arXiv 2108.12409).
+    score_mod : callable, optional
+        Returns what logits become: a function of any of `score`, float64 [row, key], and of where
+        they are: `batch` and `head`, integers, `q` and `own` [row, 1], the row's index and the key
+        that it stands beside, and `kv` [1, key], by these names. -inf hides the key
+        (FlexAttention, arXiv 2412.05496).
+    mask_mod : callable, optional
+        Likewise, without `score`: whether a row sees a key.
     seqused_k : array_like of int [batch], optional
         How many keys each sequence has; those behind are padding, which nothing sees.
     block : int
@@ -90,10 +100,7 @@ def attention(
     1805.02867), which in float64 is as accurate as the plain formula and needs bounded memory.
     """
     q, k, v = floating("q", q), floating("k", k), floating("v", v)
-    # All but the last axis of V has to fit K.
-    shape = Shape.of(q.shape, k.shape, (*v.shape[:3], *k.shape[3:]) if v.ndim == 4 else v.shape)
-    if v.shape[3] == 0:
-        raise ArgumentError("v.shape", v.shape, "of a head_dim of at least 1")
+    shape = Shape.of(q.shape, k.shape, v.shape)
     scale = check_scale(scale, shape.head_dim)
     if block < 1:
         raise ArgumentError("block", block, "at least 1")
@@ -105,6 +112,8 @@ def attention(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
         seqused_k=seqused_k,
     )
     o = np.zeros((*q.shape[:3], v.shape[3]))

@@ -84,10 +84,19 @@ def visited(blocks: list[range]) -> list[range]:
     return blocks[1:] + blocks[:1] if blocks and blocks[0].start == 0 else blocks
 
 
-def operations(shape: Shape, is_causal: bool) -> int:
-    """Return the multiplications and additions of Q Kᵀ and P V that the mask leaves."""
+def operations(shape: Shape, is_causal: bool, head_dim_v: int | None = None) -> int:
+    """Return the multiplications and additions of Q Kᵀ and P V that the mask leaves.
+
+    Parameters
+    ----------
+    shape : Shape
+    is_causal : bool
+    head_dim_v : int, optional
+        That of V, if it is another one.
+    """
+    head_dim_v = shape.head_dim if head_dim_v is None else head_dim_v
     pairs = int(Mask(shape, is_causal).num_visible(range(shape.seqlen_q)).sum())
-    return 4 * shape.batch * shape.num_q_heads * shape.head_dim * pairs
+    return 2 * shape.batch * shape.num_q_heads * (shape.head_dim + head_dim_v) * pairs
 
 
 def weighted_sum(p: FloatArray, v: FloatArray, visible: NDArray[np.bool_] | None) -> FloatArray:

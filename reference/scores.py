@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ArgumentError
 from .arrays import FloatArray, Shape, floating, whole_counts, whole_numbers
 from .masking import UNLIMITED, Mask
+from .mods import PLACE, MaskFunction, ScoreFunction, check_reference, hidden, modified
 
 __all__ = ["HeadRules", "ScoreRules"]
 
@@ -33,6 +34,7 @@ class ScoreRules:
     alibi_slopes : ndarray of float64 [batch, num_q_heads] or None
     sinks : ndarray of float64 [num_q_heads]
         -inf, which changes nothing, if there are none.
+    score_mod, mask_mod : callable or None
     """
 
     masks: list[Mask]
@@ -40,6 +42,8 @@ class ScoreRules:
     attn_mask: NDArray[Any] | None
     alibi_slopes: FloatArray | None
     sinks: FloatArray
+    score_mod: ScoreFunction | None = None
+    mask_mod: MaskFunction | None = None
 
     @staticmethod
     def of(
@@ -52,6 +56,8 @@ class ScoreRules:
         attn_mask: ArrayLike | None,
         alibi_slopes: ArrayLike | None,
         seqused_k: ArrayLike | None = None,
+        score_mod: ScoreFunction | None = None,
+        mask_mod: MaskFunction | None = None,
     ) -> ScoreRules:
         """Check the options of a call of this shape.
 
@@ -69,7 +75,7 @@ class ScoreRules:
         used = whole_counts("seqused_k", seqused_k, batch, shape.seqlen_kv)
         masks = [
             Mask(
-                Shape(1, heads, shape.num_kv_heads, shape.seqlen_q, int(n), shape.head_dim),
+                replace(shape, batch=1, seqlen_kv=int(n)),
                 is_causal,
                 (int(sides[0]), int(sides[1])),
             )
@@ -88,7 +94,14 @@ class ScoreRules:
             if mask.dtype != np.bool_:
                 mask = floating("attn_mask", mask)
             mask = _expanded("attn_mask", mask, (batch, heads, shape.seqlen_q, shape.seqlen_kv))
-        return ScoreRules(masks, float(softcap), mask, slopes, logits.astype(np.float64))
+        for name, function, known in (
+            ("score_mod", score_mod, ("score", *PLACE)),
+            ("mask_mod", mask_mod, PLACE),
+        ):
+            if function is not None:
+                check_reference(name, function, known)
+        numbers = logits.astype(np.float64)
+        return ScoreRules(masks, float(softcap), mask, slopes, numbers, score_mod, mask_mod)
 
     def of_head(self, b: int, h: int, shift: FloatArray | None = None) -> HeadRules:
         """Return those of head h of sequence b.
@@ -106,6 +119,9 @@ class ScoreRules:
             0.0 if self.alibi_slopes is None else float(self.alibi_slopes[b, h]),
             float(self.sinks[h]),
             None if shift is None else shift[b, h],
+            (b, h),
+            self.score_mod,
+            self.mask_mod,
         )
 
 
@@ -122,7 +138,10 @@ class HeadRules:
     sink : float
         -inf if there is none.
     shift : ndarray of float64 [row] or None
-        What the logits of each row lack: a softcap wants them with it.
+        What the logits of each row lack: a softcap and a `score_mod` want them with it.
+    index : tuple of int
+        Which sequence and head it is.
+    score_mod, mask_mod : callable or None
     """
 
     mask: Mask
@@ -131,6 +150,14 @@ class HeadRules:
     alibi_slope: float
     sink: float
     shift: FloatArray | None
+    index: tuple[int, int] = (0, 0)
+    score_mod: ScoreFunction | None = None
+    mask_mod: MaskFunction | None = None
+
+    @property
+    def _unshifted(self) -> bool:
+        """Whether logits get again what they lack."""
+        return self.softcap != 0 or self.score_mod is not None
 
     def apply(self, s: FloatArray, rows: range, keys: range) -> NDArray[np.bool_] | None:
         """Turn scaled products of Q and K into logits, in place.
@@ -145,9 +172,9 @@ class HeadRules:
         ndarray of bool [row, key] or None
             What is visible; None if all of it is.
         """
+        if self._unshifted and self.shift is not None:
+            s += self.shift[rows.start : rows.stop, None]
         if self.softcap:
-            if self.shift is not None:
-                s += self.shift[rows.start : rows.stop, None]
             np.multiply(np.tanh(s / self.softcap), self.softcap, out=s)
         if self.alibi_slope:
             away = np.abs(self.mask.own(rows)[:, None] - np.arange(keys.start, keys.stop))
@@ -159,16 +186,27 @@ class HeadRules:
             if part.dtype != np.bool_:
                 s += part.astype(np.float64)
                 allowed = ~_hides(part)
-            if not allowed.all():
-                visible = allowed if visible is None else visible & allowed
+            visible = _both(visible, allowed)
+        if self.score_mod is not None:
+            s[...] = modified(self.score_mod, s, self._place(rows, keys))
+            visible = _both(visible, s != -np.inf)
+        if self.mask_mod is not None:
+            visible = _both(visible, ~hidden(self.mask_mod, self._place(rows, keys), s.shape))
         if visible is not None:
             s[~visible] = -np.inf
         return visible
 
+    def _place(self, rows: range, keys: range) -> dict[str, Any]:
+        """Return where the logits of a block are, by the names of `PLACE`."""
+        batch, head = self.index
+        q, kv = np.arange(rows.start, rows.stop), np.arange(keys.start, keys.stop)
+        own = self.mask.own(rows)
+        return {"batch": batch, "head": head, "q": q[:, None], "kv": kv[None], "own": own[:, None]}
+
     def apply_to_log2(self, s: FloatArray, rows: range, keys: range) -> NDArray[np.bool_] | None:
         """Do the same to logits in units of log 2; those that are only hidden keep their bits."""
         biased = self.attn_mask is not None and self.attn_mask.dtype != np.bool_
-        if not (self.softcap or self.alibi_slope or biased):
+        if not (self._unshifted or self.alibi_slope or biased):
             return self.apply(s, rows, keys)
         s *= np.log(2.0)
         visible = self.apply(s, rows, keys)
@@ -190,13 +228,22 @@ class HeadRules:
         rows : range
             Which of the head's rows they are.
         """
-        if self.shift is not None and not self.softcap:
+        if self.shift is not None and not self._unshifted:
             lse = lse + self.shift[rows.start : rows.stop]
         o, lse = np.where(seen[:, None], o, 0.0), np.where(seen, lse, -np.inf)
         if self.sink == -np.inf:
             return o, lse
         total = np.logaddexp(lse, self.sink)
         return o * np.exp(lse - total)[:, None], total
+
+
+def _both(
+    visible: NDArray[np.bool_] | None, allowed: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Return what two rules leave visible; None is all."""
+    if allowed.all():
+        return visible
+    return allowed if visible is None else visible & allowed
 
 
 def _hides(bias: NDArray[Any]) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from .rounding import E4M3_MAX, HalfType, round_e4m3, round_half
 __all__ = ["OnlineSoftmax", "PBlock"]
 
 # Of ``p_range="row_pow2"``: by how much, in units of log 2, M stands above the maximum of the first
-# block that a row meets, its last. It makes later moves of M rarer, for an error that is 1 to 6 %
+# block that a row meets. It makes later moves of M rarer, for an error that is 1 to 6 %
 # larger. Such a number that P at the maximum is a whole number of steps: a row of equal logits is
 # exact.
 FIRST_HEADROOM = np.log2(255 / 152)
@@ -53,8 +53,8 @@ class OnlineSoftmax:
     ``2^M`` and of V's channel scale.
 
     Any order of blocks is correct, but what rounding P against M costs depends on it. The kernels
-    go from the last to the first, so that attention sinks, which are first tokens, raise M when the
-    other keys have been rounded already.
+    take the first one last (`masking.visited`), so that attention sinks, which are first tokens,
+    raise M when the other keys have been rounded already.
 
     Parameters
     ----------

@@ -24,9 +24,12 @@ __all__ = [
     "look_on_host",
     "memory_of",
     "new_on_host",
+    "score_values",
     "to_host",
     "write_on_host",
 ]
+
+_BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
 
 TYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -182,3 +185,17 @@ def memory_of(x: View) -> NDArray[Any]:
     memory: Any = (ctypes.c_char * (high - low)).from_address(x.ptr + low)
     strides = steps_in_bytes(x, itemsize)
     return np.ndarray(x.shape, dtype, memory, offset=-low, strides=strides)
+
+
+def score_values(x: Any, name: str) -> NDArray[Any]:
+    """Return a mask or numbers of heads as the reference takes them, an axis of stride 0 once.
+
+    bfloat16 is widened to float32, where its least number, which hides a key, becomes -inf.
+    """
+    seen = look_on_host(x, name)
+    values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
+    values = values[tuple([slice(None) if step else slice(0, 1) for step in values.strides])]
+    if seen.dtype != "bfloat16":
+        return values
+    wide = (values.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.where(wide <= _BFLOAT16_LEAST, np.float32(-np.inf), wide)

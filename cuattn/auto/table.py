@@ -102,9 +102,10 @@ class SpeedTable:
         """Return the table of rows of a record, of shapes at which all candidates were timed.
 
         Of a shape that was timed more than once the first times count, in the order of `KINDS`.
+        Rows of options of scores do not.
         """
         found: dict[Shape, dict[str, float]] = {}
-        of_kinds = [t for t in timings if t.case in KINDS]
+        of_kinds = [t for t in timings if t.case in KINDS and t.feature is None]
         for t in sorted(of_kinds, key=lambda t: KINDS.index(t.case)):
             ours = t.implementation == "cuattn" and t.scheme in CANDIDATES and t.state == "cold"
             if ours and t.head_dim in HEAD_DIMS and t.end_to_end_ms:

@@ -75,7 +75,7 @@ def intensity(timing: Timing) -> float | None:
         if not timing.kernel_ms:
             return None
         return timing.operations / (timing.gbps * timing.kernel_ms * 1e6)
-    if timing.case != prefill.KIND:
+    if not timing.is_plain(prefill.KIND):
         return None
     how = resolve(timing.scheme)
     q_rows = timing.batch * timing.num_q_heads * timing.seqlen_q

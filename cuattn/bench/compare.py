@@ -90,6 +90,8 @@ def _ceilings(results: Results) -> Iterator[tuple[Key, _Figure]]:
 
 def _times(results: Results) -> Iterator[tuple[Key, _Figure]]:
     for t in results.timings:
+        if t.feature is not None:  # which a `Row` has no place for
+            continue
         row = Row(t.case, t.implementation, t.scheme, shape_of(t))
         bound: Bound = "arithmetic" if t.gbps is None else "memory"
         medians: tuple[tuple[Measure, float | None, float | None], ...] = (

@@ -66,12 +66,12 @@ def supported_schemes(schemes: Iterable[S], left_out: LeftOut) -> list[S]:
     return found
 
 
-def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str | Scheme) -> Run:
-    """Bind one scheme to float16 CuPy arrays [B, H, N, D]."""
+def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str | Scheme, **scores: Any) -> Run:
+    """Bind one scheme to float16 CuPy arrays [B, H, N, D], with options of scores if there are."""
     import cupy
 
     out = cupy.empty_like(q)
-    options = {"is_causal": case.is_causal, "scheme": scheme, "out": out}
+    options = {"is_causal": case.is_causal, "scheme": scheme, "out": out, **scores}
 
     def end_to_end() -> Any:
         return cuattn.attention(q, k, v, **options)

@@ -122,8 +122,14 @@ def rows(
     kind: str = KIND,
     state: State = "cold",
     model: str | None = None,
+    feature: str | None = None,
+    operations: int | None = None,
 ) -> Iterator[Timing]:
-    """Yield the rows of a record of the times of `calls`, or of those from float16 alone."""
+    """Yield the rows of a record of the times of `calls`, or of those from float16 alone.
+
+    `operations` are those of the case if not said.
+    """
+    operations = case.operations if operations is None else operations
     for who, run in runs.items():
         end_to_end = times[who, "end_to_end"]
         is_one = run.kernel is run.end_to_end
@@ -134,9 +140,10 @@ def rows(
             **who._asdict(),
             state=state,
             model=model,
+            feature=feature,
             kernel_ms=kernel.ms if kernel else None,
             kernel_iqr_ms=kernel.iqr_ms if kernel else None,
             end_to_end_ms=end_to_end.ms,
             end_to_end_iqr_ms=end_to_end.iqr_ms,
-            tops=case.operations / kernel.ms * 1e-9 if kernel else None,
+            tops=operations / kernel.ms * 1e-9 if kernel else None,
         )

@@ -91,7 +91,7 @@ def _nearest(timings: Sequence[Timing], shape: Shape) -> list[Timing]:
     rows: dict[Shape, list[Timing]] = {}
     for t in timings:
         alike = (t.head_dim, t.is_causal) == (shape.head_dim, shape.is_causal)
-        if t.case == prefill.KIND and alike:
+        if t.is_plain(prefill.KIND) and alike:
             rows.setdefault(shape_of(t), []).append(t)
 
     def distance(x: Shape) -> tuple[float, int]:

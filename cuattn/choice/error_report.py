@@ -33,8 +33,8 @@ class ErrorReport:
     seconds : float or None
         Median time of one call on the GPU, quantization of Q, K and V included.
     tops : float or None
-        10¹² operations a second in that time: 4 head_dim for each pair of a query and a key that it
-        sees.
+        10¹² operations a second in that time: 2 of the head_dim of Q and 2 of that of V for each
+        pair of a query and a key that it sees.
     by_row : RowErrors or None
         The error of each row and of each head.
     """

@@ -86,8 +86,9 @@ def measure_error(
     compute: HalfType = "bfloat16" if host[0].dtype == "bfloat16" else "float16"
     on_gpu = gpu_status()[0] == "ok" and all(x.dtype != "bfloat16" or x.on_gpu for x in host)
 
-    if reference is not None and np.shape(reference) != values[0].shape:
-        raise ArgumentError("reference.shape", np.shape(reference), f"{values[0].shape}")
+    output = (*values[0].shape[:3], values[2].shape[3])
+    if reference is not None and np.shape(reference) != output:
+        raise ArgumentError("reference.shape", np.shape(reference), f"{output}")
 
     stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
     arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
@@ -117,7 +118,7 @@ def measure_error(
         metrics=metrics(o, reference),
         by_source=sources,
         seconds=seconds,
-        tops=operations(shape, is_causal) / seconds / 1e12 if seconds else None,
+        tops=operations(shape, is_causal, output[3]) / seconds / 1e12 if seconds else None,
         by_row=RowErrors.of(o, reference),
     )
 

@@ -17,7 +17,7 @@ from ..kv.listing import kv_specs
 from ..kv_format import KV_BITS
 from ..operands.operand import DTYPES
 from ..plan.kernels import supported
-from ..plan.listing import attention_specs, merge_specs, rate_specs
+from ..plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
 from ..reference.layout import HEAD_DIMS
 from .cache import summary
 from .options import at_least, items, one_of, schemes
@@ -50,8 +50,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="every kernel that there is: all schemes, head dims, types, KV caches, merging and "
-        "ceilings",
+        help="every kernel that there is: all schemes, head dims, types, KV caches, masks, merging "
+        "and ceilings",
     )
     parser.add_argument(
         "--schemes",
@@ -124,7 +124,7 @@ def _specs(args: argparse.Namespace, facts: Target) -> list[Spec]:
         [
             *attention_specs(chosen, head_dims, dtypes, facts),
             *kv_specs(head_dims, dtypes, bits, facts),
-            *((*merge_specs(dtypes), *rate_specs(facts)) if args.all else ()),
+            *((*mask_map_specs(), *merge_specs(dtypes), *rate_specs(facts)) if args.all else ()),
         ]
     )
 

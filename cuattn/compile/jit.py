@@ -15,7 +15,16 @@ from . import disk_cache as cache
 from .nvrtc import Cubin, checked_arch, compile_source, fingerprint, nvrtc_version
 from .sources import sources_digest
 
-__all__ = ["Cubin", "Spec", "begin", "compile_cubin", "load", "precompile", "sources_digest"]
+__all__ = [
+    "Cubin",
+    "Spec",
+    "begin",
+    "compile_cubin",
+    "image_of",
+    "load",
+    "precompile",
+    "sources_digest",
+]
 
 # Above this a kernel has to ask for its dynamic shared memory; the number is CUDA's.
 _SMEM_WITHOUT_ASKING = 48 * 1024
@@ -44,6 +53,10 @@ class Spec(Protocol):
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of a CTA."""
+
+    @property
+    def prelude(self) -> str:
+        """What the unit begins with, before the source."""
 
     def cxx(self) -> str:
         """Render ``Struct{...}``, which has at least the members num_threads and min_ctas."""
@@ -106,6 +119,11 @@ def compile_cubin(source_file: str, spec: Spec, arch: str) -> Cubin:
         As `cuattn.compile.nvrtc.compile_source`.
     """
     return compile_source(_unit(source_file, spec), arch)
+
+
+def image_of(unit: str, arch: str) -> bytes:
+    """Return the binary of a unit, compiled as by `compile_source` unless it is on disk."""
+    return cache.fetch(_file(unit, arch), lambda: compile_source(unit, arch).image)
 
 
 def precompile(
@@ -174,8 +192,7 @@ def _image(spec: Spec, arch: str) -> Future[bytes]:
 
 
 def _fetch(spec: Spec, arch: str) -> bytes:
-    text = _unit(spec.source, spec)
-    return cache.fetch(_file(text, arch), lambda: compile_source(text, arch).image)
+    return image_of(_unit(spec.source, spec), arch)
 
 
 def _ready(image: bytes, spec: Spec, device: Device) -> Any:
@@ -200,8 +217,9 @@ def _ready(image: bytes, spec: Spec, device: Device) -> Any:
 
 
 def _unit(source_file: str, spec: Spec) -> str:
-    # Apart from the literal and the entry all text is in files, so messages name real lines.
+    # Apart from the literal and the entry all text of ours is in files: messages name real lines.
     return (
+        f"{spec.prelude}"
         f'#include "{source_file}"\n'
         f"constexpr auto S = {spec.cxx()};\n"
         f'extern "C" __global__ void __launch_bounds__(S.num_threads, S.min_ctas)\n'

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.host import look_on_host, memory_of, new_on_host, to_host, write_on_host
+from ..arrays.host import look_on_host, new_on_host, to_host, write_on_host
 from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
 from ..arrays.view import Array, View
 from ..errors import ArgumentError
+from ..operands.block_mask import BlockMask
 from ..operands.operand import dtype_name, itemsize
 from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
@@ -24,7 +25,6 @@ __all__ = [
     "check_finite",
     "delivered",
     "output_on_host",
-    "score_values",
     "signature_on_host",
     "values_on_host",
 ]
@@ -32,12 +32,10 @@ __all__ = [
 # The layout [token, head, head_dim].
 TOKENS = "THD"
 
-_BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
-
 
 def signature_on_host(x: Any, name: str) -> Any:
-    """Return what the plan has to know of an array or a QuantizedTensor."""
-    if isinstance(x, QuantizedTensor):
+    """Return what the plan has to know of an array, a QuantizedTensor or a BlockMask."""
+    if isinstance(x, (QuantizedTensor, BlockMask)):
         return x.signature
     seen = look_on_host(x, name)
     return Array(seen.shape, seen.strides, seen.dtype, seen.device)
@@ -54,20 +52,6 @@ def values_on_host(x: Any, name: str, layout: str) -> Any:
     if layout == TOKENS:
         return values.swapaxes(0, 1)[None]
     return values.swapaxes(1, 2) if layout == "NHD" else values
-
-
-def score_values(x: Any, name: str) -> NDArray[Any]:
-    """Return a mask or numbers of heads as the reference takes them, an axis of stride 0 once.
-
-    bfloat16 is widened to float32, where its least number, which hides a key, becomes -inf.
-    """
-    seen = look_on_host(x, name)
-    values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
-    values = values[tuple([slice(None) if step else slice(0, 1) for step in values.strides])]
-    if seen.dtype != "bfloat16":
-        return values
-    wide = (values.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return np.where(wide <= _BFLOAT16_LEAST, np.float32(-np.inf), wide)
 
 
 def check_finite(values: Mapping[Name, Any], given: Mapping[Name, Any]) -> None:

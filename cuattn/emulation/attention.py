@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..operands.lengths import LENGTH_NAMES, LengthArrays
-from ..operands.options import OptionName, Options
+from ..arrays.host import score_values
+from ..operands.block_mask import BlockMask
+from ..operands.lengths import LengthArrays
+from ..operands.options import Options
 from ..operands.problem import Problem
 from ..operands.quantized import QuantizedTensor
-from ..operands.scores import SCORE_NAMES, ScoreArrays
+from ..operands.score_arrays import OPTION_NAMES, ScoreArrays
+from ..operands.score_mod import MaskMod, ScoreMod
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
@@ -25,10 +29,10 @@ from .arrays import (
     check_finite,
     delivered,
     output_on_host,
-    score_values,
     signature_on_host,
     values_on_host,
 )
+from .mods import function_of
 from .operands import operand_on_host, order_on_host
 from .sequences import emulate_sequences
 
@@ -37,22 +41,24 @@ __all__ = ["attention_on_host"]
 
 def attention_on_host(
     given: Mapping[Name, Any],
-    scores: Mapping[OptionName, Any],
+    scores: Mapping[str, Any],
     options: Options,
     out: Any,
     finite: bool,
+    mods: tuple[ScoreMod | None, MaskMod | None] = (None, None),
 ) -> tuple[Any, Any]:
     """Emulate `cuattn.attention` on arrays in host memory.
 
     Parameters
     ----------
     given : mapping of {"q", "k", "v"} to array or QuantizedTensor
-    scores : mapping of str to array
-        Those among the options of the caller, by their names.
+    scores : mapping of str to array or BlockMask
+        Those among the options of the caller, by their names, or labels of `Mods`.
     options : Options
     out : array or None
     finite : bool
         Whether NaN and infinities are refused.
+    mods : tuple of (ScoreMod or None, MaskMod or None)
 
     Returns
     -------
@@ -61,35 +67,34 @@ def attention_on_host(
     """
     q, k, v = (signature_on_host(x, name) for name, x in given.items())
     arrays = {name: signature_on_host(x, name) for name, x in scores.items()}
-    problem = problem_on_host(
-        q,
-        k,
-        v,
-        options,
-        ScoreArrays(*map(arrays.get, SCORE_NAMES)),
-        LengthArrays(*map(arrays.get, LENGTH_NAMES)),
-    )
+    problem = problem_on_host(q, k, v, options, ScoreArrays.of(arrays), LengthArrays.of(arrays))
+    scores = {name: x.source if isinstance(x, BlockMask) else x for name, x in scores.items()}
     target = None if out is None else output_on_host(out, problem, {**given, **scores})
     layout = TOKENS if problem.is_packed else problem.layout
     values = {name: values_on_host(x, name, layout) for name, x in given.items()}
     if finite:
         check_finite(values, given)
-    rules: dict[str, Any] = {name: score_values(x, name) for name, x in scores.items()}
+    rules: dict[str, Any] = {
+        name: score_values(x, name) for name, x in scores.items() if name in OPTION_NAMES
+    }
+    attend = partial(_emulated, problem=problem, mods=mods)
     if problem.lengths is None:
-        return delivered(*_emulated(values, rules, problem), problem, given["q"], out, target)
-    o = np.zeros(problem.q.shape)
+        return delivered(*attend(values, rules), problem, given["q"], out, target)
+    o = np.zeros((*problem.q.shape[:3], problem.v.shape[3]))
     if out is not None:  # tokens of no sequence stay
         o[...] = values_on_host(out, "out", layout)
-    lse = emulate_sequences(
-        values, rules, problem, o, lambda x, of_scores: _emulated(x, of_scores, problem)
-    )
+    lse = emulate_sequences(values, rules, problem, o, attend)
     return delivered(o, lse, problem, given["q"], out, target)
 
 
 def _emulated(
-    values: Mapping[Name, Any], rules: Mapping[str, Any], problem: Problem
+    values: Mapping[Name, Any],
+    rules: Mapping[str, Any],
+    problem: Problem,
+    mods: tuple[ScoreMod | None, MaskMod | None],
 ) -> tuple[Any, Any]:
     """Quantize what is not, and attend."""
+    score_mod, mask_mod = map(function_of, mods)
     half: HalfType = "float16"
     if half_type(problem.scheme, problem.q.dtype) is Type.bf16:
         half = "bfloat16"
@@ -110,6 +115,8 @@ def _emulated(
         sinks=rules.get("sinks"),
         attn_mask=rules.get("attn_mask"),
         alibi_slopes=rules.get("alibi_slopes"),
+        score_mod=score_mod,
+        mask_mod=mask_mod,
         lse_shift=shift,
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.caller import device_of
-from ..arrays.host import heads_first, look_on_host, to_host
+from ..arrays.host import heads_first, look_on_host, memory_of, to_host
+from ..arrays.overlap import overlap
 from ..arrays.view import CPU, Array
 from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
@@ -18,12 +20,15 @@ from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import offsets, quantize_keys, quantize_values
 from .append import token_operands
-from .attend import QueryOptions, query_problem
 from .contents import cached_operands, read_units, write_units
 from .memory import Memory
+from .query import Query, QueryOptions
+from .scores import ScoreArrays, ScoreName, itemsize
 from .units import pack_units, unpack_units
 
 __all__ = ["append_on_host", "attend_on_host"]
+
+_BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
 
 
 def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, stream: Any) -> None:
@@ -68,20 +73,76 @@ def _write_tokens(
         write_units(memory, b, first, pack_units(*units, kv_format))
 
 
-def attend_on_host(memory: Memory, q: Any, options: QueryOptions, out: Any, stream: Any) -> Any:
+def attend_on_host(
+    memory: Memory,
+    q: Any,
+    options: QueryOptions,
+    scores: Mapping[ScoreName, Any],
+    out: Any,
+    stream: Any,
+) -> Any:
     """Do what `KVCache.attend` says, of arrays in host memory."""
     with memory.call_on(stream):
-        problem = query_problem(memory.geometry, _signature(q, "q"), options)
+        of_q = _signature(q, "q")
+        arrays = ScoreArrays(**{name: _signature(x, name) for name, x in scores.items()})
+        query = Query.of(memory.geometry, of_q, options, arrays)
+        problem = query.problem
+        if out is not None:
+            _check_apart(out, scores)
         target = None if out is None else output_on_host(out, problem, {"q": q})
+        values = {name: _score_values(x, name) for name, x in scores.items()}
+        lengths = memory.host_state.lengths
+        mask = values.get("attn_mask")
         o, lse = decode(
             heads_first(to_host(q, "q").values, problem.layout),
-            *cached_operands(memory, memory.host_state.lengths),
-            memory.host_state.lengths,
+            *cached_operands(memory, lengths),
+            lengths,
             scale=problem.softmax_scale,
-            is_causal=problem.is_causal,
+            is_causal=query.scores.is_causal,
+            window_size=query.scores.window_size,
+            softcap=query.scores.softcap,
+            sinks=values.get("sinks"),
+            attn_mask=None if mask is None else _of_tokens(mask, lengths),
+            alibi_slopes=values.get("alibi_slopes"),
         )
         result, of_lse = delivered(o, lse, problem, q, out, target)
         return (result, of_lse) if problem.return_lse else result
+
+
+def _check_apart(out: Any, scores: Mapping[ScoreName, Any]) -> None:
+    target = look_on_host(out, "out")
+    for name, x in scores.items():
+        seen = look_on_host(x, name)
+        if overlap(target, seen, itemsize(target.dtype), itemsize(seen.dtype)):
+            raise ArgumentError("out", out, f"in memory apart from that of {name}")
+
+
+def _score_values(x: Any, name: str) -> NDArray[Any]:
+    """Return an array among a call's options as the reference takes it.
+
+    Axes of stride 0 but the last are there once. bfloat16 is widened to float32, where its least
+    number, which hides a token, becomes -inf.
+    """
+    seen = look_on_host(x, name)
+    values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
+    axes = [slice(None) if step else slice(0, 1) for step in values.strides[:-1]]
+    once = values[(*axes, ...)]
+    if seen.dtype != "bfloat16":
+        return once
+    wide = (once.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.where(wide <= _BFLOAT16_LEAST, np.float32(-np.inf), wide)
+
+
+def _of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Return a mask of the last tokens of each sequence as one of all tokens of the longest."""
+    columns = mask.shape[-1]
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    visible = mask.dtype.type(mask.dtype == np.bool_)
+    of_tokens = np.full((len(lengths), *mask.shape[1:3], int(lengths.max())), visible)
+    for b, n in enumerate(lengths.tolist()):
+        some = min(n, columns)
+        of_tokens[b, ..., n - some : n] = mask[b % len(mask), ..., columns - some :]
+    return of_tokens
 
 
 def _check_device(x: Any, name: str) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from ..arrays.device import Target
@@ -14,6 +14,7 @@ from ..common.sizes import ceil_div, round_up
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..specs.attention import Type
 from ..specs.kernel_spec import KernelSpec, joined_bytes
+from .scores import PLAIN, Extra, Features
 
 __all__ = ["KV_BLOCK", "AppendSpec", "DecodeSpec", "OffsetSpec", "decode_spec"]
 
@@ -73,6 +74,8 @@ class DecodeSpec(_OfFormat):
         Blocks of tokens in shared memory.
     min_ctas : int
         CTAs of a multiprocessor.
+    window, softcap, sinks, alibi_slopes, attn_mask
+        As of `Features`.
     """
 
     source: ClassVar[str] = "decode.cu"
@@ -85,13 +88,25 @@ class DecodeSpec(_OfFormat):
     rows: int
     stages: int
     min_ctas: int
+    window: bool = False
+    softcap: bool = False
+    sinks: Extra = Extra.none
+    alibi_slopes: Extra = Extra.none
+    attn_mask: Extra = Extra.none
 
     @classmethod
     def of(
-        cls, kv_format: KVFormat, element: Type, *, rows: int, stages: int, min_ctas: int
+        cls,
+        kv_format: KVFormat,
+        element: Type,
+        features: Features,
+        *,
+        rows: int,
+        stages: int,
+        min_ctas: int,
     ) -> DecodeSpec:
         """Return the spec of a format, for queries of a type."""
-        fields: dict[str, Any] = asdict(kv_format)
+        fields: dict[str, Any] = asdict(kv_format) | features._asdict()
         return cls(input=element, **fields, rows=rows, stages=stages, min_ctas=min_ctas)
 
     @property
@@ -99,8 +114,10 @@ class DecodeSpec(_OfFormat):
         """Dynamic shared memory of one CTA: `DecodeStorage` in kernels_cu/kv/decode_shape.cuh."""
         units = self.stages * KV_BLOCK // UNIT_TOKENS * self.kv_format.unit_bytes
         tiles = ceil_div(self.rows, 16)
-        # Codes, and of each row its scale and what smoothing has taken from its lse.
-        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + 8 * self.rows)
+        # Of each row its scale and what smoothing has taken from its lse; its slope and its own
+        # token; and where its mask is.
+        extras = [x is not Extra.none for x in (self.alibi_slopes, self.attn_mask)]
+        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + 8 * (1 + sum(extras)) * self.rows)
         groups = self.kv_format.v_groups
         probabilities = groups * tiles * 16 * KV_BLOCK
         # Of each row and warp: maxima of groups, and a sum.
@@ -185,7 +202,9 @@ class OffsetSpec(KernelSpec):
 
 
 @cache
-def decode_spec(kv_format: KVFormat, element: Type, rows: int, target: Target) -> DecodeSpec:
+def decode_spec(
+    kv_format: KVFormat, element: Type, rows: int, target: Target, features: Features = PLAIN
+) -> DecodeSpec:
     """Return the kernel for queries of a type.
 
     Parameters
@@ -193,6 +212,7 @@ def decode_spec(kv_format: KVFormat, element: Type, rows: int, target: Target) -
     rows : int
         Queries of a sequence, times the query heads that share a head of K and V.
     """
+    made = partial(DecodeSpec.of, kv_format, element, features)
     large = (kv_format.head_dim == _MANY_CHANNELS) + (kv_format.v_groups > 1)
     sizes = _ROWS[: len(_ROWS) - large]
     of_cta = next((n for n in sizes if rows <= n), sizes[-1])
@@ -202,7 +222,7 @@ def decode_spec(kv_format: KVFormat, element: Type, rows: int, target: Target) -
         room = min(target.max_smem_per_sm // ctas - _RESERVED_SMEM, target.max_smem_per_cta)
         wanted = min(max(_UNDER_WAY // ctas // block, _STAGES[0]), _STAGES[-1])
         for stages in range(wanted, _STAGES[0] - 1, -1):
-            spec = DecodeSpec.of(kv_format, element, rows=of_cta, stages=stages, min_ctas=ctas)
+            spec = made(rows=of_cta, stages=stages, min_ctas=ctas)
             if spec.smem_bytes <= room:
                 return spec
-    return DecodeSpec.of(kv_format, element, rows=of_cta, stages=1, min_ctas=1)
+    return made(rows=of_cta, stages=1, min_ctas=1)

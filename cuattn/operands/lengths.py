@@ -41,6 +41,11 @@ class LengthArrays(NamedTuple):
     cu_seqlens_k: Array | None = None
     seqused_k: Array | None = None
 
+    @classmethod
+    def of(cls, given: Mapping[str, Array]) -> LengthArrays:
+        """Take those among a call's arrays by their names."""
+        return cls(*map(given.get, LENGTH_NAMES))
+
 
 NO_LENGTHS = LengthArrays()
 

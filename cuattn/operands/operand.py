@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from ..scheme import Scheme
 from ..specs.attention import Type
 from ..specs.coding import Name, coding
+from ..specs.mods import ELEMENTS
 
 __all__ = [
     "DTYPES",
@@ -174,7 +175,7 @@ def compact_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def itemsize(dtype: str) -> int:
     """Return the bytes of an element of any array that a call may have, masks and lengths too."""
-    return {"bool": 1, "int32": 4}.get(dtype) or DTYPES[dtype].nbytes
+    return ELEMENTS[dtype][1]
 
 
 def dtype_name(dtype: Type) -> str:

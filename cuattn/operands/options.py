@@ -1,22 +1,18 @@
-"""The arguments of a call that are not arrays, and the names of those that are."""
+"""The arguments of a call that are not arrays."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ..scheme import Scheme
-from .lengths import LENGTH_NAMES, LengthName
-from .scores import ALL_KEYS, SCORE_NAMES, ScoreName
+from .mods import Mods
+from .scores import ALL_KEYS
 
-__all__ = ["OPTION_NAMES", "OptionName", "Options", "check_flag", "checked_scale"]
-
-OptionName: TypeAlias = ScoreName | LengthName
-# The arrays among a call's options, in the order of their addresses in `GIVEN`.
-OPTION_NAMES: tuple[OptionName, ...] = (*SCORE_NAMES, *LENGTH_NAMES)
+__all__ = ["Options", "check_flag", "checked_scale"]
 
 # Kernels hold scale * log2 e in float32.
 _MAX_SCALE = float(np.finfo(np.float32).max) / math.log2(math.e)
@@ -32,6 +28,7 @@ class Options(NamedTuple):
     layout: str
     window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
+    mods: Mods | None = None
     max_seqlen_q: int | None = None
     max_seqlen_k: int | None = None
 

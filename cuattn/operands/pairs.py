@@ -12,13 +12,16 @@ __all__ = ["check_orders", "check_pair"]
 
 
 def check_pair(k: Array, v: Array) -> None:
-    """Check that arrays of K and V are of one shape, type and device.
+    """Check that arrays of K and V are of one shape but for the last axis, one type and device.
 
     Raises
     ------
     ArgumentError
     """
-    for what in ("shape", "dtype", "device"):
+    if v.shape[:3] != k.shape[:3]:
+        expected = f"{k.shape}, the shape of k, but for the last axis"
+        raise ArgumentError("v.shape", v.shape, expected)
+    for what in ("dtype", "device"):
         if getattr(v, what) != getattr(k, what):
             expected = f"{getattr(k, what)}, the {what} of k"
             raise ArgumentError(f"v.{what}", getattr(v, what), expected)

@@ -12,6 +12,7 @@ from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
 from .lengths import NO_LENGTHS, LengthArrays, Lengths, Limits, array_of_tokens, packed
+from .mods import Mods
 from .operand import (
     Coded,
     Operand,
@@ -22,7 +23,8 @@ from .operand import (
     takes_pairs,
 )
 from .options import Options, check_flag, checked_scale
-from .scores import NO_ARRAYS, ScoreArrays, ScoreOptions
+from .score_arrays import NO_ARRAYS, ScoreArrays
+from .scores import ScoreOptions
 
 __all__ = ["Options", "Problem", "check_flag"]
 
@@ -88,7 +90,7 @@ class Problem:
         batch, heads, seqlen_q, head_dim = shapes["q"]
         seqlen_kv = operands["k"].tokens
         if found is not None:
-            _check_lengths(found, given, arrays)
+            _check_lengths(found, given, arrays, options.mods)
             batch, seqlen_q, seqlen_kv = found.batch, found.max_seqlen_q, found.max_seqlen_k
         softmax_scale = checked_scale(options.scale, head_dim)
         scores = ScoreOptions.of(
@@ -99,6 +101,7 @@ class Problem:
             window_size=options.window_size,
             softcap=options.softcap,
             softmax_scale=softmax_scale,
+            mods=options.mods,
         )
         return cls(
             **operands,
@@ -120,7 +123,12 @@ class Problem:
     def needs_lse_shift(self) -> bool:
         """Whether what K's smoothing takes from the logits of each row has to be known."""
         scores = self.scores
-        wanted = self.return_lse or scores.sinks is not None or scores.softcap != 0
+        wanted = (
+            self.return_lse
+            or scores.sinks is not None
+            or scores.softcap != 0
+            or scores.score_mod is not None
+        )
         return wanted and self.scheme.smooth_k != "none"
 
     @property
@@ -156,9 +164,8 @@ class Problem:
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output in the caller's layout."""
-        if self.is_packed:
-            return in_order(self.q.shape, "NHD")[1:]
-        return in_order(self.q.shape, self.layout)
+        shape = (*self.q.shape[:3], self.v.shape[3])
+        return in_order(shape, "NHD")[1:] if self.is_packed else in_order(shape, self.layout)
 
     @property
     def lse_shape(self) -> tuple[int, ...]:
@@ -177,10 +184,14 @@ class Problem:
         Raises
         ------
         ArgumentError
-            If shape, type or device are not those of q, or elements share memory or lie at odd
-            addresses.
+            If type or device are not those of q, the shape is another one, or elements share memory
+            or lie at odd addresses.
         """
-        return output_operand(out, self.output_shape, self.q.dtype, self.device, self.layout, "q")
+        shape = self.output_shape
+        if self.v.shape[3] != self.q.shape[3] and out.shape != shape:
+            expected = f"{shape}, the shape of q with the head_dim of v"
+            raise ArgumentError("out.shape", out.shape, expected)
+        return output_operand(out, shape, self.q.dtype, self.device, self.layout, "q")
 
     def output_strides(self, out: Array | None) -> tuple[tuple[int, ...], bool]:
         """Return the strides of the output as a kernel writes it, and if that is the caller's.
@@ -201,8 +212,9 @@ def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name
     q, k, v = (operands[name].shape for name in ("q", "k", "v"))
     if (k[0], k[3]) != (q[0], q[3]):
         raise ArgumentError("k.shape", given["k"].shape, f"of batch {q[0]} and head_dim {q[3]}")
-    if v != k:
-        raise ArgumentError("v.shape", given["v"].shape, f"{given['k'].shape}, the shape of k")
+    if v[:3] != k[:3]:
+        expected = f"{given['k'].shape}, the shape of k, but for the last axis"
+        raise ArgumentError("v.shape", given["v"].shape, expected)
     if q[1] % max(k[1], 1) or (q[1] and not k[1]):
         raise ArgumentError("num_q_heads", q[1], f"a multiple of num_kv_heads, which is {k[1]}")
     arrays = [name for name in given if not operands[name].coded]
@@ -216,11 +228,17 @@ def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name
 
 
 def _check_lengths(
-    lengths: Lengths, given: Mapping[Name, Array | Coded], arrays: ScoreArrays
+    lengths: Lengths,
+    given: Mapping[Name, Array | Coded],
+    arrays: ScoreArrays,
+    mods: Mods | None,
 ) -> None:
     for name, x in given.items():
         if isinstance(x, Coded):
             raise ArgumentError(name, "a QuantizedTensor", "an array, as lengths are given")
+    if mods is not None and mods.given:
+        mod = mods.given[0]
+        raise ArgumentError(mod.name, mod.text, "None, as lengths are given")
     if lengths.packed and arrays.attn_mask is not None:
         shape = arrays.attn_mask.shape
         raise ArgumentError("attn_mask", f"an array {shape}", "None, as cu_seqlens_q is given")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..specs.attention import Type
+from ..specs.mods import ModSource
+from .masks import MaskBlocks, ScoreMask, broadcast_strides, score_mask
+from .mods import Mods, Number, mod_sources
 from .operand import DTYPES, check_alignment
+from .score_arrays import SCORE_NAMES, ScoreArrays
 
 __all__ = [
     "ALL_KEYS",
-    "NO_ARRAYS",
-    "SCORE_NAMES",
     "UNLIMITED",
-    "ScoreArrays",
-    "ScoreMask",
-    "ScoreName",
     "ScoreOptions",
     "Vector",
     "checked_window",
@@ -33,22 +32,6 @@ ALL_KEYS = (UNLIMITED, UNLIMITED)
 
 # Kernels hold softcap * log2 e, and scale / softcap, in float32.
 _LARGEST = float(np.finfo(np.float32).max)
-
-ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
-SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
-
-_AXES = "[batch, num_q_heads, seqlen_q, seqlen_kv]"
-
-
-class ScoreArrays(NamedTuple):
-    """What the arrays among a call's options are; None of those that it has not."""
-
-    sinks: Array | None = None
-    alibi_slopes: Array | None = None
-    attn_mask: Array | None = None
-
-
-NO_ARRAYS = ScoreArrays()
 
 
 @dataclass(frozen=True)
@@ -68,22 +51,6 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class ScoreMask:
-    """A mask, or a bias, of each logit.
-
-    Attributes
-    ----------
-    dtype : {"bool"} or Type
-        Bytes of 0 for hidden and 1 for seen, or fp32, fp16 or bf16, which are added.
-    strides : tuple of int
-        Of axes [batch, head, row, key], in elements; 0 along axes of which it has one for all.
-    """
-
-    dtype: Literal["bool"] | Type
-    strides: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
 class ScoreOptions:
     """The options of a call that change logits or hide keys; see `cuattn.attention`.
 
@@ -97,6 +64,9 @@ class ScoreOptions:
         0 if there is none.
     sinks, alibi_slopes : Vector, optional
     attn_mask : ScoreMask, optional
+    score_mod, mask_mod : ModSource, optional
+    mod_numbers : tuple of Number
+        Of both.
     """
 
     window_size: tuple[int, int] = ALL_KEYS
@@ -104,6 +74,9 @@ class ScoreOptions:
     sinks: Vector | None = None
     alibi_slopes: Vector | None = None
     attn_mask: ScoreMask | None = None
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
+    mod_numbers: tuple[Number, ...] = ()
 
     @classmethod
     def of(
@@ -116,6 +89,7 @@ class ScoreOptions:
         window_size: tuple[int, int],
         softcap: float,
         softmax_scale: float,
+        mods: Mods | None = None,
     ) -> ScoreOptions:
         """Check the arrays of a call and tell what is left of its options.
 
@@ -129,22 +103,27 @@ class ScoreOptions:
         is_causal, window_size, softcap
             As for `cuattn.attention`; a window is a `checked_window`.
         softmax_scale : float
+        mods : Mods, optional
 
         Raises
         ------
         ArgumentError
             If an array has another shape, type or place, or softcap makes no sense.
         """
-        for name, x in zip(SCORE_NAMES, arrays, strict=True):
+        sinks, slopes, mask, of_mods = arrays
+        for name, x in zip(SCORE_NAMES, (sinks, slopes, mask), strict=True):
             if x is not None:
                 _check(name, x, device)
-        sinks, slopes, mask = arrays
+        score_mod, mask_mod = mod_sources(mods, of_mods, device)
         return cls(
             window_size=_bounds(window_size, is_causal, *shape[2:]),
             softcap=_checked_softcap(softcap, softmax_scale),
             sinks=None if sinks is None else _sinks(sinks, shape[1]),
             alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
-            attn_mask=None if mask is None else _mask(mask, shape),
+            attn_mask=None if mask is None else score_mask(mask, shape),
+            score_mod=score_mod,
+            mask_mod=mask_mod,
+            mod_numbers=() if mods is None else mods.numbers,
         )
 
     @property
@@ -209,13 +188,13 @@ def _bounds(
     return left, right
 
 
-def _check(name: str, x: Array, device: tuple[int, int]) -> None:
+def _check(name: str, x: Array | MaskBlocks, device: tuple[int, int]) -> None:
     if x.dtype not in DTYPES and (name != "attn_mask" or x.dtype != "bool"):
         expected = [*DTYPES, "bool"] if name == "attn_mask" else [*DTYPES]
         raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {expected}")
     if x.device != device:
         raise ArgumentError(f"{name}.device", x.device, f"{device}, the device of q")
-    if x.dtype in DTYPES:
+    if x.dtype in DTYPES and isinstance(x, Array):
         check_alignment(name, x)
 
 
@@ -228,23 +207,5 @@ def _sinks(x: Array, heads: int) -> Vector:
 def _slopes(x: Array, shape: tuple[int, int]) -> Vector:
     batch, heads = shape
     expected = f"({heads},) or {shape}: [num_q_heads] or [batch, num_q_heads]"
-    of_batch, of_head = _broadcast("alibi_slopes", x, (batch, heads), expected)
+    of_batch, of_head = broadcast_strides("alibi_slopes", x, (batch, heads), expected)
     return Vector(DTYPES[x.dtype], (of_batch, of_head))
-
-
-def _mask(x: Array, shape: tuple[int, int, int, int]) -> ScoreMask:
-    expected = f"one that broadcasts to {shape}, which is {_AXES}"
-    of_batch, of_head, of_row, of_key = _broadcast("attn_mask", x, shape, expected)
-    dtype: Literal["bool"] | Type = "bool" if x.dtype == "bool" else DTYPES[x.dtype]
-    return ScoreMask(dtype, (of_batch, of_head, of_row, of_key))
-
-
-def _broadcast(name: str, x: Array, shape: tuple[int, ...], expected: str) -> list[int]:
-    """Return strides along the axes of a shape, which are 0 where there is only one element."""
-    missing = len(shape) - len(x.shape)
-    if missing < 0 or any(
-        n not in (1, wanted) for n, wanted in zip(x.shape, shape[missing:], strict=True)
-    ):
-        raise ArgumentError(f"{name}.shape", x.shape, expected)
-    steps = [step if n > 1 else 0 for n, step in zip(x.shape, x.strides, strict=True)]
-    return [0] * missing + steps

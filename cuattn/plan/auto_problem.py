@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..operands.lengths import NO_LENGTHS, LengthArrays
 from ..operands.operand import Coded
 from ..operands.problem import Options, Problem
-from ..operands.scores import NO_ARRAYS, ScoreArrays
+from ..operands.score_arrays import NO_ARRAYS, ScoreArrays
 from ..presets import AUTO
 from ..records.rows import Shape
 

@@ -64,7 +64,7 @@ def conversion(
     Parameters
     ----------
     jobs : mapping of {"q", "k", "v"} to ConversionJob
-        Arrays of one type and head_dim, none of them empty.
+        Arrays of one type, none of them empty; Q and K of one head_dim.
     scheme : Scheme
     device : Device
     buffers : Buffers
@@ -83,7 +83,7 @@ def conversion(
     first = next(iter(jobs.values())).operand
     aligned = all(job.operand.aligned for job in jobs.values())
     varlen = any(job.lengths is not None for job in jobs.values())
-    built_for = (scheme, first.dtype, pad_head_dim(first.shape[3]), aligned)
+    built_for = (scheme, first.dtype)
 
     launches: list[Launch] = []
     ranges: dict[Name, Range] = {}
@@ -91,17 +91,43 @@ def conversion(
     if wanted:
         smoothing = {"q": "none", "k": scheme.smooth_k, "v": scheme.smooth_v}
         robust = [name for name in wanted if smoothing[name] in ("robust", "sample")]
-        launches += stats(StatsSpec.of(*built_for, varlen), wanted, device, buffers, ranges, robust)
+        for part in _of_one_head_dim(wanted):
+            spec = StatsSpec.of(*built_for, _padded(part), aligned, varlen)
+            launches += stats(spec, part, device, buffers, ranges, robust)
     if "q" in jobs and scheme.smooth_q != "none":
         launches.append(_block_means(jobs["q"], device))
     at_once = dict(jobs)
     rotated = at_once.pop("v", None) if scheme.rotates("v") else None
     if at_once:
-        spec = QuantizeSpec.of(*built_for, packed_qk=packed_qk, packed_v=packed_v, varlen=varlen)
-        launches.append(_quantize(spec, at_once, device, ranges, next_item, shift, order))
+        quantize = QuantizeSpec.of(
+            *built_for,
+            _padded(at_once),
+            aligned,
+            packed_qk=packed_qk,
+            packed_v=packed_v,
+            head_dim_v=_padded({"v": at_once["v"]}) if "v" in at_once else None,
+            varlen=varlen,
+        )
+        launches.append(_quantize(quantize, at_once, device, ranges, next_item, shift, order))
     if rotated is not None:
         launches += _rotated_values(rotated, scheme, device, buffers, next_item, packed_v)
     return launches
+
+
+def _head_dim(jobs: Mapping[Name, ConversionJob]) -> int:
+    """Return the head_dim of the first operand, without padding."""
+    return next(iter(jobs.values())).operand.shape[3]
+
+
+def _padded(jobs: Mapping[Name, ConversionJob]) -> int:
+    return pad_head_dim(_head_dim(jobs))
+
+
+def _of_one_head_dim(jobs: Mapping[Name, ConversionJob]) -> list[dict[Name, ConversionJob]]:
+    """Return the jobs together, or V apart if its head_dim is another one."""
+    if "v" not in jobs or jobs["v"].operand.shape[3] == _head_dim(jobs):
+        return [dict(jobs)]
+    return [{name: job for name, job in jobs.items() if name != "v"}, {"v": jobs["v"]}]
 
 
 def _quantize(
@@ -114,11 +140,11 @@ def _quantize(
     order: int = NULL,
 ) -> Launch:
     arguments: dict[str, Any] = dict.fromkeys(_NAMES)
-    grid = 0
+    all_tiles = 0
     for name, job in jobs.items():
         heads, tiles = job.operand.heads, spec.tiles(name, job.operand.tokens)
         if not (name == "v" and "k" in jobs and spec.k_scope is Scope.sorted):
-            grid += heads * tiles  # a CTA that has sorted keys has both
+            all_tiles += heads * tiles  # a CTA that has sorted keys has both
         arguments[name] = {
             **source(job),
             "out": job.data,
@@ -133,11 +159,12 @@ def _quantize(
         "k_vector": shift.vector if shift else NULL,
         "order": order,
         "next_item": next_item,
-        "head_dim": next(iter(jobs.values())).operand.shape[3],
+        "head_dim": _head_dim(jobs),
+        "head_dim_v": jobs["v"].operand.shape[3] if "v" in jobs else _head_dim(jobs),
         "heads_per_kv": shift.group if shift else 1,
         "softmax_scale": shift.softmax_scale if shift else 0.0,
     }
-    return Launch(spec, device, (grid,), arguments)
+    return Launch(spec, device, (spec.ctas(all_tiles, device.num_sms),), arguments)
 
 
 def _block_means(job: ConversionJob, device: Device) -> Launch:

@@ -86,7 +86,7 @@ TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
 }
 
-# What differs where scores have scales, which take registers too.
+# What differs where scores have scales, or a caller's expressions, which take registers too.
 SCALED_TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 128): Tile(4, 1, 2, False, 2),
 }
@@ -154,6 +154,7 @@ def attention_spec(
     *,
     long_kv: bool = False,
     rules: Rules = PLAIN,
+    head_dim_v: int | None = None,
 ) -> AnyAttentionSpec:
     """Return the attention kernel for inputs and output of a type and padded head dimension.
 
@@ -163,6 +164,8 @@ def attention_spec(
         Whether there are more than `kernels_sm90.INTEGER_O_KEYS` keys.
     rules : Rules
         What happens to scores besides.
+    head_dim_v : int, optional
+        That of V and the output, padded, if without padding it is another one.
 
     Raises
     ------
@@ -171,12 +174,17 @@ def attention_spec(
     """
     check_supported(scheme, target)
     half = half_type(scheme, dtype)
+    equal_rows = scheme.qk == scheme.pv == "fp16" and head_dim_v is None
+    head_dim_v = head_dim if head_dim_v is None else head_dim_v
     if wgmma_serves(target, scheme):
         mask = is_causal, rules
-        return wgmma_spec(scheme, half, head_dim, dtype, mask, target, long_kv=long_kv)
+        dims = head_dim, head_dim_v
+        return wgmma_spec(scheme, half, dims, dtype, mask, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
-    row = "mma", Type.fp16 if codes is None else Type.int8, head_dim
-    tile = TILES[row] if scheme.qk == "fp16" else SCALED_TILES.get(row, TILES[row])
+    # Registers are for O, and for Q or what is read of K; shared memory is for all.
+    row = "mma", Type.fp16 if codes is None else Type.int8, max(head_dim, head_dim_v)
+    plain = scheme.qk == "fp16" and not rules.hide_anywhere
+    tile = TILES[row] if plain else SCALED_TILES.get(row, TILES[row])
     if scheme.k_scope == "group":
         # Q is read once for every two tiles of keys, with its scales.
         tile = replace(tile, row_tiles=1, q_in_registers=True)
@@ -185,6 +193,8 @@ def attention_spec(
         pv=codes or half,
         out=dtype,
         head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        equal_rows=equal_rows,
         k_scope=stored_scope(scheme, "k") if scheme.qk != "fp16" else Scope.block,
         qk_group=scheme.qk_group if scheme.k_scope == "group" else 0,
         v_scope=stored_scope(scheme, "v") if codes else Scope.channel,
@@ -202,8 +212,8 @@ def attention_spec(
             of_sm = target.max_smem_per_sm // (candidate.smem_bytes + _RESERVED_SMEM)
             return replace(candidate, min_ctas=min(spec.min_ctas, of_sm))
     raise UnsupportedError(
-        f"scheme {scheme.name} with head_dim {head_dim} needs more shared memory than the "
-        f"{target.max_smem_per_cta} bytes of sm_{target.arch}"
+        f"scheme {scheme.name} with head_dim {max(head_dim, head_dim_v)} needs more shared memory "
+        f"than the {target.max_smem_per_cta} bytes of sm_{target.arch}"
     )
 
 

@@ -43,7 +43,7 @@ def wgmma_serves(target: Target, scheme: Scheme) -> bool:
 def wgmma_spec(
     scheme: Scheme,
     half: Type,
-    head_dim: int,
+    head_dims: tuple[int, int],
     dtype: Type,
     mask: tuple[bool, Rules],
     target: Target,
@@ -56,6 +56,8 @@ def wgmma_spec(
     ----------
     half : Type
         Of operands that are not quantized.
+    head_dims : tuple of int
+        Of Q and K, and of V.
     mask : tuple
         Whether it is causal, and what happens to scores besides.
     long_kv : bool
@@ -67,12 +69,13 @@ def wgmma_spec(
         If the kernel's tiles do not fit the shared memory.
     """
     is_causal, rules = mask
+    head_dim, head_dim_v = head_dims
     qk, pv = code_type(scheme, "q") or half, code_type(scheme, "v") or half
     p_range = PRange(scheme.p_range)
     integer_o = pv is Type.int8 and p_range is PRange.row_pow2 and not long_kv
     k_scope = stored_scope(scheme, "k") if qk.coded else Scope.block
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
-    tile = _tile(pv, p_range, head_dim, is_causal=is_causal, integer_o=integer_o)
+    tile = _tile(pv, p_range, head_dim_v, is_causal=is_causal, integer_o=integer_o)
     if (
         not is_causal
         and replace(rules, varlen=False) == PLAIN
@@ -81,18 +84,20 @@ def wgmma_spec(
     ):
         # What gains time without a mask, of what was measured with 64 and 128 channels.
         plain = _plain(qk, pv, k_scope, v_scope)
-        tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim == 128)
-        floats = p_range is PRange.block and plain and head_dim == 128
-        tile = replace(tile, tied_steps=tied and head_dim in (64, 128), float_sums=floats)
-    elif rules.mapped:
-        # A visit's bits and addresses take registers that scores in flight would need.
-        roomy = GroupTile(2, 224, head_dim, Order.in_turn)
-        is_narrow = head_dim <= 64 or (k_scope is Scope.sorted and head_dim == 128)
+        tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim_v == 128)
+        floats = p_range is PRange.block and plain and head_dim_v == 128
+        tile = replace(tile, tied_steps=tied and head_dim_v in (64, 128), float_sums=floats)
+    elif rules.mapped or rules.hide_anywhere:
+        # A visit's bits and addresses, or a caller's expressions, take registers that scores in
+        # flight would need.
+        roomy = GroupTile(2, 224, head_dim_v, Order.in_turn)
+        is_narrow = head_dim_v <= 64 or (k_scope is Scope.sorted and head_dim_v == 128)
+        is_narrow |= (rules.hide_anywhere or rules.change_scores) and head_dim_v <= 128
         tile = roomy if is_narrow else replace(tile, order=Order.in_turn)
-    if scheme.smooth_q != "none" and pv.coded and head_dim == 128:
+    if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:
-        tile = _roomy(tile, head_dim)
+        tile = _roomy(tile, head_dim_v)
     # Nothing but rounding depends on the block: P is not quantized, and no scale is a block's.
     free = pv.nbytes == 2 and not (qk.coded and k_scope is Scope.block)
     spec = WgmmaSpec(
@@ -100,6 +105,7 @@ def wgmma_spec(
         pv=pv,
         out=dtype,
         head_dim=head_dim,
+        head_dim_v=head_dim_v,
         k_scope=k_scope,
         v_scope=v_scope,
         p_range=p_range,
@@ -108,7 +114,7 @@ def wgmma_spec(
         v_rotated=scheme.rotates("v"),
         is_causal=is_causal,
         rules=rules,
-        block_kv=128 if free and head_dim <= 128 else scheme.p_block,
+        block_kv=128 if free and max(head_dims) <= 128 else scheme.p_block,
         integer_o=integer_o,
         stages=4,
         q_buffers=2,
@@ -119,26 +125,26 @@ def wgmma_spec(
         if candidate.smem_bytes <= target.max_smem_per_cta:
             return candidate
     raise UnsupportedError(
-        f"scheme {scheme.name} with head_dim {head_dim} needs more shared memory than the "
+        f"scheme {scheme.name} with head_dim {max(head_dims)} needs more shared memory than the "
         f"{target.max_smem_per_cta} bytes of sm_{target.arch}"
     )
 
 
 def _tile(
-    pv: Type, p_range: PRange, head_dim: int, *, is_causal: bool, integer_o: bool
+    pv: Type, p_range: PRange, head_dim_v: int, *, is_causal: bool, integer_o: bool
 ) -> GroupTile:
     """Rows were measured against their neighbours on an H200: docs/lab-notebook.md, section 10."""
     coded = pv.nbytes == 1
-    if head_dim > 128:
+    if head_dim_v > 128:
         # O alone takes 96 or 128 registers a thread.
-        parts = (coded and not integer_o) or head_dim == 192
+        parts = (coded and not integer_o) or head_dim_v == 192
         return GroupTile(2, 232, 64 if parts else 128, Order.ahead)
-    if head_dim <= 64 and coded:
+    if head_dim_v <= 64 and coded:
         if p_range is PRange.row_pow2:
-            return GroupTile(3, 160, head_dim, Order.interleaved)
-        return GroupTile(4, 112, head_dim, Order.in_turn)
+            return GroupTile(3, 160, head_dim_v, Order.interleaved)
+        return GroupTile(4, 112, head_dim_v, Order.in_turn)
     order = Order.in_turn if is_causal and p_range is PRange.row_pow2 else Order.ahead
-    return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim == 128 else head_dim, order)
+    return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim_v == 128 else head_dim_v, order)
 
 
 def _plain(qk: Type, pv: Type, k_scope: Scope, v_scope: Scope) -> bool:
@@ -147,7 +153,7 @@ def _plain(qk: Type, pv: Type, k_scope: Scope, v_scope: Scope) -> bool:
     return qk is Type.int8 and pv is Type.int8 and scopes
 
 
-def _roomy(tile: GroupTile, head_dim: int) -> GroupTile:
+def _roomy(tile: GroupTile, head_dim_v: int) -> GroupTile:
     """Return the tile with two warpgroups, so that a thread has registers for two matrices of P."""
-    value_slice = min(tile.value_slice, 32 if head_dim > 64 else 64)
+    value_slice = min(tile.value_slice, 32 if head_dim_v > 64 else 64)
     return GroupTile(2, 224, value_slice, Order.in_turn)

@@ -11,6 +11,7 @@ from ..presets import resolve
 from ..reference.layout import pad_head_dim
 from ..scheme import Scheme
 from ..specs.attention import Type
+from ..specs.mask_map import MaskMapSpec
 from ..specs.merge import MergeSpec
 from ..specs.quantize import QuantizeSpec
 from ..specs.rates import MemoryRateSpec, ProductRateSpec, RateSpec
@@ -19,8 +20,9 @@ from ..specs.smoothing import BlockMeansSpec, DeltaSpec
 from ..specs.stats import StatsSpec
 from ..specs.unpack import UnpackSpec
 from .kernels import AnySpec, attention_spec, half_type, needs_stats
+from .mask_map import MASK_KINDS
 
-__all__ = ["attention_specs", "merge_specs", "quantizer_specs", "rate_specs"]
+__all__ = ["attention_specs", "mask_map_specs", "merge_specs", "quantizer_specs", "rate_specs"]
 
 
 def attention_specs(
@@ -96,6 +98,11 @@ def merge_specs(dtypes: Iterable[str]) -> list[MergeSpec]:
     # With more parts than a launch takes, all launches but the last leave float32.
     specs = [MergeSpec(x, x if last else Type.fp32, aligned) for x, aligned, last in kinds]
     return list(dict.fromkeys(specs))
+
+
+def mask_map_specs() -> list[MaskMapSpec]:
+    """List the kernels that look at masks, of every type."""
+    return [MaskMapSpec(kind) for kind in MASK_KINDS.values()]
 
 
 def rate_specs(target: Target) -> list[RateSpec]:

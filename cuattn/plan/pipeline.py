@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from ..arrays.device import Device, current_device, target
 from ..common.sizes import ceil_div, round_up
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
-from ..operands.options import OPTION_NAMES
 from ..operands.problem import Problem
+from ..operands.score_arrays import MOD_NAMES, OPTION_NAMES
 from ..reference.layout import pad_head_dim
 from ..specs.attention import AttentionSpec, Scope, Type
 from ..specs.coding import Name
@@ -38,6 +39,8 @@ GIVEN = (
     "k_values",
     "order",
     *OPTION_NAMES,
+    *MOD_NAMES,
+    "mask_map",
 )
 
 # Query heads that are enough to even out the lengths of their rows under a mask, and what their K
@@ -61,17 +64,20 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     buffers : Buffers
         Of the addresses `GIVEN`; gets the parts of the workspace. "lse_shift" is read only if Q is
         quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized,
-        "order", which may be null, if keys are sorted and K or V is quantized.
+        "order", which may be null, if keys are sorted and K or V is quantized, "mask_map" if the
+        mask is a `BlockMask`.
     """
     scheme, device = problem.scheme, current_device()
+    head_dim, head_dim_v = problem.q.shape[3], problem.v.shape[3]
     spec = attention_spec(
         scheme,
-        pad_head_dim(problem.q.shape[3]),
+        pad_head_dim(head_dim),
         problem.q.dtype,
         problem.is_causal,
         target(device.arch),
         long_kv=problem.seqlen_kv > INTEGER_O_KEYS,
         rules=rules_of(problem),
+        head_dim_v=None if head_dim_v == head_dim else pad_head_dim(head_dim_v),
     )
     mapped, packed_qk = isinstance(spec, WgmmaSpec), spec.qk is Type.int4
     operands: dict[Name, OperandBuffers] = {}
@@ -121,7 +127,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
     of_scores, launch_scores = score_arguments(problem, buffers, device)
     launches += launch_scores
     twin = 2.0**scheme.p_split
-    arguments: dict[str, float] = {
+    arguments: dict[str, Any] = {
         "o": buffers["o"],
         "lse": buffers["lse"],
         "v_mean": operands["v"].vector if scheme.smooth_v != "none" else NULL,
@@ -132,7 +138,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "heads_per_kv": problem.group,
         "seqlen_q": problem.seqlen_q,
         "seqlen_kv": problem.seqlen_kv,
-        "head_dim": problem.q.shape[3],
+        "head_dim": head_dim,
+        "head_dim_v": head_dim_v,
         "row_blocks": row_blocks,
         "first_batch": 0,
         "scale_log2": problem.softmax_scale * math.log2(math.e),
@@ -155,7 +162,7 @@ def _attend(
     device: Device,
     problem: Problem,
     operands: Mapping[Name, OperandBuffers],
-    arguments: Mapping[str, float],
+    arguments: Mapping[str, Any],
     next_item: int,
     units: Units | None,
 ) -> list[Launch]:
@@ -198,7 +205,7 @@ def _heads_at_a_time(spec: WgmmaSpec, problem: Problem) -> int:
     """Query heads whose items come in one order of length; without a mask all are as long."""
     if not problem.is_causal:
         return problem.group
-    token = spec.head_dim * (spec.qk.nbytes + spec.pv.nbytes)
+    token = spec.head_dim * spec.qk.nbytes + spec.head_dim_v * spec.pv.nbytes
     fit = _CACHED // (token * problem.seqlen_kv)
     return problem.group * max(1, min(fit, _HEADS_TO_MIX // problem.group))
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..arrays.device import current_device
 from ..arrays.overlap import extent
 from ..arrays.view import Array
 from ..common.remember import remember
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..operands.lengths import NO_LENGTHS, LengthArrays
+from ..operands.masks import MaskBlocks
+from ..operands.mods import Mods
 from ..operands.operand import Coded, dtype_name, itemsize
 from ..operands.problem import Options, Problem
-from ..operands.scores import ALL_KEYS, NO_ARRAYS, ScoreArrays
+from ..operands.score_arrays import NO_ARRAYS, OPTION_NAMES, ScoreArrays
+from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
+from .user_code import check_user_code
 
 __all__ = ["AttentionCall", "prepare"]
 
@@ -75,6 +80,7 @@ def prepare(
     layout: str,
     window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
+    mods: Mods | None = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
     arrays: ScoreArrays = NO_ARRAYS,
@@ -95,6 +101,7 @@ def prepare(
         layout,
         window_size,
         softcap,
+        mods,
         max_seqlen_q,
         max_seqlen_k,
     )
@@ -102,8 +109,14 @@ def prepare(
     operands = {name: x for name, x in (("q", q), ("k", k), ("v", v)) if isinstance(x, Array)}
     copied = tuple(name for name, x in operands.items() if x.strides[-1] != 1 and all(x.shape))
     o_strides, writes_out = problem.output_strides(out)
+    if mods is not None:
+        arch = current_device().arch
+        check_user_code(problem.scores.score_mod, arch)
+        check_user_code(problem.scores.mask_mod, arch)
     others = arrays._asdict() | lengths._asdict()
-    seen = operands | {name: x for name, x in others.items() if x is not None}
+    seen: dict[str, Array | MaskBlocks] = {**operands}
+    seen |= {name: x for name in OPTION_NAMES if (x := others[name]) is not None}
+    seen |= dict(zip(() if mods is None else mods.labels, arrays.mods, strict=True))
     if out is not None:
         seen["out"] = out
     buffers = Buffers(*GIVEN)
@@ -116,8 +129,14 @@ def prepare(
         output=(problem.output_shape, dtype_name(problem.q.dtype)),
         lse=(problem.lse_shape, "float32") if problem.return_lse else None,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, itemsize(x.dtype)) for name, x in seen.items()},
+        extents={name: _extent(x) for name, x in seen.items()},
         needs_shift=problem.needs_lse_shift and problem.q.coded,
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )
+
+
+def _extent(x: Array | MaskBlocks) -> tuple[int, int]:
+    if isinstance(x, MaskBlocks):
+        return x.extent
+    return extent(x.shape, x.strides, itemsize(x.dtype))

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..arrays.caller import Caller
 from ..arrays.pytorch import note_write, plain_tensors
-from ..operands.options import OPTION_NAMES, OptionName, Options
+from ..operands.block_mask import BlockMask
+from ..operands.options import Options
+from ..operands.score_arrays import addresses_in_order
 from .prepared import AttentionCall
 
 __all__ = ["Repetition", "repetition"]
@@ -20,8 +22,8 @@ __all__ = ["Repetition", "repetition"]
 # Kinds of calls that are kept; they are forgotten together.
 _REMEMBERED = 1024
 
-# The addresses of a call that has none of `OPTION_NAMES`.
-_NO_SCORES = (0,) * len(OPTION_NAMES)
+# The addresses of a call that has no arrays among its options.
+_NO_SCORES = addresses_in_order({})
 
 _calls: dict[tuple[Any, ...], AttentionCall] = {}
 
@@ -40,6 +42,7 @@ class Repetition:
     _key: tuple[Any, ...]
     _addresses: list[int]
     _scores: tuple[str, ...]
+    _mask_map: int
     _out: Any
 
     def run(self, call: AttentionCall, caller: Caller) -> tuple[Any, Any]:
@@ -47,8 +50,7 @@ class Repetition:
         q, k, v, *others = self._addresses
         out, at_scores = self._out, _NO_SCORES
         if self._scores:
-            scores = dict(zip(self._scores, others, strict=False))
-            at_scores = tuple([scores.get(name, 0) for name in OPTION_NAMES])
+            at_scores = addresses_in_order(dict(zip(self._scores, others, strict=False)))
         with caller:
             if out is not None:
                 note_write(out)
@@ -59,7 +61,7 @@ class Repetition:
             lse = None if call.lse is None else caller.empty(*call.lse)
             at_lse = 0 if lse is None else lse.ptr
             # In the order of `GIVEN`: plain tensors have neither scales nor vectors nor an order.
-            given = (q, 0, 0, k, 0, 0, v, 0, 0, o, at_lse, 0, 0, 0, *at_scores)
+            given = (q, 0, 0, k, 0, 0, v, 0, 0, o, at_lse, 0, 0, 0, *at_scores, self._mask_map)
             call.launches(given, caller.stream)
             return out, None if lse is None else lse.owner
 
@@ -72,7 +74,7 @@ class Repetition:
 
 
 def repetition(
-    inputs: Iterable[Any], scores: Mapping[OptionName, Any], options: Options, out: Any
+    inputs: Iterable[Any], scores: Mapping[str, Any], options: Options, out: Any
 ) -> Repetition | None:
     """Return a call as one that may have been made before; None if arrays need a closer look.
 
@@ -80,19 +82,25 @@ def repetition(
     ----------
     inputs : iterable of array
         Q, K and V.
-    scores : mapping of str to array
+    scores : mapping of str to array or BlockMask
         Those among the options of the caller, by their names.
     options : Options
     out : array, optional
         Known only if it is so far from the inputs that it cannot overlap any.
     """
+    names, mask, mask_map = tuple(scores), scores.get("attn_mask"), 0
+    if isinstance(mask, BlockMask):
+        scores = {name: x for name, x in scores.items() if x is not mask}
     if scores:
         inputs = (*inputs, *scores.values())
     tensors = plain_tensors(inputs, out)
     if tensors is None:
         return None
     addresses, kinds = tensors
-    names = tuple(scores)
+    if isinstance(mask, BlockMask):
+        addresses.insert(3 + names.index("attn_mask"), mask.ptr)
+        mask_map = mask.map_ptr
+        kinds.append(mask.signature)
     # With their types: 1 must not pass for True because they are equal.
     types = (
         type(options.scale),
@@ -109,7 +117,7 @@ def repetition(
         return None
     if call is not None and out is not None and not _is_apart(call, addresses, names):
         call = None
-    return Repetition(call, key, addresses, names, out)
+    return Repetition(call, key, addresses, names, mask_map, out)
 
 
 def _is_apart(call: AttentionCall, addresses: list[int], scores: tuple[str, ...]) -> bool:

@@ -54,18 +54,19 @@ def can_read(operand: Operand) -> bool:
 
 def operand_maps(spec: WgmmaSpec, sources: Mapping[Name, Source]) -> dict[str, TensorMap]:
     """Return the maps of Q, K and V by the names of the kernel's parameters."""
-    q = _rows_map(spec, spec.qk, GROUP_ROWS, sources["q"])
-    k = _rows_map(spec, spec.qk, spec.block_kv, sources["k"])
+    q = _rows_map(spec.head_dim, spec.qk, GROUP_ROWS, sources["q"])
+    k = _rows_map(spec.head_dim, spec.qk, spec.block_kv, sources["k"])
     of_values = _codes_map if spec.pv.coded else _rows_map
-    return {"q_map": q, "k_map": k, "v_map": of_values(spec, spec.pv, spec.block_kv, sources["v"])}
+    v = of_values(spec.head_dim_v, spec.pv, spec.block_kv, sources["v"])
+    return {"q_map": q, "k_map": k, "v_map": v}
 
 
-def _rows_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> TensorMap:
+def _rows_map(padded: int, dtype: Type, rows: int, source: Source) -> TensorMap:
     """Return a map [batch, head, token, channel], of which a box is a panel of a tile."""
     batch, heads, tokens, head_dim = source.shape
     # Codes are padded in memory; of values what is missing arrives as zeros.
-    channels = spec.head_dim if dtype.coded else head_dim
-    pitch = spec.pitch(dtype)
+    channels = padded if dtype.coded else head_dim
+    pitch = WgmmaSpec.pitch(padded, dtype)
     return TensorMap(
         _DTYPES[dtype],
         shape=(channels, tokens, heads, batch),
@@ -76,7 +77,7 @@ def _rows_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> Tensor
     )
 
 
-def _codes_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> TensorMap:
+def _codes_map(padded: int, dtype: Type, rows: int, source: Source) -> TensorMap:
     """Return a map of 8-bit V, of which a box is a tile.
 
     Its axes, from the outermost: batch, head, block of tokens and 32 channels in one; i, t and e of
@@ -87,9 +88,9 @@ def _codes_map(spec: WgmmaSpec, dtype: Type, rows: int, source: Source) -> Tenso
     blocks = ceil_div(tokens, TOKEN_PAD)
     return TensorMap(
         _DTYPES[dtype],
-        shape=(TOKEN_PAD, 2, 4, 4, batch * heads * blocks * spec.head_dim // 32),
+        shape=(TOKEN_PAD, 2, 4, 4, batch * heads * blocks * padded // 32),
         strides=(TOKEN_PAD, 8 * TOKEN_PAD, 2 * TOKEN_PAD, 32 * TOKEN_PAD),
-        box=(rows, 2, 4, 4, spec.head_dim // 32),
+        box=(rows, 2, 4, 4, padded // 32),
         swizzle=_V_PITCH,
         number=source.number,
     )

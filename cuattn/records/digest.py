@@ -63,6 +63,7 @@ ATTENTION = Part(
     (
         *("attention_sm80.cu", "attention_sm90.cu", "quantize.cu", "stats.cu"),
         *("block_means.cu", "deltas.cu", "mask_map.cu", "rotate.cu", "unpack.cu"),
+        "attn/user_arrays.cuh",  # what callers' expressions are compiled with includes it
     ),
     _ATTENTION,
 )
@@ -85,6 +86,7 @@ PHASES = {
     "ceilings": RATES,
     "prefill": ATTENTION,
     "comparison": ATTENTION,
+    "features": ATTENTION,
     "models": ATTENTION,
     "mma_sync": ATTENTION,
     "auto": ATTENTION,

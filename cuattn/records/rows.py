@@ -60,6 +60,9 @@ class Timing(Shape):
         that its clocks have settled.
     model : str, optional
         Whose shape it is, in rows of the case "model".
+    feature : str, optional
+        Which option of scores is timed, or "plain" of what is timed beside such: `tops` are of the
+        pairs that are seen then. None in all other rows.
     """
 
     case: str
@@ -74,6 +77,11 @@ class Timing(Shape):
     gbps: float | None = None
     state: State = field(default="cold", metadata=ADDED)
     model: str | None = field(default=None, metadata=ADDED)
+    feature: str | None = field(default=None, metadata=ADDED)
+
+    def is_plain(self, case: str) -> bool:
+        """Return whether it is a row of this case, and not one of an option of scores."""
+        return self.case == case and self.feature is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from ..common.sizes import round_up
 from ..reference.sorting import PLACE_SCALES
 from .kernel_spec import KernelSpec
+from .mods import prelude
 from .rules import Rules
 
 __all__ = ["AttentionSpec", "PRange", "Scope", "Type", "scale_bytes"]
@@ -131,6 +132,8 @@ class AttentionSpec(KernelSpec):
     pv: Type
     out: Type
     head_dim: int
+    head_dim_v: int
+    equal_rows: bool
     k_scope: Scope
     qk_group: int
     v_scope: Scope
@@ -148,6 +151,11 @@ class AttentionSpec(KernelSpec):
     min_ctas: int
 
     @property
+    def prelude(self) -> str:
+        """The caller's own expressions."""
+        return prelude(self.rules.score_mod, self.rules.mask_mod)
+
+    @property
     def rows(self) -> int:
         """Query rows of one CTA."""
         return 16 * self.row_tiles * self.num_warps
@@ -161,7 +169,7 @@ class AttentionSpec(KernelSpec):
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `Storage` in attention_sm80.cu."""
         qk_row = self.head_dim * self.qk.bits // 8
-        v_tile = self.block_kv * self.head_dim * self.pv.nbytes
+        v_tile = self.block_kv * self.head_dim_v * self.pv.nbytes
         groups = self.head_dim // self.qk_group if self.k_scope is Scope.group else 1
         scales = scale_bytes(self, groups=groups)
         stage = round_up(self.block_kv * qk_row + v_tile + scales, _ALIGNMENT)

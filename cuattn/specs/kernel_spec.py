@@ -6,6 +6,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
+from .mods import ModSource
+
 __all__ = ["KernelSpec", "joined_bytes"]
 
 
@@ -14,6 +16,11 @@ class KernelSpec:
 
     # What C++ is told besides the fields, in the order of the struct.
     derived: ClassVar[tuple[str, ...]] = ("num_threads", "min_ctas", "smem_bytes")
+
+    @property
+    def prelude(self) -> str:
+        """What the unit begins with, before the source."""
+        return ""
 
     def cxx(self) -> str:
         """Render the spec as a C++20 literal: its fields in their order, then what is derived."""
@@ -26,6 +33,9 @@ class KernelSpec:
 def _literal(value: object) -> str:
     if isinstance(value, Enum):
         return f"{type(value).__name__}::{value.value}"
+    # What may be missing is a flag.
+    if value is None or isinstance(value, ModSource):
+        return "false" if value is None else value.cxx()
     if is_dataclass(value):
         members = [f".{f.name} = {_literal(getattr(value, f.name))}" for f in fields(value)]
         return f"{type(value).__name__}{{{', '.join(members)}}}"

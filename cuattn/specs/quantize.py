@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from ..common.sizes import ceil_div, round_up
 from ..reference.layout import TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
-from ..reference.sorting import LANES, PLACE_SCALES
 from ..scheme import Scheme
 from .attention import Scope, Type
 from .coding import code_bits, code_type, stored_scope
 from .kernel_spec import KernelSpec
+from .quantize_storage import LARGE_SMEM, RESERVED, SMEM, storage_bytes
 from .row_lanes import row_lanes
 
 __all__ = ["TOKEN_PAD", "QuantizeSpec"]
@@ -20,9 +20,6 @@ __all__ = ["TOKEN_PAD", "QuantizeSpec"]
 # Threads of a CTA, and 16-byte loads of each that leave registers for a second CTA beside it.
 _THREADS = 256
 _LOADS = 16
-
-# Shared memory that sorting takes: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = 10 * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
 
 # Rotated elements of a lane, which leave as much.
 _ROTATED = 64
@@ -40,8 +37,8 @@ class QuantizeSpec(KernelSpec):
         What each becomes: int8, int4 or e4m3 codes, or values of type fp16 or bf16.
     qk_bits, v_bits : int
         Of an integer code: 4 in an int8 are one code a byte.
-    head_dim : int
-        Padded: one of 32, 64, 96, 128, 192, 256.
+    head_dim, head_dim_v : int
+        Of Q and K, and of V. Padded: one of 32, 64, 96, 128, 192, 256.
     q_scope, k_scope : Scope
         token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor; of K sorted.
     k_stored : Scope
@@ -66,6 +63,8 @@ class QuantizeSpec(KernelSpec):
 
     derived: ClassVar[tuple[str, ...]] = (
         "qk_lanes",
+        "staged",
+        "v_staged",
         "q_tile",
         "k_tile",
         "v_tile",
@@ -86,6 +85,7 @@ class QuantizeSpec(KernelSpec):
     qk_bits: int
     v_bits: int
     head_dim: int
+    head_dim_v: int
     q_scope: Scope
     k_scope: Scope
     k_stored: Scope
@@ -108,6 +108,8 @@ class QuantizeSpec(KernelSpec):
         aligned: bool,
         packed_qk: bool = False,
         packed_v: bool = False,
+        *,
+        head_dim_v: int | None = None,
         varlen: bool = False,
     ) -> QuantizeSpec:
         """Return the spec that a scheme needs for inputs of a type and padded head dimension.
@@ -117,6 +119,8 @@ class QuantizeSpec(KernelSpec):
         packed_qk, packed_v : bool
             Whether codes of 4 bits are stored two to a byte. V's that are rotated have a spec of
             their own.
+        head_dim_v : int, optional
+            That of V, padded, if it is another one.
         varlen : bool
         """
         half = Type.bf16 if scheme.qk == "fp16" and element is Type.bf16 else Type.fp16
@@ -129,6 +133,7 @@ class QuantizeSpec(KernelSpec):
             qk_bits=code_bits(scheme, "q"),
             v_bits=8 if v is None else code_bits(scheme, "v"),
             head_dim=head_dim,
+            head_dim_v=head_dim if head_dim_v is None else head_dim_v,
             q_scope=Scope(scheme.q_scope),
             k_scope=Scope(scheme.k_scope),
             k_stored=stored_scope(scheme, "k"),
@@ -158,8 +163,11 @@ class QuantizeSpec(KernelSpec):
         least = max(self._q_scope_tokens, self._k_scope_tokens)
         many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
         threads = 2 * _THREADS if many else _THREADS
-        # A lane makes words of four tokens of V.
-        return min(threads, TOKEN_PAD // 4 * self._lanes) if self._sorted else threads
+        if not self._sorted:
+            return threads
+        # A lane makes words of four tokens of V, two if it has a single load of each row; of a V of
+        # fewer channels not every lane does. There are four warps at least.
+        return min(threads, max(TOKEN_PAD // _loaded_rows(self._row_bytes) * self._lanes, 128))
 
     @property
     def qk_lanes(self) -> int:
@@ -188,7 +196,9 @@ class QuantizeSpec(KernelSpec):
         """Tokens of V of one CTA: no transposed row is shorter than the padding."""
         if self._sorted:
             return TOKEN_PAD
-        return max(self._tokens(self._v_rows, self._lanes), TOKEN_PAD if self.v.coded else 0)
+        row_bytes = self.head_dim_v * self.input.nbytes
+        tokens = self._tokens(_loaded_rows(row_bytes), row_lanes(row_bytes))
+        return max(tokens, TOKEN_PAD if self.v.coded else 0)
 
     @property
     def min_ctas(self) -> int:
@@ -200,24 +210,40 @@ class QuantizeSpec(KernelSpec):
                 ctas = 2 if held <= 256 else 1
             else:
                 held += 4 * self.head_dim // self._lanes
-                ctas = 3 if held <= 160 else 2 if held <= 208 else 1
+                ctas = 2 if held <= 208 else 1
             return ctas * _THREADS // self.num_threads or 1
         loads = max(self.q_tile, self.k_tile) * self._row_bytes // (16 * self.num_threads)
         # Rows of 1 KiB take so many passes over V that their addresses claim registers too, and
         # what is rotated is held in float32.
-        few = loads <= 8 and self._row_bytes < 1024 and not self.rotate
+        widest = max(self.head_dim, self.head_dim_v) * self.input.nbytes
+        few = loads <= 8 and widest < 1024 and not self.rotate
         return (3 if few else 2) * _THREADS // self.num_threads
 
     @property
+    def staged(self) -> bool:
+        """Whether rows of Q and K pass through shared memory, so that they come a tile ahead.
+
+        It is of use where they take more than loads. A CTA then takes one tile after another, in
+        each of which all warps have some of V; of a V of fewer channels they would not. It counts
+        tiles of heads that all have as many, which sequences do not.
+        """
+        wanted = self.q.coded and (self.rotate or self._sorted)
+        possible = self.aligned and not self.varlen and self.head_dim == self.head_dim_v
+        return wanted and possible and self._fits(True, False)
+
+    @property
+    def v_staged(self) -> bool:
+        """The same of V where keys are sorted, for it is read twice."""
+        return self._sorted and self.staged and self._fits(True, True)
+
+    @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `QuantizeStorage` in quant/storage.cuh."""
-        codes = self.v_tile * self.head_dim if self.v.coded else 16
-        maxima = max(
-            self.num_threads // 32,
-            self.q_tile // 4 if self.q_scope is Scope.thread else 0,
-            self.k_tile // 16 if self.k_scope is Scope.thread else 0,
-        )
-        return codes + 2 * 4 * self.head_dim + 4 * maxima + (_SORTING if self._sorted else 0)
+        """Dynamic shared memory of one CTA."""
+        return storage_bytes(self, self.staged, self.v_staged)
+
+    def ctas(self, tiles: int, num_sms: int) -> int:
+        """Return how many CTAs share some tiles: one each, or as many as run at a time."""
+        return min(tiles, self.min_ctas * num_sms) if self.staged else tiles
 
     def tiles(self, operand: Literal["q", "k", "v"], seqlen: int) -> int:
         """Return the CTAs of one head of an operand."""
@@ -225,6 +251,11 @@ class QuantizeSpec(KernelSpec):
         if operand == "k" and self.k.coded and self.k_stored not in (Scope.block, Scope.sorted):
             seqlen = round_up(seqlen, TOKEN_PAD)  # the scales are padded
         return ceil_div(seqlen, tile)
+
+    def _fits(self, staged: bool, v_staged: bool) -> bool:
+        """Whether shared memory holds a CTA on every GPU, and on large ones all that should run."""
+        smem_bytes = storage_bytes(self, staged, v_staged)
+        return smem_bytes <= SMEM and self.min_ctas * (smem_bytes + RESERVED) <= LARGE_SMEM
 
     @property
     def _q_scope_tokens(self) -> int:
@@ -257,7 +288,7 @@ class QuantizeSpec(KernelSpec):
 
     @property
     def _lanes(self) -> int:
-        """Lanes that share a row."""
+        """Lanes that share a row of Q or K as it is loaded."""
         return row_lanes(self._row_bytes)
 
     @property
@@ -267,14 +298,15 @@ class QuantizeSpec(KernelSpec):
         return min(runs & -runs, self.qk_lanes) if self.qk_lanes else self._lanes
 
     @property
-    def _v_rows(self) -> int:
-        """Rows of V that a lane has at a time: `RowLanes` as well."""
-        return 8 if self._row_bytes == 16 * self._lanes else 4
-
-    @property
     def _rows(self) -> int:
         """Rows of Q and K of a lane."""
+        rows = _loaded_rows(self._row_bytes)
         if not self.rotate:
-            return self._v_rows
+            return rows
         # Rotated rows are held in float32.
-        return min(self._v_rows, _ROTATED * self._row_lanes // self.head_dim)
+        return min(rows, _ROTATED * self._row_lanes // self.head_dim)
+
+
+def _loaded_rows(row_bytes: int) -> int:
+    """Return the rows of a lane whose loads are under way at a time: `RowLanes` as well."""
+    return 8 if row_bytes == 16 * row_lanes(row_bytes) else 4

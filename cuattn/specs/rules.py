@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from .mods import ModSource
+
 __all__ = ["PLAIN", "MaskKind", "Rules"]
 
 
@@ -32,6 +34,8 @@ class Rules:
     attn_mask : MaskKind
     varlen : bool
         Lengths, and where sequences lie, are read from memory.
+    score_mod, mask_mod : ModSource, optional
+        The caller's own expressions, of which the kernel is compiled.
     """
 
     windowed: bool = False
@@ -40,6 +44,8 @@ class Rules:
     sinks: bool = False
     attn_mask: MaskKind = MaskKind.none
     varlen: bool = False
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
 
     @property
     def biased(self) -> bool:
@@ -49,12 +55,17 @@ class Rules:
     @property
     def change_scores(self) -> bool:
         """Whether scores become exponents before their maxima are taken."""
-        return self.softcap or self.alibi or self.biased
+        return self.softcap or self.alibi or self.biased or self.score_mod is not None
 
     @property
     def mapped(self) -> bool:
         """Whether a map says which blocks of keys are visited."""
         return self.attn_mask is not MaskKind.none
+
+    @property
+    def hide_anywhere(self) -> bool:
+        """Whether any key may be hidden, wherever it is."""
+        return self.score_mod is not None or self.mask_mod is not None
 
 
 PLAIN = Rules()

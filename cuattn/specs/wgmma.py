@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..common.sizes import round_up
 from .attention import PRange, Scope, Type, scale_bytes
 from .kernel_spec import KernelSpec
+from .mods import prelude
 from .rules import Rules
 
 __all__ = ["GROUP_ROWS", "Order", "WgmmaSpec"]
@@ -47,6 +48,7 @@ class WgmmaSpec(KernelSpec):
     pv: Type
     out: Type
     head_dim: int
+    head_dim_v: int
     k_scope: Scope
     v_scope: Scope
     p_range: PRange
@@ -67,6 +69,11 @@ class WgmmaSpec(KernelSpec):
     float_sums: bool
 
     @property
+    def prelude(self) -> str:
+        """The caller's own expressions."""
+        return prelude(self.rules.score_mod, self.rules.mask_mod)
+
+    @property
     def rows(self) -> int:
         """Query rows of one CTA."""
         return GROUP_ROWS * self.groups
@@ -76,25 +83,26 @@ class WgmmaSpec(KernelSpec):
         """Threads of one CTA: the warpgroups that attend and one that copies."""
         return _WARPGROUP * (self.groups + 1)
 
-    def pitch(self, dtype: Type) -> int:
+    @staticmethod
+    def pitch(head_dim: int, dtype: Type) -> int:
         """Bytes from token to token in shared memory, in a panel of a tile, and its swizzle."""
-        return 64 if self.head_dim * dtype.nbytes <= 64 else 128
+        return 64 if head_dim * dtype.nbytes <= 64 else 128
 
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `TileStorage` in sm90/tile_storage.cuh."""
         row = _panels(self.head_dim * self.qk.nbytes)
-        v_rows, v_row = self.head_dim, self.block_kv
+        v_rows, v_row = self.head_dim_v, self.block_kv
         if self.pv.nbytes == 2:
-            v_rows, v_row = self.block_kv, 2 * self.head_dim
+            v_rows, v_row = self.block_kv, 2 * self.head_dim_v
         tiles = self.stages * (self.block_kv * row + v_rows * _panels(v_row))
         tiles += self.q_buffers * self.groups * GROUP_ROWS * row
         tiles += 16 * (2 * _WARPGROUP * self.groups if self.p_range is PRange.block else 1)
         row_scale = self.rows if self.qk.nbytes == 1 else 4
         by_channel = self.pv.coded and self.v_scope is Scope.channel
-        channel_scale = self.head_dim if by_channel else 4
+        channel_scale = self.head_dim_v if by_channel else 4
         item = _ITEM + (_PLACE if self.rules.varlen else 0)
-        constants = round_up(4 * (row_scale + channel_scale + self.head_dim) + item, 16)
+        constants = round_up(4 * (row_scale + channel_scale + self.head_dim_v) + item, 16)
         barriers = _BARRIERS * (2 * self.stages + 3 * self.q_buffers) + 4 * self.q_buffers
         scales = self.stages * round_up(scale_bytes(self, deltas=self.groups), 128)
         return round_up(tiles + scales + self.q_buffers * constants + barriers, 1024)

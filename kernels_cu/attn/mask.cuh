@@ -38,7 +38,9 @@ __device__ __forceinline__ KeyRange visible_keys(const AttentionParams& p, int r
 template <auto S>
 __device__ __forceinline__ bool sees_nothing(const AttentionParams& p, int row, float reference,
                                              float sum) {
-  if constexpr (S.rules.mapped()) return reference == kNoKeySeen && sum == 0.0f;
+  if constexpr (S.rules.mapped() || S.rules.hide_anywhere()) {
+    return reference == kNoKeySeen && sum == 0.0f;
+  }
   const KeyRange keys = visible_keys<S>(p, row);
   return keys.end <= keys.begin;
 }
@@ -75,10 +77,14 @@ struct Mask {
   int limit[2];  // and up to here
   u32 seen[2][kWords];  // by a mask of bits
   bool ordered;  // sorted keys have an order of their own
+  int first_key;  // of which `first` and `limit` count
+  const UserRows<S>& user;
 
   __device__ __forceinline__ Mask(const AttentionParams& p, const MaskRows<S>& rows, int first_row,
                                   int block, int lane)
-      : ordered(p.order != nullptr) {
+      : ordered(p.order != nullptr),
+        first_key(block * S.block_kv + (kSorted ? 0 : 2 * (lane % 4))),
+        user(rows.user) {
     const int lane_column = kSorted ? 0 : 2 * (lane % 4);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -107,6 +113,7 @@ struct Mask {
     bool sees = column < limit[half];
     if constexpr (S.rules.windowed) sees = sees && column >= first[half];
     if constexpr (kBits) sees = sees && seen[half][column / 32] >> column % 32 & 1;
+    if constexpr (S.rules.mask_mod) sees = sees && user.sees(half, first_key + column);
     return sees;
   }
   // Of sorted keys.
@@ -119,6 +126,7 @@ struct Mask {
       for (int i = 1; i < kWords; ++i) word = token >= 32 * i ? seen[half][i] : word;
       sees = sees && word >> token % 32 & 1;
     }
+    if constexpr (S.rules.mask_mod) sees = sees && user.sees(half, first_key + token);
     return sees;
   }
 };

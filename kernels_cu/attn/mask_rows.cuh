@@ -1,5 +1,6 @@
 // Where an attn_mask has the two rows of a lane.
 #pragma once
+#include "attn/user_mods.cuh"
 #include "params.cuh"
 #include "ptx/convert.cuh"
 #include "spec.cuh"
@@ -37,12 +38,16 @@ constexpr float kLeast = T == Type::fp16   ? -65504.0f
 template <auto S>
 struct MaskRows {
   static constexpr int kWords = S.block_kv / 32;
+  static constexpr Type kType = type_of(S.rules.attn_mask);
   const void* mask;
   i64 row[2];  // offsets: of bits in words, else in elements
   i64 key_stride;
+  bool pairs;  // an even key and its neighbour are one aligned load
+  UserRows<S> user;
 
   __device__ __forceinline__ MaskRows(const AttentionParams& p, int batch, int head, int first_row,
-                                      int lane) {
+                                      int lane)
+      : user(p, batch, head, first_row, lane) {
     if constexpr (S.rules.mapped()) {
       mask = p.attn_mask;
       key_stride = p.mask_stride_key;
@@ -51,6 +56,9 @@ struct MaskRows {
         const int i = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
         row[half] = batch * p.mask_stride_batch + head * p.mask_stride_head + i * p.mask_stride_row;
       }
+      const i64 offsets = p.mask_stride_batch | p.mask_stride_head | p.mask_stride_row;
+      pairs = key_stride == 1 && p.seqlen_kv % 2 == 0 && offsets % 2 == 0 &&
+              reinterpret_cast<u64>(mask) % (2 * bytes_of(kType)) == 0;
     }
   }
 
@@ -70,10 +78,31 @@ struct MaskRows {
     }
   }
 
-  // What a key's logit gets, in the natural unit; -inf if it is hidden.
-  __device__ __forceinline__ float bias(int half, int key) const {
-    constexpr Type kType = type_of(S.rules.attn_mask);
-    const float x = widened<kType>(mask, row[half] + key * key_stride);
+  // What the logits of an even key and of the next get, in the natural unit; -inf if it is hidden.
+  // Keys beyond the last have any.
+  __device__ __forceinline__ float2 bias_of_pair(int half, int key, int seqlen_kv) const {
+    if (!pairs) return {bias(half, key, seqlen_kv), bias(half, key + 1, seqlen_kv)};
+    if (key >= seqlen_kv) return {};
+    float x[2];
+    const i64 pair = (row[half] + key) / 2;
+    if constexpr (kType == Type::fp32) {
+      const float2 of = __ldg(static_cast<const float2*>(mask) + pair);
+      x[0] = of.x;
+      x[1] = of.y;
+    } else {
+      const u32 bits = __ldg(static_cast<const u32*>(mask) + pair);
+      kType == Type::fp16 ? ptx::widen_f16x2(x, bits) : ptx::widen_bf16x2(x, bits);
+    }
+    return {hidden_if_least(x[0]), hidden_if_least(x[1])};
+  }
+
+  __device__ __forceinline__ float bias(int half, int key, int seqlen_kv) const {
+    if (key >= seqlen_kv) return 0.0f;
+    return hidden_if_least(widened<kType>(mask, row[half] + key * key_stride));
+  }
+
+ private:
+  static __device__ __forceinline__ float hidden_if_least(float x) {
     return x <= kLeast<kType> ? -kInf : x;
   }
 };

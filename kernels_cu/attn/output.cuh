@@ -2,19 +2,11 @@
 #pragma once
 #include "attn/channel_terms.cuh"
 #include "attn/elements.cuh"
-#include "attn/mask.cuh"
 #include "attn/p_range.cuh"
+#include "attn/output_rows.cuh"
 #include "attn/rotated_output.cuh"
 #include "layout.cuh"
 #include "params.cuh"
-#include "ptx/math.cuh"
-
-// Where two rows of O belong.
-struct OutputRows {
-  int batch;
-  int head;
-  int first;  // the other is 8 further
-};
 
 // The two rows that a lane sees of a tile of 16: o(i, e) is element e of MMA column i, terms(c) are
 // those of channels c and c + 1. S is the spec of a kernel of either family. Columns stand for
@@ -41,34 +33,20 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
     const bool exists = row < p.seqlen_q;
     empty[half] = exists && sees_nothing<S>(p, row, reference[half], l);
     // Heads have a multiple of 8 channels.
-    end[half] = exists && !empty[half] ? p.head_dim - (Adjacent ? lane_channel : 0) : 0;
+    end[half] = exists && !empty[half] ? p.head_dim_v - (Adjacent ? lane_channel : 0) : 0;
     inverse[half] = end[half] > 0 ? 1.0f / l : 0.0f;
     to[half] = static_cast<Element*>(p.o) + rows.batch * p.o_stride_batch +
                rows.head * p.o_stride_head + row * p.o_stride_row + lane_channel;
     share[half] = 1.0f;
     if (exists && (S.rules.sinks || (p.lse && quad_lane == 0))) {
-      const i64 batch_head = static_cast<i64>(rows.batch) * p.num_q_heads + rows.head;
-      const i64 index = batch_head * row_pitch<S>(p) + row;
       // If all that the row sees is infinitely far below anything, O and lse are NaN.
-      float lse = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
-      if (p.lse_shift && !S.rules.softcap) lse += p.lse_shift[index];
-      if (empty[half]) lse = -kInf;
-      if constexpr (S.rules.sinks) {
-        const float sink = widened(p.sinks, rows.head * p.sinks_stride_head, p.sinks_type);
-        const float m = fmaxf(sink, lse);
-        if (m != -kInf) {
-          const float keys = ptx::ex2((lse - m) * kLog2e);
-          const float all = keys + ptx::ex2((sink - m) * kLog2e);
-          share[half] = keys / all;
-          lse = m + ptx::lg2(all) * kLn2;
-          inverse[half] *= share[half];
-        }
-      }
-      if (p.lse && quad_lane == 0) p.lse[index] = lse;
+      const float of_keys = l == 0.0f ? kNaN : (reference[half] + log2f(l) - kShift) * kLn2;
+      share[half] = finish_row<S>(p, rows, row, empty[half] ? -kInf : of_keys, quad_lane == 0);
+      if constexpr (S.rules.sinks) inverse[half] *= share[half];
     }
   }
   // Some columns at a time, whose terms are loaded together.
-  constexpr int kColumns = S.head_dim / 8;
+  constexpr int kColumns = S.head_dim_v / 8;
   constexpr int kAtATime = kColumns % 8 == 0 ? 8 : 4;
   auto store = [&](auto eight_at_once) {
 #pragma unroll
@@ -123,7 +101,7 @@ __device__ __forceinline__ void store_in_order(const AttentionParams& p, O o, Te
   }
   if (!empty[0] && !empty[1]) return;
 #pragma unroll 1
-  for (int at = 2 * quad_lane - lane_channel; at < p.head_dim - lane_channel; at += 8) {
+  for (int at = 2 * quad_lane - lane_channel; at < p.head_dim_v - lane_channel; at += 8) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (empty[half]) store_pair<S.out>(to[half] + at, {0.0f, 0.0f});
@@ -137,7 +115,7 @@ __device__ __forceinline__ void store_rows(const AttentionParams& p, O o, Terms 
                                            const float (&reference)[2], const float (&row_sum)[2],
                                            const OutputRows& rows, int lane) {
   if constexpr (S.v_rotated) {
-    const RotatedOutput<S.head_dim, Adjacent> back(o, terms, p.head_dim, lane);
+    const RotatedOutput<S.head_dim_v, Adjacent> back(o, terms, p.head_dim_v, lane);
     store_in_order<S, Adjacent>(
         p, [&](int column, int e) { return back.x[column][e]; },
         [&](int channel) {

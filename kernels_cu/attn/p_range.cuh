@@ -36,7 +36,8 @@ __device__ constexpr bool kSortedLogs = S.pv == Type::int8 && S.v_scope == Scope
 // Whether rules leave exponents as multiples of the softcap, which is the slope then.
 template <auto S>
 __device__ constexpr bool kCapUnits =
-    S.rules.softcap && !S.rules.alibi && !S.rules.biased() && !kTokenLogs<S> && !kSortedLogs<S>;
+    S.rules.softcap && !S.rules.alibi && !S.rules.biased() && !S.rules.score_mod &&
+    !kTokenLogs<S> && !kSortedLogs<S>;
 
 // Whether what is added to the exponents holds kLog2Bias.
 template <auto S>

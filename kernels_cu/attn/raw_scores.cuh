@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/mask.cuh"
 #include "attn/shape.cuh"
+#include "ptx/math.cuh"
 
 template <AttentionSpec S>
 struct RawScores {
@@ -48,6 +49,19 @@ struct RawScores {
       float x = larger(m[0], m[1]);
       x = larger(x, __shfl_xor_sync(0xffffffffu, x, 1));
       top[half] = larger(x, __shfl_xor_sync(0xffffffffu, x, 2));
+    }
+  }
+
+  // Of a pair of tiles in a row: exponent = s * slope + intercept.
+  template <bool Masked>
+  static __device__ __forceinline__ void exponentials(float (&y)[4],
+                                                      const typename Shape<S>::Scores& s, int pair,
+                                                      int half, float slope, float intercept) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float x = s[2 * pair + i / 2][2 * half + i % 2];
+      y[i] = ptx::ex2(kUnitSlope ? x + intercept : __fmaf_rn(x, slope, intercept));
+      if (Masked && is_lowest(x)) y[i] = 0.0f;
     }
   }
 };

@@ -1,8 +1,8 @@
 // Scores of a block under the rules of attn/score_rules.cuh.
 #pragma once
+#include "attn/apply_rules.cuh"
 #include "attn/key_scales.cuh"
 #include "attn/raw_scores.cuh"
-#include "attn/score_rules.cuh"
 #include "attn/scores.cuh"
 
 // s becomes exponents; unseen keys become the lowest. If keys have scales of their own these are in

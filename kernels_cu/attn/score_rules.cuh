@@ -1,4 +1,5 @@
-// Softcap, ALiBi and a mask of floats: what becomes of scores before the softmax, in this order.
+// Softcap, ALiBi, a mask of floats and a caller's expression: what becomes of scores before the
+// softmax, in this order.
 #pragma once
 #include "attn/mask.cuh"
 #include "ptx/math.cuh"
@@ -8,12 +9,14 @@
 // For the two rows of a lane.
 template <auto S>
 struct ScoreRules {
-  // Under a causal mask no key is behind a row's own, so that the distance is a difference.
-  static constexpr bool kLinear = S.rules.alibi && S.is_causal;
+  // Under a causal mask no key is behind a row's own, so that the distance is a difference. What is
+  // left out then an expression would miss.
+  static constexpr bool kLinear = S.rules.alibi && S.is_causal && !S.rules.score_mod;
   MaskRows<S> mask;
-  float shift[2];  // what smoothing K took from the scores, for the softcap, in units of it
+  float shift[2];  // what smoothing K took from the scores, if they want it again, in score_unit()
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
+  int seqlen_kv;
   float slope;     // of ALiBi, in units of log 2
   float softcap;
   float inverse_softcap;
@@ -23,6 +26,7 @@ struct ScoreRules {
                                         int first_row, int lane)
       : mask(p, batch, head, first_row, lane),
         first_own(first_row + (p.seqlen_kv - p.seqlen_q)),
+        seqlen_kv(p.seqlen_kv),
         softcap(p.softcap_log2),
         inverse_softcap(p.inverse_softcap) {
 #pragma unroll
@@ -31,13 +35,13 @@ struct ScoreRules {
       own[half] = static_cast<float>(kLinear ? row : first_own + row);
       // Where Q's smoothing is added again, and no logarithm of V, the bias is in the scores.
       shift[half] = -kScoreBias<S>;
-      if (S.rules.softcap && p.lse_shift) {
+      if (S.rules.unshifted() && p.lse_shift) {
         const i64 head_row =
             (static_cast<i64>(batch) * p.num_q_heads + head) * row_pitch<S>(p);
         shift[half] +=
             kLog2e * __ldg(p.lse_shift + head_row + min_of(first_row + row, p.seqlen_q - 1));
       }
-      shift[half] *= inverse_softcap;
+      shift[half] *= score_unit();
     }
     if constexpr (S.rules.alibi) {
       slope = kLog2e * widened(p.alibi_slopes,
@@ -55,7 +59,7 @@ struct ScoreRules {
   __device__ __forceinline__ float of_key(int key) const {
     // Rules before it take the score's own bias out.
     constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
-    constexpr float kRest = S.rules.softcap ? kBias : kBias - kScoreBias<S>;
+    constexpr float kRest = S.rules.unshifted() ? kBias : kBias - kScoreBias<S>;
     return kLinear ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
   }
   __device__ __forceinline__ float of_further_key(float of_key, float further) const {
@@ -65,14 +69,33 @@ struct ScoreRules {
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   template <bool Masked>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
-    if constexpr (S.rules.softcap) x = ptx::tanh(x + shift[half]);
+    if constexpr (S.rules.unshifted()) x += shift[half];
+    if constexpr (S.rules.softcap) x = ptx::tanh(x);
     if constexpr (kCapUnits<S>) return x;
+    if constexpr (S.rules.score_mod) return expressed<Masked>(x, of_key, half, key);
     x = S.rules.softcap ? __fmaf_rn(x, softcap, of_key) : x + of_key;
     if constexpr (S.rules.alibi && !kLinear) {
       x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
-    if constexpr (Masked && S.rules.biased()) x = __fmaf_rn(kLog2e, mask.bias(half, key), x);
     return x;
+  }
+
+  // The same with the caller's expression, which wants the logit alone, in the natural unit.
+  template <bool Masked>
+  __device__ __forceinline__ float expressed(float x, float of_key, int half, int key) const {
+    if constexpr (S.rules.softcap) x *= softcap;
+    if constexpr (S.rules.alibi) {
+      x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
+    }
+    x *= kLn2;
+    if constexpr (Masked && S.rules.biased()) {
+      const float bias = mask.bias(half, key, seqlen_kv);
+      if (bias == -kInf) return bias;
+      x += bias;
+    }
+    x = kLog2e * mask.user.score(x, half, key);
+    // What is hidden stays so, be V's scale NaN.
+    return x == -kInf ? x : x + of_key;
   }
 
   // From what `apply` returns to exponents of log 2.
@@ -86,40 +109,3 @@ struct ScoreRules {
     }
   }
 };
-
-// The scores of a block become exponents: score(tile, half, e) is one of a lane's in score_unit(),
-// added(tile, e) what its key adds behind the rules, put(tile, half, e, x) takes the exponent.
-// `order` has the tokens of a sorted block by their places.
-template <auto S, bool Masked, class Score, class Added, class Put>
-__device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Mask<S>& mask,
-                                            const u8* order, int block, int lane, Score score,
-                                            Added added, Put put) {
-  constexpr bool kTokens = S.rules.alibi || S.rules.biased() || Masked;
-  const u8* places = order + lane % 4 * kLanePlaces;
-  // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
-  const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;
-  const float of_first = rules.of_key(block * S.block_kv + first);
-#pragma unroll
-  for (int tile = 0; tile < S.block_kv / 8; ++tile) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      int token = 8 * tile + e;
-      if constexpr (kTokens && Mask<S>::kSorted) {
-        token = mask.ordered ? places[2 * tile + e] : token + lane % 4 * 2;
-      }
-      const int key = block * S.block_kv + first + token;
-      const float of_key =
-          rules.of_further_key(of_first, static_cast<float>(token)) + added(tile, e);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        bool sees = true;
-        if constexpr (Masked) {
-          sees = Mask<S>::kSorted ? mask.sees_token(token, half) : mask.sees(tile, 2 * half + e);
-        }
-        float x = -kInf;
-        if (sees) x = rules.template apply<Masked>(score(tile, half, e), of_key, half, key);
-        put(tile, half, e, x);
-      }
-    }
-  }
-}

@@ -11,7 +11,7 @@ struct Shape {
   static constexpr int kWarpRows = 16 * S.row_tiles;
   static constexpr int kRows = kWarpRows * S.num_warps;
   static constexpr int kKeyTiles = S.block_kv / 8;             // MMA columns of S
-  static constexpr int kDimTiles = S.head_dim / 8;             // MMA columns of O
+  static constexpr int kDimTiles = S.head_dim_v / 8;           // MMA columns of O
   static constexpr int kQkBytes = row_bytes(S.qk, S.head_dim);
   static constexpr int kScoreSteps = kQkBytes / 32;                     // steps of k of Q K^T
   static constexpr int kValueSteps = S.block_kv * bytes_of(S.pv) / 32;  // steps of k of P V
@@ -44,8 +44,8 @@ struct Shape {
   using QTile = SharedTile<kRows, kQkBytes>;
   using KTile = SharedTile<S.block_kv, kQkBytes>;
   // V in 8 bits is stored transposed: a row is a channel. Otherwise a row is a token.
-  using VTile = SharedTile<kScaledValues ? S.head_dim : S.block_kv,
-                           (kScaledValues ? S.block_kv : S.head_dim) * bytes_of(S.pv)>;
+  using VTile = SharedTile<kScaledValues ? S.head_dim_v : S.block_kv,
+                           (kScaledValues ? S.block_kv : S.head_dim_v) * bytes_of(S.pv)>;
 
   // What a lane holds of one tile of 16 rows.
   using Scores = float[kKeyTiles][4];

@@ -103,7 +103,7 @@ struct OnlineSoftmax {
           sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope[half],
                                                  intercept[half], keys, lane);
         } else {
-          exponentials<Masked>(y, s, pair, half);
+          Raw::template exponentials<Masked>(y, s, pair, half, slope[half], intercept[half]);
         }
         if constexpr (H::kTokenV) {
           const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};
@@ -140,20 +140,6 @@ struct OnlineSoftmax {
     for (int half = 0; half < 2; ++half) {
       row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 1);
       row_sum[half] += __shfl_xor_sync(0xffffffffu, row_sum[half], 2);
-    }
-  }
-
- private:
-  // Of a pair of tiles in a row.
-  template <bool Masked>
-  __device__ __forceinline__ void exponentials(float (&y)[4], const typename H::Scores& s, int pair,
-                                               int half) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float x = s[2 * pair + i / 2][2 * half + i % 2];
-      y[i] = ptx::ex2(Raw::kUnitSlope ? x + intercept[half]
-                                      : __fmaf_rn(x, slope[half], intercept[half]));
-      if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
     }
   }
 };

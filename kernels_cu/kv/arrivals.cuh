@@ -12,7 +12,8 @@ struct Arrivals {
 
   // By all computing threads, after they have met behind the stores of the part. Nothing waits for
   // the counter's answer before `merge`.
-  __device__ __forceinline__ void arrive(const DecodeParams& p, const Partition& partition,
+  template <DecodeSpec S>
+  __device__ __forceinline__ void arrive(const DecodeParams& p, const Partition<S>& partition,
                                          const HeadShare& head) {
     if (head.is_whole) return;
 #pragma unroll
@@ -28,7 +29,7 @@ struct Arrivals {
   // Merges the heads at which all others had arrived. By all computing threads.
   template <DecodeSpec S>
   __device__ __forceinline__ void merge(const DecodeParams& p, DecodeStorage<S>& storage,
-                                        const Partition& partition) const {
+                                        const Partition<S>& partition) const {
     if (!left[0] && !left[1]) return;
     HeadParts<S> parts[2];
 #pragma unroll
@@ -51,7 +52,8 @@ struct Arrivals {
   }
 
  private:
-  __device__ __forceinline__ u32* counter(const DecodeParams& p, const Partition& partition,
+  template <DecodeSpec S>
+  __device__ __forceinline__ u32* counter(const DecodeParams& p, const Partition<S>& partition,
                                           int i) const {
     return p.arrivals + static_cast<i64>(at[i].sequence) * partition.heads + at[i].head;
   }

@@ -4,9 +4,8 @@
 #pragma once
 #include "attn/p_range.cuh"
 #include "kv/block_maxima.cuh"
-#include "kv/decode_shape.cuh"
-#include "kv/partition.cuh"
 #include "kv/value_scales.cuh"
+#include "kv/visible_tokens.cuh"
 #include "ptx/convert.cuh"
 
 // What a lane knows of its rows, g and g + 8 of every tile.
@@ -15,7 +14,7 @@ struct BlockSoftmax {
   using H = DecodeShape<S>;
   static constexpr int kGroups = Unit<S>::kVGroups;
   static constexpr int kZeros = S.v_zero ? kGroups : 1;
-  int sees[H::kTiles][H::kHalves];                // tokens
+  VisibleTokens<S> visible;
   float reference[H::kTiles][H::kHalves];         // exponent that O and the sums are relative to
   float row_sum[H::kTiles][H::kHalves];           // of the lane's tokens
   float zero_sum[kZeros][H::kTiles][H::kHalves];  // of P times zero points, likewise
@@ -23,9 +22,8 @@ struct BlockSoftmax {
   float weight[kGroups][H::kTiles][H::kHalves];   // and the block's P V
 
   __device__ __forceinline__ void start(const DecodeParams& p, const BlockCursor& at, int lane) {
+    visible.start(p, at, lane);
     H::for_rows([&](int tile, int half) {
-      const int row = 16 * tile + 8 * half + lane / 4;
-      sees[tile][half] = RowPlace::of<S>(p, at.head, row).sees(p, at.length);
       reference[tile][half] = kNoKeySeen;
       row_sum[tile][half] = 0.0f;
 #pragma unroll
@@ -40,7 +38,7 @@ struct BlockSoftmax {
 #pragma unroll
       for (int i = 0; i < kLaneTokens; ++i) {
         float& x = score_of<S>(s[tile], i / 4, i % 4, half);
-        x = sees_token(tile, half, first, i, lane) ? x : -kInf;
+        x = visible.sees(tile, half, first, i, lane) ? x : -kInf;
       }
     });
     ValueScales<S> scales;
@@ -60,11 +58,6 @@ struct BlockSoftmax {
   }
 
  private:
-  __device__ __forceinline__ bool sees_token(int tile, int half, int first, int i,
-                                             int lane) const {
-    return first + i / 4 * kUnitTokens + token_of(i % 4, lane) < sees[tile][half];
-  }
-
   __device__ __forceinline__ void move_reference(const DecodeStorage<S>& storage, int lane) {
     H::for_rows([&](int tile, int half) {
       float top[kGroups];
@@ -108,7 +101,7 @@ struct BlockSoftmax {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int i = 4 * unit + e;
-            const bool seen = sees_token(tile, half, first, i, lane);
+            const bool seen = visible.sees(tile, half, first, i, lane);
             y[e] = ptx::ex2(score_of<S>(s[tile], unit, e, half) + (scales.log2[i] + start));
             y[e] = seen ? y[e] : 0.0f;
             if (group == 0) sum += seen ? y[e] * scales.inverse[i] : 0.0f;

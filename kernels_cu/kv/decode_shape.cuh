@@ -1,6 +1,9 @@
 // Sizes that follow from a DecodeSpec, which rows a CTA has, and what it has in shared memory.
 #pragma once
+#include "kv/extras.cuh"
 #include "kv/unit.cuh"
+
+constexpr float kLog2E = 1.44269504088896341f;
 
 // Tokens of a step: P is quantized against the maximum of so many.
 constexpr int kKvBlock = 128;
@@ -60,19 +63,38 @@ struct RowPlace {
             index < p.heads_per_kv * p.seqlen_q};
   }
 
-  // Tokens that the row sees; all of them if it does not exist.
+  // The token that the row stands beside, which may be none.
+  __device__ __forceinline__ int own(const DecodeParams& p, int length) const {
+    return length - p.seqlen_q + query;
+  }
+
+  // Tokens that the row sees, or, of S.window, the number of the first one behind those. All of
+  // them if it does not exist.
+  template <DecodeSpec S>
   __device__ __forceinline__ int sees(const DecodeParams& p, int length) const {
+    if constexpr (S.window) {
+      return exists ? min_of(max_of(own(p, length) + p.window_right + 1, 0), length) : length;
+    }
     if (!p.is_causal || !exists) return length;
     return min_of(max_of(length - p.seqlen_q + 1 + query, 0), length);
   }
 };
 
+// Tokens at the beginning of a sequence that no row sees, if the first row sees none further than
+// `reach` before the end, up to 2^31.
+__host__ __device__ constexpr int hidden_tokens(int length, u32 reach) {
+  return static_cast<u32>(length) > reach ? length - static_cast<int>(reach) : 0;
+}
+
 // The rows of one head.
 template <DecodeSpec S>
-struct alignas(16) Queries {
+struct alignas(16) Queries : RowSlopes<S.rows, kHas<S.alibi_slopes>>,
+                             MaskRows<S.rows, kHas<S.attn_mask>> {
   uint4 q[DecodeShape<S>::kTiles][DecodeShape<S>::kSteps][kWarpSize];  // A operands, by lane
-  f32 scale[S.rows];      // softmax_scale * log2 e * scale of Q
-  f32 lse_shift[S.rows];  // what smoothing K has taken from lse
+  // softmax_scale * log2 e * scale of Q, and what smoothing K has taken from lse; of S.softcap
+  // softmax_scale / softcap * scale of Q, and what it has taken from tanh's argument
+  f32 scale[S.rows];
+  f32 lse_shift[S.rows];
 };
 
 template <DecodeSpec S>

@@ -35,6 +35,22 @@ struct DecodeParams {
   i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens
   i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
   f32 softmax_scale;
+  // For those whose DecodeSpec asks for it. Strides in elements, 0 where there is one for all.
+  i32 window_left;         // query i of n, beside token length - n + i, sees so many before it
+  i32 window_right;        // and so many behind it; then there is no is_causal
+  f32 softcap;
+  const void* sinks;       // [num_q_heads]
+  const void* alibi_slopes;  // [batch, num_q_heads]
+  const void* attn_mask;   // [batch, num_q_heads, seqlen_q, mask_columns]: the last one is of the
+                           // last token, whatever the length; tokens before them are seen
+  i64 sinks_stride_head;
+  i64 alibi_slopes_stride_batch;
+  i64 alibi_slopes_stride_head;
+  i64 attn_mask_stride_batch;
+  i64 attn_mask_stride_head;
+  i64 attn_mask_stride_row;
+  i64 attn_mask_stride_column;
+  i32 mask_columns;
 };
 
 struct AppendParams {

@@ -3,6 +3,9 @@
 #pragma once
 #include "spec.cuh"
 
+// Elements of an array of the caller's that a kernel reads if there is one.
+enum class Extra { none, boolean, fp16, bf16, fp32 };
+
 struct DecodeSpec {
   Type input;       // elements of Q and O
   int head_dim;
@@ -12,6 +15,11 @@ struct DecodeSpec {
   bool v_zero;
   int rows;         // of one CTA: queries times heads that share a head of K and V; 8, or 16 n
   int stages;       // blocks of 128 tokens in shared memory
+  bool window;      // rows see a part of the tokens beside their own: DecodeParams::window_left
+  bool softcap;
+  Extra sinks;
+  Extra alibi_slopes;
+  Extra attn_mask;
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -100,8 +100,14 @@ struct RowMerger {
 
   __device__ __forceinline__ void store(const DecodeParams& p, const BlockCursor& at,
                                         const RowPlace& place, const f32* lse_shift) const {
-    const bool sees_none = place.sees(p, at.length) == 0;
-    const float inverse = sees_none ? 0.0f : 1.0f / row_sum;
+    const bool sees_none = kHides<S> ? has_seen_none(reference, row_sum)
+                                     : place.template sees<S>(p, at.length) == 0;
+    const auto lse_of_tokens = [&] {
+      const float lse = row_lse(reference, row_sum, __ldcg(lse_shift + row));
+      return sees_none ? -kInf : lse;
+    };
+    float inverse = sees_none ? 0.0f : 1.0f / row_sum;
+    if constexpr (kHas<S.sinks>) inverse *= share_beside_sink<S>(p, place.head, lse_of_tokens());
     auto* to = o_address<S>(p, at.sequence, place);
 #pragma unroll
     for (int i = 0; i < kFours; ++i) {
@@ -113,10 +119,7 @@ struct RowMerger {
       store_pair<S.input>(to + channel + 2,
                           saturated<S.input>({x.z, x.w}, {o[i].z, o[i].w}, {1.0f, 1.0f}));
     }
-    if (lane == 0 && p.lse) {
-      const float lse = row_lse(reference, row_sum, __ldcg(lse_shift + row));
-      store_lse<S>(p, at.sequence, place, sees_none ? -kInf : lse);
-    }
+    if (lane == 0 && p.lse) store_lse<S>(p, at.sequence, place, lse_of_tokens());
   }
 };
 

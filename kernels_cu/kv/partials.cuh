@@ -3,6 +3,7 @@
 #pragma once
 #include "attn/elements.cuh"
 #include "kv/row_sums.cuh"
+#include "kv/sinks.cuh"
 
 // O of a head, as a CTA leaves it: relative to 2^reference and not yet divided by the row sum.
 template <DecodeSpec S>
@@ -19,10 +20,12 @@ __device__ __forceinline__ Partial<S>& partial_of(const DecodeParams& p, int cta
   return reinterpret_cast<Partial<S>*>(p.partials)[2 * cta + (is_first ? 0 : 1)];
 }
 
+// Takes that of a row's tokens, -inf if it sees none.
 template <DecodeSpec S>
 __device__ __forceinline__ void store_lse(const DecodeParams& p, int sequence,
                                           const RowPlace& place, float lse) {
   if (p.lse == nullptr) return;
+  if constexpr (kHas<S.sinks>) lse = joined_lse(sink_of<S>(p, place.head), lse);
   const int num_q_heads = p.store.num_kv_heads * p.heads_per_kv;
   p.lse[(static_cast<i64>(sequence) * num_q_heads + place.head) * p.seqlen_q + place.query] = lse;
 }
@@ -40,7 +43,18 @@ __device__ __forceinline__ float row_lse(float reference, float row_sum, float s
   return (reference + log2f(row_sum) - kLog2Of255) * kLn2 + shift;
 }
 
-// The rows of sequences without tokens: 0, and -inf. By one warp of every CTA.
+// Of rows that may not see the first tokens: whether a row has seen none.
+__device__ __forceinline__ bool has_seen_none(float reference, float row_sum) {
+  return reference == kNoKeySeen && row_sum == 0.0f;
+}
+
+// What is added to a row's log-sum-exp: with a softcap logits have it already.
+template <DecodeSpec S>
+__device__ __forceinline__ float lse_shift_of(const Queries<S>& queries, int row) {
+  return S.softcap ? 0.0f : queries.lse_shift[row];
+}
+
+// The rows of sequences without tokens: 0, and -inf or the sink. By one warp of every CTA.
 template <DecodeSpec S>
 __device__ __forceinline__ void store_empty(const DecodeParams& p) {
   const int rows = p.store.num_kv_heads * p.heads_per_kv * p.seqlen_q;
@@ -75,8 +89,14 @@ __device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<
     if (!place.exists) return;
     const float row_sum = row_sum_of(storage, row);
     const float reference = softmax.reference[tile][half];
-    const bool sees_none = softmax.sees[tile][half] == 0;
-    const float factor = sees_none ? 0.0f : 1.0f / row_sum;
+    const bool sees_none = kHides<S> ? has_seen_none(reference, row_sum)
+                                     : softmax.visible.count[tile][half] == 0;
+    const auto lse_of_tokens = [&] {
+      const float lse = row_lse(reference, row_sum, lse_shift_of<S>(queries, row));
+      return sees_none ? -kInf : lse;
+    };
+    float factor = sees_none ? 0.0f : 1.0f / row_sum;
+    if constexpr (kHas<S.sinks>) factor *= share_beside_sink<S>(p, place.head, lse_of_tokens());
     Partial<S>& partial = partial_of<S>(p, blockIdx.x, head.is_first);
     auto* to = o_address<S>(p, at.sequence, place);
 #pragma unroll
@@ -94,12 +114,11 @@ __device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<
     }
     if (warp > 0 || lane % 4 > 0) return;
     if (head.is_whole) {
-      const float lse = row_lse(reference, row_sum, queries.lse_shift[row]);
-      store_lse<S>(p, at.sequence, place, sees_none ? -kInf : lse);
+      store_lse<S>(p, at.sequence, place, lse_of_tokens());
     } else {
       partial.reference[row] = reference;
       partial.row_sum[row] = row_sum;
-      partial.lse_shift[row] = queries.lse_shift[row];
+      partial.lse_shift[row] = lse_shift_of<S>(queries, row);
     }
   });
 }

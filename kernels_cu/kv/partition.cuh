@@ -9,22 +9,25 @@
 struct BlockCursor {
   int sequence;
   int head;    // kv_head * row_tiles + row tile
-  int block;
+  int block;   // of those in the list
   int blocks;  // of a head
   int length;  // tokens of the sequence
 };
 
+template <DecodeSpec S>
 struct Partition {
   const i32* lengths;
   int batch;
   int heads;    // of a sequence
   int total;    // blocks
   int share;    // of a CTA; the last one may have fewer
+  u32 reach;    // of S.window: see hidden_tokens
   int scanned;  // blocks of a head of the sequences up to the lane's number
 
   // By whole warps.
   __device__ __forceinline__ explicit Partition(const DecodeParams& p)
       : lengths(p.store.lengths), batch(p.store.batch), heads(p.store.num_kv_heads * p.row_tiles) {
+    if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
     const int lane = threadIdx.x % kWarpSize;
     scanned = up_to_lane(blocks_of(lane));
     int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
@@ -45,6 +48,14 @@ struct Partition {
 
   // The CTA that has a block.
   __device__ __forceinline__ int owner(int index) const { return index / share; }
+
+  // Tokens at the beginning of a sequence that no row sees; blocks of these are not in the list.
+  __device__ __forceinline__ int hidden(int length) const {
+    return S.window ? hidden_tokens(length, reach) : 0;
+  }
+  __device__ __forceinline__ int hidden_blocks(int length) const {
+    return hidden(length) / kKvBlock;
+  }
 
   // The block at a place in the list, below `total`. By whole warps.
   __device__ __forceinline__ BlockCursor at(int index) const {
@@ -84,7 +95,10 @@ struct Partition {
 
   // 0 beyond the batch.
   __device__ __forceinline__ int blocks_of(int sequence) const {
-    return sequence < batch ? ceil_div(__ldg(lengths + sequence), kKvBlock) : 0;
+    return sequence < batch ? blocks_in(__ldg(lengths + sequence)) : 0;
+  }
+  __device__ __forceinline__ int blocks_in(int length) const {
+    return ceil_div(length, kKvBlock) - hidden_blocks(length);
   }
   // Sum over this lane and those below.
   static __device__ __forceinline__ int up_to_lane(int x) {
@@ -97,7 +111,7 @@ struct Partition {
   }
   __device__ __forceinline__ void enter(BlockCursor& at) const {
     at.length = __ldg(lengths + at.sequence);
-    at.blocks = ceil_div(at.length, kKvBlock);
+    at.blocks = blocks_in(at.length);
   }
 };
 
@@ -118,8 +132,8 @@ struct HeadShare {
 };
 
 // Calls f for each head that a CTA has a share of. By whole warps.
-template <class F>
-__device__ __forceinline__ void for_heads(const Partition& partition, F f) {
+template <DecodeSpec S, class F>
+__device__ __forceinline__ void for_heads(const Partition<S>& partition, F f) {
   const int begin = partition.begin(blockIdx.x);
   const int end = partition.begin(blockIdx.x + 1);
   BlockCursor at = partition.at(begin);

@@ -1,14 +1,12 @@
 // The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
 // per token, as left operands of Q K^T.
 #pragma once
-#include "kv/decode_shape.cuh"
 #include "kv/partition.cuh"
+#include "kv/score_rules.cuh"
 #include "ptx/reduce.cuh"
 #include "quant/chunk.cuh"
 #include "quant/codes.cuh"
 #include "tile/turns.cuh"
-
-constexpr float kLog2E = 1.44269504088896341f;
 
 // Where the barriers of the two buffers of queries are.
 struct QueryRing {
@@ -81,8 +79,10 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
   amax = ptx::max_across<Row::kLanes>(amax);
   dot = ptx::sum_across<Row::kLanes>(dot);
   if (threadIdx.x % Row::kLanes == 0) {
-    to.scale[row] = Code::scale(amax) * (p.softmax_scale * kLog2E);
-    to.lse_shift[row] = p.softmax_scale * dot;
+    // A softcap wants both in units of itself: score_rules.cuh.
+    const float scale = S.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
+    to.scale[row] = Code::scale(amax) * (S.softcap ? scale : scale * kLog2E);
+    to.lse_shift[row] = scale * dot;
   }
   const float factor = Code::factor(amax);
 #pragma unroll
@@ -103,7 +103,7 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
 
 template <DecodeSpec S>
 __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeStorage<S>& storage,
-                                                const Partition& partition,
+                                                const Partition<S>& partition,
                                                 const QueryRing& ring) {
   using Row = QueryRow<S>;
   const int lane = threadIdx.x % kWarpSize;
@@ -127,6 +127,7 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
         x.template load<false>(from, place.exists);
       }
       store_query(p, storage.queries[turn.buffer], x, k_offset, row);
+      if (lane % Row::kLanes == 0) note_extras(p, storage.queries[turn.buffer], at, place, row);
     }
     ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
     turn.next();

@@ -27,38 +27,53 @@ __device__ __forceinline__ void init_unit_ring(const UnitRing& ring) {
   }
 }
 
+// What is copied of a block: units that hold something, and something that a row sees. What is in
+// the place of others is not looked at.
+template <DecodeSpec S>
+struct BlockUnits {
+  int first;      // unit of the block's first place
+  int begin = 0;  // places that are copied
+  int end;
+
+  __device__ __forceinline__ BlockUnits(const Partition<S>& partition, int length, int block)
+      : first((partition.hidden_blocks(length) + block) * kBlockUnits),
+        end(min_of(ceil_div(length, kUnitTokens) - first, kBlockUnits)) {
+    if constexpr (S.window) begin = max_of(partition.hidden(length) / kUnitTokens - first, 0);
+  }
+};
+
 // The computing warps wait for every block, so no copy outlives the CTA.
 template <DecodeSpec S>
-__device__ __forceinline__ void copy_units(const DecodeParams& p, const Partition& partition,
+__device__ __forceinline__ void copy_units(const DecodeParams& p, const Partition<S>& partition,
                                            const UnitRing& ring) {
   constexpr int kBytes = Unit<S>::kBytes;
   const int lane = threadIdx.x % kWarpSize;
   Turn<S.stages> turn;
   for_heads(partition, [&](const HeadShare& head) {
     const int kv_head = head.at.head / p.row_tiles;
-    const int all_units = ceil_div(head.at.length, kUnitTokens);
     // Pages are looked up a block ahead.
     const auto page_in = [&](int block) {
-      const int unit = min_of(block * kBlockUnits + lane, all_units - 1);
-      return page_of(p.store, head.at.sequence, unit);
+      const int all_units = ceil_div(head.at.length, kUnitTokens);
+      const int first = BlockUnits<S>(partition, head.at.length, block).first;
+      return page_of(p.store, head.at.sequence, min_of(first + lane, all_units - 1));
     };
     int page = page_in(head.at.block);
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
-      // Units that hold nothing are not copied; what is in their place is not looked at.
-      const int units = min_of(all_units - block * kBlockUnits, kBlockUnits);
-      const u8* from =
-          unit_address(p.store, page, kv_head, block * kBlockUnits + lane, kBytes);
+      const BlockUnits<S> units(partition, head.at.length, block);
+      const u8* from = unit_address(p.store, page, kv_head, units.first + lane, kBytes);
       page = page_in(block + 1);
       const u32 to = ring.units + turn.buffer * kBlockUnits * kBytes;
       const u32 full = ring.full + 8 * turn.buffer;
       turn.wait_empty(ring.empty);
       if constexpr (kBulkCopies) {
-        if (lane == 0) ptx::mbarrier_expect(full, units * kBytes);
+        if (lane == 0) ptx::mbarrier_expect(full, (units.end - units.begin) * kBytes);
         __syncwarp();
-        if (lane < units) ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+        if (lane >= units.begin && lane < units.end) {
+          ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+        }
       } else {
-        for (int unit = 0; unit < units; ++unit) {
+        for (int unit = units.begin; unit < units.end; ++unit) {
           const u64 address = __shfl_sync(0xffffffffu, reinterpret_cast<u64>(from), unit);
           const u8* of_unit = reinterpret_cast<const u8*>(address);
 #pragma unroll

@@ -34,4 +34,14 @@ __device__ __forceinline__ float2 fetch_two(u32 smem) {
   return x;
 }
 
+// 16 bytes that copies have brought.
+__device__ __forceinline__ uint4 load_shared_16(u32 smem) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(smem)
+               : "memory");
+  return x;
+}
+
 }  // namespace ptx

@@ -37,18 +37,18 @@ template <QuantizeSpec S>
 __device__ __forceinline__ void prepare_channels(const QuantizeParams& p, const TileSource& from,
                                                  QuantizeStorage<S>& storage) {
   using Scale = Scaling<S.v, S.v_bits>;
-  static_assert(S.num_threads >= S.head_dim, "one thread serves a channel");
+  static_assert(S.num_threads >= S.head_dim_v, "one thread serves a channel");
   const int channel = threadIdx.x;
-  const float vector = channel_vector<S.v_smooth>(p.v, from.head, p.head_dim);
-  float amax = channel_amax(p.v, from.head, p.head_dim, vector);
+  const float vector = channel_vector<S.v_smooth>(p.v, from.head, p.head_dim_v);
+  float amax = channel_amax(p.v, from.head, p.head_dim_v, vector);
   if constexpr (S.v_scope == Scope::tensor) {
     amax = warps_amax<S.num_threads / kWarpSize>(amax, storage);
   }
-  if (channel < S.head_dim) {
+  if (channel < S.head_dim_v) {
     storage.vector[channel] = vector;
     storage.factor[channel] = Scale::factor(amax);
     if (from.first == 0) {
-      p.v.scale[static_cast<i64>(from.head) * S.head_dim + channel] = Scale::scale(amax);
+      p.v.scale[static_cast<i64>(from.head) * S.head_dim_v + channel] = Scale::scale(amax);
     }
   }
   __syncthreads();

@@ -37,18 +37,24 @@ __device__ __forceinline__ void sort_up(float (&x)[Count]) {
 // of groups that are not finite are left out, and the others limited to Tukey's outer fences.
 __device__ __forceinline__ float mean_of_groups(const float (&sum)[kMeanGroups], int rows,
                                                 bool robust) {
-  float mean[kMeanGroups], sorted[kMeanGroups];
   float total = 0.0f;
+#pragma unroll
+  for (int g = 0; g < kMeanGroups; ++g) total += sum[g];
+  if (!robust) return mean_of(total, rows);
+
+  // Groups have this many rows or one more; of one without rows the mean is NaN.
+  const int fewer = rows / kMeanGroups;
+  const float of_fewer = __fdiv_rn(1.0f, static_cast<float>(fewer));
+  const float of_more = __fdiv_rn(1.0f, static_cast<float>(fewer + 1));
+  float mean[kMeanGroups], sorted[kMeanGroups];
   int number = 0;
 #pragma unroll
   for (int g = 0; g < kMeanGroups; ++g) {
-    total += sum[g];
-    mean[g] = __fdiv_rn(sum[g], static_cast<float>(group_rows(g, rows)));  // NaN without rows
+    mean[g] = sum[g] * (group_rows(g, rows) == fewer ? of_fewer : of_more);
     const bool finite = fabsf(mean[g]) < kInf;
     sorted[g] = finite ? mean[g] : kInf;
     number += finite;
   }
-  if (!robust) return mean_of(total, rows);
   sort_up(sorted);
   const int first = (number + 1) / 4;
   float low = 0.0f, high = 0.0f;  // quartiles

@@ -7,15 +7,16 @@
 struct QuantizeOperand {
   const void* x;       // [batch, num_heads, seqlen, head_dim]
   void* out;           // codes or values [heads, seqlen, S.head_dim], of sorted keys
-                       // [heads, blocks, kTokenPad, S.head_dim]; codes of V
-                       // [heads, blocks, S.head_dim, kTokenPad], blocks of kTokenPad tokens
+                       // [heads, blocks, kTokenPad, S.head_dim]; values of V
+                       // [heads, seqlen, S.head_dim_v], codes
+                       // [heads, blocks, S.head_dim_v, kTokenPad], blocks of kTokenPad tokens
   f32* scale;          // Q: token [heads, seqlen], group [heads, seqlen, groups]. K as S.k_stored
                        // says: token [heads, blocks, kTokenPad] in the order of slots, group
                        // [heads, groups, blocks, kTokenPad] alike, thread [heads, blocks, 8], four
                        // of each 64 keys, sorted [heads, blocks, 4], block [heads, blocks of keys].
                        // V: token [heads, blocks, 3, kTokenPad] alike, with the log2 and the
                        // inverse of each scale, sorted [heads, blocks, 3, kPlaceScales] alike,
-                       // block [heads, blocks], channel [heads, S.head_dim].
+                       // block [heads, blocks], channel [heads, S.head_dim_v].
                        // A scale of more than these is repeated. Groups are those of S.head_dim.
   const f32* vector;   // subtracted if smoothed: K, V [heads, head_dim];
                        // Q [heads, blocks of 128, head_dim]
@@ -46,7 +47,8 @@ struct QuantizeParams {
   u8* order;           // [heads, blocks, kTokenPad], of sorted K and V: written if both are there,
                        // else read; null stands for the order of columns
   u32* next_item;      // of attention, which counts from 0 on; may be null
-  i32 head_dim;        // of the inputs, a multiple of 8
+  i32 head_dim;        // of Q and K, a multiple of 8
+  i32 head_dim_v;      // of V, likewise
   i32 heads_per_kv;    // query heads that share one head of K
   f32 softmax_scale;
 };

@@ -3,10 +3,10 @@
 #include "quant/per_row.cuh"
 #include "quant/quantize_params.cuh"
 #include "quant/row_scales.cuh"
-#include "quant/row_values.cuh"
+#include "quant/row_source.cuh"
 
 // Every logit of a query row lacks softmax_scale * (q . vector). `T` is the `Rows` of Q, and
-// `shared` what `share_vector` wants.
+// `shared` has room for a vector.
 template <class T>
 __device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizeParams& p,
                                                 f32* shared) {
@@ -16,17 +16,15 @@ __device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizePar
   const int head = batch * (p.q.num_heads / p.heads_per_kv) + kv_head;
   float part[T::kRows] = {};
   if constexpr (T::kFewLanes) {
-    share_vector<Lanes>(shared, p.k_vector, head, p.head_dim);
-#pragma unroll
-    for (int c = 0; c < Lanes::kChunks; ++c) {
-      float at[Lanes::kElements];
-      load_floats(at, shared + Lanes::channel(c));
-#pragma unroll
-      for (int r = 0; r < T::kRows; ++r) {
-        rows.tile.template visit<1>(
-            r, c, [&](int, int i, float x) { part[r] = fmaf(x, at[i], part[r]); });
-      }
+    const f32* vector = p.k_vector + static_cast<i64>(head) * p.head_dim;
+    __syncthreads();
+    for (int i = threadIdx.x; i < Lanes::kRowChunks * Lanes::kElements; i += blockDim.x) {
+      shared[i] = i < p.head_dim ? vector[i] : 0.0f;
     }
+    __syncthreads();
+    visit_beside(rows, shared, [&](int r, int, int, float x, float y) {
+      part[r] = fmaf(x, y, part[r]);
+    });
   } else {
     typename T::Vector vector;
     vector.load(p.k_vector, head, p.head_dim);
@@ -42,21 +40,38 @@ __device__ __forceinline__ void store_lse_shift(const T& rows, const QuantizePar
   });
 }
 
+// The CTA's tiles of Q or K, from `cta` on. Returns the first that is past their end.
 template <QuantizeSpec S, Role R>
-__device__ __forceinline__ void quantize_rows(const QuantizeParams& p, const QuantizeOperand& x,
+__device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                               int cta, QuantizeStorage<S>& storage) {
   using T = Rows<S, R>;
   using Values = typename Choice<S.rotate, RotatedValues<T>, RowValues<T>>::type;
-  T rows(x, cta, p.head_dim);
-  if constexpr (R == Role::query && S.k_smooth) {
-    if (p.lse_shift) store_lse_shift(rows, p, storage.vector);
-  }
-  Values values(rows, x, p.head_dim, storage.vector);
-  const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
-  values.disguise(p.head_dim);
-  rows.store([&](int r, auto& code) {
-    values.visit(r, [&](int c, int i, float element) {
-      code[c][i] = element * (factors.of(r, c) * values.unit);
+  if (cta >= x.heads * x.tiles) return cta;
+  f32* vector = storage.row_vectors.mine();
+  RowSource<S, R> source = {x, p.head_dim, either<R == Role::query>(storage.q, storage.k),
+                            vector};
+  const Tiles<T::kTokens, S.staged> tiles(x);
+  source.fetch(tiles[cta], true);
+  do {
+    T rows = source.take();
+    cta += gridDim.x;
+    if constexpr (R == Role::query && S.k_smooth) {
+      if (p.lse_shift) store_lse_shift(rows, p, storage.vector);
+    }
+    Values values(rows, x, p.head_dim, vector);
+    if constexpr (S.staged) source.fetch(tiles[cta], cta < tiles.count);
+    values.rotate(p.head_dim);
+    const Factors<S, T> factors = scale_rows(rows, values, x, p.head_dim, storage);
+    values.disguise(p.head_dim);
+    rows.store([&](int r, auto& code) {
+      values.visit(r, [&](int c, int i, float element) {
+        code[c][i] = element * (factors.of(r, c) * values.unit);
+      });
     });
-  });
+    if constexpr (!S.staged) break;  // the CTA has no other
+    // What warps have told each other is not to be overwritten before all have read it.
+    if constexpr (T::kScope != Scope::token && T::kScope != Scope::group) __syncthreads();
+  } while (cta < tiles.count);
+  if constexpr (T::kStaged) __syncthreads();  // others will use the shared memory
+  return cta;
 }

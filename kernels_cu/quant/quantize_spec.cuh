@@ -10,7 +10,8 @@ struct QuantizeSpec {
   Type v;
   int qk_bits;         // of an integer code: 4 in an int8 are one code a byte
   int v_bits;
-  int head_dim;        // padded; the padding is written as zeros
+  int head_dim;        // of Q and K, padded; the padding is written as zeros
+  int head_dim_v;      // of V, likewise
   Scope q_scope;       // token, group, thread, block (of 128 rows) or tensor
   Scope k_scope;       // token, group, thread, sorted, block (of k_block keys) or tensor
   Scope k_stored;      // token, group, thread, sorted or block: how K's scales lie in memory
@@ -24,6 +25,8 @@ struct QuantizeSpec {
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   bool varlen;         // lengths are read from memory
   int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
+  bool staged;         // rows of Q and K come a tile ahead, by way of shared memory
+  bool v_staged;       // so do those of V, which are sorted
   int q_tile;          // tokens of one CTA
   int k_tile;
   int v_tile;

@@ -69,10 +69,10 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   using V = Values<S>;
   using Lanes = typename V::Lanes;
   const QuantizeOperand& x = p.v;
-  const TileSource from = tile_source<S.input>(x, cta, S.v_tile);
+  const TileSource from = tile_source<S.input>(x, Tiles<S.v_tile, false>(x)[cta]);
   typename V::Vector vector;
   if constexpr ((V::kTokenScale || V::kBlockScale) && S.v_smooth) {
-    vector.load(x.vector, from.head, p.head_dim);
+    vector.load(x.vector, from.head, p.head_dim_v);
   }
 
   float block_factor;
@@ -83,7 +83,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
     for (int pass = 0; pass < V::kPasses; ++pass) {
       const typename V::Order order{V::first_word(pass)};
       typename V::Tile tile;
-      tile.template load<S.aligned, false>(from, order, p.head_dim);
+      tile.template load<S.aligned, false>(from, order, p.head_dim_v);
       largest = ptx::max_nan(largest, lane_amax<S>(from, tile, order, vector));
     }
     block_factor = scale_block(x, from, largest, storage);
@@ -92,20 +92,20 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
   for (int pass = 0; pass < V::kPasses; ++pass) {
     const typename V::Order order{V::first_word(pass)};
     typename V::Tile tile;
-    tile.template load<S.aligned>(from, order, p.head_dim);
+    tile.template load<S.aligned>(from, order, p.head_dim_v);
     if constexpr (V::kTokenScale) {
       float factor[V::kRows];
       scale_tokens<S>(factor, x, from, tile, order, vector);
-      if constexpr (S.v_smooth) tile.disguise(p.head_dim);
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int r, int, int) { return factor[r]; });
     } else if constexpr (V::kBlockScale) {
       if constexpr (V::kPasses == 1) {
         const float largest = lane_amax<S>(from, tile, order, vector);
         block_factor = scale_block(x, from, largest, storage);
-        if constexpr (S.v_smooth) tile.disguise(p.head_dim);
+        if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       }
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int, int, int) { return block_factor; });
     } else {
       if (pass == 0) prepare_channels(p, from, storage);  // while the first loads are under way
@@ -115,7 +115,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         load_floats(vector.at[c], storage.vector + Lanes::channel(c));
         load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
       }
-      put_codes<S>(storage.codes, tile, order, from.count, vector,
+      put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
                    [&](int, int c, int i) { return channel_factor.at[c][i]; });
     }
   }

@@ -1,5 +1,6 @@
 // The rotation of rows in registers, each operation rounded as reference/rotation.py has it.
 #pragma once
+#include "ptx/registers.cuh"
 #include "quant/lane_signs.cuh"
 #include "rotation.cuh"
 
@@ -95,9 +96,14 @@ struct RowRotation {
         for (int r = 0; r < Rows; ++r) butterfly(x[r][low], x[r][high]);
       });
     };
+    // Made anew for other rows: the compiler would else keep the sign of every number.
+    const int lane = ptx::opaque(Lanes::lane());
     u32 signs[Lanes::kChunks];
 #pragma unroll
-    for (int c = 0; c < Lanes::kChunks; ++c) signs[c] = rotation_signs(Lanes::channel(c));
+    for (int c = 0; c < Lanes::kChunks; ++c) {
+      // Made anew for other rows: the compiler would else keep the sign of every number.
+      signs[c] = rotation_signs(Lanes::first_channel(lane) + Lanes::channel_offset(c));
+    }
     for_each([&](float& one, int e) {
       const u32 sign = signs[e / Lanes::kElements] >> e % Lanes::kElements << 31;
       one = __uint_as_float(__float_as_uint(one) ^ sign);
@@ -109,7 +115,7 @@ struct RowRotation {
 #pragma unroll
     for (int bit = 1; bit < kLanes; bit *= 2) {
       if (block > bit * kRun) {
-        const float sign = Lanes::lane() & bit ? -1.0f : 1.0f;
+        const float sign = lane & bit ? -1.0f : 1.0f;
         for_each([&](float& one, int) { exchange(one, bit, sign); });
       }
     }

@@ -16,8 +16,8 @@ struct RowLanes {
   // loads are under way at a time.
   static constexpr int kRows = kChunks == 1 ? 8 : 4;
 
-  static __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
-  static __device__ __forceinline__ int group() { return threadIdx.x / kLanes; }
+  static __device__ __forceinline__ int lane(u32 thread = threadIdx.x) { return thread % kLanes; }
+  static __device__ __forceinline__ int group(u32 thread = threadIdx.x) { return thread / kLanes; }
   // Of a lane's first channels, and from there to those of a chunk.
   static __host__ __device__ constexpr int first_channel(int lane) {
     return lane * Run * kElements;

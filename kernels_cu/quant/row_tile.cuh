@@ -3,33 +3,20 @@
 #include "numeric.cuh"
 #include "ptx/reduce.cuh"
 #include "quant/chunk.cuh"
-#include "quant/quantize_params.cuh"
 #include "quant/quantize_spec.cuh"
 #include "quant/row_lanes.cuh"
-
-// The part of an operand that one CTA owns.
-struct TileSource {
-  const char* x;     // first row
-  i64 stride_token;  // bytes
-  int head;          // of all heads of all batches
-  int first;         // token
-  int count;         // tokens from there to the end of the head, perhaps more than the tile has
-};
-
-template <Type In>
-__device__ __forceinline__ TileSource tile_source(const QuantizeOperand& x, int cta, int tokens) {
-  // Divisions without signs take fewer instructions.
-  const u32 tiles = x.tiles;
-  const int head = static_cast<u32>(cta) / tiles;
-  const int first = static_cast<u32>(cta) % tiles * tokens;
-  return {row_address<In>(x, head, first), x.stride_token * bytes_of(In), head, first,
-          x.seqlen - first};
-}
+#include "quant/tiles.cuh"
 
 // What a lane needs of a vector over the channels of each head.
 template <class Lanes>
 struct LaneVector {
   float at[Lanes::kChunks][Lanes::kElements] = {};
+
+  // From shared memory, with its padding.
+  __device__ __forceinline__ void read(const f32* vector) {
+#pragma unroll
+    for (int c = 0; c < Lanes::kChunks; ++c) load_floats(at[c], vector + Lanes::channel(c));
+  }
 
   // Stays zero in the padding.
   __device__ __forceinline__ void load(const f32* vectors, int head, int head_dim) {
@@ -64,6 +51,22 @@ struct RowTile {
         chunk[r][c].template load<Aligned, Once>(
             row + Lanes::channel_offset(c) * bytes_of(In),
             order.offset(r) < from.count - order.first && channel < head_dim);
+      }
+    }
+  }
+
+  // The same from where `StagedRows` has them.
+  template <class Staged, class Order>
+  __device__ __forceinline__ void read(const Staged& from, Order order) {
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+        const uint4 words = from.read(order.first + order.offset(r), c);
+        chunk[r][c].word[0] = words.x;
+        chunk[r][c].word[1] = words.y;
+        chunk[r][c].word[2] = words.z;
+        chunk[r][c].word[3] = words.w;
       }
     }
   }

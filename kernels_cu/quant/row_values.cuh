@@ -3,32 +3,35 @@
 #include "quant/rotate_rows.cuh"
 #include "quant/rows.cuh"
 
-// The vector of the warp's rows.
+// The vector that smoothing subtracts from the warp's rows of a tile.
 template <class T>
-__device__ __forceinline__ typename T::Vector smoothing_vector(const T& rows,
-                                                               const QuantizeOperand& x,
-                                                               int head_dim) {
-  typename T::Vector vector;
-  if constexpr (T::kSmooth && T::kKeys) vector.load(x.vector, rows.from.head, head_dim);
-  if constexpr (T::kSmooth && !T::kKeys) {
+__device__ __forceinline__ const f32* smoothing_vector(const TileSource& from,
+                                                       const QuantizeOperand& x, int head_dim) {
+  i64 index = from.head;
+  if constexpr (!T::kKeys) {
     const int blocks = ceil_div(T::kVarlen ? x.max_seqlen : x.seqlen, kQBlock);
-    const int block = (rows.from.first + T::warp_first()) / kQBlock;
+    const int block = (from.first + T::warp_first()) / kQBlock;
     // Rows past the end may lie beyond the last block.
-    vector.load(x.vector, rows.from.head * blocks + min_of(block, blocks - 1), head_dim);
+    index = index * blocks + min_of(block, blocks - 1);
   }
-  return vector;
+  return x.vector + index * head_dim;
 }
 
-// Brings the vector of a head, with zeros in the padding, to shared memory: half of a row of it is
-// too much to have in registers beside rotated rows. All threads of the CTA take part.
-template <class Lanes>
-__device__ __forceinline__ void share_vector(f32* shared, const f32* vectors, int head,
-                                             int head_dim) {
-  const f32* vector = vectors + static_cast<i64>(head) * head_dim;
-  for (int i = threadIdx.x; i < Lanes::kRowChunks * Lanes::kElements; i += blockDim.x) {
-    shared[i] = i < head_dim ? vector[i] : 0.0f;
+// Calls f(row, chunk, element, x, y) for everything that a lane has of its rows, and for what the
+// same channels of a vector are. That comes from shared memory chunk by chunk: of few lanes each
+// has half of it, too much to have in registers beside rows.
+template <class T, class F>
+__device__ __forceinline__ void visit_beside(const T& rows, const f32* vector, F f) {
+  using Lanes = typename T::Lanes;
+#pragma unroll
+  for (int c = 0; c < Lanes::kChunks; ++c) {
+    float at[Lanes::kElements];
+    load_floats(at, vector + Lanes::channel(c));
+#pragma unroll
+    for (int r = 0; r < T::kRows; ++r) {
+      rows.tile.template visit<1>(r, c, [&](int, int i, float x) { f(r, c, i, x, at[i]); });
+    }
   }
-  __syncthreads();
 }
 
 // Made anew whenever they are asked for. `T` is the `Rows` of Q or K.
@@ -39,8 +42,18 @@ struct RowValues {
   T& rows;
   typename T::Vector vector;
 
-  __device__ __forceinline__ RowValues(T& rows, const QuantizeOperand& x, int head_dim, f32*)
-      : rows(rows), vector(smoothing_vector(rows, x, head_dim)) {}
+  // `shared` is the vector, if `Rows` say that it is in shared memory.
+  __device__ __forceinline__ RowValues(T& rows, const QuantizeOperand& x, int head_dim,
+                                       const f32* shared)
+      : rows(rows) {
+    if constexpr (T::kSharesVector) {
+      vector.read(shared);
+    } else if constexpr (T::kSmooth) {
+      vector.load(smoothing_vector<T>(rows.from, x, head_dim), 0, head_dim);
+    }
+  }
+
+  __device__ __forceinline__ void rotate(int) {}
 
   // Largest magnitude of what the lane has of a row: of `Chunks` chunks from one on.
   template <int Chunks>
@@ -64,28 +77,20 @@ struct RowValues {
 };
 
 // Held in registers, for they take more than loads; in multiples of a unit, which `rotate_rows`
-// says.
+// says. Rows are not needed any more.
 template <class T>
 struct RotatedValues {
   using Lanes = typename T::Lanes;
   float unit;
   float value[T::kRows][Lanes::kChunks][Lanes::kElements];
 
-  // `shared` is what `share_vector` wants.
+  // Those that are yet to be rotated.
   __device__ __forceinline__ RotatedValues(T& rows, const QuantizeOperand& x, int head_dim,
-                                           f32* shared) {
-    if constexpr (T::kSmooth && T::kKeys) {
-      share_vector<Lanes>(shared, x.vector, rows.from.head, head_dim);
-#pragma unroll
-      for (int c = 0; c < Lanes::kChunks; ++c) {
-        float at[Lanes::kElements];
-        load_floats(at, shared + Lanes::channel(c));
-#pragma unroll
-        for (int r = 0; r < T::kRows; ++r) {
-          rows.tile.template visit<1>(
-              r, c, [&](int, int i, float element) { value[r][c][i] = element - at[i]; });
-        }
-      }
+                                           const f32* shared) {
+    if constexpr (T::kSharesVector) {
+      visit_beside(rows, shared, [&](int r, int c, int i, float element, float vector) {
+        value[r][c][i] = element - vector;
+      });
     } else {
       const RowValues<T> before(rows, x, head_dim, shared);
 #pragma unroll
@@ -93,6 +98,9 @@ struct RotatedValues {
         before.visit(r, [&](int c, int i, float element) { value[r][c][i] = element; });
       }
     }
+  }
+
+  __device__ __forceinline__ void rotate(int head_dim) {
     unit = rotate_rows<Lanes>(value, rotation_block(head_dim));
   }
 

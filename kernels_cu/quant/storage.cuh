@@ -3,8 +3,9 @@
 #pragma once
 #include "layout.cuh"
 #include "ptx/reduce.cuh"
+#include "quant/rows.cuh"
 #include "quant/token_ranks.cuh"
-#include "quant/transposed_tile.cuh"
+#include "quant/values.cuh"
 
 // Largest magnitudes that threads exchange: one of each warp, or of each scope of a tile.
 template <QuantizeSpec S>
@@ -21,11 +22,54 @@ struct SortingStorage<true> {
   SortedTokens sorted;
 };
 
+// What smoothing subtracts from rows of each warp, if that is of use in shared memory. `Of` makes a
+// type of its own, so that nothing takes no room.
+template <bool Used, class Of, int Warps, int HeadDim>
+struct WarpVectors {
+  __device__ __forceinline__ f32* mine() { return nullptr; }
+};
+template <class Of, int Warps, int HeadDim>
+struct WarpVectors<true, Of, Warps, HeadDim> {
+  f32 of[Warps][HeadDim];
+  __device__ __forceinline__ f32* mine() { return of[threadIdx.x / kWarpSize]; }
+};
+template <QuantizeSpec S, class Of, int HeadDim, bool Used>
+using VectorsOf = WarpVectors<Used, Of, S.num_threads / kWarpSize, HeadDim>;
+
+// Rows on their way to registers, and codes of V where they are transposed.
+template <QuantizeSpec S, bool Both = S.staged && S.k_scope == Scope::sorted>
+struct StagedTiles {
+  union {
+    typename Rows<S, Role::query>::Staged q;
+    typename Rows<S, Role::key>::Staged k;
+    TransposedTile<S> codes;
+  };
+};
+// A CTA has K and V together. Codes of V take the place of its rows, which have been read by then.
 template <QuantizeSpec S>
-struct alignas(16) QuantizeStorage : SortingStorage<S.k_scope == Scope::sorted> {
-  TransposedTile<S> codes;  // of V
-  f32 vector[S.head_dim];   // what V is smoothed by, and what makes codes of it,
-  f32 factor[S.head_dim];   // if it has a scale per channel
+struct StagedTiles<S, true> {
+  union {
+    typename Rows<S, Role::query>::Staged q;
+    typename Rows<S, Role::key>::Staged k;
+  };
+  union {
+    typename Values<S>::Staged v;
+    TransposedTile<S> codes;
+  };
+};
+
+template <QuantizeSpec S>
+struct alignas(S.staged ? 128 : 16) QuantizeStorage
+    : SortingStorage<S.k_scope == Scope::sorted>, StagedTiles<S> {
+  using Q = Rows<S, Role::query>;
+  using K = Rows<S, Role::key>;
+  using V = Values<S>;
+  static constexpr bool kRowVectors = Q::kSharesVector || K::kSharesVector;
+  static constexpr int kChannels = max_of(S.head_dim, S.head_dim_v);
+  [[no_unique_address]] VectorsOf<S, K, S.head_dim, kRowVectors> row_vectors;
+  [[no_unique_address]] VectorsOf<S, V, S.head_dim_v, S.v_staged && S.v_smooth> value_vectors;
+  f32 vector[kChannels];    // of the head: K's for lse, or what V is smoothed by and what makes
+  f32 factor[kChannels];    // codes of it, if it has a scale per channel
   u32 amax[kSharedMaxima<S>];  // bits of floats that are not negative, which compare as they do
 };
 

@@ -1,6 +1,7 @@
 // The order of sorted keys (layout.cuh) of a block, as reference/sorting.py has it.
 #pragma once
 #include "layout.cuh"
+#include "ptx/registers.cuh"
 #include "quant/codes.cuh"
 
 // In shared memory: what is known of the 128 tokens of a block, and where each comes to lie.
@@ -9,8 +10,11 @@ struct SortedTokens {
   u32 v_amax[kSortedBlock];
   alignas(16) u8 token[kSortedBlock];  // by places
   u8 place[kSortedBlock];              // by tokens
-  f32 k_factor[4];
-  f32 v_factor[kPlaceScales];
+  f32 k_lane_amax[4];  // largest magnitudes of what has one scale
+  f32 v_section_amax[kPlaceScales];
+  // What makes codes of them: 0 past the end.
+  f32 k_factor[kSortedBlock];              // by tokens
+  alignas(16) f32 v_factor[kSortedBlock];  // by places
 };
 
 // Of a token past the end, which is the largest of all.
@@ -21,75 +25,109 @@ __device__ __forceinline__ u32 sort_key(u32 amax, int token) {
   return (amax >> 1 & ~(kSortedBlock - 1u)) | token;
 }
 
-// Sorts 128 keys of a warp, of which lane i has those at places 4 i to 4 i + 3: bitonic merging.
-__device__ __forceinline__ void sort_keys(u32 (&key)[4]) {
-  const int lane = threadIdx.x % kWarpSize;
+// Sorts 128 keys of a warp, all of them different, of which lane i has those at places 4 i to
+// 4 i + 3: bitonic merging.
+__device__ __forceinline__ void sort_keys(u32 (&key)[4], int lane) {
+  u32 falls[4] = {};  // all bits set where keys are to fall: they rise when they are inverted
 #pragma unroll
   for (int size = 2; size <= kSortedBlock; size *= 2) {
 #pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const u32 before = falls[i];
+      falls[i] = size < kSortedBlock && (4 * lane + i & size) ? ~0u : 0u;
+      key[i] ^= before ^ falls[i];
+    }
+#pragma unroll
     for (int step = size / 2; step > 0; step /= 2) {
       if (step >= 4) {
-        // The lower of two lanes keeps the smaller keys, where keys are to rise.
-        const bool rises = (4 * lane & size) == 0;
+        // The lower of two lanes keeps the smaller keys.
         const bool lower = (4 * lane & step) == 0;
 #pragma unroll
         for (u32& mine : key) {
           const u32 other = __shfl_xor_sync(0xffffffffu, mine, step / 4);
-          mine = rises == lower ? min_of(mine, other) : max_of(mine, other);
+          mine = (mine < other) == lower ? mine : other;
         }
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if (i & step) continue;
-          const bool rises = ((4 * lane + i) & size) == 0;
           const u32 a = key[i], b = key[i + step];
-          key[i] = rises ? min_of(a, b) : max_of(a, b);
-          key[i + step] = rises ? max_of(a, b) : min_of(a, b);
+          key[i] = min_of(a, b);
+          key[i + step] = max_of(a, b);
         }
       }
     }
   }
 }
 
-// The section of a rank by V, and the place of a rank in the order in which places are filled.
-__device__ __forceinline__ int section_of_rank(int rank) {
+// The section of a rank by V; the place of the i-th token of a section.
+__device__ __forceinline__ u32 section_of_rank(u32 rank) {
   return rank < 8 ? 0 : rank < 56 ? 1 : rank < 112 ? 2 : 3;
 }
-__device__ __forceinline__ int place_of_rank(int rank) {
-  const int section = section_of_rank(rank);
-  const int first = section == 0 ? 0 : section == 1 ? 2 : section == 2 ? 14 : 28;  // of a lane
-  const int within = rank - 4 * first;
-  // Divided by constants only.
-  const auto place = [&](int width) {
-    return within / width * kLanePlaces + first + within % width;
-  };
-  return section == 0 ? place(2) : section == 1 ? place(12) : section == 2 ? place(14) : place(4);
+template <int Section>
+__device__ __forceinline__ u32 place_in_section(u32 i) {
+  constexpr u32 kFirst[] = {0, 2, 14, 28, kLanePlaces};
+  constexpr u32 kWidth = kFirst[Section + 1] - kFirst[Section];
+  return i / kWidth * kLanePlaces + kFirst[Section] + i % kWidth;
 }
 
-// From the largest magnitudes in `sorted` to the places of tokens, by the first warp of the CTA.
+// From the largest magnitudes in `sorted` to the places of tokens, by all of the CTA: a warp puts
+// tokens in the order of V, another in that of K.
 __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
-  if (threadIdx.x >= kWarpSize) return;
-  u32 key[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int token = 4 * threadIdx.x + i;
-    key[i] = sort_key(sorted.v_amax[token], token);
-  }
-  sort_keys(key);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const u32 section = section_of_rank(4 * threadIdx.x + i);
-    const int token = key[i] % kSortedBlock;
-    if (section % 3 != 0) key[i] = sort_key(sorted.k_amax[token], token);
-    key[i] |= section << 30;
-  }
-  sort_keys(key);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int place = place_of_rank(4 * threadIdx.x + i);
-    const int token = key[i] % kSortedBlock;
+  constexpr u32 kNoPlace = kSortedBlock;  // and the number of a section
+  // The compiler would else keep from block to block what follows from the thread.
+  const u32 thread = ptx::opaque(threadIdx.x);
+  const u32 warp = thread / kWarpSize;
+  const u32 lane = thread % kWarpSize;
+  const auto put = [&](u32 token, u32 place) {
     sorted.place[token] = place;
     sorted.token[place] = token;
+  };
+  u32 key[4];
+  if (warp < 2) {
+    const u32* amax = warp == 0 ? sorted.v_amax : sorted.k_amax;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) key[i] = sort_key(amax[4 * lane + i], 4 * lane + i);
+    sort_keys(key, lane);
+  }
+  if (warp == 0) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const u32 token = key[i] % kSortedBlock;
+      const u32 rank = 4 * lane + i;
+      const u32 section = section_of_rank(rank);
+      if (section == 0) {
+        put(token, place_in_section<0>(rank));
+      } else if (section == 3) {
+        put(token, place_in_section<3>(rank - 112));
+      } else {
+        sorted.place[token] = kNoPlace + section;
+      }
+    }
+  }
+  __syncthreads();
+  if (warp == 1) {
+    // How many tokens of section 1 come before, and in the upper half of section 2.
+    u32 section[4], before[4], count = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      section[i] = sorted.place[key[i] % kSortedBlock] - kNoPlace;
+      before[i] = count;
+      count += section[i] == 1 ? 1 : section[i] == 2 ? 1 << 16 : 0;
+    }
+    u32 sum = count;
+#pragma unroll
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const u32 other = __shfl_up_sync(0xffffffffu, sum, step);
+      if (lane >= step) sum += other;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const u32 rank = sum - count + before[i];
+      const u32 token = key[i] % kSortedBlock;
+      if (section[i] == 1) put(token, place_in_section<1>(rank & 0xffff));
+      if (section[i] == 2) put(token, place_in_section<2>(rank >> 16));
+    }
   }
 }
 
@@ -97,7 +135,7 @@ __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
 // none, no token or place lies outside.
 template <int Threads>
 __device__ __forceinline__ void take_order(SortedTokens& sorted, const u8* order) {
-  for (int place = threadIdx.x; place < kSortedBlock; place += Threads) {
+  for (int place = ptx::opaque(threadIdx.x); place < kSortedBlock; place += Threads) {
     const int token = order ? order[place] % kSortedBlock : column_of(place);
     sorted.place[token] = place;
     sorted.token[place] = token;

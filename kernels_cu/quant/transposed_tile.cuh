@@ -7,16 +7,16 @@
 template <QuantizeSpec S>
 constexpr int kValueRows =
     S.v_scope == Scope::sorted
-        ? min_of(RowLanes<S.input, S.head_dim>::kRows,
-                 S.v_tile * RowLanes<S.input, S.head_dim>::kLanes / S.num_threads)
-        : RowLanes<S.input, S.head_dim>::kRows;
+        ? min_of(RowLanes<S.input, S.head_dim_v>::kRows,
+                 max_of(S.v_tile * RowLanes<S.input, S.head_dim_v>::kLanes / S.num_threads, 4))
+        : RowLanes<S.input, S.head_dim_v>::kRows;
 
 template <QuantizeSpec S>
 struct TransposedTile {
   static constexpr bool kUsed = is_code(S.v);
   static constexpr int kWords = S.v_tile / 4;     // of a channel's row
   static constexpr int kColumns = S.v_tile / 16;  // of 16 bytes
-  using Lanes = RowLanes<S.input, S.head_dim>;
+  using Lanes = RowLanes<S.input, S.head_dim_v>;
   static constexpr int kPut = kValueRows<S> / 4;  // adjacent words of a channel in one lane
   // Rows are a multiple of 128 bytes, so a column of words lies in one bank. A lane puts its words
   // into all its channels in turn, while the lanes beside it do so kElements channels further:
@@ -24,14 +24,17 @@ struct TransposedTile {
   static constexpr int kSpread = max_of(kPut, Lanes::kWarpRows);
   static_assert(!kUsed || (S.v_tile % kTokenPad == 0 && kValueRows<S> % 4 == 0 && kPut <= 2));
 
-  u32 word[kUsed ? S.head_dim : 1][kUsed ? kWords : 4];
+  u32 word[kUsed ? S.head_dim_v : 1][kUsed ? kWords : 4];
 
-  static __device__ __forceinline__ int permute(int channel) {
+  static __device__ __forceinline__ int permute(u32 channel) {
     return channel / Lanes::kElements * kSpread & 31;
   }
 
-  __device__ __forceinline__ void put(int channel, int first, const u32 (&codes)[kPut]) {
-    u32* to = &word[channel][first ^ permute(channel)];
+  // Where words of the first channel of a chunk lie; those of the others follow, kWords apart.
+  __device__ __forceinline__ u32* chunk(int channel, int first) {
+    return &word[channel][first ^ permute(channel)];
+  }
+  static __device__ __forceinline__ void put(u32* to, const u32 (&codes)[kPut]) {
     if constexpr (kPut == 1) {
       *to = codes[0];
     } else {

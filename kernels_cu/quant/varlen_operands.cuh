@@ -19,7 +19,7 @@ constexpr int kBlockScales = R == Role::key
 template <QuantizeSpec S, Role R>
 __device__ __forceinline__ Sequence narrow_operand(QuantizeOperand& x, int head) {
   constexpr Type kOut = Rows<S, R>::kOut;
-  constexpr int kRowBytes = row_bytes(kOut, S.head_dim);
+  constexpr int kRowBytes = row_bytes(kOut, Rows<S, R>::kHeadDim);
   const Sequence at = narrow<S.input>(x, head);
   if (!x.cu_seqlens) return at;
   const int batch = static_cast<u32>(head) / static_cast<u32>(x.num_heads);

@@ -1,6 +1,7 @@
 // The scores of 16 rows as they come from the tensor cores, and their maxima.
 #pragma once
 #include "attn/mask.cuh"
+#include "ptx/math.cuh"
 #include "sm90/tile_storage.cuh"
 
 template <WgmmaSpec S>
@@ -9,7 +10,7 @@ struct GroupScores {
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
   static constexpr bool kRuled = S.rules.change_scores();
-  // Scales of tokens and rules make exponents of scores: floats, of integers as bits, in their place.
+  // Scales of tokens, and rules, make exponents of scores: floats in their place, or their bits.
   static constexpr bool kExponents = H::kTokenK || kRuled;
   static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
@@ -58,36 +59,15 @@ struct GroupScores {
     x[3] = four.w;
   }
 
-  // s becomes the bits of the exponent: (s * sk) * (softmax_scale * log2 e * sq) + log2 sv + delta.
-  static __device__ __forceinline__ void apply(Scores& s, const TokenScales<S>& keys,
-                                                const float (&row_scale)[2], int group,
-                                                int lane) {
+  // Of a pair of tiles in a row: exponent = s * slope + intercept.
+  template <bool Masked>
+  static __device__ __forceinline__ void exponentials(float (&y)[4], const Scores& s, int pair,
+                                                      int half, float slope, float intercept) {
 #pragma unroll
-    for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
-      float sk[4];
-      float added[4] = {};
-      if constexpr (H::kThreadK) {
-        sk[0] = sk[1] = sk[2] = sk[3] = keys.k[pair / 4 * 4 + lane % 4];
-      } else {
-        load_four(sk, keys.k, pair, lane);
-      }
-      if constexpr (H::kTokenV) load_four(added, keys.log2_v, pair, lane);
-      if constexpr (S.q_smooth) {
-        float delta[4];
-        load_four(delta, keys.delta[group], pair, lane);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) added[i] += delta[i];
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          Acc& x = s[8 * pair + 4 * (i / 2) + 2 * half + i % 2];
-          const float s = static_cast<float>(x);
-          x = __float_as_int(H::kThreadK ? __fmaf_rn(s, row_scale[half] * sk[i], added[i])
-                                         : __fmaf_rn(s * sk[i], row_scale[half], added[i]));
-        }
-      }
+    for (int e = 0; e < 4; ++e) {
+      const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
+      y[e] = ptx::ex2(kUnitSlope ? value(x) + intercept : __fmaf_rn(value(x), slope, intercept));
+      if (Masked && is_lowest(x)) y[e] = 0.0f;
     }
   }
 

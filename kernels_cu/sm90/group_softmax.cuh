@@ -1,11 +1,9 @@
 // The online softmax in base 2: scores become probabilities of the type that P V takes.
 #pragma once
-#include "attn/p_range.cuh"
 #include "attn/pack_terms.cuh"
-#include "ptx/math.cuh"
 #include "ptx/registers.cuh"
-#include "sm90/group_scores.cuh"
 #include "sm90/group_work.cuh"
+#include "sm90/key_exponents.cuh"
 #include "sm90/row_state.cuh"
 #include "sm90/ruled_scores.cuh"
 #include "sm90/sorted_scores.cuh"
@@ -15,7 +13,6 @@ template <WgmmaSpec S>
 struct GroupSoftmax {
   using H = TileShape<S>;
   using Raw = GroupScores<S>;
-  using Sorted = SortedScores<S>;
   using Acc = typename Raw::Acc;
   using Scores = typename Raw::Scores;
   static constexpr bool kLocal = S.p_range == PRange::block;  // P is relative to block_max
@@ -54,22 +51,21 @@ struct GroupSoftmax {
     for (int half = 0; half < 2; ++half) {
       const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
       slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
+      if constexpr (Raw::kRuled) slope[half] *= rules.score_unit();
     }
     if constexpr (Raw::kRuled) {
-      slope[0] *= rules.score_unit();
-      slope[1] *= rules.score_unit();
       RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
                                              lane);
       slope[0] = slope[1] = rules.unit();
     } else if constexpr (H::kTokenK) {
-      Raw::apply(s, keys, rows.scale, group, lane);
+      apply_key_scales<S>(s, keys, rows.scale, group, lane);
     }
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
     if constexpr (!kSortedRaw) Raw::template row_max<kHides>(s, top, mask);
     if constexpr (kSortedRaw) {
-      Sorted::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
+      SortedScores<S>::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, slope);
@@ -111,13 +107,8 @@ struct GroupSoftmax {
         if constexpr (H::kSorted) {
           sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope[half],
                                                  intercept[half], keys, lane);
-        }
-#pragma unroll
-        for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {
-          const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-          y[e] = ptx::ex2(Raw::kUnitSlope ? Raw::value(x) + intercept[half]
-                                          : __fmaf_rn(Raw::value(x), slope[half], intercept[half]));
-          if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
+        } else {
+          Raw::template exponentials<Masked>(y, s, pair, half, slope[half], intercept[half]);
         }
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {

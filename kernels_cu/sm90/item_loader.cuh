@@ -30,14 +30,14 @@ __device__ __forceinline__ void load_constants(const WgmmaParams& p, TileStorage
       }
       const i64 head = item.batch_kv_head(a);
 #pragma unroll
-      for (int channel = thread; channel < S.head_dim; channel += Threads) {
+      for (int channel = thread; channel < S.head_dim_v; channel += Threads) {
         if constexpr (H::kChannelScale) {
-          const float scale = __ldg(a.v_scale + head * S.head_dim + channel);
+          const float scale = __ldg(a.v_scale + head * S.head_dim_v + channel);
           // NaN of one that is infinite: with float_sums O is not exactly the 0 of its codes.
           to.channel_scale[channel] = fabsf(scale) < kInf ? scale : kNaN;
         }
-        to.channel_mean[channel] = a.v_mean && channel < a.head_dim
-                                       ? __ldg(a.v_mean + head * a.head_dim + channel)
+        to.channel_mean[channel] = a.v_mean && channel < a.head_dim_v
+                                       ? __ldg(a.v_mean + head * a.head_dim_v + channel)
                                        : 0.0f;
       }
     }

@@ -112,7 +112,7 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       if constexpr (H::kScaledValues) {
         static_assert(!H::kScaledValues || S.block_kv == kTokenPad);
         // A box is a tile, its rows in the order of _codes_map in cuattn/plan/tensor_maps.py.
-        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_box + block) * (S.head_dim / 32),
+        ptx::bulk_copy_box(v, p.v_map, 0, 0, 0, 0, (first_box + block) * (S.head_dim_v / 32),
                            barrier);
       } else {
         copy_panels<typename H::VTile>(v, p.v_map,

@@ -1,6 +1,6 @@
 // Scores of a block under the rules of attn/score_rules.cuh.
 #pragma once
-#include "attn/score_rules.cuh"
+#include "attn/apply_rules.cuh"
 #include "sm90/sorted_scores.cuh"
 
 template <WgmmaSpec S>

@@ -28,7 +28,7 @@ struct TileShape {
   static constexpr int kKeyTiles = S.block_kv / 8;                      // MMA columns of S
   static constexpr int kScoreSteps = S.head_dim * bytes_of(S.qk) / 32;  // steps of k of Q K^T
   static constexpr int kValueSteps = S.block_kv * bytes_of(S.pv) / 32;  // steps of k of P V
-  static constexpr int kSlices = S.head_dim / S.value_slice;
+  static constexpr int kSlices = S.head_dim_v / S.value_slice;
 
   static constexpr bool kIntegerScores = S.qk == Type::int8;
   static constexpr bool kScaledScores = bytes_of(S.qk) == 1;
@@ -55,18 +55,18 @@ struct TileShape {
   // That a weight is all of the factor of P V, and that |P V| < 2^22, which is so of 128 keys.
   static_assert(!S.float_sums || (S.p_range == PRange::block && !kBlockV && kTerms<S> == 1));
   static_assert(!S.float_sums || (kIntegerValues && S.order != Order::interleaved));
-  static_assert(kSlices * S.value_slice == S.head_dim);
+  static_assert(kSlices * S.value_slice == S.head_dim_v);
   static_assert(S.block_kv == 64 || S.block_kv == 128);
 
   using QTile = Panels<kGroupRows, S.head_dim * bytes_of(S.qk)>;
   using KTile = Panels<S.block_kv, S.head_dim * bytes_of(S.qk)>;
   // 8-bit V is stored transposed: a row is a channel. Otherwise a row is a token.
-  using VTile = Panels<kScaledValues ? S.head_dim : S.block_kv,
-                       (kScaledValues ? S.block_kv : S.head_dim) * bytes_of(S.pv)>;
+  using VTile = Panels<kScaledValues ? S.head_dim_v : S.block_kv,
+                       (kScaledValues ? S.block_kv : S.head_dim_v) * bytes_of(S.pv)>;
 
   // What a lane holds of the 16 rows of its warp.
   static constexpr int kScores = S.block_kv / 2;
   static constexpr int kProbabilities = kValueSteps * 4;  // of a term of P
   static constexpr int kSlice = S.value_slice / 2;
-  static constexpr int kOutput = S.head_dim / 2;
+  static constexpr int kOutput = S.head_dim_v / 2;
 };

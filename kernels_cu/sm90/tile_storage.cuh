@@ -30,9 +30,9 @@ constexpr int kNoItem = -1;
 template <WgmmaSpec S>
 struct alignas(16) ItemConstants {
   using H = TileShape<S>;
-  float row_scale[H::kScaledScores ? H::kRows : 4];        // softmax_scale * log2 e * sq
-  float channel_scale[H::kChannelScale ? S.head_dim : 4];  // of V
-  float channel_mean[S.head_dim];                          // of V, added to O
+  float row_scale[H::kScaledScores ? H::kRows : 4];          // softmax_scale * log2 e * sq
+  float channel_scale[H::kChannelScale ? S.head_dim_v : 4];  // of V
+  float channel_mean[S.head_dim_v];                          // of V, added to O
   Item<S> item;
 };
 

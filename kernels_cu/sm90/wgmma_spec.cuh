@@ -11,7 +11,8 @@ struct WgmmaSpec {
   Type qk;              // operands of Q K^T
   Type pv;              // operands of P V
   Type out;             // elements of O
-  int head_dim;         // padded to the layouts of the quantizer
+  int head_dim;         // of Q and K, padded to the layouts of the quantizer
+  int head_dim_v;       // of V and O, likewise
   Scope k_scope;        // token, thread, sorted or block, of scales as they are stored
   Scope v_scope;        // token, sorted, block or channel, of scales as they are stored
   PRange p_range;

@@ -12,7 +12,7 @@ from cuattn.kv.listing import kv_specs
 from cuattn.kv_format import KV_BITS
 from cuattn.operands.operand import DTYPES
 from cuattn.plan.kernels import supported
-from cuattn.plan.listing import attention_specs, merge_specs, rate_specs
+from cuattn.plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
 from cuattn.reference.layout import HEAD_DIMS
 
 pytest.importorskip("cupy")
@@ -76,6 +76,7 @@ def test_compile_all_is_all(listed):
         facts = target(arch)
         specs += attention_specs(supported(facts), HEAD_DIMS, DTYPES, facts)
         specs += kv_specs(HEAD_DIMS, DTYPES, KV_BITS, facts)
+        specs += mask_map_specs()
         specs += merge_specs(DTYPES)
         specs += rate_specs(facts)
     assert Counter(listed) == Counter(specs)

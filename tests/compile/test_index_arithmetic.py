@@ -69,3 +69,17 @@ def test_entries_of_the_page_table():
         static_assert(page_entry(3, 7, 2) == 23);
         """
     )
+
+
+def test_tokens_before_a_window():
+    most = f"static_cast<u32>({TOKENS}) + {TOKENS}"  # rows, and what each sees before its own
+    compiles(
+        f"""
+        #include "kv/decode_shape.cuh"
+        static_assert(hidden_tokens({TOKENS}, {most}) == 0);
+        static_assert(hidden_tokens({TOKENS}, {TOKENS} - 1) == 1);
+        static_assert(hidden_tokens({TOKENS}, 1) == {TOKENS - 1});
+        static_assert(hidden_tokens(0, 1) == 0);
+        static_assert(hidden_tokens(130, 2 + 127) == 1);
+        """
+    )

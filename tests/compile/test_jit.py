@@ -38,6 +38,7 @@ class TinySpec:
     entry: ClassVar[str] = "tiny_entry"
     function: ClassVar[str] = "tiny"
     params: ClassVar[str] = "TinyParams"
+    prelude: ClassVar[str] = ""
 
     step: int = 2
     smem_bytes: int = 0

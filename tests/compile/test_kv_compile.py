@@ -11,6 +11,7 @@ from helpers.compile_check import complaints
 from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
+from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
 from cuattn.specs.attention import Type
@@ -23,6 +24,17 @@ INPUTS = (Type.fp16, Type.bf16, Type.fp32)
 
 # Besides groups of 64 channels, of which no head of 96 consists.
 KINDS = ((8, 8, 0, False), (8, 4, 0, True), (4, 4, 32, True), (4, 8, 32, False), (4, 4, 0, False))
+
+
+# Kernels with features are made when they are first called. Of these each feature is in one or
+# more, and each kind of elements: (head_dim, kind, rows, features).
+FEATURES = (
+    (128, KINDS[0], 1, Features(window=True, sinks=Extra.bf16)),
+    (256, KINDS[0], 9, Features(softcap=True, attn_mask=Extra.bf16)),
+    (64, KINDS[2], 9, Features(attn_mask=Extra.boolean, alibi_slopes=Extra.fp32)),
+    (96, KINDS[3], 1, Features(sinks=Extra.fp16, alibi_slopes=Extra.bf16, attn_mask=Extra.fp32)),
+    (128, KINDS[4], 40, Features(True, True, Extra.fp32, Extra.fp16, Extra.fp16)),
+)
 
 
 def append_specs():
@@ -43,6 +55,12 @@ def decode_specs(arch):
         for i, (head_dim, kind, rows) in enumerate(kinds)
     ]
     return list(dict.fromkeys(specs))
+
+
+def feature_specs(arch):
+    for i, (head_dim, kind, rows, features) in enumerate(FEATURES):
+        element = INPUTS[i % len(INPUTS)]
+        yield decode_spec(KVFormat(head_dim, *kind), element, rows, target(arch), features)
 
 
 def allowed_spill(spec):
@@ -80,6 +98,19 @@ def test_some_kernels(arch):
     siblings = [name for name in TARGETS if copies(name) == copies(arch)]
     some = dealt({name: all_kernels(name) for name in siblings})[arch]
     assert complaints(some, arch, bounds(arch)) == ""
+
+
+def test_features_are_all_in_some_kernel():
+    for field, kinds in (("window", {True}), ("softcap", {True}), ("attn_mask", set(Extra))):
+        assert {getattr(features, field) for *_, features in FEATURES} >= kinds
+    floats = {Extra.fp16, Extra.bf16, Extra.fp32}
+    for field in ("sinks", "alibi_slopes"):
+        assert {getattr(features, field) for *_, features in FEATURES} >= floats
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_every_feature(arch):
+    assert complaints(feature_specs(arch), arch, bounds(arch)) == ""
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("compiled_anew")
 
 # Local accesses of the loop over blocks that all rows see, where there are any. With 32 and 64
 # channels four warpgroups share the registers, which was the fastest all the same.
-IN_LOOP = {("90a", 32): 4, ("90a", 64): 18}
+IN_LOOP = {("90a", 32): 4, ("90a", 64): 18, ("90a", 256): 1, ("80", 128): 1}
 CASES = [
     *product(["90a"], [32, 64, 96, 128, 192, 256], [False, True]),
     *product(["80"], [32, 64, 96, 128], [False, True]),

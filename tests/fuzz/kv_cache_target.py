@@ -40,6 +40,15 @@ def run(place, count, configured, config, seed):
     run_state_machine_as_test(Machine, settings=config)
 
 
+def of_tokens(mask, length):
+    """Return a mask of the last tokens as one of all of a sequence's."""
+    columns = mask.shape[1]
+    found = np.full((len(mask), length), mask.dtype == bool, mask.dtype)
+    some = min(length, columns)
+    found[:, length - some :] = mask[:, columns - some :]
+    return found
+
+
 class History(RuleBasedStateMachine):
     place, count = "cpu", staticmethod(lambda end: None)
 
@@ -151,16 +160,55 @@ class History(RuleBasedStateMachine):
 
     @rule(seed=SEEDS, queries=st.integers(1, 4), group=st.integers(1, 3), is_causal=st.booleans())
     def attend(self, seed, queries, group, is_causal):
+        self.check_attend(np.random.default_rng(seed), queries, group, {"is_causal": is_causal})
+        self.count("attend")
+
+    @rule(
+        seed=SEEDS,
+        queries=st.integers(1, 4),
+        group=st.integers(1, 3),
+        is_causal=st.booleans(),
+        window_size=st.tuples(st.integers(-1, 210), st.integers(-1, 4)),
+        softcap=st.sampled_from([0.0, 3.0]),
+        arrays=st.sets(st.sampled_from(["sinks", "alibi_slopes", "attn_mask"])),
+        columns=st.integers(0, 210),
+    )
+    def attend_with_options(
+        self, seed, queries, group, is_causal, window_size, softcap, arrays, columns
+    ):
         rng = np.random.default_rng(seed)
+        batch, heads = self.sizes[0], group * self.sizes[1]
+        options = {"is_causal": is_causal, "window_size": window_size, "softcap": softcap}
+        drawn = {
+            "sinks": rng.standard_normal(heads),
+            "alibi_slopes": rng.standard_normal((batch, heads)) / 8,
+            "attn_mask": rng.standard_normal((queries, min(columns, self.capacity))),
+        }
+        drawn["attn_mask"][rng.random(drawn["attn_mask"].shape) < 0.3] = -np.inf
+        options |= {name: drawn[name].astype(np.float32) for name in arrays}
+        if "attn_mask" in arrays and seed % 2:
+            options["attn_mask"] = options["attn_mask"] > -np.inf
+        self.check_attend(rng, queries, group, options)
+        self.count("attend with options")
+
+    def check_attend(self, rng, queries, group, options):
         batch, heads, head_dim = self.sizes
         q = rng.standard_normal((batch, group * heads, queries, head_dim)).astype(np.float16)
-        o, lse = self.cache.attend(self.array(q), is_causal=is_causal, return_lse=True)
+        given = {
+            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in options.items()
+        }
+        o, lse = self.cache.attend(self.array(q), return_lse=True, **given)
         o, lse = self.host(o).astype(np.float64), self.host(lse)
         assert np.isfinite(o).all()
         bound = ATTEND[min(self.k_bits, self.v_bits)]
         for b, (k, v) in enumerate(self.tokens):
+            of_sequence = dict(options)
+            if "alibi_slopes" in options:
+                of_sequence["alibi_slopes"] = options["alibi_slopes"][b]
+            if "attn_mask" in options:
+                of_sequence["attn_mask"] = of_tokens(options["attn_mask"], k.shape[1])
             exact_o, exact_lse = exact.attention(
-                *(x[None].astype(np.float64) for x in (q[b], k, v)), is_causal=is_causal
+                *(x[None].astype(np.float64) for x in (q[b], k, v)), **of_sequence
             )
             np.testing.assert_array_equal(np.isneginf(lse[b]), np.isneginf(exact_lse[0]))
             if v.size:
@@ -168,7 +216,6 @@ class History(RuleBasedStateMachine):
                 assert error <= bound * np.sqrt(np.mean(v**2)), error
             else:
                 assert not o[b].any()
-        self.count("attend")
 
     @rule()
     def gather(self):

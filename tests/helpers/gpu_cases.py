@@ -108,8 +108,11 @@ def _forget_plans():
     prepare.cache_clear()
 
 
-def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64):
-    """Return float32 Q, K, V: normal, with a channel bias in K and an offset in V."""
+def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64, head_dim_v=None):
+    """Return float32 Q, K, V: normal, with a channel bias in K and an offset in V.
+
+    V has the head_dim of Q and K unless it has one of its own.
+    """
     q_heads, kv_heads = heads
     seqlen_q, seqlen_kv = seqlens
 
@@ -118,7 +121,7 @@ def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64):
 
     q = normal(batch, q_heads, seqlen_q, head_dim)
     k = normal(batch, kv_heads, seqlen_kv, head_dim) + 2 * normal(1, kv_heads, 1, head_dim)
-    v = normal(batch, kv_heads, seqlen_kv, head_dim) + np.float32(0.5)
+    v = normal(batch, kv_heads, seqlen_kv, head_dim_v or head_dim) + np.float32(0.5)
     return q, k, v
 
 
@@ -234,7 +237,8 @@ def rounding_of_float_sums(arrays, scheme, is_causal):
     how = scheme_of(scheme)
     facts = target(current_device().arch)
     kind = (how, pad_head_dim(arrays[0].shape[3]), DTYPE_OF[arrays[0].dtype.name], is_causal, facts)
-    if not getattr(plan.attention_spec(*kind), "float_sums", False):
+    head_dim_v = pad_head_dim(arrays[2].shape[3])
+    if not getattr(plan.attention_spec(*kind, head_dim_v=head_dim_v), "float_sums", False):
         return 0.0
     v = cuattn.quantize(arrays[2], operand="v", scheme=how)
     return FLOAT_SUMS * float(v.to_reference().scale.max())

@@ -67,6 +67,11 @@ class Place(NamedTuple):
 
     device: str | None
 
+    @property
+    def xp(self):
+        """NumPy or CuPy."""
+        return pytest.importorskip("cupy") if self.device is None else np
+
     def array(self, x, dtype="float16"):
         """Return an array of NumPy or CuPy in a type."""
         if self.device is None:

@@ -27,7 +27,8 @@ def rules_of(name, dtype):
     if "attn_mask" in options:
         mask = MaskKind.bits if options["attn_mask"].dtype == bool else FLOATS[dtype]
     windowed = "window_size" in options
-    rules = Rules(windowed, "softcap" in options, "alibi_slopes" in options, mask)
+    has = ["softcap" in options, "alibi_slopes" in options, "sinks" in options]
+    rules = Rules(windowed, *has, mask)
     return options.get("is_causal", False) and not windowed, rules
 
 

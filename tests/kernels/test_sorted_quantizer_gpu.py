@@ -136,6 +136,12 @@ def test_every_length_is_bit_exact(rng, scheme, tokens, head_dim):
     check(*pair_of(rng, 2, 2, tokens, head_dim), "float16", scheme)
 
 
+@every_scheme
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_more_blocks_than_run_at_a_time_are_bit_exact(rng, scheme, head_dim):
+    check(*pair_of(rng, 2, 15, 3100, head_dim), "float16", scheme)
+
+
 @pytest.mark.covering(memory=is_aligned)
 @every_scheme
 @pytest.mark.parametrize("memory", MEMORY)

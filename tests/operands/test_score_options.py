@@ -10,15 +10,10 @@ from hypothesis import strategies as st
 
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
+from cuattn.operands.masks import ScoreMask
 from cuattn.operands.problem import Options, Problem
-from cuattn.operands.scores import (
-    ALL_KEYS,
-    ScoreArrays,
-    ScoreMask,
-    ScoreOptions,
-    Vector,
-    checked_window,
-)
+from cuattn.operands.score_arrays import ScoreArrays
+from cuattn.operands.scores import ALL_KEYS, ScoreOptions, Vector, checked_window
 from cuattn.presets import PRESETS
 from cuattn.reference.arrays import Shape
 from cuattn.reference.masking import Mask

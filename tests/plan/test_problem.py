@@ -101,7 +101,7 @@ def test_empty_sizes_are_accepted():
         ({"q": (2, 8, 64), "layout": "NHD"}, "q.shape", "[batch, token, head, head_dim]"),
         ({"k": (3, 2, 100, 64)}, "k.shape", "of batch 2 and head_dim 64, got (3, 2, 100, 64)"),
         ({"k": (2, 2, 100, 72)}, "k.shape", "of batch 2 and head_dim 64"),
-        ({"v": (2, 2, 99, 64)}, "v.shape", "(2, 2, 100, 64), the shape of k"),
+        ({"v": (2, 2, 99, 64)}, "v.shape", "(2, 2, 100, 64), the shape of k, but for"),
         ({"v": (2, 1, 100, 64)}, "v.shape", "got (2, 1, 100, 64)"),
         ({"k": (2, 3, 100, 64)}, "num_q_heads", "a multiple of num_kv_heads, which is 3, got 8"),
         ({"k": (2, 0, 100, 64)}, "num_q_heads", "which is 0"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.spec_structs import begins_with_its_fields
 
+from cuattn.arrays.device import TARGETS
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.plan.kernels import needs_stats
@@ -223,11 +224,62 @@ def test_tiles_keep_enough_loads_under_way(spec):
         assert least * 1024 <= under_way <= 128 * 1024
 
 
-def test_shared_memory_mostly_needs_no_permission_and_fits_the_ctas(spec):
+def test_shared_memory_fits_every_gpu_and_the_ctas(spec):
     assert spec.smem_bytes % 16 == 0
-    # As many threads as hold a block of rotated rows of 192 channels have two of V.
-    assert spec.smem_bytes <= (50 if spec.num_threads == 512 else 48) * 1024
-    assert spec.min_ctas * (spec.smem_bytes + 1024) <= 164 * 1024  # sm_80
+    # Rows of the next tile take more than needs no permission.
+    assert spec.smem_bytes <= (96 if spec.staged else 53) * 1024
+    assert spec.smem_bytes <= min(facts.max_smem_per_cta for facts in TARGETS.values())
+    assert spec.min_ctas * (spec.smem_bytes + 1024) <= TARGETS["80"].max_smem_per_sm
+
+
+def test_rows_that_take_more_than_loads_come_a_tile_ahead(spec):
+    takes_more = spec.rotate or spec.k_scope is Scope.sorted
+    assert not spec.staged or takes_more
+    assert not spec.v_staged or (spec.staged and spec.k_scope is Scope.sorted)
+    if takes_more and spec.input.nbytes == 2 and spec.head_dim <= 128:
+        assert spec.staged
+        assert spec.v_staged == (spec.k_scope is Scope.sorted)
+    assert not replace(spec, aligned=False).staged  # only whole vectors are copied
+
+
+def test_ctas_are_as_many_as_run_at_a_time_where_they_take_turns():
+    spec = QuantizeSpec.of(PRESETS["int8"], Type.fp16, 128, aligned=True)
+    assert (spec.min_ctas, spec.staged) == (2, True)
+    assert [spec.ctas(tiles, 132) for tiles in (1, 264, 5000)] == [1, 264, 264]
+    alone = replace(spec, aligned=False)
+    assert [alone.ctas(tiles, 132) for tiles in (1, 264, 5000)] == [1, 264, 5000]
+
+
+@pytest.mark.parametrize("element", INPUTS, ids=lambda t: t.value)
+def test_staged_rows_meet_few_banks_twice(element, head_dim):
+    """The addresses of `StagedRows`, with the lanes of `Rows`: eight read 16 bytes at a time."""
+    spec = QuantizeSpec.of(PRESETS["int8-block"], element, head_dim, aligned=True)
+    row_chunks, run = head_dim * element.nbytes // 16, element.nbytes
+    lanes = min(row_chunks & -row_chunks, spec.qk_lanes * run) // run
+    span, pitch = lanes * run, row_chunks
+
+    def permutation(row):
+        if pitch % 8:
+            return 0
+        return row % run + (row // run % max(8 // span, 1) * span if span < 8 else 0)
+
+    thread = np.arange(32)
+    row, first = thread // lanes, thread % lanes * run
+    permuted = np.array([permutation(r) for r in row])
+    seen = set()
+    for c in range(row_chunks // lanes):
+        offset = c // run * span + c % run
+        if pitch % 8:
+            at = row * pitch + first + offset
+        else:
+            at = (row * pitch + (first ^ permuted) ^ offset % 8) + offset // 8 * 8
+        # Each chunk is where the copy of its row has put it.
+        chunk = first + offset
+        np.testing.assert_array_equal(at, row * pitch + (chunk ^ permuted))
+        seen |= {*zip(row, at - row * pitch, strict=True)}
+        times = [np.bincount(eight % 8).max() for eight in at.reshape(-1, 8)]
+        assert max(times) <= (1 if pitch % 8 == 0 and span <= 8 else 2)
+    assert len(seen) == 32 // lanes * row_chunks
 
 
 def test_sorting_takes_a_block_of_both():

@@ -9,6 +9,7 @@ from cuattn.compile.chain import Chain
 from cuattn.errors import ArgumentError
 from cuattn.reference import emulate, exact
 from cuattn.reference.rounding import round_bfloat16
+from cuattn.specs.mods import MOST
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU, gpu_of
@@ -151,6 +152,10 @@ def test_addresses_are_in_the_order_of_their_names(gpu, rng, monkeypatch):
     arrays = [options[name] for name in ("sinks", "alibi_slopes", "attn_mask")]
     cuattn.attention(*inputs, attn_mask=arrays[2])
     cuattn.attention(*inputs)
-    assert given[1][-6:] == (0, 0, arrays[2].ctypes.data, 0, 0, 0)
-    assert given[2][-6:] == (0,) * 6
-    assert all(given[0][-6:-3])
+    mask = cuattn.block_mask(arrays[2])
+    cuattn.attention(*inputs, attn_mask=mask)
+    none = (0,) * MOST
+    assert given[1][-4 - MOST :] == (0, 0, arrays[2].ctypes.data, *none, 0)
+    assert given[2][-4 - MOST :] == (0, 0, 0, *none, 0)
+    assert all(given[0][-4 - MOST : -MOST - 1])
+    assert given[4][-4 - MOST :] == (0, 0, arrays[2].ctypes.data, *none, mask.map_ptr)

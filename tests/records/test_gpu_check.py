@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import (
     commands,
+    features,
     first_results,
     gpu_check,
     kernels,
@@ -60,6 +61,7 @@ NOW = record.phase_digests()
 ROWS = {
     "prefill": TIMING,
     "comparison": replace(TIMING, case="comparison", state="sustained"),
+    "features": replace(TIMING, feature="sinks"),
     "models": replace(TIMING, case="model", model="Llama"),
     "mma_sync": replace(TIMING, case="mma-sync"),
     "auto": replace(TIMING, case="auto"),
@@ -127,6 +129,7 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(auto_table, "timings", lambda left_out: iter([ROWS["auto"]]))
     monkeypatch.setattr(measurements, "cache_timings", lambda: iter([ROWS["decode"]]))
     monkeypatch.setattr(states, "comparison", lambda left_out: iter([ROWS["comparison"]]))
+    monkeypatch.setattr(features, "timings", lambda left_out: iter([ROWS["features"]]))
     monkeypatch.setattr(states, "models", lambda left_out: iter([ROWS["models"]]))
     monkeypatch.setattr(real_model, "missing", list)
     monkeypatch.setattr(real_model, "accuracy", lambda run, family: iter([ERRORS["real_model"]]))

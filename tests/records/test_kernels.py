@@ -1,19 +1,27 @@
 """Kernels that a GPU check compiles beforehand: those that its phases then load."""
 
+from contextlib import nullcontext
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import kernels
+from benchmarks import feature_cases, kernels
 from benchmarks.call_kernels import attention_kernels
 from benchmarks.mma_family import mma_family
+from benchmarks.sanitizer_grid import RAGGED
+from benchmarks.sanitizer_scores import SCORED
 from cuattn.arrays.device import target
+from cuattn.arrays.view import Array
 from cuattn.auto.table import CANDIDATES
 from cuattn.bench import auto_table, cases
 from cuattn.bench.models import MODELS
+from cuattn.operands.score_arrays import ScoreArrays
+from cuattn.operands.scores import ALL_KEYS
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import rate_specs
 from cuattn.specs.attention import AttentionSpec
+from cuattn.specs.rules import MaskKind, Rules
 
 
 @pytest.fixture
@@ -42,6 +50,42 @@ def test_kernels_of_mma_and_what_auto_may_be_are_among_them(measured):
                 kernels_of_mma = attention_kernels(scheme, head_dim, "90a")
             assert any(isinstance(spec, AttentionSpec) for spec in kernels_of_mma)
             assert {*kernels_of_mma} <= measured, (head_dim, scheme)
+
+
+# Options of scores of a call, as `prepare` has them, by their rules: of 32 heads and 1024 tokens.
+VECTOR = Array((32,), (1,), "float32", (2, 0))
+CALLS = {
+    Rules(): (),
+    Rules(windowed=True): (feature_cases.WINDOW,),
+    Rules(softcap=True): (ALL_KEYS, 3.0),
+    Rules(sinks=True): (ALL_KEYS, 0.0, None, ScoreArrays(sinks=VECTOR)),
+    Rules(alibi=True): (ALL_KEYS, 0.0, None, ScoreArrays(alibi_slopes=VECTOR)),
+    **{
+        Rules(attn_mask=kind): (
+            ALL_KEYS,
+            0.0,
+            None,
+            ScoreArrays(attn_mask=Array((1024, 1024), (1024, 1), dtype, (2, 0))),
+        )
+        for kind, dtype in ((MaskKind.bits, "bool"), (MaskKind.fp32, "float32"))
+    },
+}
+
+
+@pytest.mark.parametrize("arch", ["90a", "80"])
+def test_options_of_scores_are_among_them(arch):
+    found = {*kernels.measured(target(arch))}
+    for feature in chain(*feature_cases.FEATURES.values()):
+        for name in feature_cases.SCHEMES:
+            for scheme in (name, feature_cases.apart(name)):
+                about = feature.case.is_causal, *CALLS[feature.rules]
+                assert {*attention_kernels(scheme, 128, arch, *about)} <= found, feature.name
+    for scored in SCORED:
+        about = RAGGED.is_causal, *CALLS[scored.rules]
+        for family in (nullcontext, mma_family):
+            with family():
+                wanted = attention_kernels(scored.scheme, RAGGED.head_dim, arch, *about)
+            assert {*wanted} <= found, scored
 
 
 def test_ceilings_and_caches_are_among_them(measured):

@@ -7,12 +7,13 @@ from preset_codes import HEAD_DIM, nearest_e4m3
 
 
 def blocks(logits, size, unit=None):
-    """Visible keys, from the last block to the first, each with the running maximum after it.
+    """Visible keys, block by block, the first one last, each with the running maximum after it.
 
     With a unit, it stands 0.746 of it higher after the first visit, and moves by multiples of it.
     """
     running = -math.inf
-    for start in reversed(range(0, max(logits) + 1, size)):
+    starts = [*range(size, max(logits) + 1, size), 0]
+    for start in starts:
         block = [j for j in range(start, start + size) if j in logits]
         higher = max(running, *(logits[j] for j in block))
         if unit and running > -math.inf:

@@ -83,5 +83,7 @@ def test_blocks_that_a_row_does_not_see_leave_it_alone(scheme):
 @pytest.mark.parametrize("options", [{"softcap": 5.0}, {"sinks": np.zeros(4)}])
 def test_smoothed_keys_ask_for_what_smoothing_took(options):
     ops = quantize.operands(Q, K, V, PRESETS["int8"])
-    with pytest.raises(ArgumentError, match="lse_shift must be given with softcap or sinks"):
+    with pytest.raises(
+        ArgumentError, match="lse_shift must be given with softcap, sinks or score_mod"
+    ):
         emulate.emulate(ops, "int8", **options)

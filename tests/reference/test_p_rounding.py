@@ -79,7 +79,7 @@ def test_who_looks_on_changes_nothing():
     observed = emulate(ops, "int8", is_causal=True, observe=lambda *block: seen.append(block[:4]))
     for a, b in zip(observed, emulate(ops, "int8", is_causal=True), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert seen[:3] == [(0, 0, range(150), range(i, min(i + 128, 300))) for i in (256, 128, 0)]
+    assert seen[:3] == [(0, 0, range(150), range(i, min(i + 128, 300))) for i in (128, 256, 0)]
     assert len(seen) == 3 * 8
 
 

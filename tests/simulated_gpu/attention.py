@@ -55,14 +55,15 @@ class ByAddress:
 
     def values(self, name, kind):
         shape = self.q_shape if name == "q" else self.kv_shape
-        return rows(self.p, name, shape, self.p["head_dim"], kind)
+        return rows(self.p, name, shape, self.p[head_dim_of(name)], kind)
 
     def v_codes(self, blocks):
         # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
         shape = (*self.kv_shape[:2], blocks)
-        assert blocks == 1 or self.p["v_stride_row"] == self.spec.head_dim * BLOCK
-        v = rows(self.p, "v", shape, self.spec.head_dim * BLOCK, self.spec.pv)
-        return v.reshape(*shape, self.spec.head_dim, BLOCK)
+        channels = self.spec.head_dim_v
+        assert blocks == 1 or self.p["v_stride_row"] == channels * BLOCK
+        v = rows(self.p, "v", shape, channels * BLOCK, self.spec.pv)
+        return v.reshape(*shape, channels, BLOCK)
 
 
 class ByMap:
@@ -76,23 +77,24 @@ class ByMap:
         return self._rows(name, self.spec.qk, self.spec.head_dim)
 
     def values(self, name, kind):
-        return self._rows(name, kind, self.p["head_dim"])
+        return self._rows(name, kind, self.p[head_dim_of(name)])
 
     def v_codes(self, blocks):
         found, (batch, heads) = self.maps["v"], self.kv_shape[:2]
-        parts = self.spec.head_dim // 32
+        parts = self.spec.head_dim_v // 32
         assert found.x.shape == (batch * heads * blocks * parts, 4, 4, 2, BLOCK)
         assert found.box == (BLOCK, 2, 4, 4, parts)
         assert found.swizzle == self.spec.block_kv == 128
         # Rows of a tile are channels in the order in which the kernel stores what it makes of them.
         v = found.x.view(STORAGE[self.spec.pv]).swapaxes(1, 2)
-        return v.reshape(batch, heads, blocks, self.spec.head_dim, BLOCK)
+        return v.reshape(batch, heads, blocks, self.spec.head_dim_v, BLOCK)
 
     def _rows(self, name, kind, columns):
         found = self.maps[name]
         keys = stored_keys(self.spec, self.kv_shape)
         assert found.x.shape == (*(self.q_shape if name == "q" else keys), columns)
-        pitch = 64 if self.spec.head_dim * kind.nbytes <= 64 else 128
+        padded = getattr(self.spec, head_dim_of(name))
+        pitch = 64 if padded * kind.nbytes <= 64 else 128
         tokens = 64 if name == "q" else self.spec.block_kv
         assert found.box == (pitch // kind.nbytes, tokens, 1, 1)
         assert found.swizzle == pitch
@@ -101,8 +103,12 @@ class ByMap:
         return found.x.view(STORAGE[kind])
 
 
+def head_dim_of(name):
+    return "head_dim_v" if name == "v" else "head_dim"
+
+
 def numbers(values):
-    return {name: values[name].item() for name in values.dtype.names}
+    return {name: values[name].tolist() for name in values.dtype.names}
 
 
 def shapes(p, batch):

@@ -46,7 +46,7 @@ def coded_k(p, spec, shape, source):
 
 
 def coded_v(p, spec, kv_shape, source):
-    head_dim, tokens = p["head_dim"], p["seqlen_kv"]
+    head_dim, tokens = p["head_dim_v"], p["seqlen_kv"]
     blocks = -(-tokens // BLOCK)
     shape = (*kv_shape[:2], blocks)
     in_order = spec.v_scope is Scope.sorted
@@ -66,7 +66,7 @@ def coded_v(p, spec, kv_shape, source):
     elif spec.v_scope is Scope.block:
         scale = floats(p["v_scale"], shape)
     else:
-        scale = floats(p["v_scale"], (*shape[:2], spec.head_dim))[..., :head_dim]
+        scale = floats(p["v_scale"], (*shape[:2], spec.head_dim_v))[..., :head_dim]
     return Quantized(v, scale, spec.v_scope.value, BLOCK, mean, spec.v_rotated)
 
 

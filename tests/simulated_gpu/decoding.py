@@ -2,13 +2,22 @@
 
 import numpy as np
 
+from cuattn.kv.scores import SCORE_AXES, Extra
 from cuattn.kv.units import unpack_units
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import CachedOperand
+from cuattn.specs.attention import Type
 
 from .appending import lengths_of, unit_of
 from .device import NUM_SMS
 from .memory import STORAGE, compact, delivered, floats, memory, widened
+
+# What stands for "hidden" in a mask.
+LEAST = {
+    Extra.fp16: -65504.0,
+    Extra.bf16: -float.fromhex("0x1.fep127"),
+    Extra.fp32: np.finfo(np.float32).min,
+}
 
 
 def decode_attention(values, spec, grid):
@@ -28,11 +37,63 @@ def decode_attention(values, spec, grid):
         *cached(store, spec.kv_format, lengths),
         lengths,
         scale=float(values["softmax_scale"]),
-        is_causal=bool(values["is_causal"]),
+        **rules(values, spec, shape, lengths),
     )
     rows(values, "o", shape, spec.input)[...] = delivered(o, spec.input)
     if values["lse"]:
         floats(values["lse"], shape[:3])[...] = lse
+
+
+def rules(values, spec, shape, lengths):
+    """Return what the reference is told of a kernel's features."""
+    batch, heads, seqlen, _ = shape
+    left, right = int(values["window_left"]), int(values["window_right"])
+    assert left >= 0
+    assert 0 <= right < max(seqlen, 1)
+    found = {"is_causal": bool(values["is_causal"])}
+    if spec.window:
+        found |= {"is_causal": False, "window_size": (left, right)}
+    else:
+        assert left >= max(lengths) - 1
+        assert found["is_causal"] or right == seqlen - 1
+    assert spec.softcap == (values["softcap"] != 0)
+    found["softcap"] = float(values["softcap"])
+    columns = int(values["mask_columns"])
+    whole = {
+        "sinks": (heads,),
+        "alibi_slopes": (batch, heads),
+        "attn_mask": (batch, heads, seqlen, columns),
+    }
+    for name, of_shape in whole.items():
+        kind = getattr(spec, name)
+        assert (kind is Extra.none) == (not values[name] or (not columns and name == "attn_mask"))
+        if kind is not Extra.none:
+            steps = [int(values[f"{name}_stride_{axis}"]) for axis in SCORE_AXES[name]]
+            found[name] = extra(values[name], of_shape, steps, kind)
+    if "attn_mask" in found:
+        found["attn_mask"] = of_tokens(found["attn_mask"], lengths)
+    return found
+
+
+def extra(address, shape, steps, kind):
+    """Return an array that a call may have; -inf where it hides a token."""
+    if kind is Extra.boolean:
+        return memory(address, shape, steps, "|u1") != 0
+    dtype = Type(kind.value)
+    at = memory(address, shape, [step * dtype.nbytes for step in steps], STORAGE[dtype])
+    x = widened(at, dtype).astype(np.float32)
+    return np.where(x <= LEAST[kind], np.float32(-np.inf), x)
+
+
+def of_tokens(mask, lengths):
+    """Return a mask of all tokens, of whose columns the last one is a sequence's last token."""
+    columns = mask.shape[3]
+    tokens = max(*lengths, 1)  # as `cached` has them
+    found = np.full((*mask.shape[:3], tokens), mask.dtype == bool, mask.dtype)
+    for b, length in enumerate(lengths):
+        some = min(length, columns)
+        found[b, ..., length - some : length] = mask[b, ..., columns - some :]
+    return found
 
 
 def cached(store, kv_format, lengths):

@@ -67,10 +67,12 @@ def has_lengths(spec):
 MODULES = (
     "attention",
     "attention_on_gpu",
+    "block_mask",
     "merging",
     "quantize",
     "arrays.caller",
     "arrays.view",
+    "operands.block_mask",
     "operands.quantized",
     "kv.append",
     "kv.attend",
@@ -78,7 +80,16 @@ MODULES = (
     "kv.device",
 )
 # Those that ask which GPU there is.
-PLANNERS = ("plan.merge", "plan.pipeline", "quantize", "kv.append", "kv.attend", "kv.device")
+PLANNERS = (
+    "plan.mask_map",
+    "plan.merge",
+    "plan.pipeline",
+    "plan.prepared",
+    "quantize",
+    "kv.append",
+    "kv.attend",
+    "kv.device",
+)
 
 
 def memset(address, value, nbytes, stream):
@@ -139,6 +150,7 @@ class SimulatedGPU:
         monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
         tensor_map._encoded.cache_clear()
         sys.modules["cuattn.plan.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.plan.mask_map"].prepare_map.cache_clear()
         sys.modules["cuattn.plan.merge"].prepare_merge.cache_clear()
         sys.modules["cuattn.quantize"]._prepare.cache_clear()
 

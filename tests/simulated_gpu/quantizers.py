@@ -14,6 +14,7 @@ from cuattn.reference.sorting import sorted_order
 from cuattn.specs.attention import Scope, Type
 
 from . import sorted_keys
+from .device import NUM_SMS
 from .memory import BLOCK, STORAGE, compact, floats, memory, narrowed, widened
 
 
@@ -76,7 +77,6 @@ def moments(name, operand, spec, head_dim):
 def quantize_operands(values, spec, grid):
     if values["next_item"]:
         ctypes.c_uint32.from_address(int(values["next_item"])).value = 0
-    head_dim = int(values["head_dim"])
     order = order_of_keys(values, spec) if spec.k_scope is Scope.sorted else None
     ctas = 0
     for name in ("q", "k", "v"):
@@ -87,10 +87,13 @@ def quantize_operands(values, spec, grid):
         # A CTA that has sorted keys has a block of both.
         if not (name == "v" and order is not None and values["k"]["heads"]):
             ctas += operand["heads"] * operand["tiles"]
+        head_dim, channels = int(values["head_dim"]), spec.head_dim
+        if name == "v":
+            head_dim, channels = int(values["head_dim_v"]), spec.head_dim_v
         x = source(operand, spec, head_dim)
         kind = getattr(spec, name)
         if not kind.coded:
-            padded = compact(operand["out"], (*x.shape[:3], spec.head_dim), STORAGE[kind])
+            padded = compact(operand["out"], (*x.shape[:3], channels), STORAGE[kind])
             padded[...] = 0
             padded[..., :head_dim] = narrowed(x.astype(np.float64), kind)
             continue
@@ -101,7 +104,7 @@ def quantize_operands(values, spec, grid):
             vectors = np.repeat(floats(values["k_vector"], shape), group, axis=1)
             shift = values["softmax_scale"] * np.einsum("bhnd,bhd->bhn", x, vectors, dtype=float)
             floats(values["lse_shift"], x.shape[:3])[...] = shift
-    assert grid == (ctas,)
+    assert grid == (spec.ctas(ctas, NUM_SMS),)
 
 
 def order_of_keys(values, spec):
@@ -113,12 +116,12 @@ def order_of_keys(values, spec):
     shape = (either["heads"] // either["num_heads"], either["num_heads"], int(either["seqlen"]))
     if k["heads"] and v["heads"]:
         assert (k["heads"], k["tiles"], k["seqlen"]) == (v["heads"], v["tiles"], v["seqlen"])
-        head_dim = int(values["head_dim"])
         found = []
-        for operand, smooth, rotated in (
-            (k, spec.k_smooth, spec.rotate),
-            (v, spec.v_smooth, False),
+        for operand, smooth, rotated, of in (
+            (k, spec.k_smooth, spec.rotate, "head_dim"),
+            (v, spec.v_smooth, False, "head_dim_v"),
         ):
+            head_dim = int(values[of])
             vector = floats(operand["vector"], (*shape[:2], head_dim)) if smooth else None
             found.append(token_amax(source(operand, spec, head_dim), vector, rotated))
         order = sorted_order(*found)
@@ -177,7 +180,7 @@ def stored_scale(name, spec, result):
     lead = (batch, heads)
     scope = getattr(spec, f"{name}_scope")
     if name == "v" and scope in (Scope.channel, Scope.tensor):
-        scale = np.full((*lead, spec.head_dim), 2.0**-64 / 127, np.float32)
+        scale = np.full((*lead, spec.head_dim_v), 2.0**-64 / 127, np.float32)
         by_channel = scope is Scope.channel
         scale[..., : result.codes.shape[3]] = (
             result.scale if by_channel else result.scale[..., None]

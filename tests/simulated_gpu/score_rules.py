@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cuattn.reference.mods import bound
 from cuattn.specs.attention import Type
 from cuattn.specs.mask_map import MAP_TILE, bit_words, map_words
 from cuattn.specs.rules import MaskKind
@@ -11,6 +12,8 @@ from .memory import STORAGE, compact, memory, widened
 WORD = 32
 BOOL = "|u1"
 FLOATS = {MaskKind.fp32: Type.fp32, MaskKind.fp16: Type.fp16, MaskKind.bf16: Type.bf16}
+# What expressions say, by their text: objects with a function of NumPy.
+EXPRESSIONS = {}
 # AttentionParams::sinks_type
 VECTORS = (Type.fp32, Type.fp16, Type.bf16)
 ALL = 2**31 - 1
@@ -97,7 +100,24 @@ def options_of(p, spec, batch):
     assert rules.mapped == (p["attn_mask"] != 0) == (p["mask_map"] != 0)
     if rules.mapped:
         found["attn_mask"] = mask_of(p, rules.attn_mask, (batch, heads, rows, keys))
+    for mod in (rules.score_mod, rules.mask_mod):
+        if mod is not None:
+            found[mod.name] = expression(p["user"], mod)
     return found
+
+
+def expression(values, mod):
+    """Return what an expression says, with arrays and numbers as the kernel is told them."""
+    known = EXPRESSIONS[mod.text]
+    named = {}
+    for (name, dtype), value in zip(mod.arrays, values[mod.first_array :], strict=False):
+        shape, stored = known.arrays[name].shape, np.dtype(dtype)
+        assert (value[0] % stored.itemsize, known.arrays[name].dtype) == (0, stored)
+        steps = [x * stored.itemsize for x in np.cumprod((1, *shape[:0:-1]))[::-1]]
+        named[name] = memory(value[0], shape, steps, stored.str).copy()
+    for (name, kind), value in zip(mod.numbers, values[mod.first_number :], strict=False):
+        named[name] = value[2] if kind == "int" else value[1]
+    return bound(known.reference, known.given, named)
 
 
 def mask_of(p, kind, shape):

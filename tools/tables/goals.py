@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.first_results import GOAL_COLD, GOAL_WARM
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.tables import decode, goals_default
+from tools.tables import decode, features, goals_default
 from tools.tables.record_figures import MISSED, Figures, at_least, at_most, table
 
 FLASH = "pytorch-flash"
@@ -85,6 +85,7 @@ def goals_missed(f: Figures) -> str:
         *(*_errors(f), *_speeds(f), *_costs(f)),
         *(*_hopper_speeds(f), *_hopper_errors(f)),
         *goals_default.goal_rows(f),
+        *features.goal_rows(f),
         *(*_published(f), *_int4_calls(f)),
         *(*_first_calls(f), *decode.goal_rows(f)),
     ]

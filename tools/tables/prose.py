@@ -56,7 +56,7 @@ def origin(f: Figures) -> str:
 
 def _absent(f: Figures) -> list[str]:
     """Return what a full record has, and this one has not."""
-    known = {x.implementation for x in f.record.timings if x.case == "prefill"}
+    known = {x.implementation for x in f.record.timings if x.is_plain("prefill")}
     absent = [BASELINES[name] for name in PEERS if name not in known]
     return absent + [
         f"{name} ({phase.left_out})"

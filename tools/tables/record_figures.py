@@ -30,7 +30,7 @@ class Figures:
     def __init__(self, record: Record) -> None:
         self.record = record
         self._times = {
-            (Series.of(t).name, *_sizes(t)): t for t in record.timings if t.case == "prefill"
+            (Series.of(t).name, *_sizes(t)): t for t in record.timings if t.is_plain("prefill")
         }
         self._errors = {(a.scheme, a.distribution, *_sizes(a)): a for a in record.accuracy}
         self._of_model = {(a.scheme, a.distribution): a for a in record.accuracy}

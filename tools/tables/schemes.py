@@ -150,7 +150,8 @@ def _before(x: Scheme) -> str:
     whole = [
         name
         for name in coded
-        if coded[name] and (scope[name] in ("channel", "tensor") or smooth[name] == "mean")
+        if coded[name]
+        and (scope[name] in ("channel", "tensor") or smooth[name] in ("mean", "robust"))
     ]
     some = [name for name in coded if coded[name] and smooth[name] == "sample"]
     steps = [f"512 tokens of {_listed(some)}"] * bool(some)

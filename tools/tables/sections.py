@@ -8,6 +8,7 @@ from functools import partial
 from tools.tables import (
     decode,
     errors,
+    features,
     front,
     goals,
     goals_default,
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "speed-causal": partial(speed.speed, causal=True),
     "comparison": states.comparison,
     "models": states.models,
+    "features": features.features,
     "ceilings": speed.ceilings,
     "shares": speed.shares,
     "ratios": speed.ratios,
@@ -49,6 +51,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "goals-missed": goals.goals_missed,
     "goals-hopper": goals.goals_hopper,
     "goals-default": goals_default.goals,
+    "goals-features": features.goals,
     "goals-schemes": goals.goals_schemes,
     "goals-decode": decode.goals,
     "decode": decode.decode,

@@ -24,7 +24,7 @@ def findings(results: Results) -> Iterator[str]:
 
 
 def _fastest(results: Results) -> str:
-    timed = by_shape(t for t in results.timings if t.case == prefill.KIND and t.end_to_end_ms)
+    timed = by_shape(t for t in results.timings if t.is_plain(prefill.KIND) and t.end_to_end_ms)
     ours = {shape: x for shape, x in timed.items() if any(series.is_ours for series in x)}
     if not ours:
         return ""

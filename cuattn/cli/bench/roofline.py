@@ -47,7 +47,7 @@ def draw(results: Results, prefix: str) -> Iterator[Card]:
     multiplied = _points(
         t
         for t in results.timings
-        if t.case == prefill.KIND and t.head_dim == head_dim and not t.is_causal
+        if t.is_plain(prefill.KIND) and t.head_dim == head_dim and not t.is_causal
     )
     decoded = _points(t for t in results.timings if t.case == decode.KIND)
     if not copy or not rates:
@@ -64,7 +64,7 @@ def _head_dim(results: Results) -> int | None:
     """Return the head dimension with the most times; of several the largest."""
     counts: dict[int, int] = {}
     for t in results.timings:
-        if t.case == prefill.KIND:
+        if t.is_plain(prefill.KIND):
             counts[t.head_dim] = counts.get(t.head_dim, 0) + 1
     return max(counts, key=lambda d: (counts[d], d), default=None)
 

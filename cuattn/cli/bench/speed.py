@@ -32,7 +32,7 @@ def groups(results: Results) -> dict[Group, list[Timing]]:
     """Return the times of attention to as many keys as queries, by what a picture has one of."""
     found: dict[Group, list[Timing]] = {}
     for t in results.timings:
-        if t.case == prefill.KIND:
+        if t.is_plain(prefill.KIND):
             group = t.head_dim, t.is_causal, t.num_q_heads, t.num_kv_heads
             found.setdefault(group, []).append(t)
     return dict(sorted(found.items()))

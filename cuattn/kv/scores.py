@@ -1,0 +1,231 @@
+"""What `KVCache.attend` is told of logits: the options besides `is_causal`, each for itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+
+from ..arrays.view import Array
+from ..errors import ArgumentError
+from ..operands.operand import DTYPES, check_alignment
+
+__all__ = [
+    "ALL_TOKENS",
+    "NO_ARRAYS",
+    "PLAIN",
+    "SCORE_AXES",
+    "SCORE_NAMES",
+    "UNLIMITED",
+    "Extra",
+    "Features",
+    "ScoreArrays",
+    "ScoreName",
+    "Strided",
+    "checked_mask",
+    "checked_sinks",
+    "checked_slopes",
+    "checked_softcap",
+    "checked_window",
+    "itemsize",
+]
+
+# Of a side of a window: no bound.
+UNLIMITED = -1
+# A window that hides nothing.
+ALL_TOKENS = (UNLIMITED, UNLIMITED)
+
+# Kernels hold softcap * log2 e, and scale / softcap, in float32.
+_LARGEST = float(np.finfo(np.float32).max)
+_LEAST = float(np.finfo(np.float32).tiny)
+
+ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
+# The arrays among a call's options, in the order of their addresses.
+SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
+
+# What they have one element or more for, as kernels name it.
+SCORE_AXES: dict[ScoreName, tuple[str, ...]] = {
+    "sinks": ("head",),
+    "alibi_slopes": ("batch", "head"),
+    "attn_mask": ("batch", "head", "row", "column"),
+}
+
+
+class Extra(Enum):
+    """Elements of an array of the caller's that a kernel reads if there is one."""
+
+    none = "none"
+    boolean = "boolean"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+_EXTRAS = {
+    "bool": Extra.boolean,
+    "float16": Extra.fp16,
+    "bfloat16": Extra.bf16,
+    "float32": Extra.fp32,
+}
+
+
+class Features(NamedTuple):
+    """What a kernel does to logits besides a causal mask; nothing by default.
+
+    Attributes
+    ----------
+    window : bool
+        Rows see a part of the tokens beside their own.
+    softcap : bool
+    sinks, alibi_slopes, attn_mask : Extra
+    """
+
+    window: bool = False
+    softcap: bool = False
+    sinks: Extra = Extra.none
+    alibi_slopes: Extra = Extra.none
+    attn_mask: Extra = Extra.none
+
+
+PLAIN = Features()
+
+
+class ScoreArrays(NamedTuple):
+    """What the arrays among a call's options are; None of those that it has not."""
+
+    sinks: Array | None = None
+    alibi_slopes: Array | None = None
+    attn_mask: Array | None = None
+
+
+NO_ARRAYS = ScoreArrays()
+
+
+@dataclass(frozen=True)
+class Strided:
+    """How a kernel reads one of them.
+
+    Attributes
+    ----------
+    dtype : Extra
+    strides : tuple of int
+        In elements, along `SCORE_AXES`; 0 where it has one element for all.
+    """
+
+    dtype: Extra
+    strides: tuple[int, ...]
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of an element of an array that a call may have."""
+    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
+
+
+def checked_window(window_size: Any) -> tuple[int, int]:
+    """Return a window as a key of plans: two integers of Python, -1 for no bound.
+
+    Raises
+    ------
+    ArgumentError
+        If it is anything else.
+    """
+    expected = "(left, right), how many tokens before and behind its own a row sees, -1 for all"
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise ArgumentError("window_size", window_size, expected)
+    for side in window_size:
+        # True is an int, and equal to 1.
+        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < UNLIMITED:
+            raise ArgumentError("window_size", window_size, expected)
+    left, right = window_size
+    return int(left), int(right)
+
+
+def checked_softcap(softcap: float, softmax_scale: float) -> float:
+    """Return a softcap as a float of Python, 0 for none.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no such number, or float32 does not hold what kernels make of it.
+    """
+    if isinstance(softcap, bool) or not isinstance(softcap, (int, float, np.floating, np.integer)):
+        raise ArgumentError("softcap", softcap, "a number, 0 for none")
+    # As one of Python: a float16 would round the bound, and an int may be too large.
+    number = softcap if isinstance(softcap, int) else float(softcap)
+    if not 0 <= number <= _LARGEST / math.log2(math.e):  # NaN fails too
+        raise ArgumentError("softcap", softcap, "at least 0, which is none, and finite in float32")
+    if number and (number < _LEAST or softmax_scale > number * _LARGEST):
+        expected = f"0 for none, or such that scale / softcap is finite; scale is {softmax_scale}"
+        raise ArgumentError("softcap", softcap, expected)
+    return float(number)
+
+
+def checked_sinks(x: Array, heads: int) -> Strided:
+    """Return how sinks [num_q_heads] are read.
+
+    Raises
+    ------
+    ArgumentError
+        For another shape, or a type that no kernel reads.
+    """
+    if x.shape != (heads,):
+        raise ArgumentError("sinks.shape", x.shape, f"({heads},), one for each query head")
+    return _strided("sinks", x)
+
+
+def checked_slopes(x: Array, batch: int, heads: int) -> Strided:
+    """Return how slopes [num_q_heads] or [batch, num_q_heads] are read.
+
+    Raises
+    ------
+    ArgumentError
+        As `checked_sinks`.
+    """
+    shape = (batch, heads)
+    if x.shape not in ((heads,), shape):
+        expected = f"({heads},) or {shape}: [num_q_heads] or [batch, num_q_heads]"
+        raise ArgumentError("alibi_slopes.shape", x.shape, expected)
+    return _strided("alibi_slopes", x)
+
+
+def checked_mask(x: Array, shape: tuple[int, int, int], capacity: int) -> Strided:
+    """Return how a mask is read that broadcasts to [batch, num_q_heads, seqlen_q, column].
+
+    Parameters
+    ----------
+    x : Array
+        Its last axis is of a sequence's last tokens.
+    shape : tuple of int
+        [batch, num_q_heads, seqlen_q]
+    capacity : int
+        Most tokens of a sequence.
+
+    Raises
+    ------
+    ArgumentError
+        As `checked_sinks`.
+    """
+    *axes, columns = x.shape or (capacity + 1,)
+    pairs = zip(reversed(axes), reversed(shape), strict=False)
+    fits = len(axes) <= len(shape) and all(n in (1, wanted) for n, wanted in pairs)
+    if not fits or columns > capacity:
+        expected = (
+            f"one that broadcasts to ({', '.join(map(str, shape))}, n), which is [batch, "
+            f"num_q_heads, seqlen_q, last n tokens]; n is at most {capacity}, the capacity"
+        )
+        raise ArgumentError("attn_mask.shape", x.shape, expected)
+    return _strided("attn_mask", x)
+
+
+def _strided(name: ScoreName, x: Array) -> Strided:
+    allowed = [*DTYPES, "bool"] if name == "attn_mask" else [*DTYPES]
+    if x.dtype not in allowed:
+        raise ArgumentError(f"{name}.dtype", x.dtype, f"one of {allowed}")
+    if x.dtype in DTYPES:
+        check_alignment(name, x)
+    steps = [step if n > 1 else 0 for n, step in zip(x.shape, x.strides, strict=True)]
+    missing = len(SCORE_AXES[name]) - len(steps)
+    return Strided(_EXTRAS[x.dtype], (*[0] * missing, *steps))
