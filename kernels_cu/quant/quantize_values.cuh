@@ -13,14 +13,14 @@ __device__ __forceinline__ void scale_tokens(float (&factor)[Values<S>::kRows],
                                              const typename Values<S>::Vector& vector) {
   using V = Values<S>;
   const i64 blocks = blocks_of<S>(x);
-  const i64 end = static_cast<i64>(ceil_div(x.seqlen, kTokenPad)) * kTokenPad;
+  const i64 blocks_with_tokens = ceil_div(x.seqlen, kTokenPad);
   float amax[V::kRows];
 #pragma unroll
   for (int r = 0; r < V::kRows; ++r) amax[r] = tile.template amax<S.v_smooth>(r, vector);
   const PerRow<V::Lanes::kLanes, V::kRows> largest(amax, ptx::max_nan);
   largest.for_each([&](int r, float a) {
     const int token = from.first + order.first + order.offset(r);
-    if (token >= end) return;
+    if (token >= blocks_with_tokens * kTokenPad) return;
     const i64 block = from.head * blocks + token / kTokenPad;
     f32* to = x.scale + block * 3 * kTokenPad + slot_of(token % kTokenPad);
     const float scale = V::Scale::scale(a);

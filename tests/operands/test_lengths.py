@@ -6,9 +6,11 @@ import pytest
 from cuattn.arrays.view import Array
 from cuattn.errors import ArgumentError
 from cuattn.operands.lengths import LengthArrays, Lengths
+from cuattn.operands.masks import MaskBlocks
+from cuattn.operands.mods import ModKey, Mods
 from cuattn.operands.operand import Coded
 from cuattn.operands.problem import Options, Problem
-from cuattn.operands.scores import ScoreArrays
+from cuattn.operands.score_arrays import ScoreArrays
 from cuattn.presets import PRESETS
 from cuattn.specs.coding import coding
 
@@ -107,6 +109,27 @@ def test_arrays_of_four_axes_are_refused():
 def test_a_mask_is_refused():
     with pytest.raises(ArgumentError, match="attn_mask"):
         problem(PACKED, ScoreArrays(attn_mask=array(100, 200, dtype="bool")))
+
+
+def test_a_mask_with_a_map_is_refused():
+    blocks = MaskBlocks((1, 1, 100, 200), (20000, 20000, 200, 1), "bool", GPU)
+    with pytest.raises(ArgumentError, match="attn_mask must be None"):
+        problem(PACKED, ScoreArrays(attn_mask=blocks))
+
+
+@pytest.mark.parametrize("name", ["score_mod", "mask_mod"])
+@pytest.mark.parametrize("lengths", [PACKED, {"seqused_k": array(2, dtype="int32")}], ids=len)
+def test_expressions_are_refused(lengths, name):
+    shapes = {} if lengths is PACKED else {"q": (2, 8, 100, 64), "k": (2, 2, 200, 64)}
+    mods = Mods(**{name: ModKey(name, "q < kv", (), ())})
+    with pytest.raises(ArgumentError, match=f"{name} must be None, as lengths are given.*q < kv"):
+        problem(lengths, mods=mods, **shapes)
+
+
+def test_v_may_have_another_head_dim():
+    q, k, v = array(100, 8, 64), array(200, 2, 64), array(200, 2, 96)
+    found = Problem.of(q, k, v, DEFAULTS, ScoreArrays(), LengthArrays(**PACKED))
+    assert found.output_shape == (100, 8, 96)
 
 
 @pytest.mark.parametrize("is_packed", [True, False])

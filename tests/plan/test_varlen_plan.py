@@ -72,6 +72,36 @@ def test_sequences_in_slots(gpu, rng, scheme, dtype):
         np.testing.assert_allclose(o[b], expected, atol=tolerance(scheme))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("dims", [(40, 72), (72, 40)], ids=str)
+def test_v_of_another_head_dim(gpu, rng, scheme, dims):
+    q, k, _ = packed(rng, LENGTHS_Q, LENGTHS_K, head_dim=dims[0])
+    _, _, v = packed(rng, LENGTHS_Q, LENGTHS_K, head_dim=dims[1])
+    arrays = [x.astype(np.float16) for x in (q, k, v)]
+    cu = {"cu_seqlens_q": bounds(LENGTHS_Q), "cu_seqlens_k": bounds(LENGTHS_K)}
+    how = {"scheme": SCHEMES[scheme], "is_causal": True}
+    o = cuattn.attention(*arrays, **cu, **how)
+    expected, _ = varlen.attention(*arrays, **cu, **how, attend=emulate.attention)
+    assert o.shape == (len(q), 4, dims[1])
+    np.testing.assert_allclose(o, expected, atol=tolerance(scheme))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_mask_of_sequences_in_slots(gpu, rng, dtype, is_mapped):
+    inputs = [rng.standard_normal((2, *x, 40)) for x in ((4, 150), (2, 300), (2, 300))]
+    q, k, v = (x.astype(np.float16) for x in inputs)
+    seen = rng.random((2, 1, 150, 300)) < 0.5
+    mask = seen if dtype == "bool" else np.where(seen, 0, -np.inf).astype(dtype)
+    used = np.array([130, 300], np.int32)
+    given = cuattn.block_mask(mask) if is_mapped else mask
+    o = cuattn.attention(q, k, v, seqused_k=used, attn_mask=given, scheme="fp16")
+    for b, n in enumerate(used):
+        one = q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]
+        expected, _ = exact.attention(*one, attn_mask=seen[b : b + 1, ..., :n])
+        np.testing.assert_allclose(o[b], expected[0], atol=4e-3)
+
+
 def test_result_is_that_of_the_definition(gpu, rng):
     arrays = [x.astype(np.float16) for x in packed(rng, (40, 200), (100, 150), head_dim=40)]
     cu = {"cu_seqlens_q": bounds((40, 200)), "cu_seqlens_k": bounds((100, 150))}

@@ -12,6 +12,7 @@ from cuattn.specs.attention import Scope
 
 from .attention import ByAddress, attend, numbers
 from .memory import BLOCK, STORAGE, compact, delivered, floats, memory
+from .score_rules import FLOATS
 from .sequences import places
 from .tensor_maps import mapped
 
@@ -78,9 +79,9 @@ class ByBoxes(ByAddress):
         return self._rows(name, kind)
 
     def v_codes(self, blocks):
-        parts = self.spec.head_dim // 32
+        parts = self.spec.head_dim_v // 32
         v = self.maps["v"].x.view(STORAGE[self.spec.pv]).swapaxes(1, 2)
-        v = v.reshape(-1, self.spec.head_dim, BLOCK)
+        v = v.reshape(-1, self.spec.head_dim_v, BLOCK)
         assert v.shape[0] * parts == self.maps["v"].x.shape[0]
         first = self.p["boxes"]["v_block"]
         return v[None, None, first : first + blocks]
@@ -133,14 +134,14 @@ def arguments(p, spec, q, k):
     if spec.k_scope is Scope.block and not packed:
         of_k = k.all_heads * -(-p["kv_pitch"] // spec.block_kv)
     of_v = {Scope.token: 3 * BLOCK, Scope.sorted: 48, Scope.block: 1}
-    at_v = block * of_v[spec.v_scope] if spec.v_scope in of_v else k.all_heads * spec.head_dim
+    at_v = block * of_v[spec.v_scope] if spec.v_scope in of_v else k.all_heads * spec.head_dim_v
     shifts = {
         "lse": row,
         "lse_shift": row,
         "q_scale": row,
         "k_scale": of_k,
         "v_scale": at_v,
-        "v_mean": k.all_heads * p["head_dim"],
+        "v_mean": k.all_heads * p["head_dim_v"],
     }
     own |= {name: p[name] + 4 * shift for name, shift in shifts.items() if p[name]}
     if p["order"]:
@@ -152,6 +153,13 @@ def arguments(p, spec, q, k):
         size = 4 if p["alibi_type"] == 0 else 2
         at = q.batch * p["alibi_stride_batch"] + q.head * p["alibi_stride_head"]
         own["alibi_slopes"] = p["alibi_slopes"] + size * at
+    if p["attn_mask"]:
+        kind = spec.rules.attn_mask
+        size = FLOATS[kind].nbytes if kind in FLOATS else 4
+        for name, short, unit in (("attn_mask", "mask", size), ("mask_map", "map", 4)):
+            steps = [p[f"{short}_stride_{axis}"] for axis in ("batch", "head")]
+            own[name] = p[name] + unit * (q.batch * steps[0] + q.head * steps[1])
+        own["slot_keys"] = p["max_seqlen_kv"]
     if p["delta"]:
         slots = -(-p["max_seqlen_q"] // BLOCK), -(-p["max_seqlen_kv"] // BLOCK) * BLOCK
         given = floats(p["delta"] + 4 * q.all_heads * slots[0] * slots[1], slots)
@@ -169,7 +177,7 @@ def arguments(p, spec, q, k):
 
 
 def write_nothing_seen(p, spec):
-    shape = (p["seqlen_q"], p["head_dim"])
+    shape = (p["seqlen_q"], p["head_dim_v"])
     steps = (p["o_stride_row"] * spec.out.nbytes, spec.out.nbytes)
     zeros = delivered(np.zeros(shape), spec.out)
     memory(p["o"], shape, steps, STORAGE[spec.out])[...] = zeros

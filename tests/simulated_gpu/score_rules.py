@@ -99,7 +99,8 @@ def options_of(p, spec, batch):
         found["sinks"] = floats(p["sinks"], (heads,), steps, VECTORS[p["sinks_type"]])
     assert rules.mapped == (p["attn_mask"] != 0) == (p["mask_map"] != 0)
     if rules.mapped:
-        found["attn_mask"] = mask_of(p, rules.attn_mask, (batch, heads, rows, keys))
+        slot = p.get("slot_keys", keys)  # of which a sequence may use the first ones only
+        found["attn_mask"] = mask_of(p, rules.attn_mask, (batch, heads, rows, slot))[..., :keys]
     for mod in (rules.score_mod, rules.mask_mod):
         if mod is not None:
             found[mod.name] = expression(p["user"], mod)

@@ -79,7 +79,12 @@ def stats(values, spec, grid):
 
 
 def quantize(values, spec, grid):
-    plain, head_dim = replace(spec, varlen=False), int(values["head_dim"])
+    plain = replace(spec, varlen=False)
+    dims = {
+        "q": int(values["head_dim"]),
+        "k": int(values["head_dim"]),
+        "v": int(values["head_dim_v"]),
+    }
     sorts = spec.k_scope is Scope.sorted
     if values["next_item"]:
         ctypes.c_uint32.from_address(int(values["next_item"])).value = 0
@@ -89,13 +94,13 @@ def quantize(values, spec, grid):
                 continue
             part = fields(values) | {name: {"heads": 0} for name in "qkv"} | {"next_item": 0}
             for name in names:
-                part[name] = stored_head(name, values[name], plain, at, head_dim)
+                part[name] = stored_head(name, values[name], plain, at, dims[name])
             rows, blocks = at.stored(int(values[names[0]]["pitch"]), part[names[0]]["cu_seqlens"])
             if names == "q" and values["lse_shift"]:
                 group = int(values["heads_per_kv"])
                 part["lse_shift"] = int(values["lse_shift"]) + 4 * rows
                 kv_head = at.all_heads // group
-                part["k_vector"] = int(values["k_vector"]) + 4 * kv_head * head_dim
+                part["k_vector"] = int(values["k_vector"]) + 4 * kv_head * dims["k"]
                 part["heads_per_kv"] = 1
             if sorts and names != "q":
                 part["order"] = int(values["order"]) + BLOCK * blocks
@@ -109,6 +114,7 @@ def stored_head(name, operand, spec, at, head_dim):
     found = one_head(operand, spec, at, head_dim)
     kind, pitch = getattr(spec, name), int(operand["pitch"])
     row, block = at.stored(pitch, operand["cu_seqlens"])
+    channels = spec.head_dim_v if name == "v" else spec.head_dim
     in_blocks = kind.coded and name != "q" and (operand["cu_seqlens"] or name == "v")
     in_blocks = in_blocks or (kind.coded and name != "q" and spec.k_scope is Scope.sorted)
     found["tiles"] = spec.tiles(name, at.length)
@@ -116,7 +122,7 @@ def stored_head(name, operand, spec, at, head_dim):
         blocks = -(-int(operand["max_seqlen"]) // BLOCK)
         found["vector"] = int(operand["vector"]) + 4 * at.all_heads * blocks * head_dim
     found["out"] = (
-        int(operand["out"]) + (block * BLOCK if in_blocks else row) * spec.head_dim * kind.bits // 8
+        int(operand["out"]) + (block * BLOCK if in_blocks else row) * channels * kind.bits // 8
     )
     if not kind.coded:
         return found
@@ -131,6 +137,6 @@ def stored_head(name, operand, spec, at, head_dim):
         of_block = {Scope.token: 3 * BLOCK, Scope.sorted: 48, Scope.block: 1}
         at_scale = block * of_block.get(spec.v_scope, 0)
         if spec.v_scope not in of_block:
-            at_scale = at.all_heads * spec.head_dim
+            at_scale = at.all_heads * channels
     found["scale"] = int(operand["scale"]) + 4 * at_scale
     return found
