@@ -53,18 +53,19 @@ def test_kernels_of_mma_and_what_auto_may_be_are_among_them(measured):
 
 
 # Options of scores of a call, as `prepare` has them, by their rules: of 32 heads and 1024 tokens.
+NONE = (None,) * 3  # expressions, and what no sequence is longer than
 VECTOR = Array((32,), (1,), "float32", (2, 0))
 CALLS = {
     Rules(): (),
     Rules(windowed=True): (feature_cases.WINDOW,),
     Rules(softcap=True): (ALL_KEYS, 3.0),
-    Rules(sinks=True): (ALL_KEYS, 0.0, None, ScoreArrays(sinks=VECTOR)),
-    Rules(alibi=True): (ALL_KEYS, 0.0, None, ScoreArrays(alibi_slopes=VECTOR)),
+    Rules(sinks=True): (ALL_KEYS, 0.0, *NONE, ScoreArrays(sinks=VECTOR)),
+    Rules(alibi=True): (ALL_KEYS, 0.0, *NONE, ScoreArrays(alibi_slopes=VECTOR)),
     **{
         Rules(attn_mask=kind): (
             ALL_KEYS,
             0.0,
-            None,
+            *NONE,
             ScoreArrays(attn_mask=Array((1024, 1024), (1024, 1), dtype, (2, 0))),
         )
         for kind, dtype in ((MaskKind.bits, "bool"), (MaskKind.fp32, "float32"))
