@@ -16,6 +16,8 @@ from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
+from ..operands.operand import itemsize
+from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import offsets, quantize_keys, quantize_values
@@ -23,7 +25,7 @@ from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .memory import Memory
 from .query import Query, QueryOptions
-from .scores import ScoreArrays, ScoreName, itemsize
+from .scores import ScoreArrays
 from .units import pack_units, unpack_units
 
 __all__ = ["append_on_host", "attend_on_host"]
