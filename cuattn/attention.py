@@ -92,7 +92,7 @@ def attention(
         An expression in CUDA C++ that a logit becomes, such as ``"score - 0.5f * abs(own - kv)"``;
         see `cuattn.ScoreMod`. It is compiled into the kernel. -INFINITY hides the key.
     mask_mod : str or MaskMod, optional
-        One that says whether a row sees a key, such as ``"q / 8192 == kv / 8192"``; see
+        One that says whether a row sees a key, such as ``"own / 8192 == kv / 8192"``; see
         `cuattn.MaskMod`. All blocks of keys are visited that `is_causal`, `window_size` and
         `attn_mask` leave, however few it leaves of them.
     cu_seqlens_q, cu_seqlens_k : array of int32 [batch + 1], optional

@@ -187,14 +187,18 @@ def memory_of(x: View) -> NDArray[Any]:
     return np.ndarray(x.shape, dtype, memory, offset=-low, strides=strides)
 
 
-def score_values(x: Any, name: str) -> NDArray[Any]:
+def score_values(x: Any, name: str, *, whole_last: bool = False) -> NDArray[Any]:
     """Return a mask or numbers of heads as the reference takes them, an axis of stride 0 once.
 
-    bfloat16 is widened to float32, where its least number, which hides a key, becomes -inf.
+    bfloat16 is widened to float32, where its least number, which hides a key, becomes -inf. With
+    `whole_last` the last axis is as long as it was, whatever its stride.
     """
     seen = look_on_host(x, name)
     values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
-    values = values[tuple([slice(None) if step else slice(0, 1) for step in values.strides])]
+    axes = [slice(None) if step else slice(0, 1) for step in values.strides]
+    if whole_last and axes:
+        axes[-1] = slice(None)
+    values = values[tuple(axes)]
     if seen.dtype != "bfloat16":
         return values
     wide = (values.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -14,12 +14,14 @@ from ..common.sizes import ceil_div
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
-from ..operands.operand import in_order
+from ..operands.operand import in_order, itemsize
 from ..operands.problem import Problem
+from ..operands.score_arrays import SCORE_NAMES, ScoreName
+from ..operands.scores import ALL_KEYS
 from .device import DeviceMemory, direct, store_values
 from .geometry import KVGeometry
 from .query import Query, QueryOptions
-from .scores import ALL_TOKENS, NO_ARRAYS, SCORE_NAMES, ScoreArrays, ScoreName, itemsize
+from .scores import NO_ARRAYS, ScoreArrays
 from .spec import KV_BLOCK, decode_spec
 
 __all__ = ["GIVEN", "AttendCall", "attend_on_device", "prepare_attend"]
@@ -115,7 +117,7 @@ def prepare_attend(
     is_causal: bool,
     return_lse: bool,
     layout: str,
-    window_size: tuple[int, int] = ALL_TOKENS,
+    window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
     arrays: ScoreArrays = NO_ARRAYS,
 ) -> AttendCall:

@@ -13,6 +13,7 @@ from ..arrays.view import CPU
 from ..common.public import public
 from ..errors import UnsupportedError
 from ..kv_format import KVFormat
+from ..operands.scores import ALL_KEYS, checked_window
 from ..reference.kv_cache import CachedOperand
 from .append import append_on_device
 from .attend import attend_on_device
@@ -23,7 +24,6 @@ from .geometry import check_choices, geometry_of
 from .host import append_on_host, attend_on_host
 from .memory import Memory
 from .query import QueryOptions
-from .scores import ALL_TOKENS, checked_window
 
 __all__ = ["KVCache"]
 
@@ -205,7 +205,7 @@ class KVCache:
         q: Any,
         *,
         is_causal: bool = True,
-        window_size: tuple[int, int] = ALL_TOKENS,
+        window_size: tuple[int, int] = ALL_KEYS,
         softcap: float = 0.0,
         sinks: Any = None,
         attn_mask: Any = None,
@@ -280,7 +280,7 @@ class KVCache:
         """
         arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
         scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
-        window = window_size if window_size is ALL_TOKENS else checked_window(window_size)
+        window = window_size if window_size is ALL_KEYS else checked_window(window_size)
         options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
         if isinstance(self._memory, DeviceMemory):
             return attend_on_device(self._memory, q, options, scores, out, stream)

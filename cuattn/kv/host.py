@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.caller import device_of
-from ..arrays.host import heads_first, look_on_host, memory_of, to_host
-from ..arrays.overlap import overlap
+from ..arrays.host import heads_first, look_on_host, score_values, to_host
 from ..arrays.view import CPU, Array
 from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
+from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import offsets, quantize_keys, quantize_values
@@ -23,12 +23,10 @@ from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .memory import Memory
 from .query import Query, QueryOptions
-from .scores import ScoreArrays, ScoreName, itemsize
+from .scores import ScoreArrays
 from .units import pack_units, unpack_units
 
 __all__ = ["append_on_host", "attend_on_host"]
-
-_BFLOAT16_LEAST = -float.fromhex("0x1.fep127")
 
 
 def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, stream: Any) -> None:
@@ -87,10 +85,8 @@ def attend_on_host(
         arrays = ScoreArrays(**{name: _signature(x, name) for name, x in scores.items()})
         query = Query.of(memory.geometry, of_q, options, arrays)
         problem = query.problem
-        if out is not None:
-            _check_apart(out, scores)
-        target = None if out is None else output_on_host(out, problem, {"q": q})
-        values = {name: _score_values(x, name) for name, x in scores.items()}
+        target = None if out is None else output_on_host(out, problem, {"q": q, **scores})
+        values = {name: score_values(x, name, whole_last=True) for name, x in scores.items()}
         lengths = memory.host_state.lengths
         mask = values.get("attn_mask")
         o, lse = decode(
@@ -107,30 +103,6 @@ def attend_on_host(
         )
         result, of_lse = delivered(o, lse, problem, q, out, target)
         return (result, of_lse) if problem.return_lse else result
-
-
-def _check_apart(out: Any, scores: Mapping[ScoreName, Any]) -> None:
-    target = look_on_host(out, "out")
-    for name, x in scores.items():
-        seen = look_on_host(x, name)
-        if overlap(target, seen, itemsize(target.dtype), itemsize(seen.dtype)):
-            raise ArgumentError("out", out, f"in memory apart from that of {name}")
-
-
-def _score_values(x: Any, name: str) -> NDArray[Any]:
-    """Return an array among a call's options as the reference takes it.
-
-    Axes of stride 0 but the last are there once. bfloat16 is widened to float32, where its least
-    number, which hides a token, becomes -inf.
-    """
-    seen = look_on_host(x, name)
-    values = x.view(np.ndarray) if isinstance(x, np.ndarray) else memory_of(seen)
-    axes = [slice(None) if step else slice(0, 1) for step in values.strides[:-1]]
-    once = values[(*axes, ...)]
-    if seen.dtype != "bfloat16":
-        return once
-    wide = (once.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return np.where(wide <= _BFLOAT16_LEAST, np.float32(-np.inf), wide)
 
 
 def _of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:

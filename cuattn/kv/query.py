@@ -9,13 +9,12 @@ from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..operands.operand import in_order, operand_of
 from ..operands.problem import Options, Problem
+from ..operands.scores import ALL_KEYS, UNLIMITED, checked_softcap
 from .device import SCHEME
 from .geometry import KVGeometry
 from .scores import (
-    ALL_TOKENS,
     NO_ARRAYS,
     SCORE_AXES,
-    UNLIMITED,
     Extra,
     Features,
     ScoreArrays,
@@ -23,7 +22,6 @@ from .scores import (
     checked_mask,
     checked_sinks,
     checked_slopes,
-    checked_softcap,
 )
 
 __all__ = ["Query", "QueryOptions", "Scores"]
@@ -32,14 +30,14 @@ __all__ = ["Query", "QueryOptions", "Scores"]
 class QueryOptions(NamedTuple):
     """The arguments of `KVCache.attend` that are not arrays, as the caller gave them.
 
-    A window is a `scores.checked_window`.
+    A window is an `operands.scores.checked_window`.
     """
 
     scale: float | None
     is_causal: bool
     return_lse: bool
     layout: str
-    window_size: tuple[int, int] = ALL_TOKENS
+    window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
 
 
@@ -59,7 +57,7 @@ class Scores:
         Of a mask; the last one is of the last token of each sequence.
     """
 
-    window_size: tuple[int, int] = ALL_TOKENS
+    window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
     sinks: Strided | None = None
     alibi_slopes: Strided | None = None
@@ -76,7 +74,7 @@ class Scores:
         """What a kernel has to be made for."""
         arrays = (self.sinks, self.alibi_slopes, self.attn_mask)
         return Features(
-            self.window_size not in (ALL_TOKENS, (UNLIMITED, 0)),
+            self.window_size not in (ALL_KEYS, (UNLIMITED, 0)),
             self.softcap != 0,
             *[Extra.none if x is None else x.dtype for x in arrays],
         )

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
-
-import numpy as np
+from typing import NamedTuple
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..operands.operand import DTYPES, check_alignment
+from ..operands.score_arrays import ScoreName
 
 __all__ = [
-    "ALL_TOKENS",
     "NO_ARRAYS",
     "PLAIN",
     "SCORE_AXES",
-    "SCORE_NAMES",
-    "UNLIMITED",
     "Extra",
     "Features",
     "ScoreArrays",
-    "ScoreName",
     "Strided",
     "checked_mask",
     "checked_sinks",
     "checked_slopes",
-    "checked_softcap",
-    "checked_window",
-    "itemsize",
 ]
-
-# Of a side of a window: no bound.
-UNLIMITED = -1
-# A window that hides nothing.
-ALL_TOKENS = (UNLIMITED, UNLIMITED)
-
-# Kernels hold softcap * log2 e, and scale / softcap, in float32.
-_LARGEST = float(np.finfo(np.float32).max)
-_LEAST = float(np.finfo(np.float32).tiny)
-
-ScoreName: TypeAlias = Literal["sinks", "alibi_slopes", "attn_mask"]
-# The arrays among a call's options, in the order of their addresses.
-SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 # What they have one element or more for, as kernels name it.
 SCORE_AXES: dict[ScoreName, tuple[str, ...]] = {
@@ -117,50 +95,6 @@ class Strided:
 
     dtype: Extra
     strides: tuple[int, ...]
-
-
-def itemsize(dtype: str) -> int:
-    """Return the bytes of an element of an array that a call may have."""
-    return 1 if dtype == "bool" else DTYPES[dtype].nbytes
-
-
-def checked_window(window_size: Any) -> tuple[int, int]:
-    """Return a window as a key of plans: two integers of Python, -1 for no bound.
-
-    Raises
-    ------
-    ArgumentError
-        If it is anything else.
-    """
-    expected = "(left, right), how many tokens before and behind its own a row sees, -1 for all"
-    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
-        raise ArgumentError("window_size", window_size, expected)
-    for side in window_size:
-        # True is an int, and equal to 1.
-        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < UNLIMITED:
-            raise ArgumentError("window_size", window_size, expected)
-    left, right = window_size
-    return int(left), int(right)
-
-
-def checked_softcap(softcap: float, softmax_scale: float) -> float:
-    """Return a softcap as a float of Python, 0 for none.
-
-    Raises
-    ------
-    ArgumentError
-        If it is no such number, or float32 does not hold what kernels make of it.
-    """
-    if isinstance(softcap, bool) or not isinstance(softcap, (int, float, np.floating, np.integer)):
-        raise ArgumentError("softcap", softcap, "a number, 0 for none")
-    # As one of Python: a float16 would round the bound, and an int may be too large.
-    number = softcap if isinstance(softcap, int) else float(softcap)
-    if not 0 <= number <= _LARGEST / math.log2(math.e):  # NaN fails too
-        raise ArgumentError("softcap", softcap, "at least 0, which is none, and finite in float32")
-    if number and (number < _LEAST or softmax_scale > number * _LARGEST):
-        expected = f"0 for none, or such that scale / softcap is finite; scale is {softmax_scale}"
-        raise ArgumentError("softcap", softcap, expected)
-    return float(number)
 
 
 def checked_sinks(x: Array, heads: int) -> Strided:

@@ -116,7 +116,7 @@ class MaskMod(_Mod):
     Parameters
     ----------
     text : str
-        Such as ``"q / 8192 == kv / 8192"``.
+        Such as ``"own / 8192 == kv / 8192"``.
     arrays, numbers
         As of `ScoreMod`.
     reference : callable, optional

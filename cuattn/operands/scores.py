@@ -22,6 +22,7 @@ __all__ = [
     "UNLIMITED",
     "ScoreOptions",
     "Vector",
+    "checked_softcap",
     "checked_window",
 ]
 
@@ -32,6 +33,7 @@ ALL_KEYS = (UNLIMITED, UNLIMITED)
 
 # Kernels hold softcap * log2 e, and scale / softcap, in float32.
 _LARGEST = float(np.finfo(np.float32).max)
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class ScoreOptions:
         score_mod, mask_mod = mod_sources(mods, of_mods, device)
         return cls(
             window_size=_bounds(window_size, is_causal, *shape[2:]),
-            softcap=_checked_softcap(softcap, softmax_scale),
+            softcap=checked_softcap(softcap, softmax_scale),
             sinks=None if sinks is None else _sinks(sinks, shape[1]),
             alibi_slopes=None if slopes is None else _slopes(slopes, shape[:2]),
             attn_mask=None if mask is None else score_mask(mask, shape),
@@ -159,14 +161,21 @@ def checked_window(window_size: Any) -> tuple[int, int]:
     return left, right
 
 
-def _checked_softcap(softcap: float, softmax_scale: float) -> float:
+def checked_softcap(softcap: float, softmax_scale: float) -> float:
+    """Return a softcap as a float of Python, 0 for none.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no such number, or float32 does not hold what kernels make of it.
+    """
     if isinstance(softcap, bool) or not isinstance(softcap, (int, float, np.floating, np.integer)):
         raise ArgumentError("softcap", softcap, "a number, 0 for none")
     # As in `problem`: a float16 would round the bound, and an int may be too large.
     number = softcap if isinstance(softcap, int) else float(softcap)
     if not 0 <= number <= _LARGEST / math.log2(math.e):  # NaN fails too
         raise ArgumentError("softcap", softcap, "at least 0, which is none, and finite in float32")
-    if number and softmax_scale > number * _LARGEST:
+    if number and (number < _LEAST or softmax_scale > number * _LARGEST):
         expected = f"0 for none, or such that scale / softcap is finite; scale is {softmax_scale}"
         raise ArgumentError("softcap", softcap, expected)
     return float(number)

@@ -16,9 +16,10 @@ from cuattn.errors import ArgumentError
 from cuattn.kv.geometry import geometry_of
 from cuattn.kv.listing import kv_specs
 from cuattn.kv.query import Query, QueryOptions
-from cuattn.kv.scores import PLAIN, SCORE_AXES, Extra, Features, ScoreArrays, checked_window
+from cuattn.kv.scores import PLAIN, SCORE_AXES, Extra, Features, ScoreArrays
 from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KVFormat
+from cuattn.operands.scores import checked_window
 from cuattn.reference.arrays import Shape
 from cuattn.reference.masking import Mask
 from cuattn.specs.attention import Type

@@ -78,7 +78,8 @@ def status(f: Figures) -> str:
     record = f.record
     ran = RECORDED.get(record.gpu)
     others = [f"sm_{arch.rstrip('a')}" for arch in TARGETS if arch != ran]
-    text = f"Only one GPU has run this version: an {record.gpu}"
+    version = "an earlier version" if record.stale else "this version"
+    text = f"Only one GPU has run {version}: an {record.gpu}"
     if record.tests:
         text += (
             f", where {record.tests.passed} tests passed and {record.tests.failed} failed"
