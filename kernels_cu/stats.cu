@@ -90,6 +90,14 @@ __device__ __forceinline__ void operand_stats(const StatsOperand& x, int head_di
   }
 }
 
+template <StatsSpec S, int Kinds>
+__device__ __forceinline__ void store_zeros(const StatsOperand& x, int head_dim, int head) {
+  for (int channel = threadIdx.x; channel < head_dim; channel += S.num_threads) {
+#pragma unroll
+    for (int kind = 0; kind < Kinds; ++kind) store_result(x, head, head_dim, kind, channel, 0.0f);
+  }
+}
+
 template <StatsSpec S, bool Sample, int Kinds>
 __device__ __forceinline__ void sequence_stats(const StatsOperand& x, int head_dim, int cta,
                                                u8* smem) {
@@ -97,7 +105,10 @@ __device__ __forceinline__ void sequence_stats(const StatsOperand& x, int head_d
     StatsOperand own = x;
     const int head = cta / x.chunks;
     narrow_chunks<S.input, Kinds * S.head_dim>(own, head);
-    if (own.seqlen > 0 && cta % x.chunks < own.chunks) {
+    if (own.seqlen == 0) {
+      // What is read where no key is must be a number: the mean enters log-sum-exps of -inf.
+      if (cta % x.chunks == 0) store_zeros<S, Kinds>(own, head_dim, head);
+    } else if (cta % x.chunks < own.chunks) {
       operand_stats<S, Sample, Kinds>(own, head_dim, head * own.chunks + cta % x.chunks, smem);
     }
   } else {

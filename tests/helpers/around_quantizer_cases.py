@@ -60,6 +60,10 @@ def described(x, dtype):
         "num_heads": x.shape[1],
         "seqlen": x.shape[2],
         "head_dim": x.shape[3],
+        # Lengths are those of the arrays.
+        "cu_seqlens": NULL,
+        "seqused": NULL,
+        "total": 0,
     }
     return (DTYPES[dtype], pad_head_dim(x.shape[3]), operand.aligned), values
 
