@@ -1,4 +1,4 @@
-"""Which options of scores are timed, at which shapes, and how many operations each leaves."""
+"""Which options of a call are timed, at which shapes, and how many operations each leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cuattn import ScoreMod
 from cuattn.arrays.device import Target
 from cuattn.bench.cases import Case
 from cuattn.compile.jit import Spec
@@ -21,20 +22,27 @@ from cuattn.reference.masking import Mask
 from cuattn.scheme import Scheme
 from cuattn.specs.attention import Type
 from cuattn.specs.mask_map import MaskMapSpec
+from cuattn.specs.mods import ModSource
 from cuattn.specs.rules import PLAIN, MaskKind, Rules
 
 __all__ = [
+    "ALONE",
     "CAUSAL",
+    "DEEP",
     "DOCUMENTS",
     "FEATURES",
+    "HEAD_DIM_V",
     "LONG",
+    "PACKED",
     "SCHEMES",
+    "VARLEN",
     "WHOLE",
     "WINDOW",
     "Feature",
     "apart",
     "documents",
     "kernels",
+    "lengths",
 ]
 
 SCHEMES = ("int8-block", "int8", "fp16")
@@ -44,6 +52,14 @@ WINDOW = (1023, 0)
 SOFTCAP = 50.0
 # Documents in a sequence, of random lengths.
 DOCUMENTS, SEED = 16, 0
+# Where V has another head_dim than Q and K: DeepSeek-V3's.
+HEAD_DIM_V = 128
+# Sequences of other lengths than one another in one call, and the same in calls of their own.
+VARLEN, ALONE = "varlen", "varlen-singles"
+SHORTEST, LONGEST = 256, 8192
+
+# What ALiBi adds, as an expression.
+BY_DISTANCE = "score - slope[head] * fabsf(float(kv - own))"
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,10 @@ class Feature:
             pairs = int(mask.num_visible(range(case.seqlen_q)).sum())
         elif self.name == "mask-documents":
             pairs = int((np.bincount(documents(case.seqlen_kv)) ** 2).sum())
+        elif self.name in (VARLEN, ALONE):
+            return 4 * case.num_q_heads * case.head_dim * int((lengths(case) ** 2).sum())
+        elif self.name == "dv-128":
+            return case.operations * (case.head_dim + HEAD_DIM_V) // (2 * case.head_dim)
         else:
             return case.operations
         return 4 * case.batch * case.num_q_heads * case.head_dim * pairs
@@ -87,6 +107,12 @@ def documents(tokens: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(SEED)
     cuts = np.sort(rng.choice(np.arange(1, tokens), DOCUMENTS - 1, replace=False))
     return np.searchsorted(cuts, np.arange(tokens), side="right")
+
+
+def lengths(case: Case) -> NDArray[np.int64]:
+    """Return the lengths of `case.batch` sequences, in some order, that have its tokens in all."""
+    even = np.linspace(SHORTEST, 2 * case.seqlen_kv - SHORTEST, case.batch).round().astype(np.int64)
+    return np.random.default_rng(SEED).permutation(even)
 
 
 def _sinks(case: Case) -> dict[str, Any]:
@@ -104,6 +130,11 @@ def _alibi(case: Case) -> dict[str, Any]:
     return {"alibi_slopes": cupy.asarray(slopes.astype(np.float32))}
 
 
+def _score_mod(case: Case) -> dict[str, Any]:
+    slopes = _alibi(case)["alibi_slopes"]
+    return {"score_mod": ScoreMod(BY_DISTANCE, arrays={"slope": slopes})}
+
+
 def _document_mask(case: Case) -> dict[str, Any]:
     import cupy
 
@@ -115,26 +146,38 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
     "softcap-50": lambda case: {"softcap": SOFTCAP},
     "sinks": _sinks,
     "alibi": _alibi,
+    "score-mod": _score_mod,
     "window-1023": lambda case: {"window_size": WINDOW},
     "mask-documents": _document_mask,
 }
+
+_SOURCE = ModSource("score_mod", BY_DISTANCE, (("slope", "float32"),))
 
 # Those of a shape take turns; each stands beside "plain" of the same shape.
 CAUSAL, LONG, WHOLE = (
     Case.square(4, 32, seqlen, 128, is_causal)
     for seqlen, is_causal in ((4096, True), (16384, True), (8192, False))
 )
+DEEP = Case.square(4, 32, 8192, 192, True)
+PACKED = Case.square(16, 32, (SHORTEST + LONGEST) // 2, 128, False)
 FEATURES: dict[Case, tuple[Feature, ...]] = {
     CAUSAL: (
         Feature("plain", CAUSAL),
         Feature("softcap-50", CAUSAL, Rules(softcap=True)),
         Feature("sinks", CAUSAL, Rules(sinks=True)),
         Feature("alibi", CAUSAL, Rules(alibi=True)),
+        Feature("score-mod", CAUSAL, Rules(score_mod=_SOURCE)),
     ),
     LONG: (Feature("plain", LONG), Feature("window-1023", LONG, Rules(windowed=True))),
     WHOLE: (
         Feature("plain", WHOLE),
         Feature("mask-documents", WHOLE, Rules(attn_mask=MaskKind.bits)),
+    ),
+    DEEP: (Feature("dv-128", DEEP),),
+    PACKED: (
+        Feature("plain", PACKED),
+        Feature(VARLEN, PACKED, Rules(varlen=True)),
+        Feature(ALONE, PACKED),
     ),
 }
 
@@ -152,20 +195,31 @@ def kernels(target: Target, schemes: Iterable[str] = SCHEMES) -> Iterator[Spec]:
     """Yield the kernels of all of these calls."""
     features = [feature for of_case in FEATURES.values() for feature in of_case]
     for feature, name in product(features, schemes):
-        case = feature.case
-        if feature.rules.mapped:
-            yield MaskMapSpec(feature.rules.attn_mask)
-        for scheme in (resolve(name), apart(name)):
+        case, rules = feature.case, feature.rules
+        if rules.mapped:
+            yield MaskMapSpec(rules.attn_mask)
+        # Operands of sequences whose lengths the host does not know are quantized by their call.
+        for scheme in (resolve(name),) if rules.varlen else (resolve(name), apart(name)):
             yield attention_spec(
                 scheme,
                 case.head_dim,
                 Type.fp16,
                 # A window is the causal mask, too.
-                case.is_causal and not feature.rules.windowed,
+                case.is_causal and not rules.windowed,
                 target,
                 long_kv=case.seqlen_kv > INTEGER_O_KEYS,
-                rules=feature.rules,
+                rules=rules,
+                head_dim_v=HEAD_DIM_V if feature.name == "dv-128" else None,
             )
-            for spec in quantizer_specs(scheme, case.head_dim, Type.fp16):
-                if getattr(spec, "aligned", True):
-                    yield spec
+            yield from _quantizers(scheme, case.head_dim, feature)
+
+
+def _quantizers(scheme: Scheme, head_dim: int, feature: Feature) -> Iterator[Spec]:
+    """Yield what converts the operands of calls, whose rows begin at whole vectors."""
+    for spec in quantizer_specs(scheme, head_dim, Type.fp16):
+        if not getattr(spec, "aligned", True):
+            continue
+        if feature.rules.varlen and hasattr(spec, "varlen"):
+            yield replace(spec, varlen=True)
+        else:
+            yield spec

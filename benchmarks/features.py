@@ -1,4 +1,4 @@
-"""Times of options of scores: windows, caps, sinks, slopes and masks, beside plain calls.
+"""Times of options: windows, caps, sinks, slopes, masks and lengths, beside plain calls.
 
 Calls of a shape take turns, so each option has its plain counterpart in the same rounds. Only
 FlexAttention follows by itself, in a process of its own, as it is compiled first, which may fail
@@ -31,6 +31,7 @@ from cuattn.errors import CuattnError
 from cuattn.records.rows import Timing
 
 from .commands import ROOT
+from .feature_arrays import prepare
 from .feature_baselines import FLEX, beside
 from .feature_cases import FEATURES, SCHEMES, WHOLE, Feature, apart
 
@@ -117,13 +118,13 @@ def _ours(
     arrays: tuple[Any, Any, Any], feature: Feature, schemes: Sequence[str], left_out: LeftOut
 ) -> dict[Who, Run]:
     """Bind our calls, and make each once, so that what fails fails here."""
-    case, options = feature.case, feature.options()
+    case = feature.case
     runs = {}
     for name in schemes:
         try:
-            run = ours.prepare(*arrays, case, name, **options)
-            if run.kernel is not run.end_to_end:
-                kernel = ours.prepare(*arrays, case, apart(name), **options).kernel
+            run = prepare(*arrays, feature, name)
+            if run.kernel not in (None, run.end_to_end):
+                kernel = prepare(*arrays, feature, apart(name)).kernel
                 run = Run(kernel, run.end_to_end)
             for function in filter(None, (run.kernel, run.end_to_end)):
                 function()

@@ -67,10 +67,10 @@ def supported_schemes(schemes: Iterable[S], left_out: LeftOut) -> list[S]:
 
 
 def prepare(q: Any, k: Any, v: Any, case: Case, scheme: str | Scheme, **scores: Any) -> Run:
-    """Bind one scheme to float16 CuPy arrays [B, H, N, D], with options of scores if there are."""
+    """Bind one scheme to float16 CuPy arrays [B, H, N, D], V [B, H, N, Dv], with options."""
     import cupy
 
-    out = cupy.empty_like(q)
+    out = cupy.empty((*q.shape[:-1], v.shape[-1]), q.dtype)
     options = {"is_causal": case.is_causal, "scheme": scheme, "out": out, **scores}
 
     def end_to_end() -> Any:

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 from benchmarks import tables
-from benchmarks.feature_cases import CAUSAL, LONG, SCHEMES, WHOLE
+from benchmarks.feature_cases import CAUSAL, DEEP, LONG, PACKED, SCHEMES, WHOLE
 from cuattn.auto.table import SpeedTable
 from cuattn.bench.compare import compare
 from cuattn.bench.results import Results
@@ -38,6 +38,9 @@ ROWS = [
     *timings("sinks", CAUSAL, int8_block=0.9, int8=1.25, fp16=1.5),
     *timings("plain", LONG, int8_block=10.0, int8=12.0, pytorch_flash=20.0),
     *timings("window-1023", LONG, int8_block=1.5, int8=3.0, pytorch_flash=3.0),
+    *timings("varlen", PACKED, int8_block=10.1, fp16=9.0),
+    *timings("varlen-singles", PACKED, int8_block=10.0, fp16=10.0),
+    *timings("dv-128", DEEP, int8_block=4.0, fp16=5.0),
     *timings("mask-documents", WHOLE, int8_block=1.0, pytorch_sdpa_mask=40.0),
 ]
 
@@ -60,6 +63,10 @@ def test_tables_have_each_option_beside_plain():
         ["–", "–"],
         ["0.80", "**no**"],
         ["–", "–"],
+        ["–", "–"],
+        ["–", "–"],
+        ["1.01", "yes"],
+        ["1.25", "**no**"],
         ["2.00", "yes"],
         ["40.00", "yes"],
         ["–", "–"],

@@ -54,7 +54,10 @@ def timed(monkeypatch):
     def room_for(case, needed, left_out):
         yield needed < 2**36
 
-    monkeypatch.setattr(features.ours, "prepare", prepare)
+    def of_feature(q, k, v, feature, scheme):
+        return prepare(q, k, v, feature.case, scheme, **feature.options())
+
+    monkeypatch.setattr(features, "prepare", of_feature)
     monkeypatch.setattr(features.ours, "family", lambda scheme, case: "any")
     monkeypatch.setattr(features.ours, "supported_schemes", lambda some, left_out: [*some])
     monkeypatch.setattr(features.baselines, "bound", lambda *args: Run(min, min))
@@ -94,7 +97,7 @@ def test_every_option_stands_beside_a_plain_call_of_its_shape(timed):
     assert {phases.of_timing(t) for t in rows} == {"features"}
     # What takes turns is all of a shape; where more power is drawn they rest for longer.
     assert [{of.case for of, _ in turn} for turn in timed["turns"]] == [{x} for x in FEATURES]
-    assert timed["flushes"] == [(None, 8), (None, 40), (None, 40)]
+    assert timed["flushes"] == [(None, 8), *4 * [(None, 40)]]
 
 
 def test_kernels_are_timed_without_smoothing_of_k_and_calls_with_the_preset(timed):
@@ -137,15 +140,16 @@ def test_documents_are_whole_and_in_order():
 
 
 def test_what_fails_takes_nothing_else_with_it(timed, monkeypatch):
-    good = features.ours.prepare
+    good = features.prepare
 
-    def prepare(q, k, v, case, scheme, **options):
-        if (resolve(scheme).name, options["of"]) == ("int8", "sinks"):
+    def prepare(q, k, v, feature, scheme):
+        if (resolve(scheme).name, feature.name) == ("int8", "sinks"):
             raise RuntimeError("no such kernel\nand more")
-        return good(q, k, v, case, scheme, **options)
+        return good(q, k, v, feature, scheme)
 
     told = {}
-    monkeypatch.setattr(features.ours, "prepare", prepare)
+
+    monkeypatch.setattr(features, "prepare", prepare)
     monkeypatch.setattr(
         features.Baseline,
         "unavailable",

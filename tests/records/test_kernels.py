@@ -79,6 +79,8 @@ def test_options_of_scores_are_among_them(arch):
     for feature in chain(*feature_cases.FEATURES.values()):
         for name in feature_cases.SCHEMES:
             for scheme in (name, feature_cases.apart(name)):
+                if feature.rules not in CALLS:
+                    continue
                 about = feature.case.is_causal, *CALLS[feature.rules]
                 assert {*attention_kernels(scheme, 128, arch, *about)} <= found, feature.name
     for scored in SCORED:
