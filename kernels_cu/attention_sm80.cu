@@ -166,7 +166,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
     BlockVisits visit = visits;
 #pragma unroll 1
     for (int block = visit.next(); block >= 0; block = visit.next()) {
-      if constexpr (!S.rules.hide_anywhere()) {
+      if constexpr (!S.rules.mask_mod) {
         if (block >= range.whole.begin && block < range.whole.end && visit.whole(p, block)) {
           step(block, Bool<false>{});
           continue;
@@ -180,11 +180,11 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
     int end = range.all.end;
 #pragma unroll 1
     for (int round = 0; round < 2; ++round) {
-      if constexpr (S.rules.windowed && !S.rules.hide_anywhere()) {
+      if constexpr (S.rules.windowed && !S.rules.mask_mod) {
 #pragma unroll 1
         for (; block < min_of(range.whole.begin, end); ++block) step(block, Bool<true>{});
       }
-      if constexpr (!S.rules.hide_anywhere()) {
+      if constexpr (!S.rules.mask_mod) {
 #pragma unroll 1
         for (; block < min_of(range.whole.end, end); ++block) step(block, Bool<false>{});
       }

@@ -227,7 +227,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     };
 
     constexpr bool kLastApart = S.order != Order::in_turn;
-    constexpr bool kHides = S.rules.hide_anywhere();
+    constexpr bool kHides = S.rules.mask_mod;
     auto begin_steps = [&] {
       if constexpr (kLastApart) {
         start_scores_of(kv);

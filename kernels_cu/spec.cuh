@@ -46,7 +46,7 @@ struct Rules {
   }
   // Whether what smoothing K took from scores is in them again: some rule is no addition.
   __host__ __device__ constexpr bool unshifted() const { return softcap || score_mod; }
-  // Whether any key may be hidden, wherever it is, and no map says so.
+  // Whether a caller's expression may hide any key: one of masks, or one that makes a score -inf.
   __host__ __device__ constexpr bool hide_anywhere() const { return score_mod || mask_mod; }
   // Whether a map says which blocks are visited.
   __host__ __device__ constexpr bool mapped() const { return attn_mask != MaskKind::none; }

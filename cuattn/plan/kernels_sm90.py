@@ -90,10 +90,13 @@ def wgmma_spec(
     elif rules.mapped or rules.hide_anywhere:
         # A visit's bits and addresses, or a caller's expressions, take registers that scores in
         # flight would need.
-        roomy = GroupTile(2, 224, head_dim_v, Order.in_turn)
+        ties = rules.score_mod is not None and pv is Type.int8 and head_dim_v == 128
+        roomy = GroupTile(2, 224, head_dim_v, Order.in_turn, tied_steps=ties)
         is_narrow = head_dim_v <= 64 or (k_scope is Scope.sorted and head_dim_v == 128)
         is_narrow |= (rules.hide_anywhere or rules.change_scores) and head_dim_v <= 128
         tile = roomy if is_narrow else replace(tile, order=Order.in_turn)
+    elif _plain(qk, pv, k_scope, v_scope) or k_scope is Scope.sorted:
+        tile = _ruled(tile, rules, k_scope, p_range, head_dim_v)
     if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:
@@ -145,6 +148,26 @@ def _tile(
         return GroupTile(4, 112, head_dim_v, Order.in_turn)
     order = Order.in_turn if is_causal and p_range is PRange.row_pow2 else Order.ahead
     return GroupTile(3, 160, 64 if pv is Type.e4m3 and head_dim_v == 128 else head_dim_v, order)
+
+
+def _ruled(
+    tile: GroupTile, rules: Rules, k_scope: Scope, p_range: PRange, head_dim_v: int
+) -> GroupTile:
+    """Return the tile of kernels whose rules change scores, or have sinks; measured likewise."""
+    is_local, is_sorted = p_range is PRange.block, k_scope is Scope.sorted
+    if head_dim_v <= 64 and rules.change_scores:
+        if is_local and (rules.softcap or is_sorted):
+            return GroupTile(3, 160, head_dim_v, Order.in_turn)
+        if is_local or rules.softcap:
+            return replace(tile, order=Order.ahead if is_local else Order.in_turn)
+    elif head_dim_v == 128:
+        if rules.softcap:
+            return replace(tile, order=Order.in_turn, tied_steps=is_local)
+        if rules.alibi:
+            return replace(tile, tied_steps=not is_sorted)
+        if rules == Rules(sinks=True):
+            return replace(tile, float_sums=is_local and not is_sorted)
+    return tile
 
 
 def _plain(qk: Type, pv: Type, k_scope: Scope, v_scope: Scope) -> bool:

@@ -9,7 +9,8 @@ template <auto S, bool Masked, class Score, class Added, class Put>
 __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Mask<S>& mask,
                                             const u8* order, int block, int lane, Score score,
                                             Added added, Put put) {
-  constexpr bool kTokens = S.rules.alibi || S.rules.biased() || Masked;
+  constexpr bool kTokens =
+      S.rules.alibi || S.rules.biased() || S.rules.score_mod || Masked;
   const u8* places = order + lane % 4 * kLanePlaces;
   // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
   const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;

@@ -4,8 +4,6 @@
 #include "attn/mask.cuh"
 #include "ptx/math.cuh"
 
-
-
 // For the two rows of a lane.
 template <auto S>
 struct ScoreRules {
@@ -17,7 +15,7 @@ struct ScoreRules {
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
   int seqlen_kv;
-  float slope;     // of ALiBi, in units of log 2
+  float slope;     // of ALiBi, in units of log 2; before an expression, in the natural unit
   float softcap;
   float inverse_softcap;
 
@@ -44,15 +42,16 @@ struct ScoreRules {
       shift[half] *= score_unit();
     }
     if constexpr (S.rules.alibi) {
-      slope = kLog2e * widened(p.alibi_slopes,
+      slope = (S.rules.score_mod ? 1.0f : kLog2e) *
+              widened(p.alibi_slopes,
                                batch * p.alibi_stride_batch + head * p.alibi_stride_head,
                                p.alibi_type);
     }
   }
 
-  // What scores are taken in, if one in log 2 is 1: units of the softcap.
+  // What scores are taken in, if one in log 2 is 1: units of the softcap, or what expressions want.
   __device__ __forceinline__ float score_unit() const {
-    return S.rules.softcap ? inverse_softcap : 1.0f;
+    return S.rules.softcap ? inverse_softcap : S.rules.score_mod ? kLn2 : 1.0f;
   }
 
   // What all rows add for a key, and for the one that is so many further.
@@ -83,19 +82,19 @@ struct ScoreRules {
   // The same with the caller's expression, which wants the logit alone, in the natural unit.
   template <bool Masked>
   __device__ __forceinline__ float expressed(float x, float of_key, int half, int key) const {
-    if constexpr (S.rules.softcap) x *= softcap;
+    if constexpr (S.rules.softcap) x *= softcap * kLn2;
     if constexpr (S.rules.alibi) {
       x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
-    x *= kLn2;
     if constexpr (Masked && S.rules.biased()) {
       const float bias = mask.bias(half, key, seqlen_kv);
       if (bias == -kInf) return bias;
       x += bias;
     }
-    x = kLog2e * mask.user.score(x, half, key);
+    x = mask.user.score(x, half, key);
     // What is hidden stays so, be V's scale NaN.
-    return x == -kInf ? x : x + of_key;
+    if ((kTokenLogs<S> || kSortedLogs<S>) && x == -kInf) return x;
+    return __fmaf_rn(kLog2e, x, of_key);
   }
 
   // From what `apply` returns to exponents of log 2.

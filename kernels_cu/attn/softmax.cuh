@@ -74,7 +74,8 @@ struct OnlineSoftmax {
     for (int half = 0; half < 2; ++half) {
       const float m = S.p_range == PRange::block ? row_max_log2[half] : reference[half];
       float& b = intercept[half];
-      b = kStepsLog2<S> - (Masked && m == -kInf ? 0.0f : m);
+      const bool hides = Masked || S.rules.score_mod;
+      b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
       if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-kMagic, slope[half], b);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;

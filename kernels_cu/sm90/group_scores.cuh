@@ -9,14 +9,18 @@ struct GroupScores {
   using H = TileShape<S>;
   using Acc = Accumulator<H::kIntegerScores>;
   using Scores = Acc[H::kScores];
-  static constexpr bool kRuled = S.rules.change_scores();
+  // Whether sm90/capped_scores.cuh does what rules ask for.
+  static constexpr bool kCapped = S.rules.softcap && !S.rules.alibi && !S.rules.biased() &&
+                                  !S.rules.score_mod && H::kIntegerScores && !H::kTokenK;
+  static constexpr bool kRuled = S.rules.change_scores() && !kCapped;
   // Scales of tokens, and rules, make exponents of scores: floats in their place, or their bits.
   static constexpr bool kExponents = H::kTokenK || kRuled;
   static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
   // Floats whose bits are compared as integers, for which there is a three-way maximum. That is
   // right unless all of them are negative; what keys add is biased so that few are.
   static constexpr bool kCompareBits =
-      H::kIntegerScores && (kBiased<S> || kCapUnits<S>) && S.p_range == PRange::block;
+      kExponents && H::kIntegerScores && (kBiased<S> || kCapUnits<S>) &&
+      S.p_range == PRange::block;
   static constexpr bool kUnitSlope = kExponents && !kCapUnits<S>;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
@@ -59,14 +63,14 @@ struct GroupScores {
     x[3] = four.w;
   }
 
-  // Of a pair of tiles in a row: exponent = s * slope + intercept.
-  template <bool Masked>
+  // Of a pair of tiles in a row, whose exponents are exponent(s).
+  template <bool Masked, class Exponent>
   static __device__ __forceinline__ void exponentials(float (&y)[4], const Scores& s, int pair,
-                                                      int half, float slope, float intercept) {
+                                                      int half, Exponent exponent) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-      y[e] = ptx::ex2(kUnitSlope ? value(x) + intercept : __fmaf_rn(value(x), slope, intercept));
+      y[e] = ptx::ex2(exponent(value(x)));
       if (Masked && is_lowest(x)) y[e] = 0.0f;
     }
   }
@@ -115,13 +119,13 @@ struct GroupScores {
     }
   }
 
-  // From units of s to exponents.
-  template <bool Masked>
+  // From scores to exponents: exponent(half, score).
+  template <bool Masked, class Exponent>
   static __device__ __forceinline__ void in_log2(float (&m)[2], const Acc (&top)[2],
-                                                 const float (&slope)[2]) {
+                                                 Exponent exponent) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      m[half] = value(top[half]) * slope[half];
+      m[half] = exponent(half, value(top[half]));
       if (Masked && is_lowest(top[half])) m[half] = -kInf;
     }
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/pack_terms.cuh"
 #include "ptx/registers.cuh"
+#include "sm90/capped_scores.cuh"
 #include "sm90/group_work.cuh"
 #include "sm90/key_exponents.cuh"
 #include "sm90/row_state.cuh"
@@ -27,6 +28,7 @@ struct GroupSoftmax {
   float sum[2];        // of the block at hand
   float first_sum[2];  // the same after the first keys of a step
   SortedSections<S> sections;  // if keys are sorted
+  typename CapOf<S, Raw::kCapped>::Type cap;
   u32 zero;            // hidden: for ptx::after
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
@@ -41,6 +43,20 @@ struct GroupSoftmax {
     rows.start(scale, parking);
   }
 
+  // Of what is in the place of a score, of the block at hand.
+  __device__ __forceinline__ float exponent(int half, float x, float added) const {
+    if constexpr (Raw::kCapped) {
+      return cap.exponent(half, x, added);
+    } else {
+      return Raw::kUnitSlope ? x + added : __fmaf_rn(x, slope[half], added);
+    }
+  }
+
+  template <bool Masked, class Tops>
+  __device__ __forceinline__ void begin_cap(Scores& s, Tops& top, const ScoreRules<S>& rules) {
+    if constexpr (Raw::kCapped) cap.template begin<Masked>(s, top, slope, rules);
+  }
+
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
@@ -51,7 +67,7 @@ struct GroupSoftmax {
     for (int half = 0; half < 2; ++half) {
       const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
       slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
-      if constexpr (Raw::kRuled) slope[half] *= rules.score_unit();
+      if constexpr (S.rules.change_scores()) slope[half] *= rules.score_unit();
     }
     if constexpr (Raw::kRuled) {
       RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
@@ -63,25 +79,33 @@ struct GroupSoftmax {
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
-    if constexpr (!kSortedRaw) Raw::template row_max<kHides>(s, top, mask);
+    if constexpr (!kSortedRaw) {
+      Raw::template row_max<kHides>(s, top, mask);
+      begin_cap<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
+    }
+    const auto in_log2 = [&](int half, float x) { return exponent(half, x, 0.0f); };
     if constexpr (kSortedRaw) {
-      SortedScores<S>::template row_max<Masked>(block_max, s, keys, mask, slope, lane);
+      SortedScores<S>::template row_max<Masked>(
+          block_max, s, keys, mask, lane,
+          [&](auto& tops) { begin_cap<Masked>(s, tops, rules); },
+          [&](int half, float x, float added) { return exponent(half, x, added); });
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask);
-      Raw::template in_log2<Masked>(block_max, top, slope);
+      Raw::template in_log2<Masked>(block_max, top, in_log2);
     } else {
       // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
-      Raw::template in_log2<Masked>(block_max, top, slope);
+      Raw::template in_log2<Masked>(block_max, top, in_log2);
       if (!rows.move_one_step(block_max, rescale, lane)) {
         Raw::template across_row<kHides>(s, top, mask);
-        Raw::template in_log2<Masked>(block_max, top, slope);
+        Raw::template in_log2<Masked>(block_max, top, in_log2);
         rows.move(block_max, rescale);
       }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float base = kLocal ? block_max[half] : rows.reference[half];
-      intercept[half] = kStepsLog2<S> - (Masked && base == -kInf ? 0.0f : base);
+      constexpr bool kMayHide = Masked || S.rules.score_mod;
+      intercept[half] = kStepsLog2<S> - (kMayHide && base == -kInf ? 0.0f : base);
       sum[half] = 0.0f;
     }
   }
@@ -105,10 +129,12 @@ struct GroupSoftmax {
         }
         float y[4];
         if constexpr (H::kSorted) {
-          sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope[half],
-                                                 intercept[half], keys, lane);
+          sections.template exponentiate<Masked>(
+              y, sum[half], s, pair, half, intercept[half], keys, lane,
+              [&](float x, float added) { return exponent(half, x, added); });
         } else {
-          Raw::template exponentials<Masked>(y, s, pair, half, slope[half], intercept[half]);
+          Raw::template exponentials<Masked>(
+              y, s, pair, half, [&](float x) { return exponent(half, x, intercept[half]); });
         }
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {

@@ -13,30 +13,42 @@ struct SortedScores {
                                                  int lane) {
     return keys.log2_v[lane % 4 * kSections + section];
   }
+  // What exponents have besides scores. Those of rules are biased, and a softcap is one.
+  static __device__ __forceinline__ float added(const TokenScales<S>& keys, int section,
+                                                int lane) {
+    return log2_v(keys, section, lane) + (Raw::kCapped && kBiased<S> ? kLog2Bias : 0.0f);
+  }
   static __device__ __forceinline__ float inverse_v(const TokenScales<S>& keys, int section,
                                                     int lane) {
     return keys.inverse_v[lane % 4 * kSections + section];
   }
 
-  // The largest exponent of each of a lane's rows, V's scales included.
-  template <bool Masked>
+  // The largest exponent of each of a lane's rows, V's scales included; exponent(half, score, added)
+  // is one. `begin` may change the scores when their maxima by sections are known.
+  template <bool Masked, class Begin, class Exponent>
   static __device__ __forceinline__ void row_max(float (&m)[2], Scores& s,
                                                  const TokenScales<S>& keys, const Mask<S>& mask,
-                                                 const float (&slope)[2], int lane) {
+                                                 int lane, Begin begin, Exponent exponent) {
     if constexpr (Masked) hide(s, keys, mask, lane);
+    typename Raw::Acc top[2][kSections];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int tile = 0; tile < H::kKeyTiles; ++tile) {
+        auto& x = top[half][section_of(2 * tile)];
+        if (begins_section(tile)) x = Raw::lowest();
+        x = Raw::larger(Raw::larger(x, s[4 * tile + 2 * half]), s[4 * tile + 2 * half + 1]);
+      }
+    }
+    begin(top);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       m[half] = -kInf;
-      auto top = Raw::lowest();
 #pragma unroll
-      for (int tile = 0; tile < H::kKeyTiles; ++tile) {
-        if (begins_section(tile)) top = Raw::lowest();
-        top = Raw::larger(Raw::larger(top, s[4 * tile + 2 * half]), s[4 * tile + 2 * half + 1]);
-        if (ends_section(tile)) {
-          const float x = __fmaf_rn(Raw::value(top), slope[half],
-                                    log2_v(keys, section_of(2 * tile), lane));
-          m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top) ? -kInf : x);
-        }
+      for (int section = 0; section < kSections; ++section) {
+        const float x = exponent(half, Raw::value(top[half][section]),
+                                 added(keys, section, lane));
+        m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half][section]) ? -kInf : x);
       }
     }
 #pragma unroll
@@ -73,26 +85,26 @@ template <WgmmaSpec S>
 struct SortedSections {
   using Raw = GroupScores<S>;
   using Sorted = SortedScores<S>;
-  float intercept[2];  // of the section at hand: exponent = s * slope + intercept
+  float intercept[2];  // of the section at hand
   float sum[2];
 
   // Those of a pair of tiles in a row; their sum without V's scales is added to `row_sum`.
-  template <bool Masked>
+  // exponent(score, added) is of keys.
+  template <bool Masked, class Exponent>
   __device__ __forceinline__ void exponentiate(float (&y)[4], float& row_sum,
                                                const typename Raw::Scores& s, int pair, int half,
-                                               float slope, float row_intercept,
-                                               const TokenScales<S>& keys, int lane) {
+                                               float row_intercept, const TokenScales<S>& keys,
+                                               int lane, Exponent exponent) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int tile = 2 * pair + e / 2;
       const int section = section_of(2 * tile);
       if (e % 2 == 0 && begins_section(tile)) {
-        intercept[half] = row_intercept + Sorted::log2_v(keys, section, lane);
+        intercept[half] = row_intercept + Sorted::added(keys, section, lane);
         sum[half] = 0.0f;
       }
       const auto x = s[4 * tile + 2 * half + e % 2];
-      y[e] = ptx::ex2(Raw::kRuled ? Raw::value(x) + row_intercept
-                                  : __fmaf_rn(Raw::value(x), slope, intercept[half]));
+      y[e] = ptx::ex2(exponent(Raw::value(x), Raw::kRuled ? row_intercept : intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
       sum[half] += y[e];
       if (e % 2 == 1 && ends_section(tile)) {

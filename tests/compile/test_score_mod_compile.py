@@ -35,7 +35,7 @@ RULES = {
     "score": Rules(score_mod=BIAS),
     "mask": Rules(mask_mod=DOCUMENTS),
     "mask and map": Rules(attn_mask=MaskKind.bits, mask_mod=DOCUMENTS),
-    "everything": Rules(True, True, True, True, MaskKind.fp32, BIAS, DOCUMENTS),
+    "everything": Rules(True, True, True, True, MaskKind.fp32, score_mod=BIAS, mask_mod=DOCUMENTS),
 }
 SCHEMES = ("int8", "int8-block", "int8-fast", "int8-token", "int4", "int8-fp16", "fp16")
 # Bytes of the stack: a few addresses are spilled where a call has all options.
