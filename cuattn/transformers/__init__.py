@@ -1,0 +1,15 @@
+"""cuattn in models of Transformers 5: `register` names an attention, `Cache` holds its tokens.
+
+Imported only on request, it imports PyTorch and Transformers. `masks` says which slots of a batch
+hold tokens, `attention` answers a layer's call, `cache_layer` keeps the tokens of a layer in a
+`cuattn.KVCache`, `cached` answers a call about them.
+
+May import `errors`, `common`, `scheme`, `presets`, `arrays`, `attention`, `kv` and `choice`.
+"""
+
+from __future__ import annotations
+
+from .cache import Cache
+from .register import Attention, register
+
+__all__ = ["Attention", "Cache", "register"]
