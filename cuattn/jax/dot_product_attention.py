@@ -111,8 +111,7 @@ def dot_product_attention(
     }
     of_rows, of_keys = (_checked_lengths(x, name, batch) for name, x in lengths.items())
     rules = Rules(bool(is_causal), _window_of(local_window_size))
-    shape = (batch, q.shape[2], rows, keys)
-    rules = rules.with_masks(_four(bias, "bias"), _four(mask, "mask"), of_keys, shape)
+    rules = rules.with_masks(_four(bias, "bias"), _four(mask, "mask"), of_keys, rows, keys)
     if rules.keys is not None:
         k, v = k[:, : rules.keys], v[:, : rules.keys]
     operands = {"q": q, "k": k, "v": v, **rules.arrays}

@@ -29,9 +29,6 @@ __all__ = ["Static", "in_graph"]
 _TARGET = "cuattn_attention"
 
 
-
-
-
 class Static(NamedTuple):
     """What of a call is known when it is traced.
 

@@ -1,8 +1,8 @@
 """Which keys a row sees, as JAX says it and as cuattn does.
 
-JAX counts both from the start, so that row i stands beside key i. `cuattn.attention` counts from the
-end, the last row beside the last key. Where lengths differ, keys that no row sees are cut off, or
-the mask is written out.
+JAX counts both from the start, so that row i stands beside key i. `cuattn.attention` counts from
+the end, the last row beside the last key. Where lengths differ, keys that no row sees are cut off,
+or the mask is written out.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ class Rules(NamedTuple):
     keys: int | None = None
     arrays: dict[str, Any] = {}  # noqa: RUF012, it is never written to
 
-    def with_masks(
-        self, bias: Any, mask: Any, lengths: Any, shape: tuple[int, int, int, int]
-    ) -> Rules:
+    def with_masks(self, bias: Any, mask: Any, lengths: Any, rows: int, keys: int) -> Rules:
         """Add what arrays hide.
 
         Parameters
@@ -45,16 +43,15 @@ class Rules(NamedTuple):
         bias, mask : jax.Array [batch or 1, head or 1, row or 1, key or 1] or None
         lengths : jax.Array of int32 [batch] or None
             Of the keys.
-        shape : tuple of int
-            (batch, heads, rows, keys).
+        rows, keys : int
+            How many there are.
         """
-        batch, _, rows, keys = shape
         rules = self
         is_placed = rules.is_causal or rules.window_size != ALL_KEYS
         if is_placed and rows < keys and rules.is_causal:
             # Keys from `rows` on are behind every row's own.
             rules = rules._replace(keys=rows)
-            bias, mask = (x if x is None or x.shape[3] == 1 else x[..., :rows] for x in (bias, mask))
+            bias, mask = _first_keys(bias, rows), _first_keys(mask, rows)
             keys = rows
         elif is_placed and rows != keys:
             mask = _both(mask, rules._written(rows, keys))
@@ -83,6 +80,10 @@ class Rules(NamedTuple):
         if right >= 0:
             seen &= key <= own + right
         return seen[None, None]
+
+
+def _first_keys(mask: Any, count: int) -> Any:
+    return mask if mask is None or mask.shape[3] == 1 else mask[..., :count]
 
 
 def _both(mask: Any, other: Any) -> Any:

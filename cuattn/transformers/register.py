@@ -92,9 +92,7 @@ class Attention:
         "cuattn", "cuattn, cache", and "PyTorch: " with a reason; `clear` it to count anew.
     """
 
-    def __init__(
-        self, name: str, schemes: Schemes, skip: frozenset[int], fallback: bool
-    ) -> None:
+    def __init__(self, name: str, schemes: Schemes, skip: frozenset[int], fallback: bool) -> None:
         self.name = name
         self.calls: Counter[str] = Counter()
         self._schemes, self._skip, self._fallback = schemes, skip, fallback
