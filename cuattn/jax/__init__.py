@@ -4,7 +4,7 @@ Imported only on request, it imports JAX. `rules` turns arguments of JAX into th
 `cuattn.attention`, `in_graph` makes the call a part of XLA's graph, and `xla_ffi` has handlers of
 XLA's foreign function interface in Python.
 
-May import `errors`, `common`, `scheme`, `presets`, `arrays`, `operands`, `plan` and `attention`.
+May import `errors`, `common`, `scheme`, `arrays`, `operands`, `plan` and `attention`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ or the mask is written out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ class Rules(NamedTuple):
     is_causal: bool
     window_size: tuple[int, int] = ALL_KEYS
     keys: int | None = None
-    arrays: dict[str, Any] = {}  # noqa: RUF012, it is never written to
+    arrays: Mapping[str, Any] = MappingProxyType({})
 
     def with_masks(self, bias: Any, mask: Any, lengths: Any, rows: int, keys: int) -> Rules:
         """Add what arrays hide.

@@ -2,9 +2,10 @@
 
 Imported only on request, it imports PyTorch and Transformers. `masks` says which slots of a batch
 hold tokens, `attention` answers a layer's call, `cache_layer` keeps the tokens of a layer in a
-`cuattn.KVCache`, `cached` answers a call about them.
+`cuattn.KVCache`, and `cached` has what stands for them on their way to the attention.
 
-May import `errors`, `common`, `scheme`, `presets`, `arrays`, `attention`, `kv` and `choice`.
+May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `arrays`, `operands`, `attention`,
+`kv` and `choice`.
 """
 
 from __future__ import annotations

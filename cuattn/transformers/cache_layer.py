@@ -14,54 +14,12 @@ from ..errors import ArgumentError, UnsupportedError
 from ..kv.cache import KVCache
 from .attention import Rules, attend, moved
 from .beams import reorder
+from .cached import Cached
 from .masks import Slots
 
-__all__ = ["CacheLayer", "Cached"]
-
-_READ_BY_OTHERS = (
-    "keys and values of a cuattn.transformers.Cache are codes, which only its own attention reads: "
-    "register() it and call model.set_attn_implementation with its name, or leave the layer out "
-    "with skip="
-)
-
+__all__ = ["CacheLayer"]
 
 _NOT_ASKED = "the last tokens of this cache have not been attended, so that it has not got them"
-
-
-class Cached(torch.Tensor):  # type: ignore[misc]
-    """What stands for a layer's keys, or values, on their way from its cache to its attention.
-
-    It has the shape that all of them have, [batch, head, slot, channel], and no memory.
-
-    Attributes
-    ----------
-    layer : CacheLayer
-    fresh : tensor [batch, head, n, channel]
-        Those of the last n slots, which the cache has not yet.
-    """
-
-    layer: CacheLayer
-    fresh: torch.Tensor
-
-    @staticmethod
-    def of(layer: CacheLayer, fresh: torch.Tensor) -> Cached:
-        """Return what stands for the tokens of a layer and those of `fresh`."""
-        batch, heads, _, channels = fresh.shape
-        shape = (batch, heads, layer.slots, channels)
-        made: Cached = torch.Tensor._make_wrapper_subclass(
-            Cached, shape, dtype=fresh.dtype, device=fresh.device
-        )
-        made.layer, made.fresh = layer, fresh
-        return made
-
-    @classmethod
-    def __torch_dispatch__(
-        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> NoReturn:
-        raise UnsupportedError(_READ_BY_OTHERS)
-
-    def __repr__(self, **_: Any) -> str:
-        return f"Cached{list(self.shape)}"
 
 
 class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -134,7 +92,7 @@ class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
             expected = f"of at most {self.capacity - self.slots} tokens, as max_cache_len is "
             raise ArgumentError("key_states", key_states, f"{expected}{self.capacity}")
         self.slots += count
-        return Cached.of(self, key_states), Cached.of(self, value_states)
+        return Cached.of(self, self.slots, key_states), Cached.of(self, self.slots, value_states)
 
     def answer(
         self, query: torch.Tensor, key: Cached, value: Cached, rules: Rules, scheme: Any

@@ -17,7 +17,7 @@ from ..errors import ArgumentError, UnsupportedError
 from ..operands.options import check_flag
 from ..scheme import Scheme
 from .attention import Rules, attend
-from .cache_layer import Cached
+from .cached import Cached
 from .layers import Schemes, check_layers, number_of
 from .masks import mask_of_batch
 

@@ -85,14 +85,14 @@ RULES = {
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("lengths", [(24, 24), (9, 24), (24, 20)])
 @pytest.mark.parametrize("arrays_too", ["none", "lengths", "masks", "all"])
-@pytest.mark.covering(way=WAYS, rules=tuple(RULES), arrays_too=("none", "lengths", "masks", "all"))
+@pytest.mark.covering
 def test_rules_are_those_of_jax(jx, arrays, rng, way, rules, lengths, arrays_too):
     rows, keys = lengths
     q, k, v = arrays(rows=rows, keys=keys)
     options = dict(RULES[rules])
     if arrays_too in ("lengths", "all"):
         options["query_seq_lengths"] = jx.jnp.array([rows, 5], "int32")
-        options["key_value_seq_lengths"] = jx.jnp.array([7, keys], "int32")
+        options["key_value_seq_lengths"] = jx.jnp.array([18, keys], "int32")
     if arrays_too in ("masks", "all"):
         options["bias"] = jx.jnp.asarray(rng.standard_normal((rows, keys), np.float32))
         mask = rng.random((2, 1, rows, keys)) < 0.8
@@ -105,7 +105,7 @@ def test_rules_are_those_of_jax(jx, arrays, rng, way, rules, lengths, arrays_too
     o, lse = jx.jax.jit(attend)(q, k, v, **traced)
     # A row that sees nothing is 0; JAX gives it the mean of V, and a large negative residual.
     sees = np.asarray(exact[1]) > -1e6
-    assert sees.mean() > 0.5
+    assert sees.mean() > 0.3
     np.testing.assert_allclose(np.asarray(o)[sees], np.asarray(exact[0])[sees], atol=0.01)
     np.testing.assert_allclose(np.asarray(lse)[sees], np.asarray(exact[1])[sees], atol=0.01)
     assert not np.asarray(o)[~sees].any()

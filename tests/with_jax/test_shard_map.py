@@ -1,4 +1,4 @@
-"""`cuattn.jax` on several devices, of which JAX makes two of host memory in a process of its own."""
+"""`cuattn.jax` on several devices: JAX makes two of host memory, in a process of its own."""
 
 import os
 import subprocess

@@ -62,7 +62,7 @@ def test_sequences_with_padding_have_the_bits_that_they_have_alone(hf, call, sid
 
 def test_layers_have_the_schemes_of_a_plan(hf):
     model = model_of(hf, "llama")
-    ids, mask = padded(hf, "none")
+    ids, _ = padded(hf, "none")
     int8, fp16 = cuattn.PRESETS["int8"], cuattn.PRESETS["fp16"]
     found = []
     for schemes in ({"layer 0": int8, "layer 1": int8}, {"layer 0": int8, "1": fp16}):
