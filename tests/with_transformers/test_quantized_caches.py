@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_models import DECODERS, PAD, keyword, logits, model_of, padded, prompt, relative_l1
+from tiny_models import DECODERS, PAD, keyword, logits, model_of, padded, prompt, relative_l1, t5
 
 from cuattn import ArgumentError, UnsupportedError
 
@@ -126,7 +126,7 @@ def test_cropped_tokens_are_forgotten(hf, attention):
     cache.reset()
     assert cache.get_seq_length() == 0
     assert cache.get_mask_sizes(4, 0) == (4, 0)
-    assert cache.get_max_length() == 32
+    assert cache.layers[0].get_max_length() == 32
 
 
 def test_several_tokens_behind_a_padded_prompt_may_be_padded_too(hf, attention):
@@ -164,7 +164,7 @@ def test_layers_left_out_keep_their_tokens_as_they_are(hf):
 
 
 def test_t5_decodes_from_it(hf, attention):
-    model = model_of(hf, "t5")
+    model = t5(hf)
     ids, mask = padded(hf, "right")
     texts = []
     for name in ("eager", attention.name):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_models import DECODERS, keyword, logits, model_of, padded, prompt, relative_l1
+from tiny_models import DECODERS, keyword, logits, model_of, padded, prompt, relative_l1, t5
 
 pytestmark = pytest.mark.needs("torch", "transformers")
 
@@ -68,7 +68,7 @@ def test_later_chunks_of_a_prompt_are_cuattns(hf):
 
 @pytest.mark.parametrize("side", ["none", "left", "right"])
 def test_t5_has_its_biases_and_both_its_masks(hf, side):
-    model = model_of(hf, "t5")
+    model = t5(hf)
     ids, mask = padded(hf, side)
     options = {"attention_mask": mask, "decoder_input_ids": prompt(hf, tokens=9, seed=1)}
     exact = logits(hf, model, "eager", ids, **options)

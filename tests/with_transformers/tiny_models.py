@@ -99,6 +99,14 @@ def model_of(hf, name, **changes):
     return _made[key]
 
 
+def t5(hf):
+    """Return a T5, which had an attention of its own at the time of Transformers 5.0."""
+    model = model_of(hf, "t5")
+    if not model._can_set_attn_implementation():
+        pytest.skip("T5 does not look attention up in this version of Transformers")
+    return model
+
+
 def prompt(hf, batch=2, tokens=21, seed=0):
     words = np.random.default_rng(seed).integers(2, WORDS, size=(batch, tokens))
     return hf.torch.from_numpy(words)
