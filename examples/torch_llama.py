@@ -11,6 +11,7 @@ together, and caches by the logits of tokens that are decoded one by one.
 """
 
 import argparse
+from inspect import signature
 
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
@@ -19,6 +20,10 @@ from cuattn import PRESETS
 from cuattn.transformers import Cache, register
 
 __all__ = ["compare_caches", "compare_schemes", "small_llama"]
+
+# Older versions of Transformers call the argument "past_key_values".
+_NEW = "cache" in signature(LlamaForCausalLM.forward).parameters
+CACHE = "cache" if _NEW else "past_key_values"
 
 
 def small_llama(layers=4, width=256, kv_heads=2, dtype=torch.float32, device="cpu"):
@@ -71,11 +76,9 @@ def compare_caches(model, ids, prompt_tokens, kinds):
 
 
 def _decoded(model, ids, prompt_tokens, cache):
-    model(ids[:, :prompt_tokens], past_key_values=cache)
-    logits = [
-        model(ids[:, i : i + 1], past_key_values=cache).logits
-        for i in range(prompt_tokens, ids.shape[1])
-    ]
+    given = {CACHE: cache}
+    model(ids[:, :prompt_tokens], **given)
+    logits = [model(ids[:, i : i + 1], **given).logits for i in range(prompt_tokens, ids.shape[1])]
     return torch.cat(logits, 1)
 
 

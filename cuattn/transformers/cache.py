@@ -21,7 +21,9 @@ _OF_TOKENS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 class Cache(transformers.cache_utils.Cache):  # type: ignore[misc]
-    """A cache for ``model.generate(..., past_key_values=cache)``, and for calls of the model.
+    """A cache for ``model.generate(..., cache=cache)``, and for calls of the model.
+
+    Older versions of Transformers call the argument `past_key_values`.
 
     Each layer has a `cuattn.KVCache`, whose memory is taken by the first call and never grows. The
     model's attention has to be `register`'s: it attends the first tokens as they are, and later

@@ -49,6 +49,22 @@ def test_texts_with_caches_of_transformers(hf, name, cache):
     assert ours.calls == {"cuattn": 2, "PyTorch: one query": 10}
 
 
+def test_decoding_that_generate_compiles(hf):
+    model = model_of(hf, "llama")
+    ids, mask = padded(hf, "left", tokens=12)
+    how = hf.library.CompileConfig(backend="eager", fullgraph=True, mode=None)
+    how._compile_all_devices = True  # not on GPUs only
+    static = {"cache_implementation": "static", "compile_config": how}
+    texts = []
+    ours = hf.ours.register("fp16", "cuattn-fp16")
+    for attention, more in (("eager", {}), (ours.name, static)):
+        model.set_attn_implementation(attention)
+        options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, **more}
+        texts.append(model.generate(ids, **options).numpy())
+    np.testing.assert_array_equal(*texts)
+    assert ours.calls == {"cuattn": 2, "PyTorch: one query": 8}
+
+
 def test_later_chunks_of_a_prompt_are_cuattns(hf):
     """Several queries behind keys of before, with windows that forget, and padding."""
     for name in ("llama", "qwen2"):
