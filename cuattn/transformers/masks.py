@@ -23,6 +23,10 @@ __all__ = ["Slots", "mask_of_batch", "slots_of", "written_out"]
 # The attribute of a mask of ours that has its `Slots`.
 _SLOTS = "_cuattn_slots"
 
+# A mask of ours is of int32, 0 where there is padding; where there are tokens it has one more than
+# the window, or this. So a copy on another device, which has no attribute, says the same.
+_NO_WINDOW = 2**31 - 1
+
 
 class Slots:
     """Which slots hold tokens.
@@ -36,6 +40,11 @@ class Slots:
         Slots that a causal query sees, its own among them; None for all.
     is_full : bool, optional
         Whether all hold tokens; read from the tensor, which waits for a GPU, if it is not given.
+
+    Attributes
+    ----------
+    known : dict of int to tuple of int, or None
+        Answers of `last` that have been read.
     """
 
     def __init__(
@@ -49,8 +58,8 @@ class Slots:
         self.is_causal = is_causal
         self.window = window
         self.is_full = bool(real.all()) if is_full is None else is_full
+        self.known: dict[int, tuple[int, ...] | None] = {}
         self._packed: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
-        self._last: dict[int, tuple[int, ...] | None] = {}
 
     @property
     def count(self) -> int:
@@ -80,10 +89,10 @@ class Slots:
         """Return how many of each sequence's last slots hold tokens; None if all do."""
         if self.is_full:
             return None
-        if count not in self._last:
+        if count not in self.known:
             counts = tuple(self.real[:, self.count - count :].sum(1).tolist())
-            self._last[count] = None if set(counts) == {count} else counts
-        return self._last[count]
+            self.known[count] = None if set(counts) == {count} else counts
+        return self.known[count]
 
     @cached_property
     def leading(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,7 +108,12 @@ class Slots:
 def slots_of(mask: torch.Tensor, is_causal: bool) -> Slots:
     """Return what a mask [batch, slots] says: ours, or one that somebody else has made."""
     found: Slots | None = getattr(mask, _SLOTS, None)
-    return Slots(mask.to(torch.bool), is_causal) if found is None else found
+    if found is not None:
+        return found
+    window = None
+    if mask.dtype == torch.int32 and 1 < (most := int(mask.max())) < _NO_WINDOW:
+        window = most - 1
+    return Slots(mask.to(torch.bool), is_causal, window)
 
 
 def mask_of_batch(
@@ -137,8 +151,8 @@ def mask_of_batch(
     -------
     None
         If all keys are seen, or by a causal mask those up to a query's own.
-    tensor of bool [batch, slots]
-        If there is padding, or keys that nothing is in yet, or a window: see `Slots`.
+    tensor of int32 [batch, slots]
+        If there is padding, or keys that nothing is in yet, or a window: see `slots_of`.
     tensor of bool [batch, 1, query, key]
         For any other mask, as for PyTorch's attention.
     """
@@ -152,6 +166,8 @@ def mask_of_batch(
     is_simple = not torch.compiler.is_compiling()
     if is_causal:
         is_simple &= allow_is_causal_skip and (local_size is None or local_size != chunk)
+    else:
+        is_simple &= bool(options.get("allow_is_bidirectional_skip"))
     # Keys that there are: a static cache has room for more.
     end = kv_length
     if is_causal and is_simple:
@@ -171,18 +187,24 @@ def mask_of_batch(
         )
         return written
     window = local_size if local_size is not None and local_size < end else None
-    real, is_full = None, True
+    real, is_full, is_last_full = None, True, True
     if attention_mask is not None:
         real = attention_mask[:, kv_offset : kv_offset + end].to(torch.bool)
         if real.shape[1] < end:
             real = torch.nn.functional.pad(real, (0, end - real.shape[1]))
-        is_full = bool(real.all())
+        # Read at once: on a GPU it takes a wait.
+        both = torch.stack((real.all(), real[:, end - min(q_length, end) :].all()))
+        is_full, is_last_full = both.tolist()
     if is_full and window is None and end == kv_length:
         return None
     if real is None or is_full:
         real = torch.ones((batch_size, end), dtype=torch.bool, device=options.get("device"))
-    setattr(real, _SLOTS, Slots(real, is_causal, window, is_full))
-    return real
+    slots = Slots(real, is_causal, window, is_full)
+    if is_last_full:
+        slots.known[q_length] = None
+    mask = real.to(torch.int32) * (_NO_WINDOW if window is None else window + 1)
+    setattr(mask, _SLOTS, slots)
+    return mask
 
 
 def written_out(

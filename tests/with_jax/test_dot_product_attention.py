@@ -1,5 +1,7 @@
 """`cuattn.jax.dot_product_attention`: the bits of `cuattn.attention`, the rules of `jax.nn`'s."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -76,8 +78,7 @@ RULES = {
     "nothing": {},
     "causal": {"is_causal": True},
     "window": {"local_window_size": (3, 1)},
-    "both": {"is_causal": True, "local_window_size": 4},
-    "scale": {"scale": 0.5},
+    "both": {"is_causal": True, "local_window_size": 4, "scale": 0.5},
 }
 
 
@@ -206,6 +207,40 @@ def test_wrong_operands_are_named(jx, arrays):
     ):
         with pytest.raises(ArgumentError, match=said):
             jx.attend(*operands)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_fails_when_it_runs_is_an_error_of_jax(jx, arrays, monkeypatch, way):
+    def failing(*args, **options):
+        raise UnsupportedError("this GPU is too old")
+
+    monkeypatch.setattr("cuattn.jax.in_graph.attention", failing)
+    with pytest.raises(jx.jax.errors.JaxRuntimeError, match="UnsupportedError: this GPU is too"):
+        attend = jx.jax.jit(partial(jx.attend, implementation=way))
+        jx.jax.block_until_ready(attend(*arrays()))
+
+
+def test_ffi_gives_cupy_its_stream(jx, monkeypatch):
+    streams = SimpleNamespace(from_external=lambda stream: stream.__cuda_stream__()[1])
+    cupy = SimpleNamespace(cuda=SimpleNamespace(Stream=streams))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    cupys = import_module("cuattn.jax.in_graph")._cupys
+    assert cupys(SimpleNamespace(__cuda_stream__=lambda: (0, 77))) == 77
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_calls_at_once_do_not_block_each_other(jx, arrays, way):
+    """XLA's threads may be one, and that one may be where Python is wanted."""
+    q, k, v = arrays()
+
+    @jx.jax.jit
+    def many(q, k, v):
+        return sum(jx.attend(q * i, k, v, implementation=way) for i in range(1, 9))
+
+    expected = many(q, k, v)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: many(q, k, v), range(16)):
+            equal(found, expected)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,5 +1,7 @@
 """`cuattn.transformers.register`: what it refuses, leaves to PyTorch, and passes on."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 from tiny_models import logits, model_of, padded, relative_l1
@@ -58,6 +60,31 @@ def test_sequences_with_padding_have_the_bits_that_they_have_alone(hf, call, sid
         options = {"is_causal": True, "window_size": (3, 0), "scheme": "int8-block"}
         assert hf.torch.equal(found[b, mask[b]], expected(alone, **options)[0])
         assert not found[b, ~mask[b]].any()
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_copies_of_a_mask_say_the_same(hf, call, window):
+    """Models that are spread over devices move masks, and Python's attributes do not go along."""
+    from transformers.masking_utils import sdpa_mask
+
+    from cuattn.transformers.masks import mask_of_batch
+
+    answer, _ = call
+    mask = hf.torch.ones(2, 24, dtype=hf.torch.bool)
+    mask[0, :9] = False
+    sizes = {"q_length": 24, "kv_length": 24, "local_size": window}
+    if "cache_position" in signature(sdpa_mask).parameters:  # Transformers 5.0
+        del sizes["q_length"]
+        sizes["cache_position"] = hf.torch.arange(24)
+    made = mask_of_batch(2, attention_mask=mask, **sizes)
+    assert made.shape == (2, 24)
+    ours = hf.ours.register("int8", "cuattn-bits")
+    expected = answer(ours, made)
+    assert hf.torch.equal(answer(ours, made.clone()), expected)
+    assert hf.torch.equal(answer(ours, mask, sliding_window=window), expected)
+    # Whoever asks for a mask that is written out gets it.
+    written = mask_of_batch(2, attention_mask=mask, **sizes, allow_is_causal_skip=False)
+    assert written.shape == (2, 1, 24, 24)
 
 
 def test_layers_have_the_schemes_of_a_plan(hf):
