@@ -88,6 +88,8 @@ RULES = {
 @pytest.mark.parametrize("arrays_too", ["none", "lengths", "masks", "all"])
 @pytest.mark.covering
 def test_rules_are_those_of_jax(jx, arrays, rng, way, rules, lengths, arrays_too):
+    if "return_residual" not in signature(jx.jax.nn.dot_product_attention).parameters:
+        pytest.skip("this version of JAX has no return_residual")
     rows, keys = lengths
     q, k, v = arrays(rows=rows, keys=keys)
     options = dict(RULES[rules])
@@ -215,8 +217,8 @@ def test_what_fails_when_it_runs_is_an_error_of_jax(jx, arrays, monkeypatch, way
         raise UnsupportedError("this GPU is too old")
 
     monkeypatch.setattr("cuattn.jax.in_graph.attention", failing)
+    attend = jx.jax.jit(partial(jx.attend, implementation=way))
     with pytest.raises(jx.jax.errors.JaxRuntimeError, match="UnsupportedError: this GPU is too"):
-        attend = jx.jax.jit(partial(jx.attend, implementation=way))
         jx.jax.block_until_ready(attend(*arrays()))
 
 
