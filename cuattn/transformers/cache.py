@@ -46,6 +46,11 @@ class Cache(transformers.cache_utils.Cache):  # type: ignore[misc]
     **options : object
         Others of `cuattn.KVCache`: k_bits, v_bits, group, v_zero, smooth_k.
 
+    Attributes
+    ----------
+    layers : list
+        Of those that are not left out `kv` is the `cuattn.KVCache`, None before the first tokens.
+
     Raises
     ------
     ArgumentError

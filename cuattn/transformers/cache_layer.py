@@ -82,6 +82,9 @@ class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
         ------
         ArgumentError
             If they are more than there is room for.
+        UnsupportedError
+            If those of the last call have not been attended: the model had failed, or has another
+            attention.
         """
         if self._appended != self.slots:
             raise UnsupportedError(f"{_NOT_ASKED}: reset() it")
@@ -104,6 +107,8 @@ class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
 
         Raises
         ------
+        ArgumentError
+            If a mask is for another number of slots.
         UnsupportedError
             If a mask or a bias is written out and sequences have different lengths, or the tokens
             have been attended already.
@@ -111,6 +116,9 @@ class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
         count = key.fresh.shape[2]
         if self.kv is None or self._appended + count != self.slots:
             raise UnsupportedError("tokens of a cache can be attended once, when they are new")
+        if rules.slots is not None and rules.slots.count != self.slots:
+            expected = f"of {self.slots} slots, as many as the cache has taken"
+            raise ArgumentError("attention_mask", rules.slots.real, expected)
         counts = None if rules.slots is None else rules.slots.last(count)
         if self.slots == count:
             o = attend(query, key.fresh, value.fresh, rules, scheme)

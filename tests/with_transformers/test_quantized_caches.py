@@ -129,10 +129,10 @@ def test_cropped_tokens_are_forgotten(hf, attention):
     assert cache.layers[0].get_max_length() == 32
 
 
-def test_several_tokens_behind_a_padded_prompt_may_be_padded_too(hf, attention):
+def test_several_tokens_behind_a_padded_prompt_may_have_padding_too(hf, attention):
     model = model_of(hf, "llama")
     ids, mask = padded(hf, "left")
-    mask[1, 14:16] = 0  # the second turn of the second sequence is shorter
+    mask[1, 17:19] = 0  # the second turn of the second sequence has gaps
     positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     exact = logits(hf, model, "eager", ids, attention_mask=mask, **positions)
     cache = hf.ours.Cache(model.config, 32)
