@@ -84,14 +84,18 @@ class Rules(NamedTuple):
             options["sinks"] = self.sinks
         return options
 
+    def biases(self, query: torch.Tensor, k_length: int) -> torch.Tensor | None:
+        """Return the bias of a call's queries and keys."""
+        return None if self.bias is None else self.bias[..., -query.shape[2] :, :k_length]
+
     def written(self, query: torch.Tensor, k_length: int) -> torch.Tensor | None:
         """Return mask and bias as one `attn_mask`, in which everything hidden is hidden."""
         mask = self.mask
         if mask is None:
             mask = written_out(self.slots, query, k_length, self.is_causal, self.window)
-        if self.bias is None or mask is None:
-            return mask if self.bias is None else self.bias[..., -query.shape[2] :, :]
-        bias = self.bias[..., -query.shape[2] :, :]
+        bias = self.biases(query, k_length)
+        if bias is None or mask is None:
+            return mask if bias is None else bias
         if mask.dtype == torch.bool:
             return torch.where(mask, bias, float("-inf"))
         return mask + bias
@@ -121,10 +125,13 @@ def attend(
             raise ArgumentError("attention_mask", slots.real, expected)
         key, value = key[:, :, : slots.count], value[:, :, : slots.count]
     options = {**rules.options, "scheme": scheme}
-    if rules.mask is not None or rules.bias is not None:
+    if rules.mask is None and (slots is None or slots.is_full):
+        if rules.bias is not None:
+            options["attn_mask"] = rules.biases(query, key.shape[2])
+    elif rules.mask is not None or rules.bias is not None:
         options |= {"attn_mask": rules.written(query, key.shape[2]), "is_causal": False}
         options.pop("window_size", None)
-    elif slots is not None and not slots.is_full:
+    elif slots is not None:
         if slots.is_causal:
             return _attend_end_to_end(query, key, value, slots, options)
         order, options["seqused_k"] = slots.leading
@@ -156,11 +163,11 @@ def _attend_end_to_end(
     batch, heads, count, _ = query.shape
     packed, lengths, longest = [], [], []
     for x in (query, key, value):
-        order, cu_seqlens, most = slots.packed(x.shape[2])
-        packed.append(x.transpose(1, 2).flatten(0, 1)[order])
+        places, cu_seqlens, most = slots.packed(x.shape[2])
+        packed.append(x.transpose(1, 2)[places])
         lengths.append(cu_seqlens)
         longest.append(most)
-    o = query.new_zeros((batch * count, heads, value.shape[3]))
+    o = query.new_zeros((batch, count, heads, value.shape[3]))
     if len(packed[0]):
         o[slots.packed(count)[0]] = attention(
             *packed,
@@ -170,7 +177,7 @@ def _attend_end_to_end(
             max_seqlen_k=longest[1],
             **options,
         )
-    return o.view(batch, count, heads, value.shape[3])
+    return o
 
 
 def moved(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -59,20 +59,20 @@ class Slots:
         self.window = window
         self.is_full = bool(real.all()) if is_full is None else is_full
         self.known: dict[int, tuple[int, ...] | None] = {}
-        self._packed: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
+        self._packed: dict[int, tuple[tuple[torch.Tensor, ...], torch.Tensor, int]] = {}
 
     @property
     def count(self) -> int:
         """Slots of a sequence."""
         return int(self.real.shape[1])
 
-    def packed(self, count: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def packed(self, count: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, int]:
         """Return how the tokens in the last slots lie end to end; remembered, for all layers.
 
         Returns
         -------
-        order : tensor of int64 [tokens]
-            Places of the tokens among the batch's last `count` slots, counted through.
+        places : tuple of tensor of int64 [tokens]
+            Of each token its sequence, and its slot among the last `count`.
         cu_seqlens : tensor of int32 [batch + 1]
         longest : int
             Tokens of the longest sequence.
@@ -81,8 +81,7 @@ class Slots:
             real = self.real[:, self.count - count :]
             counts = real.sum(1)
             cu_seqlens = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-            order = real.flatten().nonzero().squeeze(1)
-            self._packed[count] = order, cu_seqlens, int(counts.max())
+            self._packed[count] = real.nonzero(as_tuple=True), cu_seqlens, int(counts.max())
         return self._packed[count]
 
     def last(self, count: int) -> tuple[int, ...] | None:

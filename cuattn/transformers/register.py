@@ -194,7 +194,7 @@ def _pytorchs(
     mask = rules._replace(bias=None).written(query, key.shape[2])
     options = {"dropout": dropout, "scaling": rules.scale, "is_causal": False}
     if rules.bias is not None:
-        options["position_bias"] = rules.bias[..., -query.shape[2] :, :]
+        options["position_bias"] = rules.biases(query, key.shape[2])
     o: torch.Tensor
     if not rules.softcap and rules.sinks is None:
         o, _ = sdpa_attention_forward(module, query, key, value, mask, **options, **more)
