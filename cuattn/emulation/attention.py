@@ -81,8 +81,9 @@ def attention_on_host(
     if problem.lengths is None:
         return delivered(*attend(values, rules), problem, given["q"], out, target)
     o = np.zeros((*problem.q.shape[:3], problem.v.shape[3]))
-    if out is not None:  # tokens of no sequence stay
-        o[...] = values_on_host(out, "out", layout)
+    if out is not None:  # tokens of no sequence stay, whatever an array that is new has there
+        with np.errstate(invalid="ignore"):
+            o[...] = values_on_host(out, "out", layout)
     lse = emulate_sequences(values, rules, problem, o, attend)
     return delivered(o, lse, problem, given["q"], out, target)
 

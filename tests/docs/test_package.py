@@ -45,7 +45,7 @@ def test_public_names_exist(name):
 def test_import_leaves_gpu_libraries_alone():
     code = (
         "import sys, cuattn, cuattn.reference, cuattn.plan.kernels, cuattn.plan.prepared\n"
-        "heavy = ('cupy', 'torch', 'jax', 'ml_dtypes', 'matplotlib')\n"
+        "heavy = ('cupy', 'torch', 'transformers', 'jax', 'ml_dtypes', 'matplotlib')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     run = subprocess.run(

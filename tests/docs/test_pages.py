@@ -46,13 +46,12 @@ def test_page_of_frameworks_runs_with_pytorch():
 def test_page_of_frameworks_runs_with_transformers():
     with examples("torch_llama"):
         names = run("howto/frameworks.md", "with Transformers")
-    assert names["model"].config._attn_implementation == "cuattn-int8"
+    assert names["attention"].calls.keys() == {"cuattn, cache"}
 
 
 @pytest.mark.needs("jax")
 def test_page_of_frameworks_runs_with_jax():
-    with examples("jax_ffi"):
-        names = run("howto/frameworks.md", "with JAX")
+    names = run("howto/frameworks.md", "with JAX")
     assert names["o"].devices() == names["on_device"][0].devices()
 
 

@@ -6,21 +6,25 @@ function pointer of a Python function, so nothing has to be compiled. The struct
 xla/ffi/api/c_api.h, a header that comes with jaxlib, up to the last member that is of use.
 """
 
+from __future__ import annotations
+
 import ctypes
 import re
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["Memory", "handler"]
+__all__ = ["Call", "Memory", "handler"]
 
 _METADATA = 1  # XLA_FFI_Extension_Metadata: a call that only asks for the interface's version
 _INVALID_ARGUMENT = 3
 # XLA_FFI_DataType
-_DTYPES = {10: "float16", 11: "float32", 16: "bfloat16"}
+_DTYPES = {1: "bool", 4: "int32", 10: "float16", 11: "float32", 16: "bfloat16"}
+_STRING = 4  # XLA_FFI_AttrType
 
 
 class Memory(NamedTuple):
@@ -31,25 +35,43 @@ class Memory(NamedTuple):
     dtype: str
 
 
-def handler(function):
+class Call(NamedTuple):
+    """One call of a handler, while it lasts.
+
+    Attributes
+    ----------
+    given, results : list of Memory
+        To read, and to write.
+    texts : dict of str to str
+        Attributes that are strings.
+    stream : object with ``__cuda_stream__``
+        Of use on a GPU.
+    """
+
+    given: list[Memory]
+    results: list[Memory]
+    texts: dict[str, str]
+    stream: Any
+
+
+def handler(function: Callable[[Call], None]) -> tuple[Any, Any]:
     """Return what `jax.ffi.register_ffi_target` takes, and what must live as long as the target.
 
     Parameters
     ----------
     function : callable
-        Called with a list of `Memory` to read, a list of `Memory` to write, and, of use on a GPU,
-        the stream of the call, an object with ``__cuda_stream__``. What it raises becomes an error
-        of JAX's with the same text.
+        What it raises becomes an error of JAX's with the same text.
     """
 
-    def handle(frame):
-        frame = frame.contents
+    def handle(pointer: Any) -> int | None:
+        frame = pointer.contents
         if frame.extension and frame.extension.contents.base.type == _METADATA:
             version = frame.extension.contents.metadata.contents.version
             version.major, version.minor = _version()
             return None
         try:
-            function(_memories(frame.args), _memories(frame.rets), _Stream(frame))
+            buffers = _memories(frame.args), _memories(frame.rets)
+            function(Call(*buffers, _texts(frame.attrs), _Stream(frame)))
         except Exception as error:
             return _error(frame, error)
         return None
@@ -58,7 +80,7 @@ def handler(function):
     return jax.ffi.pycapsule(ctypes.cast(pointer, c_void_p).value), pointer
 
 
-def _memories(buffers):
+def _memories(buffers: Any) -> list[Memory]:
     found = []
     for i in range(buffers.count):
         buffer = buffers.items[i].contents
@@ -70,11 +92,24 @@ def _memories(buffers):
     return found
 
 
+def _texts(attrs: Any) -> dict[str, str]:
+    names = [_text(attrs.names[i].contents) for i in range(attrs.count)]
+    return {
+        name: _text(ctypes.cast(attrs.values[i], POINTER(_Bytes)).contents)
+        for i, name in enumerate(names)
+        if attrs.types[i] == _STRING
+    }
+
+
+def _text(span: Any) -> str:
+    return ctypes.string_at(span.data, span.count).decode()
+
+
 class _Stream:
-    def __init__(self, frame):
+    def __init__(self, frame: Any) -> None:
         self._frame = frame
 
-    def __cuda_stream__(self):
+    def __cuda_stream__(self) -> tuple[int, int]:
         context = self._frame.context
         args = _StreamGet(size=ctypes.sizeof(_StreamGet), context=context)
         if self._frame.api.contents.stream_get(ctypes.addressof(args)):
@@ -82,21 +117,23 @@ class _Stream:
         return 0, args.stream or 0
 
 
-def _error(frame, error):
+def _error(frame: Any, error: Exception) -> int:
     text = f"{type(error).__name__}: {error}".encode()
     args = _ErrorCreate(size=ctypes.sizeof(_ErrorCreate), message=text, code=_INVALID_ARGUMENT)
-    return frame.api.contents.error_create(ctypes.addressof(args))
+    made: int = frame.api.contents.error_create(ctypes.addressof(args))
+    return made
 
 
 @cache
-def _version():
+def _version() -> list[int]:
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text("utf-8")
     names = ("MAJOR", "MINOR")
-    return [int(re.search(rf"#define XLA_FFI_API_{name} (\d+)", header)[1]) for name in names]
+    found = [re.search(rf"#define XLA_FFI_API_{name} (\d+)", header) for name in names]
+    return [int(match[1]) for match in found if match]
 
 
 # What every struct begins with.
-_HEAD = [("size", c_size_t), ("extension", c_void_p)]
+_HEAD: Sequence[tuple[str, Any]] = [("size", c_size_t), ("extension", c_void_p)]
 
 
 class _Version(Structure):
@@ -134,6 +171,20 @@ class _Buffers(Structure):
     ]
 
 
+class _Bytes(Structure):
+    _fields_ = [("data", c_void_p), ("count", c_size_t)]
+
+
+class _Attributes(Structure):
+    _fields_ = [
+        *_HEAD,
+        ("count", c_int64),
+        ("types", POINTER(c_int)),
+        ("names", POINTER(POINTER(_Bytes))),
+        ("values", POINTER(c_void_p)),
+    ]
+
+
 class _StreamGet(Structure):
     _fields_ = [*_HEAD, ("context", c_void_p), ("stream", c_void_p)]
 
@@ -167,6 +218,7 @@ class _Frame(Structure):
         ("stage", c_int),
         ("args", _Buffers),
         ("rets", _Buffers),
+        ("attrs", _Attributes),
     ]
 
 

@@ -1,0 +1,3 @@
+from tiny_models import hf
+
+__all__ = ["hf"]
