@@ -1,0 +1,116 @@
+"""The few things that are done to callers' arrays of any library: parts of them, and new ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays.caller import numpy_dtype
+from ..arrays.pytorch import torch_of
+
+__all__ = [
+    "concat",
+    "dtype_of",
+    "empty",
+    "from_bytes",
+    "is_writable",
+    "library",
+    "raw_bytes",
+    "rows",
+    "zeros",
+]
+
+
+def library(x: Any) -> Any:
+    """Return the module that an array's functions are in: of NumPy, CuPy, PyTorch or JAX."""
+    torch = torch_of(x)
+    if torch is not None:
+        return torch
+    if isinstance(x, np.ndarray):
+        return np
+    return x.__array_namespace__()
+
+
+def dtype_of(x: Any) -> str:
+    """Return the name of an array's type, "bfloat16" for example."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def rows(x: Any, axis: int, start: int, stop: int, *, step: int = 1, pad: int = 0) -> Any:
+    """Return part of an array along an axis, a view where the library has views.
+
+    Parameters
+    ----------
+    pad : int
+        Rows more than those to `stop`: the next ones where there are any, else zeros.
+    """
+    missing = max(0, stop + pad - int(x.shape[axis])) if pad else 0
+    part = x[(slice(None),) * axis + (slice(start, stop + pad - missing, step),)]
+    if not missing:
+        return part
+    shape = list(part.shape)
+    shape[axis] = missing
+    return concat([part, zeros(part, tuple(shape))], axis)
+
+
+def concat(parts: Sequence[Any], axis: int) -> Any:
+    """Return arrays of one library end to end."""
+    xp = library(parts[0])
+    return xp.cat(list(parts), axis) if torch_of(parts[0]) is not None else xp.concatenate(
+        list(parts), axis
+    )
+
+
+def empty(like: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+    """Return a new array of the library, the device and, unless it is named, the type of another."""
+    return _made("empty", like, shape, dtype)
+
+
+def zeros(like: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+    """Return the same of zeros."""
+    return _made("zeros", like, shape, dtype)
+
+
+def is_writable(x: Any) -> bool:
+    """Say whether parts of an array may be written: JAX's are immutable."""
+    jax: Any = sys.modules.get("jax")
+    return not isinstance(x, getattr(jax, "Array", ()))
+
+
+def raw_bytes(x: Any, xp: Any) -> Any:
+    """Return the bytes of a contiguous array as an array of uint8 of NumPy or CuPy, no copy.
+
+    Parameters
+    ----------
+    xp : module
+        numpy or cupy, wherever the array is.
+    """
+    torch = torch_of(x)
+    if torch is not None:
+        x = x.contiguous().view(torch.uint8)
+        return (x.numpy() if xp is np else xp.from_dlpack(x)).reshape(-1)
+    if not isinstance(x, xp.ndarray):
+        if dtype_of(x) == "bfloat16":  # of JAX: DLPack's, which neither library has
+            x = library(x).asarray(x).view("uint16")
+        x = xp.from_dlpack(x)
+    return xp.ascontiguousarray(x).reshape(-1).view(np.uint8)
+
+
+def from_bytes(buffer: Any, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """Return bytes of NumPy or CuPy as an array of a type: of PyTorch if `like` is, no copy."""
+    torch = torch_of(like)
+    if torch is None:
+        return buffer.view(numpy_dtype(dtype)).reshape(shape)
+    tensor = torch.from_numpy(buffer) if isinstance(buffer, np.ndarray) else torch.from_dlpack(buffer)
+    return tensor.view(getattr(torch, dtype)).reshape(shape)
+
+
+def _made(how: str, like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
+    xp = library(like)
+    if torch_of(like) is None:
+        return getattr(xp, how)(shape, dtype=dtype or like.dtype)
+    kind = getattr(xp, dtype) if dtype else like.dtype
+    return getattr(xp, how)(shape, dtype=kind, device=like.device)
