@@ -6,7 +6,7 @@ from typing import Any
 
 from ..arrays.view import cupy_module
 
-__all__ = ["SideStream", "is_on_gpu", "module_of"]
+__all__ = ["OnStream", "SideStream", "is_on_gpu"]
 
 
 class SideStream:
@@ -40,10 +40,12 @@ def is_on_gpu(x: Any) -> bool:
     return type(x).__module__.partition(".")[0] == "cupy"
 
 
-def module_of(x: Any) -> Any:
-    """Return numpy or cupy, whichever an array is of."""
-    if is_on_gpu(x):
-        return cupy_module()
-    import numpy
+class OnStream:
+    """A transfer that is over at an event."""
 
-    return numpy
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    def wait(self) -> None:
+        """See `cuattn.distributed.group.Transfer.wait`."""
+        cupy_module().cuda.get_current_stream().wait_event(self._event)

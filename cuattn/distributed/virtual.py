@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
-from .group import Group, Message
+from .group import Done, Group, Message, Transfer
 from .side_stream import SideStream, is_on_gpu
 
-__all__ = ["VirtualGroup", "run_virtual"]
+__all__ = ["VirtualGroup", "run_virtual", "single"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class VirtualGroup(Group):
         self._gathered += 1
         self._hub.changed()
         self.wait_for(lambda: len(table) == self.size, "not all ranks have called")
+        self._hub.tables.pop(self._gathered - 2, None)  # which all have read
         return [table[rank] for rank in range(self.size)]
 
     def wait_for(self, is_done: Callable[[], bool], what: str) -> None:
@@ -76,6 +77,23 @@ class VirtualGroup(Group):
             self._side = SideStream()
         self._side.follow()
         return self._side
+
+
+def single(timeout: float) -> Group:
+    """Return a group of one rank, in the thread of the caller."""
+    return _Alone(0, 1, timeout)
+
+
+class _Alone(Group):
+    """A rank without others."""
+
+    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
+        """See `Group.exchange`; there is nobody."""
+        return Done()
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """See `Group.gather_bytes`."""
+        return [data]
 
 
 class _Letter:
