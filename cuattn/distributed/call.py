@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..scheme import Scheme
 from .agreement import described
 from .arrays import dtype_of, rows
 from .parcel import Carrier, Wire
-from .parts import parts_of
+from .parts import Part, parts_of
 from .placement import Placement, Run, check_placement, runs_of, shard_lengths, token_axis
 from .states import States
 
@@ -52,6 +52,7 @@ class Call:
     scale: float
     num_q_heads: int
     has_sinks: bool
+    has_mask: bool
     on_gpu: bool
     ordinal: int
 
@@ -72,6 +73,7 @@ class Call:
         scale: float | None,
         layout: str,
         return_lse: bool,
+        is_masked: bool = False,
     ) -> Call:
         """Check what a rank can check alone.
 
@@ -124,6 +126,7 @@ class Call:
             softmax_scale,
             int(q.shape[heads]),
             sinks is not None,
+            is_masked,
             places["q"][0] == CUDA,
             places["q"][1],
         )
@@ -136,7 +139,12 @@ class Call:
     @property
     def is_masked(self) -> bool:
         """Whether rows see other keys than all."""
-        return self.window_size != ALL_KEYS
+        return self.has_mask or self.window_size != ALL_KEYS
+
+    def with_heads(self, ranks: int) -> Call:
+        """Return the call of one of so many ranks that share the heads."""
+        carrier = replace(self.carrier, heads=self.carrier.heads // ranks)
+        return replace(self, carrier=carrier, num_q_heads=self.num_q_heads // ranks)
 
     def described(self) -> dict[str, Any]:
         """Return what all ranks have to agree on."""
@@ -156,6 +164,7 @@ class Call:
             "softcap": self.softcap,
             "scale": self.scale,
             "sinks": self.has_sinks,
+            "attn_mask": self.has_mask,
         }
 
     @property
@@ -172,7 +181,13 @@ class Call:
         return on_device(self.ordinal) if self.on_gpu else nullcontext()
 
     def attend(
-        self, states: States, q: Any, queries: Sequence[Run], pieces: Sequence[Piece], parcel: Any
+        self,
+        states: States,
+        q: Any,
+        queries: Sequence[Run],
+        pieces: Sequence[Piece],
+        parcel: Any,
+        attn_mask: Any = None,
     ) -> None:
         """Attend from a rank's rows to the keys of a parcel, as far as they see any.
 
@@ -185,6 +200,8 @@ class Call:
         pieces : sequence of Piece
             What the parcel holds.
         parcel : array of uint8
+        attn_mask : array, optional
+            Of the rows, and of all keys of the sequence.
         """
         first = 0
         for piece, nbytes in zip(pieces, self.sizes(pieces), strict=True):
@@ -203,6 +220,7 @@ class Call:
                     scheme=self.carrier.attended,
                     layout=self.carrier.layout,
                     return_lse=True,
+                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece.run),
                 )
                 states.add(part.start, o, lse, part.stop - part.start)
             first = last
@@ -215,18 +233,25 @@ class Call:
         """Say whether rows see any of the keys."""
         return any(parts_of(queries, piece.run, *self.window_size) for piece in pieces)
 
-    def pack(self, k: Any, v: Any, pieces: Sequence[Piece]) -> Any:
-        """Return K and V of this rank as one parcel, piece by piece."""
+    def pack(self, k: Any, v: Any, pieces: Sequence[Piece], into: Any = None) -> Any:
+        """Return K and V of this rank as one parcel, piece by piece: a new one, or `into`."""
         sizes = self.sizes(pieces)
-        parcel = self.xp.zeros(sum(sizes), np.uint8)
+        parcel = self.xp.empty(sum(sizes), np.uint8) if into is None else into
         token = byte = 0
         for piece, nbytes in zip(pieces, sizes, strict=True):
             ends = token, token + piece.tokens
-            self.carrier.pack(
-                rows(k, self.axis, *ends), rows(v, self.axis, *ends), parcel[byte : byte + nbytes], self.xp
-            )
+            some = (rows(x, self.axis, *ends) for x in (k, v))
+            self.carrier.pack(*some, parcel[byte : byte + nbytes], self.xp)
             token, byte = ends[1], byte + nbytes
         return parcel
+
+
+def _mask_of(mask: Any, part: Part, run: Run) -> Any:
+    """Return what a mask says of the rows of a part and a run of keys."""
+    last = len(mask.shape) - 1
+    if mask.shape[last - 1] != 1:
+        mask = rows(mask, last - 1, part.start, part.stop, pad=part.pad)
+    return rows(mask, last, run.start, run.start + run.step * run.count, step=run.step)
 
 
 def tokens_of(

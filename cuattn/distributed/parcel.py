@@ -88,10 +88,6 @@ class Carrier:
         """The scheme that K and V are quantized by."""
         return replace(self.attended, qk="int4", pv="int4") if self.wire == "int4" else self.scheme
 
-    def with_heads(self, heads: int) -> Carrier:
-        """Return that of some of the heads."""
-        return replace(self, heads=heads)
-
     def nbytes(self, tokens: int) -> int:
         """Return the length of a parcel."""
         last: Section | None = None
