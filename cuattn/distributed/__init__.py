@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from .environment import from_environment
 from .gathered import all_gather_attention
-from .group import Group
+from .cache import DistributedKVCache
+from .group import Group, nodes
 from .mpi import MPIGroup
 from .nccl import NCCLGroup
 from .placement import positions, shard, unshard
@@ -18,6 +19,7 @@ from .ulysses import ulysses_attention, usp_attention
 from .virtual import VirtualGroup, run_virtual
 
 __all__ = [
+    "DistributedKVCache",
     "Group",
     "MPIGroup",
     "NCCLGroup",
@@ -25,6 +27,7 @@ __all__ = [
     "VirtualGroup",
     "all_gather_attention",
     "from_environment",
+    "nodes",
     "positions",
     "ring_attention",
     "run_virtual",

@@ -52,7 +52,7 @@ class Call:
     scale: float
     num_q_heads: int
     has_sinks: bool
-    has_mask: bool
+    mask_keys: int | None
     on_gpu: bool
     ordinal: int
 
@@ -73,7 +73,7 @@ class Call:
         scale: float | None,
         layout: str,
         return_lse: bool,
-        is_masked: bool = False,
+        attn_mask: Any = None,
     ) -> Call:
         """Check what a rank can check alone.
 
@@ -108,6 +108,8 @@ class Call:
         softmax_scale = checked_scale(scale, int(q.shape[3]))
         if sinks is not None and tuple(sinks.shape) != (q.shape[heads],):
             raise ArgumentError("sinks.shape", tuple(sinks.shape), f"({q.shape[heads]},)")
+        if attn_mask is not None:
+            _check_mask(attn_mask, int(q.shape[axis]))
         carrier = Carrier(
             resolve(scheme),
             wire,
@@ -126,7 +128,7 @@ class Call:
             softmax_scale,
             int(q.shape[heads]),
             sinks is not None,
-            is_masked,
+            None if attn_mask is None else int(attn_mask.shape[-1]),
             places["q"][0] == CUDA,
             places["q"][1],
         )
@@ -139,7 +141,7 @@ class Call:
     @property
     def is_masked(self) -> bool:
         """Whether rows see other keys than all."""
-        return self.has_mask or self.window_size != ALL_KEYS
+        return self.mask_keys is not None or self.window_size != ALL_KEYS
 
     def with_heads(self, ranks: int) -> Call:
         """Return the call of one of so many ranks that share the heads."""
@@ -164,7 +166,7 @@ class Call:
             "softcap": self.softcap,
             "scale": self.scale,
             "sinks": self.has_sinks,
-            "attn_mask": self.has_mask,
+            "keys of attn_mask": self.mask_keys,
         }
 
     @property
@@ -244,6 +246,13 @@ class Call:
             self.carrier.pack(*some, parcel[byte : byte + nbytes], self.xp)
             token, byte = ends[1], byte + nbytes
         return parcel
+
+
+def _check_mask(mask: Any, rows_of_rank: int) -> None:
+    shape = tuple(getattr(mask, "shape", ()))
+    if not 2 <= len(shape) <= 4 or shape[-2] not in (1, rows_of_rank):
+        expected = f"[batch, num_q_heads, {rows_of_rank}, keys of all ranks], or broadcast to it"
+        raise ArgumentError("attn_mask.shape", shape, expected)
 
 
 def _mask_of(mask: Any, part: Part, run: Run) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attention import attention
 from ..common.public import public
-from ..errors import ArgumentError
+from ..errors import MismatchError
 from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check
@@ -89,12 +89,13 @@ def all_gather_attention(
         *(q, k, v, group, check),
         placement=placement,
         wire=wire,
-        is_masked=attn_mask is not None,
+        attn_mask=attn_mask,
         **options,
     )
     rank, size = group.rank, group.size
-    if attn_mask is not None:
-        _check_mask(attn_mask, sum(piece.tokens for of_rank in pieces for piece in of_rank))
+    total = sum(piece.tokens for of_rank in pieces for piece in of_rank)
+    if call.mask_keys not in (None, total):
+        raise MismatchError(f"attn_mask must have {total} keys, got {call.mask_keys}")
     with call.on_device(), call.on_stream(q):
         own = call.pack(k, v, pieces[rank])
         sizes = [sum(call.sizes(of_rank)) for of_rank in pieces]
@@ -110,9 +111,3 @@ def all_gather_attention(
         if timeout is not None:
             group.synchronize(timeout)
     return (o, lse) if return_lse else o
-
-
-def _check_mask(mask: Any, total: int) -> None:
-    if not 2 <= len(mask.shape) <= 4 or mask.shape[-1] != total:
-        expected = f"[batch, num_q_heads, tokens of this rank, {total}], or what broadcasts to it"
-        raise ArgumentError("attn_mask.shape", tuple(mask.shape), expected)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import ArgumentError, RankTimeoutError
 
-__all__ = ["Done", "Group", "Message", "Transfer", "check_timeout", "poll"]
+__all__ = ["Done", "Group", "Message", "Subgroup", "Transfer", "check_timeout", "nodes", "poll"]
 
 # Bytes, a one-dimensional array of uint8 of NumPy or CuPy, and the rank they go to or come from.
 Message = tuple[Any, int]
@@ -136,6 +136,64 @@ class Group(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Subgroup(Group):
+    """Some ranks of a group, of which all make the same calls on subgroups at the same time.
+
+    Parameters
+    ----------
+    group : Group
+    ranks : sequence of int
+        Of the group, this one among them: those of the subgroup in its order.
+    """
+
+    def __init__(self, group: Group, ranks: Sequence[int]) -> None:
+        super().__init__(list(ranks).index(group.rank), len(ranks), group.timeout)
+        self._group, self._ranks = group, tuple(ranks)
+
+    def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
+        """See `Group.exchange`."""
+        return self._group.exchange(
+            [(x, self._ranks[to]) for x, to in sends],
+            [(x, self._ranks[source]) for x, source in receives],
+        )
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """See `Group.gather_bytes`."""
+        every = self._group.gather_bytes(data)
+        return [every[rank] for rank in self._ranks]
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """See `Group.synchronize`."""
+        self._group.synchronize(timeout)
+
+
+def nodes(group: Group, size: int) -> tuple[Group, Group]:
+    """Return this rank's node, and the ranks with its number in all nodes, as `usp_attention` has.
+
+    Parameters
+    ----------
+    group : Group
+        Ranks of a node follow each other.
+    size : int
+        Ranks of a node.
+
+    Returns
+    -------
+    inner, outer : Group
+        All ranks of the group make the same calls on them at the same time.
+
+    Raises
+    ------
+    ArgumentError
+        If the ranks do not make whole nodes.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or group.size % size:
+        raise ArgumentError("size", size, f"a divisor of the {group.size} ranks")
+    node, number = divmod(group.rank, size)
+    inner = Subgroup(group, range(node * size, (node + 1) * size))
+    return inner, Subgroup(group, range(number, group.size, size))
 
 
 def check_timeout(timeout: float) -> float:
