@@ -51,8 +51,10 @@ def agree(
     """
     if check not in CHECKS:
         raise ArgumentError("check", check, f"one of {CHECKS}")
-    is_wrong = isinstance(described, CuattnError)
-    what = {"error": str(described)} if is_wrong else {"protocol": PROTOCOL, "call": call, **described}
+    wrong = described if isinstance(described, CuattnError) else None
+    what: dict[str, Any] = {"error": str(described)}
+    if not isinstance(described, CuattnError):
+        what = {"protocol": PROTOCOL, "call": call, **described}
     message = json.dumps([what, own], sort_keys=True).encode()
     known = group.agreed.get(message) if check == "once" else None
     answers = known or group.gather_bytes(message)
@@ -60,9 +62,7 @@ def agree(
     try:
         _compare([answer for answer, _ in every])
     except MismatchError as error:
-        if is_wrong:
-            raise error from described
-        raise
+        raise error from wrong
     group.agreed[message] = answers
     return [x for _, x in every]
 

@@ -59,13 +59,15 @@ def rows(x: Any, axis: int, start: int, stop: int, *, step: int = 1, pad: int = 
 def concat(parts: Sequence[Any], axis: int) -> Any:
     """Return arrays of one library end to end."""
     xp = library(parts[0])
-    return xp.cat(list(parts), axis) if torch_of(parts[0]) is not None else xp.concatenate(
-        list(parts), axis
+    return (
+        xp.cat(list(parts), axis)
+        if torch_of(parts[0]) is not None
+        else xp.concatenate(list(parts), axis)
     )
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
-    """Return a new array of the library, the device and, unless it is named, the type of another."""
+    """Return a new array of the library, device and, unless it is named, type of another."""
     return _made("empty", like, shape, dtype)
 
 
@@ -104,8 +106,8 @@ def from_bytes(buffer: Any, shape: tuple[int, ...], dtype: str, like: Any) -> An
     torch = torch_of(like)
     if torch is None:
         return buffer.view(numpy_dtype(dtype)).reshape(shape)
-    tensor = torch.from_numpy(buffer) if isinstance(buffer, np.ndarray) else torch.from_dlpack(buffer)
-    return tensor.view(getattr(torch, dtype)).reshape(shape)
+    made = torch.from_numpy if isinstance(buffer, np.ndarray) else torch.from_dlpack
+    return made(buffer).view(getattr(torch, dtype)).reshape(shape)
 
 
 def _made(how: str, like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:

@@ -65,8 +65,11 @@ class DistributedKVCache:
     ) -> None:
         cache: KVCache | None = None
         described: Any = {
-            **{"batch": batch, "num_kv_heads": num_kv_heads, "head_dim": head_dim},
-            **{"capacity": capacity, "interleave": interleave},
+            "batch": batch,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "capacity": capacity,
+            "interleave": interleave,
             "options": {name: repr(value) for name, value in sorted(options.items())},
         }
         try:
@@ -93,7 +96,9 @@ class DistributedKVCache:
         return self._lengths.astype(np.int32)
 
     @public
-    def append(self, k: Any, v: Any, *, counts: ArrayLike | None = None, layout: str = "HND") -> None:
+    def append(
+        self, k: Any, v: Any, *, counts: ArrayLike | None = None, layout: str = "HND"
+    ) -> None:
         """Put tokens after those that there are, each on the rank that it belongs to.
 
         Parameters
@@ -118,7 +123,10 @@ class DistributedKVCache:
         if (self._lengths + new > self._capacity).any():
             expected = f"so many that no sequence has more than {self._capacity} tokens"
             raise ArgumentError("k.shape", tuple(k.shape), expected)
-        of_sequence = [self._own(first, count) for first, count in zip(self._lengths, new, strict=True)]
+        of_sequence = [
+            self._own(int(first), int(count))
+            for first, count in zip(self._lengths, new, strict=True)
+        ]
         own = np.array([len(x) for x in of_sequence])
         if own.any():
             some = [_taken(x, of_sequence, axis) for x in (k, v)]
@@ -214,7 +222,10 @@ class DistributedKVCache:
                 each = len(sinks) // group.size
                 sinks = rows(sinks, 0, group.rank * each, (group.rank + 1) * each)
             like, of_lse = parts[0]
-            nothing = zeros(like, tuple(like.shape)), zeros(of_lse, tuple(of_lse.shape)) + sinks[:, None]
+            nothing = (
+                zeros(like, tuple(like.shape)),
+                zeros(of_lse, tuple(of_lse.shape)) + sinks[:, None],
+            )
             parts.append(nothing)
         o, lse = parts[0]
         if len(parts) > 1:
@@ -229,7 +240,9 @@ class DistributedKVCache:
         parts = [from_bytes(x, tuple(q.shape), dtype_of(q), q) for x in every]
         return concat(parts, heads)
 
-    def _exchanged(self, o: Any, lse: Any, heads: int, xp: Any, split: bool) -> list[tuple[Any, Any]]:
+    def _exchanged(
+        self, o: Any, lse: Any, heads: int, xp: Any, split: bool
+    ) -> list[tuple[Any, Any]]:
         """Return the partial results of all ranks, of all heads or of this rank's."""
         size = self._group.size
         if size == 1:
@@ -255,8 +268,11 @@ class DistributedKVCache:
 
     def _own(self, first: int, count: int) -> NDArray[np.intp]:
         """Return which of new tokens, of which the first is number `first`, are this rank's."""
-        new = np.arange(count)
-        return new[(first + new) // self._interleave % self._group.size == self._group.rank]
+        new: NDArray[np.intp] = np.arange(count)
+        mine: NDArray[np.intp] = new[
+            (first + new) // self._interleave % self._group.size == self._group.rank
+        ]
+        return mine
 
     def _mask(self, n: int, q: Any, xp: Any) -> Any:
         """Return which of this rank's last tokens the last n queries see: [batch, 1, n, m]."""

@@ -24,21 +24,9 @@ from .parts import Part, parts_of
 from .placement import Placement, Run, check_placement, runs_of, shard_lengths, token_axis
 from .states import States
 
-__all__ = ["Call", "Piece", "pieces_of", "tokens_of"]
+__all__ = ["Call", "pieces_of", "tokens_of"]
 
 _UNLIMITED = -1
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Keys of one rank that are quantized together: where they are, among all of the sequence."""
-
-    run: Run
-
-    @property
-    def tokens(self) -> int:
-        """How many."""
-        return self.run.count
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +175,7 @@ class Call:
         states: States,
         q: Any,
         queries: Sequence[Run],
-        pieces: Sequence[Piece],
+        pieces: Sequence[Run],
         parcel: Any,
         attn_mask: Any = None,
     ) -> None:
@@ -199,8 +187,8 @@ class Call:
             That results are added to.
         q : array
         queries : sequence of Run
-        pieces : sequence of Piece
-            What the parcel holds.
+        pieces : sequence of Run
+            Keys that the parcel holds, each quantized by themselves.
         parcel : array of uint8
         attn_mask : array, optional
             Of the rows, and of all keys of the sequence.
@@ -208,7 +196,7 @@ class Call:
         first = 0
         for piece, nbytes in zip(pieces, self.sizes(pieces), strict=True):
             last = first + nbytes
-            parts = parts_of(queries, piece.run, *self.window_size)
+            parts = parts_of(queries, piece, *self.window_size)
             if parts:
                 k, v = self.carrier.unpack(parcel[first:last], piece.tokens, q, self.xp)
             for part in parts:
@@ -222,28 +210,28 @@ class Call:
                     scheme=self.carrier.attended,
                     layout=self.carrier.layout,
                     return_lse=True,
-                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece.run),
+                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece),
                 )
                 states.add(part.start, o, lse, part.stop - part.start)
             first = last
 
-    def sizes(self, pieces: Sequence[Piece]) -> list[int]:
+    def sizes(self, pieces: Sequence[Run]) -> list[int]:
         """Return the bytes of pieces, whole lines of memory."""
         return [-(-self.carrier.nbytes(piece.tokens) // 256) * 256 for piece in pieces]
 
-    def sees(self, queries: Sequence[Run], pieces: Sequence[Piece]) -> bool:
+    def sees(self, queries: Sequence[Run], pieces: Sequence[Run]) -> bool:
         """Say whether rows see any of the keys."""
-        return any(parts_of(queries, piece.run, *self.window_size) for piece in pieces)
+        return any(parts_of(queries, piece, *self.window_size) for piece in pieces)
 
-    def pack(self, k: Any, v: Any, pieces: Sequence[Piece], into: Any = None) -> Any:
+    def pack(self, k: Any, v: Any, pieces: Sequence[Run], into: Any = None) -> Any:
         """Return K and V of this rank as one parcel, piece by piece: a new one, or `into`."""
         sizes = self.sizes(pieces)
         parcel = self.xp.empty(sum(sizes), np.uint8) if into is None else into
         token = byte = 0
         for piece, nbytes in zip(pieces, sizes, strict=True):
             ends = token, token + piece.tokens
-            some = (rows(x, self.axis, *ends) for x in (k, v))
-            self.carrier.pack(*some, parcel[byte : byte + nbytes], self.xp)
+            some_k, some_v = (rows(x, self.axis, *ends) for x in (k, v))
+            self.carrier.pack(some_k, some_v, parcel[byte : byte + nbytes], self.xp)
             token, byte = ends[1], byte + nbytes
         return parcel
 
@@ -260,7 +248,7 @@ def _mask_of(mask: Any, part: Part, run: Run) -> Any:
     last = len(mask.shape) - 1
     if mask.shape[last - 1] != 1:
         mask = rows(mask, last - 1, part.start, part.stop, pad=part.pad)
-    return rows(mask, last, run.start, run.start + run.step * run.count, step=run.step)
+    return rows(mask, last, run.start, run.start + run.step * run.tokens, step=run.step)
 
 
 def tokens_of(
@@ -295,16 +283,18 @@ def tokens_of(
             f"{list(lengths)}: cuattn.distributed.shard divides them so"
         )
     return [
-        tuple(run._replace(start=run.start + shift) for run in runs_of(total, size, rank, placement))
+        tuple(
+            run._replace(start=run.start + shift) for run in runs_of(total, size, rank, placement)
+        )
         for rank in range(size)
     ]
 
 
-def pieces_of(tokens: Sequence[tuple[Run, ...]], is_masked: bool) -> list[list[Piece]]:
+def pieces_of(tokens: Sequence[tuple[Run, ...]], is_masked: bool) -> list[list[Run]]:
     """Return what of each rank's keys is quantized together.
 
     Without a mask no row asks where keys are: all of a rank's are one piece.
     """
     if is_masked:
-        return [[Piece(run) for run in runs] for runs in tokens]
-    return [[Piece(Run(0, 1, sum(run.count for run in runs)))] for runs in tokens]
+        return [list(runs) for runs in tokens]
+    return [[(Run(0, 1, sum(run.tokens for run in runs)))] for runs in tokens]

@@ -97,5 +97,5 @@ def mpi_module() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UnsupportedError(f"no MPI, which mpi4py with mpich or openmpi brings: {error}") from None
+        raise UnsupportedError(f"no MPI: install mpi4py and mpich or openmpi ({error})") from None
     return MPI

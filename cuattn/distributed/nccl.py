@@ -102,9 +102,7 @@ class NCCLGroup(Group):
         with self._side.stream:
             send, every = cupy.asarray(own), cupy.empty((self.size, _SMALL), np.uint8)
             kind = self._nccl.NCCL_UINT8
-            self._comm.allGather(
-                send.data.ptr, every.data.ptr, _SMALL, kind, self._side.stream.ptr
-            )
+            self._comm.allGather(send.data.ptr, every.data.ptr, _SMALL, kind, self._side.stream.ptr)
             self._last = self._side.event()
             self.synchronize()
             found = every.get()
@@ -202,4 +200,3 @@ class StoreControl:
         if call > 1:  # all have read what came two calls before
             self._store.delete_key(f"{call - 2}/{self._rank}")
         return found
-

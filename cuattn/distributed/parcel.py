@@ -90,10 +90,7 @@ class Carrier:
 
     def nbytes(self, tokens: int) -> int:
         """Return the length of a parcel."""
-        last: Section | None = None
-        for last in self._sections(tokens):
-            pass
-        return 0 if last is None else _end(last)
+        return max(_end(section) for section in self._sections(tokens))
 
     def pack(self, k: Any, v: Any, into: Any, xp: Any) -> None:
         """Quantize K and V, if that is to be, and write them.

@@ -58,7 +58,7 @@ def parts_of(queries: Sequence[Run], keys: Run, left: int, right: int) -> list[P
     found: list[Part] = []
     first = 0
     for run in queries:
-        part = part_of(run.count, keys.count, *_bounds(run, keys, left, right))
+        part = part_of(run.tokens, keys.tokens, *_bounds(run, keys, left, right))
         if part is not None:
             part = part._replace(start=part.start + first, stop=part.stop + first)
             last = found[-1] if found else None
@@ -66,7 +66,7 @@ def parts_of(queries: Sequence[Run], keys: Run, left: int, right: int) -> list[P
                 found[-1] = _join(last, part)
             else:
                 found.append(part)
-        first += run.count
+        first += run.tokens
     return found
 
 
@@ -115,7 +115,7 @@ def _bounds(queries: Run, keys: Run, left: int, right: int) -> tuple[int | None,
 
 
 def _joins(last: Part, part: Part, first: int, run: Run) -> bool:
-    whole = part.is_full and part.stop - part.start == run.count
+    whole = part.is_full and part.stop - part.start == run.tokens
     return whole and last.stop == first and not last.pad and last.window_size[0] == _UNLIMITED
 
 

@@ -33,11 +33,13 @@ class Run(NamedTuple):
 
     start: int
     step: int
-    count: int
+    tokens: int
 
 
-def positions(total: int, size: int, rank: int, placement: Placement = "zigzag") -> NDArray[np.intp]:
-    """Return where the tokens of a rank are in the whole sequence, in the order in which it has them.
+def positions(
+    total: int, size: int, rank: int, placement: Placement = "zigzag"
+) -> NDArray[np.intp]:
+    """Return where the tokens of a rank are in the sequence, in the order in which it has them.
 
     They are what rotary embeddings need, and index the tokens of a shard: ``x[:, :, positions]``.
 
@@ -62,7 +64,7 @@ def positions(total: int, size: int, rank: int, placement: Placement = "zigzag")
     ArgumentError
         For another placement, or a rank that there is not.
     """
-    parts = [np.arange(x.count) * x.step + x.start for x in runs_of(total, size, rank, placement)]
+    parts = [np.arange(x.tokens) * x.step + x.start for x in runs_of(total, size, rank, placement)]
     return np.concatenate([np.zeros(0, np.intp), *parts]).astype(np.intp)
 
 
@@ -91,15 +93,13 @@ def shard(
     """
     axis = token_axis(layout)
     parts = [
-        rows(x, axis, run.start, run.start + run.step * run.count, step=run.step)
+        rows(x, axis, run.start, run.start + run.step * run.tokens, step=run.step)
         for run in runs_of(int(x.shape[axis]), size, rank, placement)
     ]
     return parts[0] if len(parts) == 1 else concat(parts, axis)
 
 
-def unshard(
-    shards: Sequence[Any], placement: Placement = "zigzag", *, layout: str = "HND"
-) -> Any:
+def unshard(shards: Sequence[Any], placement: Placement = "zigzag", *, layout: str = "HND") -> Any:
     """Return an array of all tokens from those of all ranks, in the order of the ranks.
 
     Parameters
@@ -129,7 +129,7 @@ def unshard(
 def shard_lengths(total: int, size: int, placement: Placement) -> list[int]:
     """Return how many tokens each rank has."""
     return [
-        sum(run.count for run in runs_of(total, size, rank, placement)) for rank in range(size)
+        sum(run.tokens for run in runs_of(total, size, rank, placement)) for rank in range(size)
     ]
 
 
@@ -158,16 +158,16 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
     """
     found: list[Run] = []
     for run in runs:
-        if found and run.count == 0:
+        if found and run.tokens == 0:
             continue
         last = found[-1] if found else None
-        if last is not None and last.count == 0:
+        if last is not None and last.tokens == 0:
             found[-1] = run
-        elif last is not None and (last.step, last.start + last.step * last.count) == (
+        elif last is not None and (last.step, last.start + last.step * last.tokens) == (
             run.step,
             run.start,
         ):
-            found[-1] = last._replace(count=last.count + run.count)
+            found[-1] = last._replace(tokens=last.tokens + run.tokens)
         else:
             found.append(run)
     return tuple(found)

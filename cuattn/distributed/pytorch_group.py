@@ -114,7 +114,9 @@ class TorchGroup(Group):
         tensor: Callable[[Any], Any],
     ) -> list[Any]:
         dist = self._dist
-        both = [(dist.isend, x, to) for x, to in sends] + [(dist.irecv, x, to) for x, to in receives]
+        both = [(dist.isend, x, to) for x, to in sends] + [
+            (dist.irecv, x, to) for x, to in receives
+        ]
         operations = [
             dist.P2POp(how, tensor(x), self._ranks[peer], self._group) for how, x, peer in both
         ]

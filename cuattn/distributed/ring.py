@@ -11,7 +11,7 @@ from ..errors import CuattnError
 from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check, agree
-from .call import Call, Piece, pieces_of, tokens_of
+from .call import Call, pieces_of, tokens_of
 from .group import Group
 from .parcel import Wire
 from .placement import Placement, Run, token_axis
@@ -138,7 +138,7 @@ def ring_attention(
 
 def shards_of(
     name: str, q: Any, k: Any, v: Any, group: Group, check: Check, **options: Any
-) -> tuple[Call, list[tuple[Run, ...]], list[list[Piece]]]:
+) -> tuple[Call, list[tuple[Run, ...]], list[list[Run]]]:
     """Check a call with all ranks, and return it with the rows and the keys that each rank has.
 
     Parameters
@@ -176,7 +176,7 @@ def go_round(
     states: States,
     q: Any,
     tokens: Sequence[tuple[Run, ...]],
-    pieces: Sequence[Sequence[Piece]],
+    pieces: Sequence[Sequence[Run]],
     parcel: Any,
     group: Group,
 ) -> None:
@@ -211,9 +211,7 @@ def go_round(
             parcel = following
 
 
-def _steps(
-    call: Call, tokens: Sequence[tuple[Run, ...]], pieces: Sequence[Sequence[Piece]]
-) -> int:
+def _steps(call: Call, tokens: Sequence[tuple[Run, ...]], pieces: Sequence[Sequence[Run]]) -> int:
     """Return after how many steps no rank sees anything more."""
     size = len(tokens)
     for step in range(size - 1, 0, -1):

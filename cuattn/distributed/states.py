@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class States:
         count = int(self._shape[self._axis])
         ends = {end for start, stop, _, _ in self._parts for end in (start, stop)}
         cuts = sorted(ends | {0, count})
-        pieces = list(zip(cuts, cuts[1:], strict=False)) or [(0, 0)]
+        pieces = list(pairwise(cuts)) or [(0, 0)]
         if len(pieces) == 1:
             return self._of_rows(*pieces[0], sinks, None)
         if not is_writable(self._q):
@@ -65,7 +66,10 @@ class States:
     def _of_rows(self, start: int, stop: int, sinks: Any, out: Any) -> tuple[Any, Any]:
         """Merge what there is of some rows, between two of which no part begins or ends."""
         found = [
-            (rows(o, self._axis, start - first, stop - first), rows(lse, 2, start - first, stop - first))
+            (
+                rows(o, self._axis, start - first, stop - first),
+                rows(lse, 2, start - first, stop - first),
+            )
             for first, last, o, lse in self._parts
             if first <= start and stop <= last
         ]

@@ -13,7 +13,7 @@ from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check, agree
 from .arrays import concat, from_bytes, raw_bytes, rows
-from .call import Call, Piece, tokens_of
+from .call import Call, tokens_of
 from .group import Group
 from .parcel import Wire
 from .placement import Placement, Run, joined, token_axis
@@ -190,15 +190,14 @@ class _Shard:
     Attributes
     ----------
     queries : tuple of Run
-    pieces : list of Piece
+    pieces : list of Run
     """
 
     def __init__(self, queries: Sequence[Run], keys: Sequence[Run], is_masked: bool) -> None:
         self.queries = tuple(queries)
-        self.tokens = sum(run.count for run in queries)
-        self.keys = sum(run.count for run in keys)
-        runs = keys if is_masked else [Run(0, 1, self.keys)]
-        self.pieces = [Piece(run) for run in runs]
+        self.tokens = sum(run.tokens for run in queries)
+        self.keys = sum(run.tokens for run in keys)
+        self.pieces = list(keys) if is_masked else [Run(0, 1, self.keys)]
 
 
 def _rows(node: Sequence[_Shard]) -> tuple[Run, ...]:
@@ -258,11 +257,11 @@ def _divided(runs: Sequence[Run], lengths: Sequence[int]) -> list[tuple[Run, ...
         taken: list[Run] = []
         while length and left:
             run = left.pop(0)
-            count = min(run.count, length)
-            taken.append(run._replace(count=count))
+            count = min(run.tokens, length)
+            taken.append(run._replace(tokens=count))
             length -= count
-            if count < run.count:
-                rest = run._replace(start=run.start + run.step * count, count=run.count - count)
+            if count < run.tokens:
+                rest = run._replace(start=run.start + run.step * count, tokens=run.tokens - count)
                 left.insert(0, rest)
         found.append(joined(taken) or (Run(0, 1, 0),))
     return found

@@ -1,8 +1,8 @@
-"""Ranks that are threads of one process: the same code as between processes, but for the transport.
+"""Ranks that are threads of one process: the code of several processes, but for the transport.
 
-One thread at a time runs on the host, until it waits for another one: nothing depends on how threads
-are scheduled, and none of the package's state is used by two at once. On a GPU each rank has a
-stream of its own.
+One thread at a time runs on the host, until it waits for another one: nothing depends on how
+threads are scheduled, and none of the package's state is used by two at once. On a GPU each rank
+has a stream of its own.
 """
 
 from __future__ import annotations
@@ -130,13 +130,15 @@ class _VirtualTransfer:
             letter.copied = None if self._side is None else self._side.event()
             letter.is_read = True
         self._group._hub.changed()
-        for letter in self._sent:
-            self._group.wait_for(lambda one=letter: one.is_read, "a message has not been read")
+        self._group.wait_for(self._all_read, "a message has not been read")
         if self._side is not None:
             current = cupy_module().cuda.get_current_stream()
             current.wait_event(self._side.event())
             for letter in self._sent:
                 current.wait_event(letter.copied)
+
+    def _all_read(self) -> bool:
+        return all(letter.is_read for letter in self._sent)
 
 
 class _Hub:
@@ -173,12 +175,10 @@ class _Hub:
 
 
 class _OtherRankFailedError(DistributedError):
-    """This rank stops because another one has raised, which is what the caller is told."""
+    """A rank stops because another one has raised, which is what the caller is told."""
 
 
-def run_virtual(
-    size: int, function: Callable[[Group], T], *, timeout: float = 300.0
-) -> list[T]:
+def run_virtual(size: int, function: Callable[[Group], T], *, timeout: float = 300.0) -> list[T]:
     """Call a function once for each rank of a group in this process, and return all results.
 
     Parameters
