@@ -6,6 +6,7 @@ May import `errors`, `common`, `scheme`, `presets`, `reference`, `specs`, `array
 
 from __future__ import annotations
 
+from ..errors import DistributedError, MismatchError, RankTimeoutError
 from .cache import DistributedKVCache
 from .environment import from_environment
 from .gathered import all_gather_attention
@@ -21,12 +22,15 @@ from .virtual import VirtualGroup, run_virtual
 
 __all__ = [
     "NVLINK",
+    "DistributedError",
     "DistributedKVCache",
     "Group",
     "Link",
     "MPIGroup",
+    "MismatchError",
     "NCCLGroup",
     "ParallelPlan",
+    "RankTimeoutError",
     "TorchGroup",
     "VirtualGroup",
     "all_gather_attention",

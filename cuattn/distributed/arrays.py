@@ -13,6 +13,7 @@ from ..arrays.pytorch import torch_of
 
 __all__ = [
     "concat",
+    "copy_bytes",
     "dtype_of",
     "empty",
     "from_bytes",
@@ -98,12 +99,23 @@ def raw_bytes(x: Any, xp: Any) -> Any:
         if dtype_of(x) == "bfloat16":  # of JAX: DLPack's, which neither library has
             x = library(x).asarray(x).view("uint16")
         x = xp.from_dlpack(x)
-    return xp.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    x = xp.ascontiguousarray(x).reshape(-1)
+    return x.view(np.uint8) if x.size else xp.zeros(0, np.uint8)
+
+
+def copy_bytes(source: Any, to: Any) -> None:
+    """Copy an array of bytes of NumPy or CuPy into another one; on a GPU in its current stream."""
+    if isinstance(to, np.ndarray):
+        to[...] = source
+    elif to.size:  # as a kernel on single bytes would not
+        to.data.copy_from_device_async(source.data, to.nbytes)
 
 
 def from_bytes(buffer: Any, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
     """Return bytes of NumPy or CuPy as an array of a type: of PyTorch if `like` is, no copy."""
     torch = torch_of(like)
+    if not buffer.size:
+        return library(like if torch is not None else buffer).zeros(shape, **_kind(like, dtype))
     if torch is None:
         return buffer.view(numpy_dtype(dtype)).reshape(shape)
     made = torch.from_numpy if isinstance(buffer, np.ndarray) else torch.from_dlpack
@@ -111,8 +123,12 @@ def from_bytes(buffer: Any, shape: tuple[int, ...], dtype: str, like: Any) -> An
 
 
 def _made(how: str, like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
-    xp = library(like)
-    if torch_of(like) is None:
-        return getattr(xp, how)(shape, dtype=dtype or like.dtype)
-    kind = getattr(xp, dtype) if dtype else like.dtype
-    return getattr(xp, how)(shape, dtype=kind, device=like.device)
+    return getattr(library(like), how)(shape, **_kind(like, dtype))
+
+
+def _kind(like: Any, dtype: str | None) -> dict[str, Any]:
+    """Return type and place of a new array as its library wants to be told."""
+    torch = torch_of(like)
+    if torch is None:
+        return {"dtype": numpy_dtype(dtype) if dtype else like.dtype}
+    return {"dtype": getattr(torch, dtype) if dtype else like.dtype, "device": like.device}

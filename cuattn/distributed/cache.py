@@ -252,16 +252,17 @@ class DistributedKVCache:
         for rank in range(size if split else 1):
             some = rows(o, heads, rank * each, (rank + 1) * each)
             of_some = rows(lse, 1, rank * each, (rank + 1) * each)
-            sends.append(xp.concatenate([raw_bytes(of_some, xp), raw_bytes(some, xp)]))
+            # Rows of o have a multiple of 16 bytes, which kernels load at once; lse follows.
+            sends.append(xp.concatenate([raw_bytes(some, xp), raw_bytes(of_some, xp)]))
         receives = [xp.empty(sends[0].size, "uint8") for _ in range(size)]
         self._group.all_to_all(sends if split else sends * size, receives).wait()
         shape_o, shape_lse = list(o.shape), list(lse.shape)
         shape_o[heads] = shape_lse[1] = each
-        border = 4 * int(np.prod(shape_lse))
+        border = sends[0].size - 4 * int(np.prod(shape_lse))
         return [
             (
-                from_bytes(x[border:], tuple(shape_o), dtype_of(o), o),
-                from_bytes(x[:border], tuple(shape_lse), "float32", o),
+                from_bytes(x[:border], tuple(shape_o), dtype_of(o), o),
+                from_bytes(x[border:], tuple(shape_lse), "float32", o),
             )
             for x in receives
         ]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
 from ..errors import ArgumentError, UnsupportedError
@@ -99,9 +101,8 @@ def _nccl_group(of_mpi: bool, timeout: float) -> Group:
 
 
 def _nccl_of(nccl: Any, rank: int, size: int, control: Control, timeout: float) -> Group:
-    own = repr(tuple(nccl.get_unique_id()) if rank == 0 else ()).encode()
-    first = control.gather_bytes(own)[0].decode()
-    unique_id = tuple(int(x) for x in first.strip("()").split(",") if x.strip())
+    own = bytes(nccl.get_unique_id()) if rank == 0 else b"-"
+    unique_id = control.gather_bytes(own)[0]
     return NCCLGroup(rank, size, unique_id, control=control, timeout=timeout)
 
 
@@ -112,10 +113,10 @@ def _nccl_by_cupys_store(nccl: Any, rank: int, size: int, timeout: float) -> Gro
     cupy = cupy_module()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     backend = init_process_group(size, rank, backend="nccl", host=host, port=port)
-    unique_id = nccl.get_unique_id() if rank == 0 else (0,) * nccl.NCCL_UNIQUE_ID_BYTES
-    told = cupy.asarray(unique_id, "int32")
+    unique_id = bytes(nccl.get_unique_id())  # of the others only as long as rank 0's
+    told = cupy.asarray(np.frombuffer(unique_id, np.uint8))
     backend.broadcast(told, 0)
-    group = NCCLGroup(rank, size, tuple(int(x) for x in told.get()), timeout=timeout)
+    group = NCCLGroup(rank, size, told.get().tobytes(), timeout=timeout)
     group.keep(backend)
     return group
 

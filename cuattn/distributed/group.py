@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import ArgumentError, RankTimeoutError
+from .arrays import copy_bytes
 
 __all__ = ["Done", "Group", "Message", "Subgroup", "Transfer", "check_timeout", "nodes", "poll"]
 
@@ -96,7 +97,7 @@ class Group(ABC):
 
     def all_to_all(self, send: Sequence[Any], receive: Sequence[Any]) -> Transfer:
         """Begin to give each rank bytes of its own, and to receive some from each, by rank."""
-        receive[self.rank][...] = send[self.rank]
+        copy_bytes(send[self.rank], receive[self.rank])
         others = [(self.rank + n) % self.size for n in range(1, self.size)]
         sends = [(send[n], n) for n in others if send[n].size]
         receives = [(receive[n], n) for n in others if receive[n].size]

@@ -34,7 +34,7 @@ class NCCLGroup(Group):
     Parameters
     ----------
     rank, size : int
-    unique_id : tuple of int
+    unique_id : bytes
         Of ``cupy.cuda.nccl.get_unique_id()`` on rank 0, which the others have been told.
     control : Control, optional
         What arguments are compared through. Without, through NCCL, for which the host waits until
@@ -53,7 +53,7 @@ class NCCLGroup(Group):
         self,
         rank: int,
         size: int,
-        unique_id: tuple[int, ...],
+        unique_id: bytes,
         *,
         control: Control | None = None,
         timeout: float = 300.0,

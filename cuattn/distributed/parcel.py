@@ -17,7 +17,7 @@ from ..reference.layout import LOG2_BIAS, unpack_pairs
 from ..scheme import Scheme
 from ..specs.attention import Scope
 from ..specs.coding import Name, coding, stored_scope
-from .arrays import from_bytes, raw_bytes
+from .arrays import copy_bytes, from_bytes, raw_bytes
 
 __all__ = ["WIRES", "Carrier", "Wire"]
 
@@ -117,7 +117,7 @@ class Carrier:
             if isinstance(x, QuantizedTensor):
                 x = getattr(x, section.part)
                 x = x[:, :, :, 0] if self._is_derived(section) else x
-            into[section.offset : _end(section)] = raw_bytes(x, xp)
+            copy_bytes(raw_bytes(x, xp), into[section.offset : _end(section)])
 
     def unpack(self, parcel: Any, tokens: int, like: Any, xp: Any) -> tuple[Any, Any]:
         """Return K and V of a parcel as `cuattn.attention` takes them under `attended`.
@@ -137,7 +137,7 @@ class Carrier:
             if section.part == "array":
                 x = from_bytes(x, section.shape, section.dtype, like)
             else:
-                x = x.view(section.dtype).reshape(section.shape)
+                x = from_bytes(x, section.shape, section.dtype, x)
                 x = _with_logarithms(x, xp) if self._is_derived(section) else x
             found[section.operand][section.part] = x
         k, v = (self._operand(name, found, tokens) for name in ("k", "v"))
@@ -208,6 +208,7 @@ def _itemsize(dtype: str) -> int:
 
 def _with_logarithms(scale: Any, xp: Any) -> Any:
     """Return scales of V's tokens with their logarithms and inverses, as kernels read them."""
-    with np.errstate(invalid="ignore"):
-        logarithm = xp.log2(scale) + np.float32(LOG2_BIAS)
-        return xp.stack([scale, logarithm, np.float32(1) / scale], axis=3)
+    with np.errstate(all="ignore"):
+        # NaN must not reach rows that do not see the token, as kernels_cu/quant has it.
+        inverse = xp.where(scale == scale, 1.0 / scale, xp.zeros_like(scale))
+        return xp.stack([scale, xp.log2(scale) + LOG2_BIAS, inverse], axis=3)

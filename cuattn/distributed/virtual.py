@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
+from .arrays import copy_bytes
 from .group import Done, Group, Message, Transfer
 from .side_stream import SideStream, is_on_gpu
 
@@ -126,7 +127,7 @@ class _VirtualTransfer:
             with stream:
                 if self._side is not None:
                     self._side.stream.wait_event(letter.ready)
-                array[...] = letter.array
+                copy_bytes(letter.array, array)
             letter.copied = None if self._side is None else self._side.event()
             letter.is_read = True
         self._group._hub.changed()
@@ -236,13 +237,20 @@ def run_virtual(size: int, function: Callable[[Group], T], *, timeout: float = 3
     return [results[rank] for rank in range(size)]
 
 
+# Of each GPU, by rank.
+_of_ranks: dict[int, list[Any]] = {}
+
+
 class _Streams:
     """Streams of ranks on the current GPU, after the caller's and before what it does next."""
 
     def __init__(self, size: int) -> None:
         cuda = cupy_module().cuda
         self._cuda, self._device = cuda, cuda.runtime.getDevice()
-        self._streams = [cuda.Stream(non_blocking=True) for _ in range(size)]
+        # The same ones each time: CuPy keeps the memory of a stream for its next allocations.
+        known = _of_ranks.setdefault(self._device, [])
+        known += [cuda.Stream(non_blocking=True) for _ in range(size - len(known))]
+        self._streams = known[:size]
         self._callers = [cuda.get_current_stream()]
         torch: Any = sys.modules.get("torch")
         self._torch = torch if torch is not None and torch.cuda.is_available() else None
