@@ -17,7 +17,6 @@ from cuattn.bench import ours
 from cuattn.bench.caches import FAMILY
 from cuattn.bench.cases import Case
 from cuattn.distributed.call import pieces_of, tokens_of
-from cuattn.distributed.group import Done, Group
 from cuattn.distributed.parcel import Carrier
 from cuattn.presets import resolve
 from cuattn.records.rows import Timing
@@ -59,23 +58,6 @@ WAYS = [
     Way("ulysses", "int8-block", True, None),
     Way("all-gather", "int8-block", True, None),
 ]
-
-
-class Mute(Group):
-    """A group that sends nothing: what is left is computing, on whatever the buffers hold."""
-
-    def __init__(self, group: Any) -> None:
-        super().__init__(group.rank, group.size, group.timeout)
-        self._group = group
-
-    def exchange(self, sends: Any, receives: Any) -> Any:
-        """See `Group.exchange`."""
-        return Done()
-
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See `Group.gather_bytes`."""
-        found: list[bytes] = self._group.gather_bytes(data)
-        return found
 
 
 class Clock:
@@ -166,7 +148,7 @@ def _of_length(
         seconds = clock.seconds(partial(_call, way, arrays, group))
         sent, hidden = _sent(way, own, group), None
         if way.kind == "ring":
-            computing = clock.seconds(partial(_call, way, arrays, Mute(group)))
+            computing = clock.seconds(partial(_call, way, arrays, distributed.MutedGroup(group)))
             sending = clock.seconds(_sending(way, own, group, rehearse))
             hidden = 1.0 - max(0.0, seconds - computing) / max(sending, 1e-9)
         yield _row(way.kind, way, own, group, seconds, rehearse, sent=sent, hidden=hidden)

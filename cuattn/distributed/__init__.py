@@ -12,6 +12,7 @@ from .environment import from_environment
 from .gathered import all_gather_attention
 from .group import Group, nodes
 from .mpi import MPIGroup
+from .muted import MutedGroup
 from .nccl import NCCLGroup
 from .placement import positions, shard, unshard
 from .pytorch_group import TorchGroup
@@ -28,6 +29,7 @@ __all__ = [
     "Link",
     "MPIGroup",
     "MismatchError",
+    "MutedGroup",
     "NCCLGroup",
     "ParallelPlan",
     "RankTimeoutError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -310,7 +311,13 @@ class _Model:
 def _record(path: str | PathLike[str] | None) -> Record:
     if path is not None:
         return load(Path(path))
-    found = [load(file) for file in records()]
+    found = records()
     if not found:
         raise ArgumentError("record", path, "the file of a GPU check, as none comes along")
-    return found[0]
+    return _loaded(found[0])
+
+
+@lru_cache(1)
+def _loaded(path: Path) -> Record:
+    """Return the record that comes along, which nobody edits meanwhile."""
+    return load(path)
