@@ -104,6 +104,7 @@ def _part(
     processes = []
     for rank in range(options.gpus):
         env = {
+            "GLOO_SOCKET_IFNAME": "lo",  # all ranks are on this computer
             **os.environ,
             "PYTHONPATH": paths,
             "RANK": str(rank),

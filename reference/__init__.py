@@ -21,8 +21,6 @@ kv_cache
     Codes, scales and zero points of a quantized KV cache.
 decode
     Attention of a few queries to such a cache.
-ring
-    What a ring of ranks makes of it, each with a part of the sequence.
 metrics
     Measures of the distance between two outputs.
 attribute
@@ -41,7 +39,6 @@ from . import (
     merging,
     metrics,
     quantize,
-    ring,
     varlen,
 )
 
@@ -55,6 +52,5 @@ __all__ = [
     "merging",
     "metrics",
     "quantize",
-    "ring",
     "varlen",
 ]

@@ -82,10 +82,10 @@ class VirtualGroup(Group):
 
 def single(timeout: float) -> Group:
     """Return a group of one rank, in the thread of the caller."""
-    return _Alone(0, 1, timeout)
+    return SingleGroup(0, 1, timeout)
 
 
-class _Alone(Group):
+class SingleGroup(Group):
     """A rank without others."""
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
