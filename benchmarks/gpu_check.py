@@ -50,7 +50,7 @@ def main() -> int:
     begun = time.monotonic()
     gpu = current_device().name
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{_slug(gpu)}.json"
+    path = options.out / f"{slug(gpu)}.json"
     found = _begun(path, gpu)
     now = record.phase_digests()
     asked = options.phases.split(",") if options.phases else found.outdated(now)
@@ -188,7 +188,7 @@ def _findings(found: record.Record) -> int:
     return sum(count or 0 for count in asdict(found.sanitizer).values())
 
 
-def _slug(gpu: str) -> str:
+def slug(gpu: str) -> str:
     """Return a file name: "NVIDIA H200" becomes "h200"."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower().removeprefix("nvidia")).strip("-")
 

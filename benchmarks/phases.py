@@ -183,6 +183,12 @@ def _decode(_: Share) -> Findings:
     return Findings(timings=list(measurements.cache_timings()))
 
 
+def _ring(_: Share) -> Findings:
+    from benchmarks import measurements, rings
+
+    return Findings(timings=list(rings.timings(measurements.left_out)))
+
+
 def _first_calls(_: Share) -> Findings:
     return Findings(first_calls=list(first_results.first_calls()))
 
@@ -207,10 +213,17 @@ ALONE = {
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
     "decode": Phase(_decode, 75),
+    "ring": Phase(_ring, 75),
     "first_calls": Phase(_first_calls, 90),
 }
 # The phases of cases that are not `prefill`'s or of caches.
-OF_CASES = {"comparison": "comparison", "model": "models", "mma-sync": "mma_sync", "auto": "auto"}
+OF_CASES = {
+    "comparison": "comparison",
+    "model": "models",
+    "mma-sync": "mma_sync",
+    "auto": "auto",
+    **dict.fromkeys(("ring-virtual", "merge", "copy-merge"), "ring"),
+}
 PHASES = {KERNELS: Phase(_kernels, 60), **TOGETHER, **ALONE}
 
 

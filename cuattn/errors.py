@@ -9,8 +9,11 @@ __all__ = [
     "ArgumentError",
     "CompileError",
     "CuattnError",
+    "DistributedError",
     "KeywordError",
+    "MismatchError",
     "NoGPUError",
+    "RankTimeoutError",
     "UnsupportedError",
 ]
 
@@ -71,6 +74,18 @@ class UnsupportedError(CuattnError, RuntimeError):
 
 class NoGPUError(CuattnError, RuntimeError):
     """A GPU is needed and none can be used; the message says why."""
+
+
+class DistributedError(CuattnError, RuntimeError):
+    """Ranks that compute together cannot go on."""
+
+
+class MismatchError(DistributedError, ValueError):
+    """Ranks were called with arguments that do not fit each other; all of them raise it alike."""
+
+
+class RankTimeoutError(DistributedError, TimeoutError):
+    """Another rank has not answered in time: it is dead, or elsewhere in its program."""
 
 
 class CompileError(CuattnError, RuntimeError):

@@ -1,7 +1,7 @@
 """The ``cuattn`` command: one module or folder for each of its commands.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
-`records`, `auto`, `operands`, `plan`, `kv`, `choice`, `bench` and `cuattn` itself.
+`records`, `auto`, `operands`, `plan`, `kv`, `distributed`, `choice`, `bench` and `cuattn` itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 
 from .. import __version__
 from ..errors import CuattnError
-from . import cache, choose, info
+from . import cache, choose, info, scale
 from . import compile as compile_command
 from .bench import command as bench_command
 from .outputs import checked
@@ -99,6 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    for command in (report_command, bench_command, choose, info, compile_command, cache):
+    for command in (report_command, bench_command, choose, info, compile_command, cache, scale):
         command.add_to(commands)
     return parser

@@ -39,7 +39,7 @@ _CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py", "specs/kernel_s
 # Between a caller's arrays and a kernel's arguments, of the package: files, and folders with all in
 # them. An edit here may change what a GPU computes. Not `auto`, which takes one scheme or another:
 # what is measured of a scheme is measured by its name.
-LAUNCH_CODE = tuple(sorted({*_ATTENTION, *_CACHES, "merging.py"}))
+LAUNCH_CODE = tuple(sorted({*_ATTENTION, *_CACHES, "distributed", "merging.py"}))
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ ATTENTION = Part(
     ),
     _ATTENTION,
 )
+RINGS = Part((*ATTENTION.kernels, "merge_states.cu"), (*_ATTENTION, "distributed", "merging.py"))
 CACHES = Part(("append.cu", "offsets.cu", "decode.cu"), _CACHES)
 RATES = Part(
     ("memory_rate.cu", "mma_rate_sm80.cu", "wgmma_rate_sm90.cu"),
@@ -74,7 +75,7 @@ RATES = Part(
 )
 
 # Kernels of which only the phases that depend on everything have findings.
-TESTED_ONLY = ("merge_states.cu", "units.cu")
+TESTED_ONLY = ("units.cu",)
 
 # The phases of the GPU check whose findings a record has.
 PHASES = {
@@ -91,6 +92,7 @@ PHASES = {
     "mma_sync": ATTENTION,
     "auto": ATTENTION,
     "decode": CACHES,
+    "ring": RINGS,
     "first_calls": WHOLE,
 }
 

@@ -7,6 +7,7 @@ that findings of other code show, and only these have to be made anew.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,9 @@ __all__ = [
     "save",
     "status",
 ]
+
+# Of several GPUs, `make gpu-check-multi` leaves records that hold no more than their times.
+OF_SEVERAL = re.compile(r"_x\d+$")
 
 State = Literal["current", "stale", "outdated"]
 
@@ -184,11 +188,11 @@ class Status:
 
 
 def records() -> list[Path]:
-    """Return the files of the committed records, sorted by name."""
+    """Return the files of the committed records of one GPU, sorted by name."""
     here = Path(__file__).parent
     installed = here / "committed"
     folder = installed if installed.is_dir() else here.parents[1] / "benchmarks" / "records"
-    return sorted(folder.glob("*.json"))
+    return sorted(path for path in folder.glob("*.json") if not OF_SEVERAL.search(path.stem))
 
 
 def load(path: Path) -> Record:

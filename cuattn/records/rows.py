@@ -63,6 +63,15 @@ class Timing(Shape):
     feature : str, optional
         Which option of scores is timed, or "plain" of what is timed beside such: `tops` are of the
         pairs that are seen then. None in all other rows.
+    ranks : int, optional
+        Of rows about several of them, and of "merge" the states that are merged; their tops are
+        those of all ranks together if these share a GPU, and else of each.
+    placement, wire : str, optional
+        Which tokens ranks have, and how K and V travel: `cuattn.distributed.ring_attention`.
+    bytes_sent : int, optional
+        By each rank, in a call.
+    hidden : float, optional
+        Which part of the time that sending takes by itself did not make the call longer.
     """
 
     case: str
@@ -78,6 +87,11 @@ class Timing(Shape):
     state: State = field(default="cold", metadata=ADDED)
     model: str | None = field(default=None, metadata=ADDED)
     feature: str | None = field(default=None, metadata=ADDED)
+    ranks: int | None = field(default=None, metadata=ADDED)
+    placement: str | None = field(default=None, metadata=ADDED)
+    wire: str | None = field(default=None, metadata=ADDED)
+    bytes_sent: int | None = field(default=None, metadata=ADDED)
+    hidden: float | None = field(default=None, metadata=ADDED)
 
     def is_plain(self, case: str) -> bool:
         """Return whether it is a row of this case, and not one of an option of scores."""

@@ -15,6 +15,7 @@ from benchmarks import (
     measurements,
     phases,
     real_model,
+    rings,
     states,
     tables,
 )
@@ -66,6 +67,7 @@ ROWS = {
     "mma_sync": replace(TIMING, case="mma-sync"),
     "auto": replace(TIMING, case="auto"),
     "decode": replace(TIMING, case="decode"),
+    "ring": replace(TIMING, case="ring-virtual", ranks=4),
 }
 ERRORS = {
     "accuracy": error("normal"),
@@ -129,6 +131,7 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(auto_table, "timings", lambda left_out: iter([ROWS["auto"]]))
     monkeypatch.setattr(measurements, "cache_timings", lambda: iter([ROWS["decode"]]))
     monkeypatch.setattr(states, "comparison", lambda left_out: iter([ROWS["comparison"]]))
+    monkeypatch.setattr(rings, "timings", lambda left_out: [ROWS["ring"]])
     monkeypatch.setattr(features, "timings", lambda left_out: iter([ROWS["features"]]))
     monkeypatch.setattr(states, "models", lambda left_out: iter([ROWS["models"]]))
     monkeypatch.setattr(real_model, "missing", list)

@@ -69,7 +69,7 @@ def test_digest_sees_contents_and_names(monkeypatch):
     assert len(seen) == 4
 
 
-OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto")
+OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto", "ring")
 
 # An edit of a file, and phases that it outdates besides those that depend on everything.
 EDITS = {
@@ -78,6 +78,7 @@ EDITS = {
     "quantize.cu": {"accuracy", "real_model", "prefill", *OF_PREFILL},
     "sm90/producer.cuh": {"accuracy", "real_model", "prefill", *OF_PREFILL},
     "memory_rate.cu": {"ceilings"},
+    "merge_states.cu": {"ring"},
     "ptx/mma.cuh": {*record.phase_digests()},
 }
 OF_ALL = {"tests", "sanitizer", "first_calls"}
@@ -141,6 +142,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
     assert set(data["timings"][0]) == {
         *SHAPE,
         *("case", "implementation", "scheme", "family", "state", "model", "feature"),
+        *("ranks", "placement", "wire", "bytes_sent", "hidden"),
         *("kernel_ms", "kernel_iqr_ms", "end_to_end_ms", "end_to_end_iqr_ms", "tops", "gbps"),
     }
     assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}

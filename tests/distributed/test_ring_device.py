@@ -1,0 +1,31 @@
+"""Rings on a simulated GPU: kernels find codes where parcels have them."""
+
+import numpy as np
+import pytest
+from ring_cases import inputs, over_ranks
+
+from cuattn.distributed import ring_attention
+
+pytest.importorskip("cupy")
+from simulated_gpu import SimulatedGPU
+
+CASES = [
+    ("int8", None, True, (-1, -1)),
+    ("int8-token", None, True, (-1, -1)),
+    ("int8-block", None, False, (-1, -1)),
+    ("int8-fp16", None, False, (40, 20)),
+    ("int8", "int4", True, (-1, -1)),
+    ("int8-block", "input", True, (-1, -1)),
+]
+
+
+@pytest.mark.parametrize(("scheme", "wire", "is_causal", "window"), CASES)
+def test_kernels_find_what_has_travelled(monkeypatch, rng, scheme, wire, is_causal, window):
+    arrays = inputs(rng, 301, np.float16)
+    options = {"scheme": scheme, "wire": wire, "is_causal": is_causal, "window_size": window}
+    wanted, wanted_lse = over_ranks(ring_attention, arrays, 3, "zigzag", **options)
+    gpu = SimulatedGPU(monkeypatch)
+    o, lse = over_ranks(ring_attention, arrays, 3, "zigzag", **options)
+    assert "merge_states" in {spec.function for spec in gpu.specs}
+    np.testing.assert_allclose(o, wanted, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(lse, wanted_lse, rtol=1e-4, atol=1e-4)
