@@ -1,0 +1,88 @@
+"""Gradients of attention by PyTorch: of the exact attention of the same inputs, computed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+__all__ = ["gradients"]
+
+# Before `replace` may put another function in its place.
+_attend = functional.scaled_dot_product_attention
+
+
+def gradients(
+    grad: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any,
+    alibi_slopes: Any,
+    is_causal: bool,
+    window_size: tuple[int, int],
+    scale: float | None,
+    layout: str,
+    wanted: tuple[bool, ...],
+) -> list[Any]:
+    """Return the gradients of q, k, v and a mask of floats, None where they are not wanted.
+
+    Parameters
+    ----------
+    grad : Tensor
+        Of the output.
+    q, k, v, attn_mask, alibi_slopes, is_causal, window_size, scale, layout
+        As for `cuattn.attention`.
+    wanted : tuple of bool
+        Of q, k, v and attn_mask.
+    """
+    inputs = [x if x is None else x.detach() for x in (q, k, v, attn_mask)]
+    for x, is_wanted in zip(inputs, wanted, strict=True):
+        if is_wanted:
+            x.requires_grad_()
+    with torch.enable_grad():
+        *operands, mask = inputs
+        if layout == "NHD":
+            operands = [x.transpose(1, 2) for x in operands]
+        simple = is_causal and operands[0].shape[2] == operands[1].shape[2]
+        simple = simple and mask is None and alibi_slopes is None and window_size == (-1, -1)
+        if not simple:
+            mask = _mask(operands[0], operands[1], mask, alibi_slopes, is_causal, window_size)
+        o = _attend(*operands, mask, 0.0, simple, scale=scale, enable_gqa=True)
+        if layout == "NHD":
+            o = o.transpose(1, 2)
+        found = iter(
+            torch.autograd.grad(o, [x for x, of in zip(inputs, wanted, strict=True) if of], grad)
+        )
+    return [next(found) if is_wanted else None for is_wanted in wanted]
+
+
+def _mask(
+    q: Any, k: Any, mask: Any, slopes: Any, is_causal: bool, window_size: tuple[int, int]
+) -> Any:
+    """Return one mask for PyTorch of all that hides keys or is added to logits, or None."""
+    left, right = window_size
+    if is_causal:
+        right = 0 if right < 0 else min(right, 0)
+    if left < 0 and right < 0 and slopes is None:
+        return mask
+    rows, keys = q.shape[2], k.shape[2]
+    own = torch.arange(rows, device=q.device)[:, None] + (keys - rows)
+    past = own - torch.arange(keys, device=q.device)
+    seen = torch.ones_like(past, dtype=torch.bool)
+    if left >= 0:
+        seen = seen & (past <= left)
+    if right >= 0:
+        seen = seen & (past >= -right)
+    if mask is not None and mask.dtype == torch.bool:
+        seen = seen & mask
+    if slopes is None and (mask is None or mask.dtype == torch.bool):
+        return seen
+    added = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(~seen, float("-inf"))
+    if mask is not None and mask.dtype != torch.bool:
+        added = added + mask.to(q.dtype)
+    if slopes is not None:
+        distance = past.abs().to(q.dtype)
+        added = added - slopes.to(q.dtype).reshape(-1, q.shape[1], 1, 1) * distance
+    return added
