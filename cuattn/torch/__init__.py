@@ -7,17 +7,18 @@ them into a model as it is. `calls` counts what was answered by cuattn, and why 
 
 Needs PyTorch 2.6 or newer; ``import cuattn`` imports neither this nor that.
 
-May import `errors`, `common`, `scheme`, `presets`, `operands`, `choice` and `attention`.
+May import `errors`, `common`, `scheme`, `presets`, `arrays`, `operands`, `choice` and
+`attention`.
 """
 
 from __future__ import annotations
 
 from .calls import Calls, calls
-
+from .flash import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
 from .operator import attention
-
-
-
+from .replace import Replacement, replace
+from .sage import sageattn
+from .sdpa import scaled_dot_product_attention
 
 __all__ = [
     "Calls",

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-__all__ = ["Calls", "calls", "count_fallback", "count_own"]
+__all__ = ["Calls", "calls", "count_fallback", "count_own", "counting"]
 
 _LOG = logging.getLogger("cuattn.torch")
 
@@ -69,6 +69,15 @@ _by_number: WeakValueDictionary[int, Calls] = WeakValueDictionary()
 
 # Of the whole process.
 calls = Calls()
+
+
+class _Counting(threading.local):
+    """By which counter, besides `calls`, operators are counted that this thread calls."""
+
+    number: int = calls.number
+
+
+counting = _Counting()
 
 
 def count_own(number: int, scheme: str) -> None:

@@ -6,7 +6,7 @@ shapes come out, so that nothing looks inside: there are addresses and launches 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..operands.score_mod import MaskMod, ScoreMod
 from ..scheme import Scheme
 from .backward import gradients
-from .calls import calls, count_own
+from .calls import count_own, counting
 from .casting import cast
 from .constants import mod_at, number_of_mod, scheme_of, scheme_text
 from .workspace import pytorch_memory
@@ -145,11 +145,12 @@ def apply(
     score_mod: int = 0,
     mask_mod: int = 0,
     backward: str | None = None,
-    number: int = calls.number,
+    number: int | None = None,
     *,
     return_lse: bool = False,
 ) -> Any:
-    """Call one of the operators; `scheme` is text, and `number` that of a counter.
+    """Call one of the operators; `scheme` is text, and `number` that of a counter,
+    by default this thread's.
 
     Raises
     ------
@@ -165,6 +166,7 @@ def apply(
             raise ArgumentError(name, x, "a tensor of PyTorch")
     check_gradients(given, backward, softcap, score_mod or mask_mod)
     options = (max_seqlen_q, max_seqlen_k, is_causal, window_size, softcap, scale, scheme, layout)
+    number = counting.number if number is None else number
     operator = torch.ops.cuattn.attention_with_lse if return_lse else torch.ops.cuattn.attention
     return operator(
         *given.values(), *options, score_mod, mask_mod, backward or "", number
@@ -172,9 +174,18 @@ def apply(
 
 
 def check_gradients(
-    given: dict[str, Any], backward: str | None, softcap: float = 0.0, mods: int = 0
+    given: Mapping[str, Any], backward: str | None, softcap: float = 0.0, mods: int = 0
 ) -> None:
     """Check that gradients are not required, or are those that PyTorch computes.
+
+    Parameters
+    ----------
+    given : mapping of str to Tensor or None
+        By the names of arguments.
+    backward, softcap
+        As of `attention`.
+    mods : int
+        0 if there are no expressions.
 
     Raises
     ------
@@ -183,23 +194,27 @@ def check_gradients(
     """
     if backward not in (None, "", "torch"):
         raise ArgumentError("backward", backward, 'None or "torch"')
-    if not torch.is_grad_enabled():
-        return
+    if torch.is_grad_enabled():
+        _check_required(given, backward, softcap, mods)
+
+
+def _check_required(
+    given: Mapping[str, Any], backward: str | None, softcap: float, mods: int
+) -> None:
     for name, x in given.items():
-        if x is not None and x.requires_grad:
-            if not backward:
-                expected = (
-                    'without gradients: under torch.no_grad() or detached; or backward="torch"'
-                )
-                raise ArgumentError(name, x, expected)
-            if name in ("sinks", "alibi_slopes"):
-                raise ArgumentError(name, x, "without gradients, which PyTorch does not compute")
-            _check_differentiable(given, softcap, mods)
+        if x is None or not x.requires_grad:
+            continue
+        if not backward:
+            expected = 'without gradients: under torch.no_grad() or detached; or backward="torch"'
+            raise ArgumentError(name, x, expected)
+        if name == "alibi_slopes":
+            raise ArgumentError(name, x, "without gradients, which PyTorch does not compute")
+        _check_differentiable(given, softcap, mods)
 
 
-def _check_differentiable(given: dict[str, Any], softcap: float, mods: int) -> None:
+def _check_differentiable(given: Mapping[str, Any], softcap: float, mods: int) -> None:
     for name in ("sinks", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"):
-        if given[name] is not None:
+        if given.get(name) is not None:
             raise ArgumentError(name, given[name], "None, as gradients are required")
     if softcap:
         raise ArgumentError("softcap", softcap, "0, as gradients are required")
@@ -291,7 +306,7 @@ def _shapes(return_lse: bool, q: Any, k: Any, v: Any, *rest: Any) -> Any:
     return o, _empty_lse(q, is_packed, layout)
 
 
-def _save(context: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Keep what the gradients are computed from."""
     names = ("q", "k", "v", "attn_mask", "sinks", "alibi_slopes")
     names += ("cu_seqlens_q", "cu_seqlens_k", "seqused_k")
@@ -299,16 +314,16 @@ def _save(context: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, _, is_causal, window_size, softcap, scale, _, layout, score_mod, mask_mod, backward, _ = (
         inputs[len(names) :]
     )
-    check_gradients(given, backward, softcap, score_mod or mask_mod)
-    context.save_for_backward(*(given[name] for name in ("q", "k", "v", "attn_mask", "alibi_slopes")))
-    context.options = (is_causal, tuple(window_size), scale, layout)
+    _check_required(given, backward, softcap, score_mod or mask_mod)
+    ctx.save_for_backward(*(given[name] for name in ("q", "k", "v", "attn_mask", "alibi_slopes")))
+    ctx.options = (is_causal, tuple(window_size), scale, layout)
     if isinstance(output, tuple):
-        context.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(output[1])
 
 
-def _gradients(context: Any, grad: Any, *_: Any) -> tuple[Any, ...]:
-    wanted = context.needs_input_grad[:4]
-    found = gradients(grad, *context.saved_tensors, *context.options, wanted)
+def _gradients(ctx: Any, grad: Any, *_: Any) -> tuple[Any, ...]:
+    wanted = ctx.needs_input_grad[:4]
+    found = gradients(grad, *ctx.saved_tensors, *ctx.options, wanted)
     return (*found, *([None] * (_COUNT - len(found))))
 
 
