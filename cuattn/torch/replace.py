@@ -49,6 +49,10 @@ class Replacement:
         while self._undo:
             self._undo.pop()()
 
+    def on_restore(self, undo: Callable[[], None]) -> None:
+        """Have something else undone by `restore`, before all that is there already."""
+        self._undo.append(undo)
+
     def __enter__(self) -> Replacement:
         return self
 
@@ -136,17 +140,17 @@ def replace(
     else:
         uses.setdefault("", use(_always(scheme_text(scheme)), ""))
     install()
-    made._undo.append(uninstall)
+    made.on_restore(uninstall)
     for name, of_layer_use in uses.items():
-        made._undo.append(_enter_at(modules[name], of_layer_use, made))
+        made.on_restore(_enter_at(modules[name], of_layer_use, made))
     return made
 
 
 def _replace_everywhere(made: Replacement, use: Use) -> None:
     install()
-    made._undo.append(uninstall)
+    made.on_restore(uninstall)
     everywhere.append(use)
-    made._undo.append(partial(_forget, use))
+    made.on_restore(partial(_forget, use))
 
 
 def _forget(use: Use) -> None:
