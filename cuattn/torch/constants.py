@@ -41,8 +41,8 @@ def scheme_text(scheme: str | Scheme) -> str:
 def scheme_of(text: str) -> str | Scheme:
     """Return what `scheme_text` made text of."""
     name, *pairs = text.split(_SEPARATOR)
-    if not pairs:
-        return name
+    if len(pairs) < len(_FIELDS):
+        return text
     values: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs[-len(_FIELDS) :])
     name = _SEPARATOR.join([name, *pairs[: -len(_FIELDS)]])
     return Scheme(name, **{key: int(x) if x.isdigit() else x for key, x in values.items()})

@@ -265,6 +265,9 @@ def _compute(
 ) -> Any:
     """Do what an operator says."""
     left, right = window_size
+    out = _empty(q, v)
+    if cu_seqlens_q is not None and not q.is_cuda:
+        out.zero_()  # what lies behind the last sequence stays, and NumPy looks at it
     o = attend(
         q,
         k,
@@ -286,7 +289,7 @@ def _compute(
         scheme=scheme_of(scheme),
         layout=layout,
         return_lse=return_lse,
-        out=_empty(q, v),
+        out=out,
     )
     count_own(number, scheme.partition("\n")[0])
     return o

@@ -38,29 +38,50 @@ class Refusal(NamedTuple):
 
 
 def refusal_of_tensors(
-    q: Any, k: Any, v: Any, attn_mask: Any = None, *, backward: str | None = None
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    *,
+    names: tuple[str, str, str] = ("q", "k", "v"),
+    backward: str | None = None,
 ) -> Refusal | None:
-    """Return why cuattn cannot attend to tensors, whatever their shapes but for the head_dim."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
+    """Return why cuattn cannot attend to tensors, whatever their shapes but for the head_dim.
+
+    Parameters
+    ----------
+    q, k, v, attn_mask : Tensor
+    names : tuple of str
+        Of the first three, as the caller knows them.
+    backward : str or None
+        As of `cuattn.torch.attention`.
+    """
+    named = dict(zip(names, (q, k, v), strict=True))
+    for name, x in named.items():
+        if not isinstance(x, torch.Tensor):
+            return Refusal("type", name, x, "a tensor of PyTorch")
         if x.is_nested or x.layout != torch.strided:
             return Refusal("layout", name, x, "a dense tensor, neither nested nor sparse")
         if x.dtype not in _DTYPES or x.dtype != q.dtype:
             expected = "float16, bfloat16 or float32, of all three the same"
             return Refusal("dtype", f"{name}.dtype", x.dtype, expected)
         if x.device != q.device:
-            return Refusal("device", f"{name}.device", x.device, f"{q.device}, the device of q")
+            expected = f"{q.device}, the device of {names[0]}"
+            return Refusal("device", f"{name}.device", x.device, expected)
         head_dim = x.shape[-1]
         if head_dim % 8 or not 0 < head_dim <= _MAX_HEAD_DIM:
-            return Refusal("head_dim", f"{name}.shape", x.shape, "of a head_dim of 8, 16 ... 256")
+            expected = "of a head_dim that is a multiple of 8 up to 256"
+            return Refusal("head_dim", f"{name}.shape", tuple(x.shape), expected)
     if q.shape[-1] != k.shape[-1]:
-        return Refusal("head_dim", "k.shape", k.shape, f"of head_dim {q.shape[-1]}, that of q")
+        expected = f"of head_dim {q.shape[-1]}, that of {names[0]}"
+        return Refusal("head_dim", f"{names[1]}.shape", tuple(k.shape), expected)
     if attn_mask is not None and attn_mask.dtype not in (*_DTYPES, torch.bool):
         expected = "bool, float16, bfloat16 or float32"
         return Refusal("mask", "attn_mask.dtype", attn_mask.dtype, expected)
     if why := _why_not_on(q.device.type, q.device.index):
-        return Refusal("device", "q.device", q.device, why)
+        return Refusal("device", f"{names[0]}.device", q.device, why)
     if backward is None and torch.is_grad_enabled():
-        for name, x in (("q", q), ("k", k), ("v", v), ("attn_mask", attn_mask)):
+        for name, x in {**named, "attn_mask": attn_mask}.items():
             if x is not None and x.requires_grad:
                 expected = "without gradients: under torch.no_grad() or detached"
                 return Refusal("gradients", name, x, f'{expected}; or backward="torch"')

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.nn import functional
 
 from ..common.public import naming_keywords
@@ -151,26 +150,25 @@ def _refusal(
     backward: str | None,
 ) -> Refusal | None:
     mask, dropout_p, is_causal, scale, enable_gqa = options
-    for name, x in (("query", q), ("key", k), ("value", v)):
-        if not isinstance(x, torch.Tensor):
-            return Refusal("type", name, x, "a tensor of PyTorch")
     if dropout_p:
         return Refusal("dropout", "dropout_p", dropout_p, "0, as cuattn has no dropout")
     if mask is not None and is_causal:
         return Refusal("mask", "attn_mask", mask, "None, as is_causal is True")
+    names = ("query", "key", "value")
+    against = refusal_of_tensors(q, k, v, mask, names=names, backward=backward)
+    if against is not None:
+        return against
     if not q.ndim == k.ndim == v.ndim or q.ndim not in (3, 4):
         expected = "of four axes, [batch, head, token, channel], or of three"
-        return Refusal("axes", "query.shape", q.shape, expected)
+        return Refusal("axes", "query.shape", tuple(q.shape), expected)
     if mask is not None and not 2 <= mask.ndim <= q.ndim:
-        return Refusal("mask", "attn_mask.shape", mask.shape, f"of 2 to {q.ndim} axes")
-    if (against := refusal_of_tensors(q, k, v, mask, backward=backward)) is not None:
-        return against
+        return Refusal("mask", "attn_mask.shape", tuple(mask.shape), f"of 2 to {q.ndim} axes")
     heads, kv_heads = q.shape[-3], k.shape[-3]
     if v.shape[-3] != kv_heads or v.shape[-2] != k.shape[-2]:
-        return Refusal("shape", "value.shape", v.shape, "as that of key, but for the head_dim")
+        return Refusal("shape", "value.shape", tuple(v.shape), "as that of key, but for the head_dim")
     if heads != kv_heads and kv_heads != 1 and not (enable_gqa and heads % max(kv_heads, 1) == 0):
         expected = f"of {heads} heads, or with enable_gqa of a number that divides it"
-        return Refusal("heads", "key.shape", k.shape, expected)
+        return Refusal("heads", "key.shape", tuple(k.shape), expected)
     if scale is not None and not 0 <= scale < float("inf"):
         return Refusal("scale", "scale", scale, "at least 0; for a negative one negate query")
     return None
