@@ -111,12 +111,16 @@ def _replaced_by(ours: Function, names: tuple[str, str, str]) -> Callable[[Funct
             before, counting.number = counting.number, use.number
             try:
                 given = (*args[:3], *(kwargs[name] for name in names[len(args) :]))
-                _check(given, use.backward)
-                return ours(*args, **kwargs, scheme=scheme, **_backward(ours, use.backward))
+                against = refusal_of_tensors(*given, backward=use.backward)
+                if against is None:
+                    return ours(*args, **kwargs, scheme=scheme, **_backward(ours, use.backward))
+                if not use.fallback:
+                    raise against.error()
+                reason = against.reason
             except ArgumentError as error:
                 if not use.fallback:
                     raise
-                reason = "gradients" if "gradients" in error.expected else error.argument
+                reason = "dropout" if error.argument == "dropout_p" else error.argument
             finally:
                 counting.number = before
             count_fallback(use.number, reason)
@@ -125,12 +129,6 @@ def _replaced_by(ours: Function, names: tuple[str, str, str]) -> Callable[[Funct
         return function
 
     return replaced
-
-
-def _check(given: tuple[Any, ...], backward: str | None) -> None:
-    q, k, v = given
-    if (against := refusal_of_tensors(q, k, v, backward=backward)) is not None:
-        raise against.error()
 
 
 def _backward(ours: Function, backward: str | None) -> dict[str, Any]:
