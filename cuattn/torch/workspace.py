@@ -34,4 +34,5 @@ def _allocate(nbytes: int) -> Any:
     cuda = _cuda()
     block = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
     # It keeps the tensor for as long as it lives itself.
-    return cuda.MemoryPointer(cuda.UnownedMemory(block.data_ptr(), nbytes, block), 0)
+    memory = cuda.UnownedMemory(block.data_ptr(), nbytes, block, block.get_device())
+    return cuda.MemoryPointer(memory, 0)

@@ -130,6 +130,19 @@ def test_all_calls_can_be_replaced(ct, torch_module, functional, model, x, monke
     assert user.attend is functional.scaled_dot_product_attention is own
 
 
+def test_pytorchs_own_modules(ct, torch_module, x):
+    attend = torch_module.nn.MultiheadAttention(32, 2, batch_first=True, device=x.device)
+    exact = attend(x, x, x, need_weights=False)[0].detach()
+    with ct.replace(attend, "fp16") as replaced, torch_module.no_grad():
+        o = attend.train()(x, x, x, need_weights=False)[0]
+        assert replaced.calls.schemes == {"fp16": 1}
+        # The weights themselves are none of these functions', nor is PyTorch's path without them.
+        attend(x, x, x)
+        attend.eval()(x, x, x, need_weights=False)
+        assert replaced.calls.cuattn == 1
+    assert error(o, exact) < 1e-3
+
+
 def test_everything_comes_back_after_an_error(ct, functional, model, x):
     own = functional.scaled_dot_product_attention
     with pytest.raises(RuntimeError), ct.replace(model) as replaced:
