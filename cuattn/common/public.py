@@ -18,32 +18,34 @@ T = TypeVar("T")
 
 # What libraries call the same: ours first, then those of PyTorch, FlashAttention, SageAttention,
 # xFormers, FlashInfer, JAX, Hugging Face. Of a group that name is proposed which the function has.
-_SAME = (
-    ("is_causal", "causal", "use_causal_mask"),
-    ("scale", "softmax_scale", "sm_scale", "scale_factor", "scaling", "attn_scale"),
-    ("softcap", "logits_soft_cap", "logit_soft_cap", "soft_cap", "logit_cap")
-    + ("logit_softcapping", "attn_logit_softcapping", "softcapping"),
-    ("attn_mask", "mask", "attention_mask", "attn_bias", "bias", "custom_mask", "block_mask"),
-    ("sinks", "s_aux", "sink", "attn_sinks", "learnable_sink", "sink_bias"),
-    ("window_size", "sliding_window", "local_window_size", "window", "window_left", "local_window")
-    + ("window_right", "window_size_left", "window_size_right", "left_window_size"),
-    ("alibi_slopes", "alibi", "slopes", "alibi_bias"),
-    ("cu_seqlens_q", "cu_seq_q", "cu_seqlens", "qo_indptr", "cu_seq_lens_q"),
-    ("cu_seqlens_k", "cu_seq_k", "cu_seqlens_kv", "kv_indptr", "cu_seq_lens_k"),
-    ("max_seqlen_q", "max_q", "max_length_q", "max_seqlen"),
-    ("max_seqlen_k", "max_k", "max_seqlen_kv", "max_length_k"),
-    ("seqused_k", "cache_seqlens", "seq_len_kv", "seqused_kv", "key_value_seq_lengths")
-    + ("cache_leftpad", "kv_seqlens", "seqlens_k"),
-    ("layout", "tensor_layout", "qkv_layout", "qkv_format", "kv_layout", "input_layout"),
-    ("return_lse", "return_softmax_lse", "return_attn_probs", "return_residual", "return_logsumexp"),
-    ("q", "query"),
-    ("k", "key"),
-    ("v", "value"),
-    ("out", "output"),
-    ("stream", "cuda_stream"),
-    ("scheme", "preset", "quantization", "precision", "quant"),
-    ("dropout_p", "dropout", "attention_dropout", "dropout_rate"),
-)
+_SAME = [
+    names.split()
+    for names in (
+        "is_causal causal use_causal_mask",
+        "scale softmax_scale sm_scale scale_factor scaling attn_scale",
+        "softcap logits_soft_cap logit_soft_cap soft_cap logit_cap logit_softcapping softcapping "
+        "attn_logit_softcapping",
+        "attn_mask mask attention_mask attn_bias bias custom_mask block_mask",
+        "sinks s_aux sink attn_sinks learnable_sink sink_bias",
+        "window_size sliding_window local_window_size window local_window window_left "
+        "window_right window_size_left window_size_right",
+        "alibi_slopes alibi slopes alibi_bias",
+        "cu_seqlens_q cu_seq_q cu_seqlens qo_indptr cu_seq_lens_q",
+        "cu_seqlens_k cu_seq_k cu_seqlens_kv kv_indptr cu_seq_lens_k",
+        "max_seqlen_q max_q max_length_q max_seqlen",
+        "max_seqlen_k max_k max_seqlen_kv max_length_k",
+        "seqused_k cache_seqlens seq_len_kv seqused_kv key_value_seq_lengths seqlens_k",
+        "layout tensor_layout qkv_layout qkv_format kv_layout input_layout",
+        "return_lse return_softmax_lse return_attn_probs return_residual return_logsumexp",
+        "q query",
+        "k key",
+        "v value",
+        "out output",
+        "stream cuda_stream",
+        "scheme preset quantization precision",
+        "dropout_p dropout attention_dropout dropout_rate",
+    )
+]
 _GROUP = {name: group for group in _SAME for name in group}
 
 # What others can be told and is never different here.

@@ -1,4 +1,4 @@
-"""`attach`: attention of a model of diffusers answered by cuattn, whichever way its layers call it."""
+"""`attach`: a model of diffusers whose attention cuattn answers, however its layers call it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def attach(
     backend = backend_named(OF_LAYER)
     made = replace(model, scheme, leave_out=leave_out, fallback=fallback)
     for module in model.modules():
-        processor = getattr(module, "processor", None)
+        processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_attention_backend"):
             before = processor._attention_backend
             processor._attention_backend = backend

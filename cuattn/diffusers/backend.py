@@ -18,8 +18,8 @@ from ..common.public import naming_keywords
 from ..errors import ArgumentError, UnsupportedError
 from ..presets import resolve
 from ..scheme import Scheme
+from ..torch.attention import cast
 from ..torch.calls import calls
-from ..torch.casting import cast
 from ..torch.constants import scheme_text
 from ..torch.operator import ALL_KEYS, apply
 from ..torch.patches import here
@@ -198,7 +198,8 @@ def _forward(
     """Attend to a part of the keys, or with a part of the heads, in context parallelism."""
     ring = _parallel_config.context_parallel_config.ring_degree > 1
     if ring and (attn_mask is not None or tuple(window_size) != ALL_KEYS):
-        name, given = ("attn_mask", attn_mask) if attn_mask is not None else ("window_size", window_size)
+        name = "window_size" if attn_mask is None else "attn_mask"
+        given = window_size if attn_mask is None else attn_mask
         raise ArgumentError(name, given, "not given where keys go around in a ring")
     options = (attn_mask, dropout_p, is_causal, scale, enable_gqa)
     found = _exactly(scheme, number, window_size, (query, key, value), options, return_lse)
@@ -222,6 +223,7 @@ def _exactly(
 ) -> Any:
     """Attend with what PyTorch's function lacks, so that it cannot answer instead."""
     mask, dropout_p, is_causal, scale, _ = options
+    left, right = window_size
     if dropout_p:
         raise ArgumentError("dropout_p", dropout_p, "0, as cuattn has no dropout")
     q, k, v, mask = cast(*tensors, _of_four_axes(mask, *tensors[:2]))
@@ -231,7 +233,7 @@ def _exactly(
         v,
         mask,
         is_causal=is_causal,
-        window_size=tuple(window_size),
+        window_size=(left, right),
         scale=scale,
         scheme=scheme,
         layout="NHD",
@@ -241,7 +243,7 @@ def _exactly(
 
 
 def _of_four_axes(mask: Any, query: Any, key: Any) -> Any:
-    """Return a mask [batch, token] of keys as one that broadcasts, as diffusers' own backend does."""
+    """Return a mask [batch, token] of keys as one that broadcasts, as diffusers' backends do."""
     if mask is not None and mask.ndim == 2 and mask.shape == (query.shape[0], key.shape[1]):
         return mask[:, None, None]
     return mask

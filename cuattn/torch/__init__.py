@@ -13,9 +13,10 @@ May import `errors`, `common`, `scheme`, `presets`, `arrays`, `operands`, `choic
 
 from __future__ import annotations
 
+from .attention import attention
 from .calls import Calls, calls
-from .flash import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
-from .operator import attention
+from .flash import flash_attn_func, flash_attn_varlen_func
+from .flash_kvcache import flash_attn_with_kvcache
 from .replace import Replacement, replace
 from .sage import sageattn
 from .sdpa import scaled_dot_product_attention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,15 +16,12 @@ _attend = functional.scaled_dot_product_attention
 
 def gradients(
     grad: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    attn_mask: Any,
-    alibi_slopes: Any,
+    tensors: Sequence[Any],
     is_causal: bool,
     window_size: tuple[int, int],
     scale: float | None,
     layout: str,
+    *,
     wanted: tuple[bool, ...],
 ) -> list[Any]:
     """Return the gradients of q, k, v and a mask of floats, None where they are not wanted.
@@ -32,12 +30,15 @@ def gradients(
     ----------
     grad : Tensor
         Of the output.
-    q, k, v, attn_mask, alibi_slopes, is_causal, window_size, scale, layout
+    tensors : sequence of Tensor or None
+        q, k, v, attn_mask and alibi_slopes.
+    is_causal, window_size, scale, layout
         As for `cuattn.attention`.
     wanted : tuple of bool
         Of q, k, v and attn_mask.
     """
-    inputs = [x if x is None else x.detach() for x in (q, k, v, attn_mask)]
+    q, k, v, attn_mask, alibi_slopes = tensors
+    inputs: list[Any] = [x if x is None else x.detach() for x in (q, k, v, attn_mask)]
     for x, is_wanted in zip(inputs, wanted, strict=True):
         if is_wanted:
             x.requires_grad_()

@@ -1,4 +1,4 @@
-"""Counts of calls: how many cuattn answered, with which scheme, and how many others did, and why."""
+"""Counts of calls: how many cuattn answered, with which scheme, and why others were not for it."""
 
 from __future__ import annotations
 

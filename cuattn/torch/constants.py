@@ -45,7 +45,8 @@ def scheme_of(text: str) -> str | Scheme:
         return text
     values: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs[-len(_FIELDS) :])
     name = _SEPARATOR.join([name, *pairs[: -len(_FIELDS)]])
-    return Scheme(name, **{key: int(x) if x.isdigit() else x for key, x in values.items()})
+    typed: dict[str, Any] = {key: int(x) if x.isdigit() else x for key, x in values.items()}
+    return Scheme(name, **typed)
 
 
 def number_of_mod(kind: type[M], given: str | M | None) -> int:
@@ -66,7 +67,7 @@ def number_of_mod(kind: type[M], given: str | M | None) -> int:
     return _number(kind, given)
 
 
-def mod_at(number: int) -> ScoreMod | MaskMod | None:
+def mod_at(number: int) -> Any:
     """Return the expression of a number.
 
     Raises

@@ -13,17 +13,13 @@ from typing import Any
 import torch
 
 from ..attention import attention as attend
-from ..common.public import naming_keywords
 from ..errors import ArgumentError
-from ..operands.score_mod import MaskMod, ScoreMod
-from ..scheme import Scheme
 from .backward import gradients
 from .calls import count_own, counting
-from .casting import cast
-from .constants import mod_at, number_of_mod, scheme_of, scheme_text
+from .constants import mod_at, scheme_of
 from .workspace import pytorch_memory
 
-__all__ = ["ALL_KEYS", "apply", "attention", "check_gradients"]
+__all__ = ["ALL_KEYS", "apply", "check_gradients"]
 
 ALL_KEYS = (-1, -1)
 
@@ -35,93 +31,14 @@ _ARGUMENTS = """
     str scheme="int8", str layout="HND", int score_mod=0, int mask_mod=0, str backward="",
     int calls=0
 """
-_COUNT = 21
+# Those of the arguments that are tensors come first.
+_TENSORS: tuple[str, ...] = ("q", "k", "v", "attn_mask", "sinks", "alibi_slopes")
+_TENSORS += ("cu_seqlens_q", "cu_seqlens_k", "seqused_k")
+_ARGUMENT_COUNT = 21
 
 _library = torch.library.Library("cuattn", "DEF")
 _library.define(f"attention({_ARGUMENTS}) -> Tensor")
 _library.define(f"attention_with_lse({_ARGUMENTS}) -> (Tensor, Tensor)")
-
-
-@naming_keywords
-def attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    *,
-    is_causal: bool = False,
-    window_size: tuple[int, int] = ALL_KEYS,
-    softcap: float = 0.0,
-    sinks: Any = None,
-    attn_mask: Any = None,
-    alibi_slopes: Any = None,
-    score_mod: str | ScoreMod | None = None,
-    mask_mod: str | MaskMod | None = None,
-    cu_seqlens_q: Any = None,
-    cu_seqlens_k: Any = None,
-    max_seqlen_q: int | None = None,
-    max_seqlen_k: int | None = None,
-    seqused_k: Any = None,
-    scale: float | None = None,
-    scheme: str | Scheme = "int8",
-    layout: str = "HND",
-    return_lse: bool = False,
-    backward: str | None = None,
-) -> Any:
-    """Compute `cuattn.attention` of tensors, bit for bit, as an operator of PyTorch.
-
-    So it can be in functions that `torch.compile` compiles, also with ``fullgraph=True``, and its
-    workspace is PyTorch's memory, so that it can be captured into CUDA graphs without more, after
-    one call of its kind.
-
-    Parameters
-    ----------
-    q, k, v : Tensor
-        As for `cuattn.attention`, as are all parameters that are not here. Under `torch.autocast`
-        they are cast, as PyTorch casts those of its own attention.
-    attn_mask : Tensor, optional
-        Of a `cuattn.BlockMask` only `cuattn.attention` makes something.
-    backward : {None, "torch"}
-        What is done for gradients: nothing, so that tensors that require them are refused; or
-        PyTorch computes them, from the exact attention of the same inputs, which it computes again
-        then. That is for `is_causal`, `window_size`, `attn_mask` and `alibi_slopes`, of which the
-        latter gets none; and `lse` has none.
-
-    Returns
-    -------
-    o : Tensor with the shape of `q` but for the head_dim, which is that of `v`
-        In memory its axes have the order of those of `q`.
-    lse : Tensor of float32
-        Only with `return_lse`.
-
-    Raises
-    ------
-    ArgumentError
-        As `cuattn.attention`; and if gradients are required that there are not.
-    """
-    q, k, v, attn_mask = cast(q, k, v, attn_mask)
-    return apply(
-        q,
-        k,
-        v,
-        attn_mask,
-        sinks,
-        alibi_slopes,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        seqused_k,
-        max_seqlen_q,
-        max_seqlen_k,
-        is_causal,
-        window_size,
-        softcap,
-        scale,
-        scheme_text(scheme),
-        layout,
-        number_of_mod(ScoreMod, score_mod),
-        number_of_mod(MaskMod, mask_mod),
-        backward,
-        return_lse=return_lse,
-    )
 
 
 def apply(
@@ -158,9 +75,8 @@ def apply(
         If an argument is of a type that the schema lacks, or gradients are required that there are
         not.
     """
-    given = {"q": q, "k": k, "v": v, "attn_mask": attn_mask, "sinks": sinks}
-    given |= {"alibi_slopes": alibi_slopes, "cu_seqlens_q": cu_seqlens_q}
-    given |= {"cu_seqlens_k": cu_seqlens_k, "seqused_k": seqused_k}
+    tensors = (q, k, v, attn_mask, sinks, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seqused_k)
+    given = dict(zip(_TENSORS, tensors, strict=True))
     for name, x in given.items():
         if not isinstance(x, torch.Tensor) and (x is not None or name in ("q", "k", "v")):
             raise ArgumentError(name, x, "a tensor of PyTorch")
@@ -168,9 +84,7 @@ def apply(
     options = (max_seqlen_q, max_seqlen_k, is_causal, window_size, softcap, scale, scheme, layout)
     number = counting.number if number is None else number
     operator = torch.ops.cuattn.attention_with_lse if return_lse else torch.ops.cuattn.attention
-    return operator(
-        *given.values(), *options, score_mod, mask_mod, backward or "", number
-    )
+    return operator(*tensors, *options, score_mod, mask_mod, backward or "", number)
 
 
 def check_gradients(
@@ -231,12 +145,10 @@ def _empty(q: Any, v: Any) -> Any:
 
 def _empty_lse(q: Any, is_packed: bool, layout: str) -> Any:
     if is_packed:
-        shape = (q.shape[1], q.shape[0])
+        q = q.transpose(0, 1)
     elif layout == "NHD":
-        shape = (q.shape[0], q.shape[2], q.shape[1])
-    else:
-        shape = tuple(q.shape[:3])
-    return q.new_empty(shape, dtype=torch.float32)
+        q = q.transpose(1, 2)
+    return q.new_empty(q.shape[:-1], dtype=torch.float32)
 
 
 def _compute(
@@ -265,6 +177,7 @@ def _compute(
 ) -> Any:
     """Do what an operator says."""
     left, right = window_size
+    own_score, own_mask = mod_at(score_mod), mod_at(mask_mod)
     out = _empty(q, v)
     if cu_seqlens_q is not None and not q.is_cuda:
         out.zero_()  # what lies behind the last sequence stays, and NumPy looks at it
@@ -278,8 +191,8 @@ def _compute(
         sinks=sinks,
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
-        score_mod=mod_at(score_mod),
-        mask_mod=mod_at(mask_mod),
+        score_mod=own_score,
+        mask_mod=own_mask,
         cu_seqlens_q=cu_seqlens_q,
         cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=max_seqlen_q,
@@ -311,11 +224,9 @@ def _shapes(return_lse: bool, q: Any, k: Any, v: Any, *rest: Any) -> Any:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Keep what the gradients are computed from."""
-    names = ("q", "k", "v", "attn_mask", "sinks", "alibi_slopes")
-    names += ("cu_seqlens_q", "cu_seqlens_k", "seqused_k")
-    given = dict(zip(names, inputs, strict=False))
+    given = dict(zip(_TENSORS, inputs, strict=False))
     _, _, is_causal, window_size, softcap, scale, _, layout, score_mod, mask_mod, backward, _ = (
-        inputs[len(names) :]
+        inputs[len(_TENSORS) :]
     )
     _check_required(given, backward, softcap, score_mod or mask_mod)
     ctx.save_for_backward(*(given[name] for name in ("q", "k", "v", "attn_mask", "alibi_slopes")))
@@ -326,8 +237,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradients(ctx: Any, grad: Any, *_: Any) -> tuple[Any, ...]:
     wanted = ctx.needs_input_grad[:4]
-    found = gradients(grad, *ctx.saved_tensors, *ctx.options, wanted)
-    return (*found, *([None] * (_COUNT - len(found))))
+    found = gradients(grad, ctx.saved_tensors, *ctx.options, wanted=wanted)
+    return (*found, *([None] * (_ARGUMENT_COUNT - len(found))))
 
 
 for _name, _with_lse in (("attention", False), ("attention_with_lse", True)):

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-import torch
-
 from ..errors import ArgumentError
 from .calls import count_fallback, counting
-from .flash import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
+from .flash import flash_attn_func, flash_attn_varlen_func
+from .flash_kvcache import flash_attn_with_kvcache
 from .refusals import refusal_of_tensors
 from .sage import sageattn
 from .sdpa import answer

@@ -113,16 +113,16 @@ def replace(
     if model is not None and not isinstance(model, torch.nn.Module):
         raise ArgumentError("model", model, "a torch.nn.Module or None")
     patterns = (leave_out,) if isinstance(leave_out, str) else tuple(leave_out)
-    is_plan = isinstance(scheme, SchemePlan)
-    if model is None and (is_plan or patterns):
-        name, value = ("scheme", scheme) if is_plan else ("leave_out", leave_out)
-        raise ArgumentError(name, value, "given with a model, whose modules it names")
-    if not is_plan:
+    if not isinstance(scheme, SchemePlan):
         resolve(scheme)
     check_gradients({}, backward)
     made = Replacement()
     use = partial(Use, fallback=fallback, backward=backward, number=made.calls.number)
     if model is None:
+        if isinstance(scheme, SchemePlan):
+            raise ArgumentError("scheme", scheme, "given with a model, whose modules it names")
+        if patterns:
+            raise ArgumentError("leave_out", leave_out, "empty, as there is no model")
         _replace_everywhere(made, use(_always(scheme_text(scheme)), ""))
         return made
     modules = dict(model.named_modules())

@@ -7,7 +7,7 @@ from typing import Any
 from ..common.public import naming_keywords
 from ..errors import ArgumentError
 from ..scheme import Scheme
-from .operator import attention
+from .attention import attention
 
 __all__ = ["sageattn"]
 

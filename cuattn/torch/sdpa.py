@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from ..common.public import naming_keywords
 from ..scheme import Scheme
+from .attention import cast
 from .calls import calls, count_fallback
-from .casting import cast
 from .constants import scheme_text
 from .operator import ALL_KEYS, apply
 from .refusals import Refusal, refusal_of_tensors
@@ -165,7 +165,9 @@ def _refusal(
         return Refusal("mask", "attn_mask.shape", tuple(mask.shape), f"of 2 to {q.ndim} axes")
     heads, kv_heads = q.shape[-3], k.shape[-3]
     if v.shape[-3] != kv_heads or v.shape[-2] != k.shape[-2]:
-        return Refusal("shape", "value.shape", tuple(v.shape), "as that of key, but for the head_dim")
+        return Refusal(
+            "shape", "value.shape", tuple(v.shape), "as that of key, but for the head_dim"
+        )
     if heads != kv_heads and kv_heads != 1 and not (enable_gqa and heads % max(kv_heads, 1) == 0):
         expected = f"of {heads} heads, or with enable_gqa of a number that divides it"
         return Refusal("heads", "key.shape", tuple(k.shape), expected)

@@ -22,7 +22,7 @@ def torch_module():
 
 @pytest.fixture
 def dynamo(torch_module):
-    """`torch.compile` for functions of this test, as one graph, by a backend that builds nothing."""
+    """`torch.compile` for functions of this test, as one graph, by a backend without a compiler."""
     torch_module._dynamo.reset()
 
     def compiled(function, **options):
@@ -37,7 +37,9 @@ def tensors(torch_module, rng):
 
     def make(dtype="float32", heads=2, kv_heads=None, seqlens=(40, 40), head_dim=32, batch=1):
         kv_heads = heads if kv_heads is None else kv_heads
-        shapes = [(batch, heads, seqlens[0], head_dim)] + [(batch, kv_heads, seqlens[1], head_dim)] * 2
+        shapes = [(batch, heads, seqlens[0], head_dim)] + [
+            (batch, kv_heads, seqlens[1], head_dim)
+        ] * 2
         arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
         of = {"device": device_here(torch_module), "dtype": getattr(torch_module, dtype)}
         return [torch_module.from_numpy(x).to(**of) for x in arrays]
@@ -55,5 +57,5 @@ def error(found, exact):
 
 
 def own(q, k, v, **options):
-    """Return what `cuattn.attention` makes of tensors; of bfloat16 in host memory it wants `out`."""
+    """Return what `cuattn.attention` makes of tensors; bfloat16 in host memory asks for `out`."""
     return cuattn.attention(q, k, v, out=q.new_empty((*q.shape[:-1], v.shape[-1])), **options)

@@ -1,4 +1,4 @@
-"""`cuattn.diffusers`: tiny models with random weights, on a GPU if there is one, against PyTorch."""
+"""`cuattn.diffusers`: tiny models with random weights, on a GPU if there is one, and PyTorch's."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -227,7 +227,7 @@ def test_options_of_the_dispatcher(cd, ct, torch_module, tensors):
     ask(qkv, name, dropout_p=0.5)
     assert ct.calls.fallback == {"dropout": 1}
     strict = cd.register("int8", name="cuattn-strict", fallback=False)
-    with pytest.raises(ArgumentError, match="^dropout_p must be 0"):
+    with pytest.raises(ArgumentError, match=r"^dropout_p must be 0"):
         ask(qkv, strict, dropout_p=0.5)
 
 
@@ -241,11 +241,13 @@ def test_parts_of_the_keys_are_merged_by_their_lse(cd, torch_module, tensors, de
     forward = backend.partial(backend._forward, "fp16", 0, (-1, -1))
     config = {"_parallel_config": SimpleNamespace(context_parallel_config=ring)}
     if degree == "ring":
-        parts = [forward(None, q, x, y, return_lse=True, **config) for x, y in
-                 zip(k.chunk(2, 1), v.chunk(2, 1), strict=True)]
+        parts = [
+            forward(None, q, x, y, return_lse=True, **config)
+            for x, y in zip(k.chunk(2, 1), v.chunk(2, 1), strict=True)
+        ]
         (o, lse), (other, other_lse) = ((x, y[..., None]) for x, y in parts)
         o = o - torch_module.sigmoid(other_lse - lse) * (o - other)
-        with pytest.raises(ArgumentError, match="^attn_mask must be not given"):
+        with pytest.raises(ArgumentError, match=r"^attn_mask must be not given"):
             forward(None, q, k, v, q.new_zeros(40, 40), **config)
     else:
         parts = zip(*(x.chunk(2, 2) for x in (q, k, v)), strict=True)
@@ -268,7 +270,7 @@ def test_context_parallelism_of_two_processes(degree, tmp_path):
     assert run.stdout.split() == ["same"] * 2, run.stderr
 
 
-PROGRAM = '''
+PROGRAM = """
 import os, sys, tempfile
 import torch
 import torch.distributed as dist
@@ -307,7 +309,7 @@ def main(rank, store):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(main, (os.path.join(folder, "store"),), nprocs=2)
-'''
+"""
 
 
 # ---- names
@@ -316,14 +318,17 @@ if __name__ == "__main__":
 def test_names_of_backends(cd):
     mine = cuattn.Scheme("Mine")
     assert cd.register(mine) == cd.register(mine) == "cuattn-mine"
-    for scheme, options in ((cuattn.Scheme("Mine", smooth_k="none"), {}), (mine, {"fallback": False})):
-        with pytest.raises(ArgumentError, match="^name must be one that no other backend has"):
+    for scheme, options in (
+        (cuattn.Scheme("Mine", smooth_k="none"), {}),
+        (mine, {"fallback": False}),
+    ):
+        with pytest.raises(ArgumentError, match=r"^name must be one that no other backend has"):
             cd.register(scheme, **options)
-    with pytest.raises(ArgumentError, match="^name must be one that no other backend has"):
+    with pytest.raises(ArgumentError, match=r"^name must be one that no other backend has"):
         cd.register("int8", name="native")
-    with pytest.raises(ArgumentError, match="^name must be in small letters"):
+    with pytest.raises(ArgumentError, match=r"^name must be in small letters"):
         cd.register("int8", name="Mine")
-    with pytest.raises(ArgumentError, match="^scheme must be"):
+    with pytest.raises(ArgumentError, match=r"^scheme must be"):
         cd.register("int7")
-    with pytest.raises(KeywordError, match="expected 'scheme'"):
+    with pytest.raises(KeywordError, match=r"expected 'scheme'"):
         cd.register(quantization="int8")

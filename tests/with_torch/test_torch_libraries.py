@@ -49,16 +49,18 @@ def test_flash_attn_func(ct, torch_module, tokens_first):
     found = ct.flash_attn_func(*args, True)
     assert found[2] is None
     assert torch_module.equal(found[1], lse)
-    with pytest.raises(ArgumentError, match="^dropout_p must be 0"):
+    with pytest.raises(ArgumentError, match=r"^dropout_p must be 0"):
         ct.flash_attn_func(q, k, v, 0.1)
-    with pytest.raises(KeywordError, match="expected 'causal'"):
+    with pytest.raises(KeywordError, match=r"expected 'causal'"):
         ct.flash_attn_func(q, k, v, is_causal=True)
 
 
 def test_flash_attn_varlen_func(ct, torch_module, tokens_first, dynamo):
     q, k, v = (x[0] for x in tokens_first)
     bounds = torch_module.tensor([0, 9, 40], dtype=torch_module.int32, device=q.device)
-    function = dynamo(lambda *args: ct.flash_attn_varlen_func(*args, causal=True, return_attn_probs=True))
+    function = dynamo(
+        lambda *args: ct.flash_attn_varlen_func(*args, causal=True, return_attn_probs=True)
+    )
     o, lse, _ = function(q, k, v, bounds, bounds, 31, 31)
     for begin, end in ((0, 9), (9, 40)):
         some = (x[None, begin:end] for x in (q, k, v))
@@ -97,9 +99,9 @@ def test_flash_attn_with_kvcache(ct, torch_module, tensors, dynamo, compiled):
 def test_what_a_kvcache_of_floats_has_not(ct, tokens_first):
     q, k, v = tokens_first
     for name in ("rotary_cos", "cache_batch_idx", "cache_leftpad", "block_table"):
-        with pytest.raises(ArgumentError, match=f"^{name} must be None"):
+        with pytest.raises(ArgumentError, match=rf"^{name} must be None"):
             ct.flash_attn_with_kvcache(q, k, v, **{name: q})
-    with pytest.raises(ArgumentError, match="^cache_seqlens must be given"):
+    with pytest.raises(ArgumentError, match=r"^cache_seqlens must be given"):
         ct.flash_attn_with_kvcache(q, k, v, k[:, :2], v[:, :2])
     with pytest.raises(ArgumentError, match=r"^k\.shape must be as"):
         ct.flash_attn_with_kvcache(q, k, v, k[..., :8], v[..., :8], cache_seqlens=3)
@@ -143,15 +145,15 @@ def test_other_calls_of_sageattn(ct, torch_module, tensors):
 
 def test_errors_of_sageattn_name_the_argument(ct, tensors):
     q, k, v = tensors("float16", seqlens=(8, 40))
-    with pytest.raises(ArgumentError, match='^tensor_layout must be "HND" or "NHD"'):
+    with pytest.raises(ArgumentError, match=r'^tensor_layout must be "HND" or "NHD"'):
         ct.sageattn(q, k, v, None)  # a mask, by its position in PyTorch's function
-    with pytest.raises(ArgumentError, match="^is_causal must be False, as there are not as many"):
+    with pytest.raises(ArgumentError, match=r"^is_causal must be False, as there are not as many"):
         ct.sageattn(q, k, v, is_causal=True)
-    with pytest.raises(ArgumentError, match="^dropout_p must be 0"):
+    with pytest.raises(ArgumentError, match=r"^dropout_p must be 0"):
         ct.sageattn(q, k, v, dropout_p=0.1)
-    with pytest.raises(ArgumentError, match="^scale must be None or 0.2"):
+    with pytest.raises(ArgumentError, match=r"^scale must be None or 0.2"):
         ct.sageattn(q, k, v, sm_scale=0.2, scale=0.1)
-    with pytest.raises(KeywordError, match="expected 'tensor_layout'"):
+    with pytest.raises(KeywordError, match=r"expected 'tensor_layout'"):
         ct.sageattn(q, k, v, layout="NHD")
 
 

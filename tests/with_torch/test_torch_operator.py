@@ -77,11 +77,19 @@ def test_sequences_end_to_end(ct, tensors, torch_module, dynamo):
 
 
 def test_operators_keep_what_pytorch_asks_of_them(ct, tensors, torch_module):
-    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic", "test_autograd_registration")
+    checks = (
+        "test_schema",
+        "test_faketensor",
+        "test_aot_dispatch_dynamic",
+        "test_autograd_registration",
+    )
     q, k, v = tensors("float16")
     operators = torch_module.ops.cuattn
     for name in ("attention", "attention_with_lse"):
-        for given in ((q, k, v), [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]):
+        for given in (
+            (q, k, v),
+            [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)],
+        ):
             operator = getattr(operators, name).default
             torch_module.library.opcheck(operator, tuple(given), test_utils=checks)
 
@@ -136,16 +144,16 @@ def _Module(torch, ct):  # noqa: N802
 def test_gradients_are_refused(ct, tensors, torch_module):
     q, k, v = tensors()
     k.requires_grad_()
-    with pytest.raises(ArgumentError, match="^k must be without gradients"):
+    with pytest.raises(ArgumentError, match=r"^k must be without gradients"):
         ct.attention(q, k, v)
-    with pytest.raises(ArgumentError, match="^k must be without gradients"):
+    with pytest.raises(ArgumentError, match=r"^k must be without gradients"):
         torch_module.ops.cuattn.attention(q, k, v)
     with torch_module.no_grad():
         assert not ct.attention(q, k, v).requires_grad
-    with pytest.raises(ArgumentError, match="^backward must be None or"):
+    with pytest.raises(ArgumentError, match=r"^backward must be None or"):
         ct.attention(q, k, v, backward="ours")
     for name, value in {"softcap": 5.0, "score_mod": FAR, "sinks": q[0, :, 0, 0]}.items():
-        with pytest.raises(ArgumentError, match=f"{name}.* must be .*as gradients are required"):
+        with pytest.raises(ArgumentError, match=rf"{name}.* must be .*as gradients are required"):
             ct.attention(q, k, v, backward="torch", **{name: value})
 
 
@@ -169,13 +177,17 @@ def test_gradients_are_those_of_pytorchs_attention(ct, tensors, torch_module, dy
         return torch_module.autograd.grad(o, inputs, o.detach())
 
     found = gradients(ours)
-    for x, y in zip(found, gradients(lambda *qkv: _exact(torch_module, *qkv, **given)), strict=True):
+    for x, y in zip(
+        found, gradients(lambda *qkv: _exact(torch_module, *qkv, **given)), strict=True
+    ):
         assert error(x, y) < 5e-3
     for x, y in zip(found, gradients(dynamo(ours)), strict=True):
         torch_module.testing.assert_close(x, y)
 
 
-def _exact(torch, q, k, v, is_causal=False, window_size=(-1, -1), attn_mask=None, alibi_slopes=None):
+def _exact(
+    torch, q, k, v, is_causal=False, window_size=(-1, -1), attn_mask=None, alibi_slopes=None
+):
     """Every option written out."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     logits = q @ k.mT / q.shape[-1] ** 0.5
@@ -207,13 +219,13 @@ def test_errors_name_the_argument(ct, tensors):
         ct.attention(q, k, v, attn_mask=[True])
     with pytest.raises(ArgumentError, match=r"^scheme must be"):
         ct.attention(q, k, v, scheme=8)
-    with pytest.raises(KeywordError, match="expected 'is_causal'"):
+    with pytest.raises(KeywordError, match=r"expected 'is_causal'"):
         ct.attention(q, k, v, causal=True)
 
 
 def test_a_score_mod_lives_as_long_as_its_owner(ct, tensors, torch_module):
     q, k, v = tensors()
-    with pytest.raises(ArgumentError, match="kept by its owner"):
+    with pytest.raises(ArgumentError, match=r"kept by its owner"):
         torch_module.ops.cuattn.attention(q, k, v, score_mod=10**9)
 
 

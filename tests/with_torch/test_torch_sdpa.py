@@ -1,4 +1,4 @@
-"""`cuattn.torch.scaled_dot_product_attention`: PyTorch's meaning of every argument, and who answers."""
+"""`cuattn.torch.scaled_dot_product_attention`: what arguments mean, and who answers."""
 
 import logging
 
@@ -90,7 +90,10 @@ REFUSED = {
     "dtype": (lambda q, k, v: ((q.double(), k.double(), v.double()), {}), "query.dtype must be"),
     "types": (lambda q, k, v: ((q, k.half(), v), {}), "key.dtype must be"),
     "head_dim": (lambda q, k, v: ((q[..., :12], k[..., :12], v), {}), "query.shape must be .* 8"),
-    "long head_dim": (lambda q, k, v: ([x.repeat(1, 1, 1, 9) for x in (q, k, v)], {}), "query.shape .* up to 256"),
+    "long head_dim": (
+        lambda q, k, v: ([x.repeat(1, 1, 1, 9) for x in (q, k, v)], {}),
+        "query.shape .* up to 256",
+    ),
     "axes": (lambda q, k, v: ([x[None] for x in (q, k, v)], {}), "query.shape must be of four"),
     "heads": (lambda q, k, v: ((q[:, :1], k, v), {}), "key.shape must be of 1 heads"),
     "scale": (lambda q, k, v: ((q, k, v), {"scale": -1.0}), "scale must be at least 0"),
@@ -111,7 +114,7 @@ ERRORS = {"types", "mask", "heads", "sparse"}
 def test_it_is_refused_by_name_or_left_to_pytorch(ct, functional, tensors, torch_module, case):
     given, message = REFUSED[case]
     args, options = given(*tensors())
-    with pytest.raises(ArgumentError, match=f"^{message}"):
+    with pytest.raises(ArgumentError, match=rf"^{message}"):
         ct.scaled_dot_product_attention(*args, **options)
     before = ct.calls.fallback
     torch_module.manual_seed(0)
@@ -121,7 +124,9 @@ def test_it_is_refused_by_name_or_left_to_pytorch(ct, functional, tensors, torch
         assert case in ERRORS
     else:
         torch_module.manual_seed(0)
-        torch_module.testing.assert_close(o, functional.scaled_dot_product_attention(*args, **options))
+        torch_module.testing.assert_close(
+            o, functional.scaled_dot_product_attention(*args, **options)
+        )
     reason = REASONS.get(case, case)
     assert ct.calls.fallback[reason] == before.get(reason, 0) + 1
 
@@ -162,8 +167,12 @@ def test_calls_are_counted_and_reported(ct, tensors, torch_module, dynamo, caplo
 
 def test_unknown_keywords_name_the_right_one(ct, tensors):
     q, k, v = tensors()
-    for name, meant in {"causal": "is_causal", "softmax_scale": "scale", "mask": "attn_mask"}.items():
-        with pytest.raises(KeywordError, match=f"expected '{meant}'"):
+    for name, meant in {
+        "causal": "is_causal",
+        "softmax_scale": "scale",
+        "mask": "attn_mask",
+    }.items():
+        with pytest.raises(KeywordError, match=rf"expected '{meant}'"):
             ct.scaled_dot_product_attention(q, k, v, **{name: 1})
-    with pytest.raises(KeywordError, match="expected 'query'"):
+    with pytest.raises(KeywordError, match=r"expected 'query'"):
         ct.scaled_dot_product_attention(q=q, k=k, v=v)
