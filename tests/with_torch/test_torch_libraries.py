@@ -143,6 +143,25 @@ def test_other_calls_of_sageattn(ct, torch_module, tensors):
     assert torch_module.equal(ct.sageattn(q, k, v, is_causal=True, sm_scale=0.3, **granular), o)
 
 
+@pytest.mark.parametrize("name", ["flash_attn_func", "sageattn"])
+def test_they_compile_and_have_pytorchs_gradients(ct, torch_module, tokens_first, dynamo, name):
+    function, q, k, v = getattr(ct, name), *tokens_first
+    given = {"tensor_layout": "NHD"} if name == "sageattn" else {}
+    expected = own(q, k, v, layout="NHD")
+    compiled = dynamo(lambda *qkv: function(*qkv, **given))
+    assert torch_module.equal(compiled(q, k, v), expected)
+    v.requires_grad_()
+    with pytest.raises(ArgumentError, match=r"^v must be without gradients"):
+        function(q, k, v, **given)
+    o = function(q, k, v, **given, backward="torch")
+    assert torch_module.equal(o, expected)
+    (grad,) = torch_module.autograd.grad(o.sum(), v)
+    # Each row of P sums to 1.
+    torch_module.testing.assert_close(
+        grad.sum(1).float(), torch_module.full((1, 2, 32), 40.0).to(v.device), rtol=0.01, atol=0
+    )
+
+
 def test_errors_of_sageattn_name_the_argument(ct, tensors):
     q, k, v = tensors("float16", seqlens=(8, 40))
     with pytest.raises(ArgumentError, match=r'^tensor_layout must be "HND" or "NHD"'):

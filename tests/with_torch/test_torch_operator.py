@@ -67,6 +67,12 @@ def test_options_are_those_of_attention_and_compile(ct, tensors, torch_module, d
         assert all(map(torch_module.equal, found, expected))
 
 
+def test_grouped_heads(ct, tensors, torch_module):
+    for kv_heads in (1, 2, 4):
+        q, k, v = tensors(heads=4, kv_heads=kv_heads)
+        assert torch_module.equal(ct.attention(q, k, v), own(q, k, v))
+
+
 def test_sequences_end_to_end(ct, tensors, torch_module, dynamo):
     q, k, v = (x[0].transpose(0, 1) for x in tensors("float16"))
     bounds = torch_module.tensor([0, 9, 40], dtype=torch_module.int32, device=q.device)

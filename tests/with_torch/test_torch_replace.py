@@ -201,7 +201,7 @@ def test_threads_are_in_layers_of_their_own(ct, torch_module, model, x):
         assert replaced.calls.schemes == {"int8": 3}
 
 
-def test_gradients(ct, torch_module, model, x):
+def test_gradients_of_a_model(ct, torch_module, model, x):
     x.requires_grad_()
     (exact,) = torch_module.autograd.grad(model(x).sum(), x)
     with ct.replace(model) as replaced:
