@@ -7,7 +7,7 @@ import threading
 from types import ModuleType
 
 import pytest
-from helpers.torch_calls import device_here, error
+from helpers.torch_calls import device_here, error, own
 
 import cuattn
 from cuattn.errors import ArgumentError, KeywordError
@@ -239,13 +239,19 @@ def test_functions_of_other_libraries(ct, torch_module, others, x):
         assert torch_module.equal(others.flash_attn_with_kvcache(q, q, q, causal=True), o)
         sage = others.sageattn(q, q, q, tensor_layout="NHD", is_causal=True)
         assert torch_module.equal(sage, o)
-        assert replaced.calls.schemes == {"int8": 4}
+        slopes = torch_module.tensor([0.5, 0.25], device=q.device)
+        given = {"window_size": (5, 5), "softcap": 9.0, "alibi_slopes": slopes}
+        o, lse, _ = others.flash_attn_func(q, q, q, **given, return_attn_probs=True)
+        expected = own(q, q, q, **given, layout="NHD", return_lse=True)
+        assert torch_module.equal(o, expected[0])
+        assert torch_module.equal(lse, expected[1])
+        assert replaced.calls.schemes == {"int8": 5}
         assert others.flash_attn_func(q, q, q, 0.5) == "flash_attn_func"
         assert others.sageattn(q.double(), q.double(), q.double()) == "sageattn"
         assert others.flash_attn_func(q.requires_grad_(), q, q) == "flash_attn_func"
         q.requires_grad_(False)
         assert replaced.calls.fallback == {"dropout": 1, "dtype": 1, "gradients": 1}
-        assert replaced.calls.cuattn == 4
+        assert replaced.calls.cuattn == 5
     assert others.sageattn(q, q, q) == "sageattn"
 
 
