@@ -22,6 +22,7 @@ def attach(
     *,
     leave_out: str | Iterable[str] = (),
     fallback: bool = True,
+    backward: str | None = None,
 ) -> Replacement:
     """Let cuattn answer the attention of a model of diffusers.
 
@@ -33,7 +34,7 @@ def attach(
     ----------
     model : torch.nn.Module
         A model such as ``pipeline.transformer`` or ``pipeline.unet``.
-    scheme, leave_out, fallback
+    scheme, leave_out, fallback, backward
         As for `cuattn.torch.replace`: a plan names layers such as ``"transformer_blocks.3"``, and
         ``leave_out="*.attn2"`` leaves the attention to the prompt as it is in a UNet.
 
@@ -50,7 +51,7 @@ def attach(
         As `cuattn.diffusers.register`.
     """
     backend = backend_named(OF_LAYER)
-    made = replace(model, scheme, leave_out=leave_out, fallback=fallback)
+    made = replace(model, scheme, leave_out=leave_out, fallback=fallback, backward=backward)
     for module in model.modules():
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_attention_backend"):

@@ -2,16 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-__all__ = ["gradients"]
+from ..errors import ArgumentError
+
+__all__ = ["check_gradients", "check_required", "gradients"]
 
 # Before `replace` may put another function in its place.
 _attend = functional.scaled_dot_product_attention
+
+
+def check_gradients(
+    given: Mapping[str, Any], backward: str | None, softcap: float = 0.0, mods: int = 0
+) -> None:
+    """Check that gradients are not required, or are those that PyTorch computes.
+
+    Parameters
+    ----------
+    given : mapping of str to Tensor or None
+        By the names of arguments.
+    backward, softcap
+        As of `attention`.
+    mods : int
+        0 if there are no expressions.
+
+    Raises
+    ------
+    ArgumentError
+        Otherwise.
+    """
+    if backward not in (None, "", "torch"):
+        raise ArgumentError("backward", backward, 'None or "torch"')
+    if torch.is_grad_enabled():
+        check_required(given, backward, softcap, mods)
+
+
+def check_required(
+    given: Mapping[str, Any], backward: str | None, softcap: float, mods: int
+) -> None:
+    """Check the same where gradients are recorded, whatever the mode is now.
+
+    Raises
+    ------
+    ArgumentError
+        As `check_gradients`.
+    """
+    for name, x in given.items():
+        if x is None or not x.requires_grad:
+            continue
+        if not backward:
+            expected = 'without gradients: under torch.no_grad() or detached; or backward="torch"'
+            raise ArgumentError(name, x, expected)
+        if name == "alibi_slopes":
+            raise ArgumentError(name, x, "without gradients, which PyTorch does not compute")
+        _check_differentiable(given, softcap, mods)
+
+
+def _check_differentiable(given: Mapping[str, Any], softcap: float, mods: int) -> None:
+    for name in ("sinks", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"):
+        if given.get(name) is not None:
+            raise ArgumentError(name, given[name], "None, as gradients are required")
+    if softcap:
+        raise ArgumentError("softcap", softcap, "0, as gradients are required")
+    if mods:
+        raise ArgumentError("score_mod or mask_mod", mods, "None, as gradients are required")
 
 
 def gradients(

@@ -6,7 +6,7 @@ shapes come out, so that nothing looks inside: there are addresses and launches 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 
 from ..attention import attention as attend
 from ..errors import ArgumentError
-from .backward import gradients
+from .backward import check_gradients, check_required, gradients
 from .calls import count_own, counting
 from .constants import mod_at, scheme_of
 from .workspace import pytorch_memory
 
-__all__ = ["ALL_KEYS", "apply", "check_gradients"]
+__all__ = ["ALL_KEYS", "apply"]
 
 ALL_KEYS = (-1, -1)
 
@@ -76,64 +76,16 @@ def apply(
         not.
     """
     tensors = (q, k, v, attn_mask, sinks, alibi_slopes, cu_seqlens_q, cu_seqlens_k, seqused_k)
-    given = dict(zip(_TENSORS, tensors, strict=True))
-    for name, x in given.items():
-        if not isinstance(x, torch.Tensor) and (x is not None or name in ("q", "k", "v")):
-            raise ArgumentError(name, x, "a tensor of PyTorch")
-    check_gradients(given, backward, softcap, score_mod or mask_mod)
+    for n, x in enumerate(tensors):
+        if not isinstance(x, torch.Tensor) and (x is not None or n < 3):
+            raise ArgumentError(_TENSORS[n], x, "a tensor of PyTorch")
+    if backward or torch.is_grad_enabled():
+        given = dict(zip(_TENSORS, tensors, strict=True))
+        check_gradients(given, backward, softcap, score_mod or mask_mod)
     options = (max_seqlen_q, max_seqlen_k, is_causal, window_size, softcap, scale, scheme, layout)
     number = counting.number if number is None else number
-    operator = torch.ops.cuattn.attention_with_lse if return_lse else torch.ops.cuattn.attention
+    operator = _with_lse if return_lse else _without_lse
     return operator(*tensors, *options, score_mod, mask_mod, backward or "", number)
-
-
-def check_gradients(
-    given: Mapping[str, Any], backward: str | None, softcap: float = 0.0, mods: int = 0
-) -> None:
-    """Check that gradients are not required, or are those that PyTorch computes.
-
-    Parameters
-    ----------
-    given : mapping of str to Tensor or None
-        By the names of arguments.
-    backward, softcap
-        As of `attention`.
-    mods : int
-        0 if there are no expressions.
-
-    Raises
-    ------
-    ArgumentError
-        Otherwise.
-    """
-    if backward not in (None, "", "torch"):
-        raise ArgumentError("backward", backward, 'None or "torch"')
-    if torch.is_grad_enabled():
-        _check_required(given, backward, softcap, mods)
-
-
-def _check_required(
-    given: Mapping[str, Any], backward: str | None, softcap: float, mods: int
-) -> None:
-    for name, x in given.items():
-        if x is None or not x.requires_grad:
-            continue
-        if not backward:
-            expected = 'without gradients: under torch.no_grad() or detached; or backward="torch"'
-            raise ArgumentError(name, x, expected)
-        if name == "alibi_slopes":
-            raise ArgumentError(name, x, "without gradients, which PyTorch does not compute")
-        _check_differentiable(given, softcap, mods)
-
-
-def _check_differentiable(given: Mapping[str, Any], softcap: float, mods: int) -> None:
-    for name in ("sinks", "cu_seqlens_q", "cu_seqlens_k", "seqused_k"):
-        if given.get(name) is not None:
-            raise ArgumentError(name, given[name], "None, as gradients are required")
-    if softcap:
-        raise ArgumentError("softcap", softcap, "0, as gradients are required")
-    if mods:
-        raise ArgumentError("score_mod or mask_mod", mods, "None, as gradients are required")
 
 
 def _empty(q: Any, v: Any) -> Any:
@@ -208,9 +160,9 @@ def _compute(
     return o
 
 
-def _compute_on_gpu(return_lse: bool, *args: Any) -> Any:
-    with pytorch_memory():
-        return _compute(return_lse, *args)
+def _compute_on_gpu(return_lse: bool, q: Any, *rest: Any) -> Any:
+    with pytorch_memory(q.device):
+        return _compute(return_lse, q, *rest)
 
 
 def _shapes(return_lse: bool, q: Any, k: Any, v: Any, *rest: Any) -> Any:
@@ -228,7 +180,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, _, is_causal, window_size, softcap, scale, _, layout, score_mod, mask_mod, backward, _ = (
         inputs[len(_TENSORS) :]
     )
-    _check_required(given, backward, softcap, score_mod or mask_mod)
+    check_required(given, backward, softcap, score_mod or mask_mod)
     ctx.save_for_backward(*(given[name] for name in ("q", "k", "v", "attn_mask", "alibi_slopes")))
     ctx.options = (is_causal, tuple(window_size), scale, layout)
     if isinstance(output, tuple):
@@ -241,10 +193,13 @@ def _gradients(ctx: Any, grad: Any, *_: Any) -> tuple[Any, ...]:
     return (*found, *([None] * (_ARGUMENT_COUNT - len(found))))
 
 
-for _name, _with_lse in (("attention", False), ("attention_with_lse", True)):
-    _library.impl(_name, partial(_compute, _with_lse), "CPU")
-    _library.impl(_name, partial(_compute_on_gpu, _with_lse), "CUDA")
-    torch.library.register_fake(f"cuattn::{_name}", partial(_shapes, _with_lse), lib=_library)
+for _name, _return_lse in (("attention", False), ("attention_with_lse", True)):
+    _library.impl(_name, partial(_compute, _return_lse), "CPU")
+    _library.impl(_name, partial(_compute_on_gpu, _return_lse), "CUDA")
+    torch.library.register_fake(f"cuattn::{_name}", partial(_shapes, _return_lse), lib=_library)
     torch.library.register_autograd(
         f"cuattn::{_name}", _gradients, setup_context=_save, lib=_library
     )
+
+_without_lse = torch.ops.cuattn.attention.default
+_with_lse = torch.ops.cuattn.attention_with_lse.default

@@ -15,9 +15,9 @@ from ..common.public import naming_keywords
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
+from .backward import check_gradients
 from .calls import Calls
 from .constants import scheme_text
-from .operator import check_gradients
 from .patches import Use, everywhere, here, install, uninstall
 
 __all__ = ["Replacement", "replace"]

@@ -8,6 +8,7 @@ the same stream, as with CuPy's pool.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -17,9 +18,9 @@ import torch
 __all__ = ["pytorch_memory"]
 
 
-def pytorch_memory() -> AbstractContextManager[object]:
-    """Return a context in which memory of CuPy's is of PyTorch's current stream and pool."""
-    manager: AbstractContextManager[object] = _cuda().using_allocator(_allocate)
+def pytorch_memory(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which CuPy's memory is of PyTorch's pool and current stream of a GPU."""
+    manager: AbstractContextManager[object] = _cuda().using_allocator(_allocator(device))
     return manager
 
 
@@ -30,9 +31,14 @@ def _cuda() -> Any:
     return cupy.cuda
 
 
-def _allocate(nbytes: int) -> Any:
+@cache
+def _allocator(device: torch.device) -> Callable[[int], Any]:
     cuda = _cuda()
-    block = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
-    # It keeps the tensor for as long as it lives itself.
-    memory = cuda.UnownedMemory(block.data_ptr(), nbytes, block, block.get_device())
-    return cuda.MemoryPointer(memory, 0)
+
+    def allocate(nbytes: int) -> Any:
+        block = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        # It keeps the tensor for as long as it lives itself.
+        memory = cuda.UnownedMemory(block.data_ptr(), nbytes, block, device.index)
+        return cuda.MemoryPointer(memory, 0)
+
+    return allocate

@@ -198,6 +198,18 @@ def test_layers_of_a_plan(cd, made):
     assert (attached.calls.cuattn, attached.calls.fallback) == (4, {"left out": 4})
 
 
+def test_gradients_are_pytorchs(cd, torch_module, made):
+    model, run = made("wan")
+    model.proj_out.requires_grad_(False)
+    weight = model.blocks[0].attn1.to_v.weight.requires_grad_()
+    (exact,) = torch_module.autograd.grad(run().sum(), weight)
+    for backward, counted in ((None, "fallback"), ("torch", "schemes")):
+        with cd.attach(model, "fp16", backward=backward) as attached:
+            (found,) = torch_module.autograd.grad(run().sum(), weight)
+        assert sum(getattr(attached.calls, counted).values()) == 4
+        assert error(found, exact) < 0.01
+
+
 # ---- what the dispatcher asks of a backend
 
 
