@@ -53,6 +53,9 @@ def attention(
         they are cast, as PyTorch casts those of its own attention.
     attn_mask : Tensor, optional
         Of a `cuattn.BlockMask` only `cuattn.attention` makes something.
+    score_mod, mask_mod : str, ScoreMod or MaskMod, optional
+        Of objects the arrays stay those of the object, and are no inputs of a graph; PyTorch 2.6
+        does not compile functions with them.
     backward : {None, "torch"}
         What is done for gradients: nothing, so that tensors that require them are refused; or
         PyTorch computes them, from the exact attention of the same inputs, which it computes again

@@ -62,9 +62,12 @@ def test_options_are_those_of_attention_and_compile(ct, tensors, torch_module, d
     if case == "NHD":
         q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
     expected = own(q, k, v, **given)
-    for function in (ct.attention, dynamo(lambda *qkv: ct.attention(*qkv, **given))):
-        found = function(q, k, v, **(given if function is ct.attention else {}))
-        assert all(map(torch_module.equal, found, expected))
+    found = ct.attention(q, k, v, **given)
+    assert all(map(torch_module.equal, found, expected))
+    if case == "score_mod" and torch_module.__version__ < "2.7":
+        pytest.skip("its Dynamo takes no such objects for constants")
+    found = dynamo(lambda *qkv: ct.attention(*qkv, **given))(q, k, v)
+    assert all(map(torch_module.equal, found, expected))
 
 
 def test_grouped_heads(ct, tensors, torch_module):
@@ -132,11 +135,11 @@ def test_other_modes_of_pytorch(ct, tensors, torch_module, dynamo):
     low = [x.bfloat16() for x in (q, k.half(), v)]
     assert torch_module.equal(o, own(*low))
     assert torch_module.equal(again, o)
-    exported = torch_module.export.export(_Module(torch_module, ct), (q, k, v)).module()
+    exported = torch_module.export.export(module_of_attention(torch_module, ct), (q, k, v)).module()
     assert torch_module.equal(exported(q, k, v), expected)
 
 
-def _Module(torch, ct):  # noqa: N802
+def module_of_attention(torch, ct):
     class Module(torch.nn.Module):
         def forward(self, q, k, v):
             return ct.attention(q, k, v)
@@ -233,12 +236,3 @@ def test_a_score_mod_lives_as_long_as_its_owner(ct, tensors, torch_module):
     q, k, v = tensors()
     with pytest.raises(ArgumentError, match=r"kept by its owner"):
         torch_module.ops.cuattn.attention(q, k, v, score_mod=10**9)
-
-
-def test_importing_the_core_imports_no_pytorch(ct):
-    import subprocess
-    import sys
-
-    code = "import sys, cuattn; print('torch' in sys.modules, 'cuattn.torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False", "False"]
