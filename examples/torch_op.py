@@ -1,8 +1,8 @@
 """cuattn as an operator of PyTorch, which `torch.compile` takes into its graph as it is.
 
-An operator is a name with a schema, a function that computes it and one that says what shape comes
-out. With the latter the compiler need not look inside, so that nothing breaks the graph: it would
-find memory addresses and a launch there. `torch_sdpa.py` and `torch_llama.py` use the operator.
+`cuattn.torch.attention` has a fake implementation, which says what shape comes out. So the compiler
+need not look inside, where it would find memory addresses and a launch, and nothing breaks the
+graph.
 
     python examples/torch_op.py
 """
@@ -10,35 +10,11 @@ find memory addresses and a launch there. `torch_sdpa.py` and `torch_llama.py` u
 import argparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import cuattn
+from cuattn.torch import attention
 
-__all__ = ["Block", "attention"]
-
-# A call's workspace is CuPy's memory, which the graphs of mode="reduce-overhead" would not keep;
-# torch_graph.py shows how to capture a call. Before PyTorch had this tag `custom_op` took none.
-_TAGS = {"tags": [torch.Tag.cudagraph_unsafe]} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
-
-
-@torch.library.custom_op("cuattn::attention", mutates_args=(), **_TAGS)
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    is_causal: bool = False,
-    scale: float | None = None,
-    scheme: str = "int8",
-) -> Tensor:
-    """Return `cuattn.attention` of tensors [batch, head, token, head_dim]; it has no gradient."""
-    out = torch.empty_like(q)
-    given = (x.detach() for x in (q, k, v))
-    return cuattn.attention(*given, is_causal=is_causal, scale=scale, scheme=scheme, out=out)
-
-
-@attention.register_fake
-def _(q, k, v, is_causal=False, scale=None, scheme="int8"):
-    return torch.empty_like(q)
+__all__ = ["Block"]
 
 
 class Block(nn.Module):
@@ -53,11 +29,9 @@ class Block(nn.Module):
 
     def forward(self, x):
         """Return x [batch, token, width] and what its tokens read of those before them."""
-        batch, tokens, width = x.shape
-        packed = self.qkv(x).view(batch, tokens, 3, self.heads, -1)
-        q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
-        o = attention(q, k, v, is_causal=True, scheme=self.scheme)
-        return x + self.out(o.transpose(1, 2).reshape(batch, tokens, width))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        o = attention(q, k, v, is_causal=True, scheme=self.scheme, layout="NHD")
+        return x + self.out(o.flatten(2))
 
 
 def main(argv=None):

@@ -11,72 +11,69 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import KeywordError
 
-__all__ = ["public"]
+__all__ = ["naming_keywords", "public"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What other libraries call the same: PyTorch, FlashAttention, SageAttention, xFormers, FlashInfer,
-# JAX, Hugging Face.
-_SAME = {
-    "causal": "is_causal",
-    "use_causal_mask": "is_causal",
-    "softmax_scale": "scale",
-    "sm_scale": "scale",
-    "scale_factor": "scale",
-    "logits_soft_cap": "softcap",
-    "logit_soft_cap": "softcap",
-    "soft_cap": "softcap",
-    "logit_cap": "softcap",
-    "attn_logit_softcapping": "softcap",
-    "mask": "attn_mask",
-    "attention_mask": "attn_mask",
-    "attn_bias": "attn_mask",
-    "bias": "attn_mask",
-    "custom_mask": "attn_mask",
-    "s_aux": "sinks",
-    "sink": "sinks",
-    "attn_sinks": "sinks",
-    "learnable_sink": "sinks",
-    "sliding_window": "window_size",
-    "local_window_size": "window_size",
-    "window": "window_size",
-    "window_left": "window_size",
-    "alibi": "alibi_slopes",
-    "cu_seq_q": "cu_seqlens_q",
-    "cu_seq_k": "cu_seqlens_k",
-    "cu_seqlens_kv": "cu_seqlens_k",
-    "qo_indptr": "cu_seqlens_q",
-    "kv_indptr": "cu_seqlens_k",
-    "max_q": "max_seqlen_q",
-    "max_k": "max_seqlen_k",
-    "max_seqlen_kv": "max_seqlen_k",
-    "cache_seqlens": "seqused_k",
-    "seq_len_kv": "seqused_k",
-    "seqused_kv": "seqused_k",
-    "key_value_seq_lengths": "seqused_k",
-    "slopes": "alibi_slopes",
-    "tensor_layout": "layout",
-    "qkv_layout": "layout",
-    "qkv_format": "layout",
-    "kv_layout": "layout",
-    "return_softmax_lse": "return_lse",
-    "return_attn_probs": "return_lse",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "output": "out",
-    "cuda_stream": "stream",
-    "preset": "scheme",
-    "quantization": "scheme",
-}
+# What libraries call the same: ours first, then those of PyTorch, FlashAttention, SageAttention,
+# xFormers, FlashInfer, JAX, Hugging Face. Of a group that name is proposed which the function has.
+_SAME = [
+    names.split()
+    for names in (
+        "is_causal causal use_causal_mask",
+        "scale softmax_scale sm_scale scale_factor scaling attn_scale",
+        "softcap logits_soft_cap logit_soft_cap soft_cap logit_cap logit_softcapping softcapping "
+        "attn_logit_softcapping",
+        "attn_mask mask attention_mask attn_bias bias custom_mask block_mask",
+        "sinks s_aux sink attn_sinks learnable_sink sink_bias",
+        "window_size sliding_window local_window_size window local_window window_left "
+        "window_right window_size_left window_size_right",
+        "alibi_slopes alibi slopes alibi_bias",
+        "cu_seqlens_q cu_seq_q cu_seqlens qo_indptr cu_seq_lens_q",
+        "cu_seqlens_k cu_seq_k cu_seqlens_kv kv_indptr cu_seq_lens_k",
+        "max_seqlen_q max_q max_length_q max_seqlen",
+        "max_seqlen_k max_k max_seqlen_kv max_length_k",
+        "seqused_k cache_seqlens seq_len_kv seqused_kv key_value_seq_lengths seqlens_k",
+        "layout tensor_layout qkv_layout qkv_format kv_layout input_layout",
+        "return_lse return_softmax_lse return_attn_probs return_residual return_logsumexp",
+        "q query",
+        "k key",
+        "v value",
+        "out output",
+        "stream cuda_stream",
+        "scheme preset quantization precision",
+        "dropout_p dropout attention_dropout dropout_rate",
+    )
+]
+_GROUP = {name: group for group in _SAME for name in group}
 
 # What others can be told and is never different here.
 _NONE_AS = {
     "dropout": "there is no dropout",
     "dropout_p": "there is no dropout",
+    "attention_dropout": "there is no dropout",
+    "dropout_rate": "there is no dropout",
+    "training": "there is no dropout",
     "enable_gqa": "heads of q always share those of k and v evenly",
+    "num_kv_heads": "heads of q always share those of k and v evenly",
     "deterministic": "the same call always gives the same bits",
+    "num_splits": "the same call always gives the same bits",
+    "smooth_k": "the scheme says what is smoothed",
+    "smooth_v": "the scheme says what is smoothed",
+    "qk_quant_gran": "the scheme says what shares a scale",
+    "pv_accum_dtype": "the scheme says how P V is computed",
+    "quantization_backend": "there is one",
+    "implementation": "there is one",
+    "backend": "there is one",
+    "need_weights": "P is never stored",
+    "output_attentions": "P is never stored",
+    "rotary_cos": "q and k are rotated by their positions before the call",
+    "rotary_sin": "q and k are rotated by their positions before the call",
+    "block_table": "pages are what cuattn.KVCache has",
+    "page_table": "pages are what cuattn.KVCache has",
+    # With the opposite meaning, which a mere other name would hide.
+    "key_padding_mask": "attn_mask hides where it is False, and seqused_k says how many keys count",
 }
 
 _NOT_TRACED = "it launches kernels of its own; as an operator it can be part of a graph"
@@ -101,6 +98,23 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return _break_graph(called)
+
+
+def naming_keywords(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that says which keyword was meant; `torch.compile` looks inside.
+
+    An unknown keyword raises `KeywordError`, before anything is done.
+    """
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            _check_keywords(function, kwargs)
+            raise
+
+    return called
 
 
 def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
@@ -130,8 +144,9 @@ def _check_keywords(function: Callable[..., Any], given: dict[str, Any]) -> None
 
 
 def _meant(name: str, known: list[str]) -> str:
-    if name.lower() in _NONE_AS:
-        return f"none, as {_NONE_AS[name.lower()]}"
-    same = _SAME.get(name.lower())
-    close = [same] if same in known else get_close_matches(name.lower(), known, 1, 0.7)
+    lower = name.lower()
+    same = [other for other in _GROUP.get(lower, ()) if other in known]
+    if not same and lower in _NONE_AS:
+        return f"none, as {_NONE_AS[lower]}"
+    close = same or get_close_matches(lower, known, 1, 0.7)
     return repr(close[0]) if close else f"one of {known}"

@@ -10,7 +10,7 @@ import pytest
 
 import cuattn
 from cuattn.common import public as module
-from cuattn.common.public import public
+from cuattn.common.public import naming_keywords, public
 from cuattn.errors import ArgumentError, KeywordError
 
 X = np.zeros((1, 1, 8, 64), np.float32)
@@ -51,6 +51,12 @@ CALLS = {
         ("attention", "local_window_size", "window_size"),
         ("attention", "window", "window_size"),
         ("attention", "alibi", "alibi_slopes"),
+        ("attention", "scaling", "scale"),
+        ("attention", "block_mask", "attn_mask"),
+        ("attention", "cache_seqlens", "seqused_k"),
+        ("attention", "max_seqlen", "max_seqlen_q"),
+        ("attention", "precision", "scheme"),
+        ("attention", "query", "q"),
         ("quantize", "tensor_layout", "layout"),
         ("quantize", "operands", "operand"),
         ("append", "kv_layout", "layout"),
@@ -83,12 +89,34 @@ def test_keywords_that_mean_nothing_here_are_answered_by_those_that_do(call):
         ("dropout", "there is no dropout"),
         ("enable_gqa", "heads of q always share those of k and v evenly"),
         ("deterministic", "the same call always gives the same bits"),
+        ("training", "there is no dropout"),
+        ("smooth_k", "the scheme says what is smoothed"),
+        ("need_weights", "P is never stored"),
+        ("block_table", "pages are what cuattn.KVCache has"),
+        (
+            "key_padding_mask",
+            "attn_mask hides where it is False, and seqused_k says how many keys count",
+        ),
     ],
 )
 def test_what_is_always_so_has_no_argument(keyword, why):
     with pytest.raises(KeywordError) as error:
         cuattn.attention(X, X, X, **{keyword: 0})
     assert str(error.value) == f"there is no argument {keyword!r}; expected none, as {why}"
+
+
+def test_the_name_is_the_one_that_the_function_has():
+    @naming_keywords
+    def of_flash_attention(query, dropout_p=0.0, softmax_scale=None, causal=False):
+        return query
+
+    assert of_flash_attention(1) == of_flash_attention(query=1) == 1
+    for name, meant in {"q": "query", "scale": "softmax_scale", "is_causal": "causal"}.items():
+        with pytest.raises(KeywordError, match=f"expected {meant!r}"):
+            of_flash_attention(1, **{name: 1})
+    with pytest.raises(KeywordError, match="expected 'dropout_p'"):
+        of_flash_attention(1, dropout=0.1)
+    assert not hasattr(of_flash_attention, "_torchdynamo_disable")
 
 
 def test_a_name_that_one_function_lacks_is_not_proposed():

@@ -12,7 +12,7 @@ from cuattn.plan import kernels as plan
 
 # Whose Python runs from top to bottom, as a reader types it. test_extending.py has the others.
 HOW_TO = [page for page in sorted((DOCS / "howto").glob("*.md")) if not page.match("add-*")]
-KNOWN_NEEDS = ("on a GPU", "with PyTorch", "with Transformers", "with JAX")
+KNOWN_NEEDS = ("on a GPU", "with PyTorch", "with diffusers", "with Transformers", "with JAX")
 PAGES = ["tutorial.md", "usage.md", *(f"howto/{page.name}" for page in HOW_TO)]
 
 
@@ -37,9 +37,16 @@ def test_page_runs_on_a_gpu(page, tmp_path, monkeypatch, cupy):
 
 @pytest.mark.needs("torch")
 def test_page_of_frameworks_runs_with_pytorch():
-    with examples("torch_sdpa"):
-        names = run("howto/frameworks.md", "with PyTorch")
+    names = run("howto/frameworks.md", "with PyTorch")
     assert names["o"].device == names["tensors"][0].device
+
+
+@pytest.mark.needs("torch", "diffusers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_page_of_frameworks_runs_with_diffusers():
+    with examples("diffusion"):
+        names = run("howto/frameworks.md", "with diffusers")
+    assert names["attached"].calls.schemes == {"int8": 8}
 
 
 @pytest.mark.needs("torch", "transformers")
