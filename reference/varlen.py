@@ -25,7 +25,7 @@ Attend: TypeAlias = Callable[..., tuple[FloatArray, FloatArray]]
 class Sequence(NamedTuple):
     """A sequence, and its tokens among all of an array.
 
-    Parameters
+    Attributes
     ----------
     number : int
     rows, keys : slice
