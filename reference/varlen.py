@@ -28,7 +28,9 @@ class Sequence(NamedTuple):
     Attributes
     ----------
     number : int
+        Which of the sequences it is, from 0 on.
     rows, keys : slice
+        Its tokens of Q, and of K and V.
     """
 
     number: int
@@ -105,7 +107,9 @@ def attention(
     cu_seqlens_q, cu_seqlens_k, seqused_k
         As for `sequences`.
     sinks : array_like of float [num_q_heads], optional
+        A logit of each query head that takes part in every row's softmax.
     alibi_slopes : array_like of float [num_q_heads] or [batch, num_q_heads], optional
+        What logits lose for each token between a row and a key.
     attend : callable
         `exact.attention`, or `emulate.attention`.
     **options
