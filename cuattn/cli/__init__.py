@@ -1,7 +1,8 @@
 """The ``cuattn`` command: one module or folder for each of its commands.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
-`records`, `auto`, `operands`, `plan`, `kv`, `choice`, `bench` and `cuattn` itself.
+`records`, `auto`, `operands`, `plan`, `kv`, `choice`, `language_model`, `bench` and `cuattn`
+itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NoReturn, TextIO
 
 from .. import __version__
 from ..errors import CuattnError
-from . import cache, choose, info
+from . import cache, choose, info, perplexity
 from . import compile as compile_command
 from .bench import command as bench_command
 from .outputs import checked
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    for command in (report_command, bench_command, choose, info, compile_command, cache):
+    of_calls = (report_command, bench_command, choose, perplexity)
+    for command in (*of_calls, info, compile_command, cache):
         command.add_to(commands)
     return parser

@@ -148,10 +148,8 @@ class Caches:
         if name == "float16":
             self.of_layer: list[Any] = [PlainCache(xp, *shape) for _ in range(sizes.layers)]
         else:
-            device = {"device": "cpu"} if xp is np else {}
-            self.of_layer = [
-                KVCache(1, *shape, **CACHES[name], **device) for _ in range(sizes.layers)
-            ]
+            options: dict[str, Any] = {**CACHES[name], "device": "cpu" if xp is np else None}
+            self.of_layer = [KVCache(1, *shape, **options) for _ in range(sizes.layers)]
 
     @property
     def nbytes(self) -> int:

@@ -8,7 +8,7 @@ is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class Judge:
         Tokens of the text, at least two.
     progress : callable, optional
         Of the exact pass.
+    watch : callable, optional
+        Called as ``watch(layer, q, k, v)`` in the exact pass, with what goes into attention.
 
     Raises
     ------
@@ -66,15 +68,25 @@ class Judge:
     """
 
     def __init__(
-        self, model: LanguageModel, ids: Sequence[int], progress: Progress | None = None
+        self,
+        model: LanguageModel,
+        ids: Sequence[int],
+        progress: Progress | None = None,
+        watch: Callable[[int, Any, Any, Any], None] | None = None,
     ) -> None:
         if not 2 <= len(ids) <= model.sizes.context:
             expected = f"of 2 to {model.sizes.context} tokens, the model's context"
             raise ArgumentError("the text", f"{len(ids)} tokens", expected)
         self.model, self.ids = model, list(ids)
         self._exact = exact(model.xp, model.sizes.window)
+
+        def attend(layer: int, q: Any, k: Any, v: Any) -> Any:
+            if watch is not None:
+                watch(layer, q, k, v)
+            return self._exact(layer, q, k, v)
+
         # What comes after the last token is not known.
-        self._reference = model.states(self.ids, self._exact, progress=progress)[:-1]
+        self._reference = model.states(self.ids, attend, progress=progress)[:-1]
 
     @property
     def reference(self) -> Judgement:
@@ -141,8 +153,8 @@ class Judge:
         if chunk < 1:
             raise ArgumentError("chunk", chunk, "at least 1")
         caches = Caches(self.model, name, count)
-        steps = [range(prompt), *(range(x.start + prompt, x.stop + prompt) for x in spans(
-            count - prompt, chunk))]
+        behind = spans(count - prompt, chunk)
+        steps = [range(prompt), *(range(x.start + prompt, x.stop + prompt) for x in behind)]
         states = []
         for step in steps:
             ids = self.ids[step.start : step.stop]

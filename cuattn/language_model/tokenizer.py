@@ -91,7 +91,7 @@ def tokenizer_of_gguf(fields: Mapping[str, Any], path: Path) -> Tokenizer:
     types = fields.get("tokenizer.ggml.token_type", [1] * len(words))
     special = [word for word, x in zip(words, types, strict=True) if x in SPECIAL]
     inner = _byte_level(words, fields["tokenizer.ggml.merges"], special, PATTERNS[cut])
-    begins = ()
+    begins: tuple[int, ...] = ()
     if fields.get("tokenizer.ggml.add_bos_token", False):
         begins = (fields["tokenizer.ggml.bos_token_id"],)
     return Tokenizer(inner, begins)
@@ -104,11 +104,11 @@ def _byte_level(
     from tokenizers import decoders, models, pre_tokenizers
 
     # Both parts of a merge are free of spaces, whose byte is written as another letter.
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [merge.split(" ", 1) for merge in merges]
     vocabulary = {word: i for i, word in enumerate(words)}
-    inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[(a, b) for a, b in pairs]))
     if pattern is None:
-        first = pre_tokenizers.Digits(individual_digits=True)
+        first: Any = pre_tokenizers.Digits(individual_digits=True)
     else:
         first = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
