@@ -123,9 +123,7 @@ def run(args: argparse.Namespace) -> None:
     plan = None if args.plan is None else schemes_of(SchemePlan.load(args.plan), found.sizes.layers)
     ids = found.tokenizer().encode(_read(args.text))[: args.tokens]
     on_gpu = gpu_available() and not args.host
-    xp: Any = np
-    if on_gpu:
-        import cupy as xp
+    xp: Any = import_module("cupy") if on_gpu else np
     place = where() if on_gpu or not gpu_available() else "emulated in NumPy"
     text = printable(args.text.name)
     print(f"{found.name}, {len(ids)} tokens of {text}, {place}", flush=True)
