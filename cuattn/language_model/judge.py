@@ -110,14 +110,14 @@ class Judge:
         """
         model, found = self.model, []
         of_layer = quantized(scheme, model.xp, model.sizes.window)
-        x = model.embed(self.ids)
+        x, turn = model.embed(self.ids), model.turn(0, len(self.ids))
         layers = model.sizes.layers
         for i in range(layers):
-            y = model.layer(i, x, of_layer)
+            y = model.layer(i, x, of_layer, turn)
             for later in range(i + 1, layers):
-                y = model.layer(later, y, self._exact)
+                y = model.layer(later, y, self._exact, turn)
             found.append(self._judged(model.finish(y)[:-1]))
-            x = model.layer(i, x, self._exact)
+            x = model.layer(i, x, self._exact, turn)
             if progress is not None:
                 progress(i + 1, layers)
         return found

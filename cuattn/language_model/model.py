@@ -51,10 +51,20 @@ class LanguageModel:
             raise ArgumentError("a token", int(outside[0]), expected)
         return self.weights.embedding[self.xp.asarray(tokens)]
 
-    def layer(self, i: int, x: Any, attend: Attend, start: int = 0) -> Any:
-        """Return tokens [token, width] after a layer; the first stands at position `start`."""
+    def turn(self, start: int, tokens: int) -> tuple[Any, Any]:
+        """Return cosine and sine of the angles of positions from `start` on, as `layer` takes them.
+
+        Each is [token, 1, head_dim / 2]. The angles are float64: of thousands, float32 has few
+        digits behind the point.
+        """
+        angles = np.arange(start, start + tokens)[:, None, None] * self.weights.frequencies
+        cos, sin = (self.xp.asarray(f(angles), np.float32) for f in (np.cos, np.sin))
+        return cos, sin
+
+    def layer(self, i: int, x: Any, attend: Attend, turn: tuple[Any, Any]) -> Any:
+        """Return tokens [token, width] after a layer."""
         part = self.weights.layers[i]
-        q, k, v = self._heads(part, self._norm(x, part.attention_norm), start)
+        q, k, v = self._heads(part, self._norm(x, part.attention_norm), turn)
         o = attend(i, q, k, v)
         x = x + o[0].swapaxes(0, 1).reshape(len(x), -1) @ part.out.T
         h = self._norm(x, part.mlp_norm)
@@ -94,8 +104,9 @@ class LanguageModel:
             If a token is not in the vocabulary.
         """
         x = self.embed(ids)
+        turn = self.turn(start, len(x))
         for i in range(self.sizes.layers):
-            x = self.layer(i, x, attend, start)
+            x = self.layer(i, x, attend, turn)
             if progress is not None:
                 progress(i + 1, self.sizes.layers)
         return self.finish(x)
@@ -104,7 +115,7 @@ class LanguageModel:
         """Return the logits of each next token, [token, vocabulary]: of few tokens at a time."""
         return states @ self.weights.head.T
 
-    def _heads(self, part: Layer, h: Any, start: int) -> tuple[Any, Any, Any]:
+    def _heads(self, part: Layer, h: Any, turn: tuple[Any, Any]) -> tuple[Any, Any, Any]:
         q, k, v = (
             (h @ w.T if bias is None else h @ w.T + bias).reshape(len(h), -1, self.sizes.head_dim)
             for w, bias in ((part.q, part.q_bias), (part.k, part.k_bias), (part.v, part.v_bias))
@@ -113,9 +124,6 @@ class LanguageModel:
             q = self._norm(q, part.q_norm)
         if part.k_norm is not None:
             k = self._norm(k, part.k_norm)
-        # In float64: a float32 angle of thousands has few digits behind the point.
-        angles = np.arange(start, start + len(h))[:, None, None] * self.weights.frequencies
-        turn = [self.xp.asarray(f(angles), np.float32) for f in (np.cos, np.sin)]
         q, k = (self._rotate(x, *turn) for x in (q, k))
         q, k, v = (x.swapaxes(0, 1)[None] for x in (q, k, v))
         return q, k, v
