@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..attention import attention
+from ..errors import ArgumentError
 from ..kv.cache import KVCache
 from ..scheme import Scheme
-from .model import Attend
+from .model import Attend, LanguageModel
 
 __all__ = ["CACHES", "Caches", "PlainCache", "exact", "quantized"]
 
@@ -138,10 +139,12 @@ class Caches:
     Raises
     ------
     ArgumentError
-        If `cuattn.KVCache` does not take the model's head_dim.
+        If there is no such cache, or `cuattn.KVCache` does not take the model's head_dim.
     """
 
-    def __init__(self, model: Any, name: str, capacity: int) -> None:
+    def __init__(self, model: LanguageModel, name: str, capacity: int) -> None:
+        if name not in CACHES:
+            raise ArgumentError("cache", name, f"one of {[*CACHES]}")
         sizes, xp = model.sizes, model.xp
         shape = (sizes.kv_heads, sizes.head_dim, capacity)
         self._window = (sizes.window - 1, 0) if sizes.window else (-1, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ..choice.choose import speed_rank
@@ -49,10 +50,10 @@ def plan_layers(costs: Mapping[Scheme, Sequence[float]], max_kl: float) -> Schem
         for rank, cost in enumerate(of_layer):
             if not better or cost < better[-1][0]:
                 better.append((cost, rank))
-        options.append(better)
+        options.append(better or [(math.inf, 0)])
     least = sum(of_layer[-1][0] for of_layer in options)
-    if not least <= max_kl:
-        raise ArgumentError("max_kl", max_kl, f"at least {least:.3g} with these schemes")
+    if least > max_kl:
+        raise ArgumentError("max_kl", max_kl, f"at least {least:.4g} with these schemes")
     at = [0] * len(options)
 
     def gain(i: int) -> float:

@@ -186,9 +186,7 @@ def weights_of(tensors: Tensors, names: Names, sizes: Sizes, xp: Any = np) -> We
         used.add(ROPE_FACTORS)
     left = [x for x in tensors if x not in used and not any(y in x for y in names.unread)]
     if left:
-        raise ArgumentError(
-            "the model", left[:8], f"one without tensors such as {listed(left[:1])}"
-        )
+        raise ArgumentError("the model", left[:8], f"one without {listed(left[:1])}")
     return Weights(embedding, layers, norm, head, frequencies)
 
 
