@@ -48,7 +48,7 @@ def plan_layers(costs: Mapping[Scheme, Sequence[float]], max_kl: float) -> Schem
     for of_layer in zip(*(costs[scheme] for scheme in ranked), strict=True):
         better: list[tuple[float, int]] = []
         for rank, cost in enumerate(of_layer):
-            if not better or cost < better[-1][0]:
+            if not math.isnan(cost) and (not better or cost < better[-1][0]):
                 better.append((cost, rank))
         options.append(better or [(math.inf, 0)])
     least = sum(of_layer[-1][0] for of_layer in options)
