@@ -18,6 +18,7 @@ from typing import Any
 
 from cuattn.language_model.files import PACKAGED, find_model, open_model
 from cuattn.language_model.judge import Judge, Judgement
+from cuattn.plan.kernels import runnable
 from cuattn.presets import resolve
 from cuattn.records.record import LanguageModelRow
 
@@ -67,6 +68,11 @@ def rows(xp: Any, names: tuple[str, ...] = TEXTS) -> Iterator[LanguageModelRow]:
         CuPy, or NumPy for the emulation.
     names : tuple of str
         Some of `TEXTS`.
+
+    Yields
+    ------
+    LanguageModelRow
+        Of exact attention, of the schemes that the GPU has kernels for, and of each cache.
     """
     file = open_model(find_model(os.environ.get(VARIABLE, DEFAULT)))
     tokenizer, model = file.tokenizer(), file.load(xp)
@@ -88,7 +94,7 @@ def rows(xp: Any, names: tuple[str, ...] = TEXTS) -> Iterator[LanguageModelRow]:
 
         judge = Judge(model, ids)
         yield row("exact", None, judge.reference)
-        for scheme in SCHEMES:
-            yield row(scheme, None, judge.scheme(resolve(scheme)))
+        for scheme in runnable(map(resolve, SCHEMES)):
+            yield row(scheme.name, None, judge.scheme(scheme))
         for cache in CACHES:
             yield row("exact", cache, judge.cache(cache, min(PROMPT, len(ids))))
