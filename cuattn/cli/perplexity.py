@@ -37,7 +37,7 @@ __all__ = ["add_to"]
 # A quarter of a text is the prompt, but no more than the cache takes K's offset from.
 LONGEST_PROMPT = 512
 # On the host a step takes about as long for many tokens as for one.
-CHUNK_ON_HOST = 64
+CHUNK_ON_HOST = 256
 
 COLUMNS = ("perplexity", "change of NLL", "KL", "same first choice, %")
 
