@@ -16,10 +16,11 @@ from typing import NoReturn, TextIO
 
 from .. import __version__
 from ..errors import CuattnError
-from . import cache, choose, info, perplexity
+from . import cache, choose, info
 from . import compile as compile_command
 from .bench import command as bench_command
 from .outputs import checked
+from .perplexity import command as perplexity_command
 from .report import command as report_command
 
 __all__ = ["main"]
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    of_calls = (report_command, bench_command, choose, perplexity)
+    of_calls = (report_command, bench_command, choose, perplexity_command)
     for command in (*of_calls, info, compile_command, cache):
         command.add_to(commands)
     return parser

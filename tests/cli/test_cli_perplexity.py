@@ -11,7 +11,8 @@ import pytest
 from helpers.tiny_models import random_tensors, write_folder
 
 from cuattn.choice.scheme_plan import SchemePlan
-from cuattn.cli import inputs, main, perplexity
+from cuattn.cli import inputs, main
+from cuattn.cli.perplexity import command as perplexity
 from cuattn.common.typed_json import typed
 from cuattn.language_model import files
 from cuattn.language_model.files import open_model

@@ -5,32 +5,29 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .. import __version__
-from ..arrays.device import gpu_available
-from ..choice.scheme_plan import SchemePlan
-from ..common.output_files import Target
-from ..common.text import printable
-from ..common.typed_json import write
-from ..errors import ArgumentError
-from ..language_model.attend import CACHES
-from ..language_model.files import PACKAGED, open_model
-from ..language_model.judge import Judge, Judgement
-from ..language_model.layer_plan import layer_name, plan_layers, schemes_of
-from ..presets import resolve
-from ..records.rows import LanguageModelRow
-from ..scheme import Scheme
-from .inputs import where
-from .options import at_least, between, items, one_of
-from .outputs import add_outputs
-from .progress import Bar
-from .table import Group, Row, Table
+from ...arrays.device import gpu_available
+from ...choice.scheme_plan import SchemePlan
+from ...common.text import printable
+from ...common.typed_json import write
+from ...errors import ArgumentError
+from ...language_model.attend import CACHES
+from ...language_model.files import PACKAGED, open_model
+from ...language_model.judge import Judge, Judgement
+from ...language_model.layer_plan import plan_layers, schemes_of
+from ...presets import resolve
+from ...reference.arrays import Progress
+from ...scheme import Scheme
+from ..inputs import where
+from ..options import at_least, between, items, one_of
+from ..outputs import add_outputs
+from ..progress import Bar
+from .findings import Findings
 
 __all__ = ["add_to"]
 
@@ -38,8 +35,6 @@ __all__ = ["add_to"]
 LONGEST_PROMPT = 512
 # On the host a step takes about as long for many tokens as for one.
 CHUNK_ON_HOST = 256
-
-COLUMNS = ("perplexity", "change of NLL", "KL", "same first choice, %")
 
 
 def add_to(commands: Any) -> None:
@@ -120,62 +115,50 @@ def run(args: argparse.Namespace) -> None:
     """Judge, print, and write what the options ask for."""
     _check(args)
     found = open_model(args.model)
-    plan = None if args.plan is None else schemes_of(SchemePlan.load(args.plan), found.sizes.layers)
+    layers = found.sizes.layers
+    given = None if args.plan is None else schemes_of(SchemePlan.load(args.plan), layers)
     ids = found.tokenizer().encode(_read(args.text))[: args.tokens]
     on_gpu = gpu_available() and not args.host
     xp: Any = import_module("cupy") if on_gpu else np
     place = where() if on_gpu or not gpu_available() else "emulated in NumPy"
     text = printable(args.text.name)
     print(f"{found.name}, {len(ids)} tokens of {text}, {place}", flush=True)
+    chosen = None
     with Bar() as bar:
-        judge = Judge(
-            found.load(xp), ids, bar.task("exact"), _saver(args.qkv) if args.qkv else None
-        )
-        session = _Session(judge, bar, args, [])
-        session.add("exact", "exact", None, lambda _: judge.reference)
+        watch = None if args.qkv is None else _saver(args.qkv)
+        judge = Judge(found.load(xp), ids, bar.task("exact"), watch)
+        findings = Findings(judge, bar)
+        findings.add("exact", lambda _: judge.reference)
         for scheme in _schemes(args):
-            session.add(scheme.name, scheme.name, None, _whole(judge, scheme))
-        if plan is not None:
-            session.add(printable(args.plan.name), "plan", None, _whole(judge, plan))
-        _caches(session, len(ids), 1 if on_gpu else CHUNK_ON_HOST)
-        by_layer = _by_layer(session)
-        chosen = None if args.max_kl is None else plan_layers(by_layer, args.max_kl)
-        if chosen is not None:
-            of_layers = schemes_of(chosen, found.sizes.layers)
-            session.add("the plan", "plan", None, _whole(judge, of_layers))
-    print(f"\n{session.table()}")
-    if by_layer:
-        print(f"\n{_layer_table(by_layer)}")
+            findings.add_scheme(scheme.name, scheme)
+        if given is not None:
+            findings.add_scheme(printable(args.plan.name), given)
+        _add_caches(findings, args, len(ids), 1 if on_gpu else CHUNK_ON_HOST)
+        for scheme in _schemes(args) if args.by_layer else ():
+            findings.add_layers(scheme)
+        if args.max_kl is not None:
+            chosen = plan_layers(findings.by_layer, args.max_kl)
+            findings.add_scheme("the plan", schemes_of(chosen, layers))
+    print(f"\n{findings.table()}")
+    if findings.by_layer:
+        print(f"\n{findings.layer_table()}")
     if chosen is not None:
         print(f"\nplan\n{chosen}")
         if args.save is not None:
             chosen.save(args.save)
     if args.json is not None:
-        about = {"model": found.name, "text": text, "tokens": len(ids)}
-        place = "gpu" if on_gpu else "host"
-        _write_json(args.json, session, about, place, by_layer)
+        found_by: Literal["gpu", "host"] = "gpu" if on_gpu else "host"
+        write(findings.document(found.name, text, len(ids), found_by), args.json)
 
 
-class _Session:
-    """What has been judged so far."""
+def _add_caches(findings: Findings, args: argparse.Namespace, tokens: int, chunk: int) -> None:
+    prompt = args.prompt or max(1, min(LONGEST_PROMPT, tokens // 4))
+    for name in args.cache:
 
-    def __init__(self, judge: Judge, bar: Bar, args: argparse.Namespace, rows: list[Any]) -> None:
-        self.judge, self.bar, self.args = judge, bar, args
-        # Title, scheme, cache and judgement of each.
-        self.rows: list[tuple[str, str, str | None, Judgement]] = rows
+        def judged(progress: Progress, name: str = name) -> Judgement:
+            return findings.judge.cache(name, prompt, args.chunk or chunk, progress)
 
-    def add(
-        self, title: str, scheme: str, cache: str | None, judged: Callable[[Any], Judgement]
-    ) -> None:
-        self.rows.append((title, scheme, cache, judged(self.bar.task(title))))
-
-    def table(self) -> Table:
-        groups: dict[str, list[Row]] = {}
-        for title, _, cache, x in self.rows:
-            group = "schemes in all layers" if cache is None else "caches"
-            figures = (x.perplexity, x.delta_nll, x.kl, 100 * x.same_top1)
-            groups.setdefault(group, []).append((title, figures))
-        return Table(COLUMNS, [Group(name, rows) for name, rows in groups.items()])
+        findings.add(name, judged, cache=name)
 
 
 def _schemes(args: argparse.Namespace) -> list[Scheme]:
@@ -206,46 +189,6 @@ def _read(path: Path) -> str:
         raise ArgumentError("TEXT", str(path), f"a file of text in UTF-8 ({reason})") from None
 
 
-def _whole(judge: Judge, scheme: Any) -> Callable[[Any], Judgement]:
-    return lambda progress: judge.scheme(scheme, progress)
-
-
-def _caches(session: _Session, tokens: int, chunk: int) -> None:
-    args, judge = session.args, session.judge
-    prompt = args.prompt or max(1, min(LONGEST_PROMPT, tokens // 4))
-    for name in args.cache:
-
-        def judged(progress: Any, name: str = name) -> Judgement:
-            return judge.cache(name, prompt, args.chunk or chunk, progress)
-
-        session.add(name, "exact", name, judged)
-
-
-def _by_layer(session: _Session) -> dict[Scheme, list[float]]:
-    if not session.args.by_layer:
-        return {}
-    return {
-        scheme: [
-            x.kl
-            for x in session.judge.by_layer(
-                scheme, session.bar.task(f"{scheme.name} in one layer at a time")
-            )
-        ]
-        for scheme in _schemes(session.args)
-    }
-
-
-def _layer_table(by_layer: dict[Scheme, list[float]]) -> Table:
-    layers = len(next(iter(by_layer.values())))
-    rows: list[Row] = [(layer_name(i), [kl[i] for kl in by_layer.values()]) for i in range(layers)]
-    rows.append(("sum", [sum(kl) for kl in by_layer.values()]))
-    group = Group(
-        "KL with the scheme in one layer, 1e-6 nats",
-        [(name, [None if x is None else 1e6 * x for x in figures]) for name, figures in rows],
-    )
-    return Table([scheme.name for scheme in by_layer], [group])
-
-
 def _saver(folder: Path) -> Callable[[int, Any, Any, Any], None]:
     def save(layer: int, q: Any, k: Any, v: Any) -> None:
         arrays = {name: _on_host(x) for name, x in (("q", q), ("k", k), ("v", v))}
@@ -256,22 +199,3 @@ def _saver(folder: Path) -> Callable[[int, Any, Any, Any], None]:
 
 def _on_host(x: Any) -> Any:
     return x if isinstance(x, np.ndarray) else x.get()
-
-
-def _write_json(
-    target: Target,
-    session: _Session,
-    about: dict[str, Any],
-    place: Any,
-    by_layer: dict[Scheme, list[float]],
-) -> None:
-    rows = [
-        LanguageModelRow(**about, scheme=scheme, cache=cache, where=place, **asdict(x))
-        for _, scheme, cache, x in session.rows
-    ]
-    document = {
-        "cuattn": __version__,
-        "language_model": [asdict(row) for row in rows],
-        "kl_by_layer": {scheme.name: kl for scheme, kl in by_layer.items()},
-    }
-    write(document, target)
