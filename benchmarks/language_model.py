@@ -28,6 +28,9 @@ TOKENS = 2048
 # Appended to a cache at once to begin with; all others come one by one.
 PROMPT = 512
 
+# What reads the model, and the text that Python brings, which some systems pack apart.
+NEEDED = ("gguf", "tokenizers", "pydoc_data")
+
 SCHEMES = (
     *("int8", "int8-block", "int8-fast", "int8-fp16", "int8-token", "int8-two-term", "fp16"),
     *("int4", "int4-fp16", "fp8", "int8-fp8", "int-flash", "sage-vb", "sage2-8", "sage2-4"),
@@ -41,9 +44,9 @@ TEXTS = ("usage.md", "python")
 
 def missing() -> str | None:
     """Return why there can be no judge: what is not installed; else None."""
-    absent = [name for name in ("gguf", "tokenizers") if find_spec(name) is None]
+    absent = [name for name in NEEDED if find_spec(name) is None]
     if absent:
-        return f"{' and '.join(absent)} not installed"
+        return f"{', '.join(absent)} not installed"
     model = os.environ.get(VARIABLE, DEFAULT)
     if model == DEFAULT and find_spec(PACKAGED[DEFAULT]) is None:
         return f"no {DEFAULT}, and ${VARIABLE} names no other model"

