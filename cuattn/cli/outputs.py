@@ -15,7 +15,14 @@ from ..errors import ArgumentError
 __all__ = ["add_outputs", "checked"]
 
 # Options with files that commands read, by what `argparse` calls them.
-READ = {"input": "--input", "given": "--from", "compare": "--compare"}
+READ = {
+    "input": "--input",
+    "given": "--from",
+    "compare": "--compare",
+    "model": "MODEL",
+    "text": "TEXT",
+    "plan": "--plan",
+}
 
 
 def add_outputs(

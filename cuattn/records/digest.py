@@ -69,6 +69,7 @@ ATTENTION = Part(
 )
 RINGS = Part((*ATTENTION.kernels, "merge_states.cu"), (*_ATTENTION, "distributed", "merging.py"))
 CACHES = Part(("append.cu", "offsets.cu", "decode.cu"), _CACHES)
+LANGUAGE_MODEL = Part((*ATTENTION.kernels, *CACHES.kernels), tuple(sorted({*_ATTENTION, *_CACHES})))
 RATES = Part(
     ("memory_rate.cu", "mma_rate_sm80.cu", "wgmma_rate_sm90.cu"),
     ("arrays", "compile", "specs/rates.py"),
@@ -84,6 +85,7 @@ PHASES = {
     "accuracy": ATTENTION,
     "cache_accuracy": CACHES,
     "real_model": ATTENTION,
+    "language_model": LANGUAGE_MODEL,
     "ceilings": RATES,
     "prefill": ATTENTION,
     "comparison": ATTENTION,

@@ -15,13 +15,14 @@ from typing import Literal
 
 from ..common.typed_json import ADDED, read, write
 from .digest import digest, phase_digests
-from .rows import Accuracy, Ceiling, FirstCall, Shape, Timing
+from .rows import Accuracy, Ceiling, FirstCall, LanguageModelRow, Shape, Timing
 
 __all__ = [
     "Accuracy",
     "Ceiling",
     "Counts",
     "FirstCall",
+    "LanguageModelRow",
     "PhaseRun",
     "Record",
     "Sanitizer",
@@ -127,7 +128,7 @@ class Record:
         Why no run of the present code could be had, if the record is of older code.
     failures : str, optional
         Which tests failed and why, if it was not for want of something in the code.
-    tests, sanitizer, accuracy, timings, ceilings, first_calls
+    tests, sanitizer, accuracy, timings, ceilings, first_calls, language_model
         What each phase of the check found; None or empty until it has run.
     phases : dict of str to PhaseRun
         When each ran last, by its name. Records from before there were any have none.
@@ -148,6 +149,7 @@ class Record:
     first_calls: list[FirstCall] = field(default_factory=list)
     phases: dict[str, PhaseRun] = field(default_factory=dict, metadata=ADDED)
     method: TimingMethod | None = field(default=None, metadata=ADDED)
+    language_model: list[LanguageModelRow] = field(default_factory=list, metadata=ADDED)
 
     def outdated(self, now: Mapping[str, str]) -> list[str]:
         """Return the phases that have not run to their end with code of these digests."""

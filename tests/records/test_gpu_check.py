@@ -12,6 +12,7 @@ from benchmarks import (
     first_results,
     gpu_check,
     kernels,
+    language_model,
     measurements,
     phases,
     real_model,
@@ -42,6 +43,18 @@ CEILINGS = [
     record.Ceiling(what="int8", instruction="wgmma", rate=1500.0, iqr=2.5),
     record.Ceiling(what="read", instruction="ld", rate=4100.0, iqr=20.0),
 ]
+JUDGED = record.LanguageModelRow(
+    model="SmolLM2",
+    text="usage.md",
+    tokens=2048,
+    scheme="int8",
+    cache=None,
+    perplexity=12.5,
+    delta_nll=0.001,
+    kl=4e-4,
+    same_top1=0.99,
+    where="gpu",
+)
 FIRST_CALL = record.FirstCall(call="int8", head_dim=128, kernels=3, cold_s=1.75, warm_s=0.25)
 FOUND = record.Record(
     digest=record.digest(),
@@ -136,6 +149,13 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(states, "models", lambda left_out: iter([ROWS["models"]]))
     monkeypatch.setattr(real_model, "missing", list)
     monkeypatch.setattr(real_model, "accuracy", lambda run, family: iter([ERRORS["real_model"]]))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    monkeypatch.setattr(language_model, "missing", lambda: None)
+    monkeypatch.setattr(
+        language_model,
+        "rows",
+        lambda xp, texts: iter([replace(JUDGED, text=text) for text in texts]),
+    )
     monkeypatch.setattr(ceilings, "measure", lambda: CEILINGS)
     monkeypatch.setattr(first_results, "first_calls", lambda: iter([FIRST_CALL]))
     return replace(
@@ -145,6 +165,7 @@ def measured(monkeypatch, schedule):
         accuracy=[*ERRORS.values()],
         timings=[*ROWS.values()],
         method=states.METHOD,
+        language_model=[replace(JUDGED, text=text) for text in language_model.TEXTS],
         phases={name: record.PhaseRun(digest=NOW[name], seconds=2.0) for name in NOW},
     )
 
@@ -296,6 +317,14 @@ def test_a_committed_record_is_printed_without_a_gpu(monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(sys, "argv", ["tables", str(tmp_path / "none.json")])
     with pytest.raises(ArgumentError, match=r"none\.json"):
         tables.main()
+
+
+def test_a_language_models_divergences_are_shown():
+    rows = [JUDGED, replace(JUDGED, scheme="exact", cache="int4", kl=None)]
+    shown = tables.show(replace(FOUND, language_model=rows))
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["int8", "4.00e-04"] in lines
+    assert ["cache", "int4", "-"] in lines
 
 
 def test_states_and_models_are_shown():

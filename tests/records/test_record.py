@@ -33,6 +33,18 @@ def sound():
     accuracy = record.Accuracy(**about, distribution="normal", metrics={"relative_l1": 0.013})
     ceiling = record.Ceiling(what="int8", instruction="mma", rate=1500.0, iqr=2.0)
     first_call = record.FirstCall(call="int8", head_dim=128, kernels=4, cold_s=2.0, warm_s=0.25)
+    judged = record.LanguageModelRow(
+        model="SmolLM2",
+        text="usage.md",
+        tokens=2048,
+        scheme="exact",
+        cache="int8",
+        perplexity=12.5,
+        delta_nll=0.001,
+        kl=4e-4,
+        same_top1=0.99,
+        where="gpu",
+    )
     return record.Record(
         digest=record.digest(),
         gpu="NVIDIA Test",
@@ -44,6 +56,7 @@ def sound():
         timings=[timing],
         ceilings=[ceiling],
         first_calls=[first_call],
+        language_model=[judged],
     )
 
 
@@ -73,10 +86,10 @@ OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto", "ring")
 
 # An edit of a file, and phases that it outdates besides those that depend on everything.
 EDITS = {
-    "decode.cu": {"cache_accuracy", "decode"},
-    "kv/unit.cuh": {"cache_accuracy", "decode"},
-    "quantize.cu": {"accuracy", "real_model", "prefill", *OF_PREFILL},
-    "sm90/producer.cuh": {"accuracy", "real_model", "prefill", *OF_PREFILL},
+    "decode.cu": {"cache_accuracy", "decode", "language_model"},
+    "kv/unit.cuh": {"cache_accuracy", "decode", "language_model"},
+    "quantize.cu": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},
+    "sm90/producer.cuh": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},
     "memory_rate.cu": {"ceilings"},
     "merge_states.cu": {"ring"},
     "ptx/mma.cuh": {*record.phase_digests()},
@@ -135,6 +148,7 @@ def test_saved_record_has_the_published_keys(tmp_path):
         "first_calls",
         "phases",
         "method",
+        "language_model",
     }
     assert set(data["tests"]) == {"passed", "failed", "skipped"}
     assert set(data["sanitizer"]) == {"memcheck", "racecheck", "synccheck", "initcheck"}
@@ -147,13 +161,18 @@ def test_saved_record_has_the_published_keys(tmp_path):
     }
     assert set(data["ceilings"][0]) == {"what", "instruction", "rate", "iqr"}
     assert set(data["first_calls"][0]) == {"call", "head_dim", "kernels", "cold_s", "warm_s"}
+    assert set(data["language_model"][0]) == {
+        *("model", "text", "tokens", "scheme", "cache"),
+        *("perplexity", "delta_nll", "kl", "same_top1", "where"),
+    }
 
 
 def test_a_record_from_before_phases_is_read_and_outdated(tmp_path):
     path = tmp_path / "gpu.json"
     record.save(sound(), path)
     data = json.loads(path.read_text())
-    del data["phases"], data["method"], data["timings"][0]["state"], data["timings"][0]["model"]
+    del data["phases"], data["method"], data["language_model"]
+    del data["timings"][0]["state"], data["timings"][0]["model"]
     path.write_text(json.dumps(data))
     old = record.load(path)
     now = record.phase_digests()
@@ -197,8 +216,20 @@ def test_figures_that_are_not_finite_become_null(tmp_path):
         (lambda data: data["accuracy"][0].update(batch=1.5), "gpu.json.accuracy[0].batch"),
         (lambda data: data.update(accuracy={}), "gpu.json.accuracy"),
         (lambda data: data["ceilings"][0].update(what="int7"), "gpu.json.ceilings[0].what"),
+        (lambda data: data["language_model"][0].pop("kl"), "gpu.json.language_model[0]"),
     ],
-    ids=["missing", "unknown", "null", "bool", "number", "text", "fraction", "object", "other"],
+    ids=[
+        "missing",
+        "unknown",
+        "null",
+        "bool",
+        "number",
+        "text",
+        "fraction",
+        "object",
+        "other",
+        "row",
+    ],
 )
 def test_load_names_the_field_that_is_wrong(tmp_path, change, named):
     path = tmp_path / "gpu.json"
