@@ -2,11 +2,9 @@
 #pragma once
 #include "attn/pack_terms.cuh"
 #include "ptx/registers.cuh"
-#include "sm90/capped_scores.cuh"
+#include "sm90/block_exponents.cuh"
 #include "sm90/group_work.cuh"
-#include "sm90/key_exponents.cuh"
 #include "sm90/row_state.cuh"
-#include "sm90/ruled_scores.cuh"
 #include "sm90/sorted_scores.cuh"
 
 // The state of the two rows, g and g + 8, that a lane sees of its warp's 16.
@@ -20,15 +18,14 @@ struct GroupSoftmax {
   static constexpr bool kSortedRaw = H::kSorted && !Raw::kRuled;
 
   RowState<S> rows;
-  float slope[2];      // of the block at hand: exponent = s * slope + intercept
-  float intercept[2];
+  BlockExponents<S> exponents;
+  float intercept[2];  // what exponents of the block at hand get
   float block_max[2];  // of the block at hand, in units of the exponent
   float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
   float value_scale;   // V's scale of the block
   float sum[2];        // of the block at hand
   float first_sum[2];  // the same after the first keys of a step
   SortedSections<S> sections;  // if keys are sorted
-  typename CapOf<S, Raw::kCapped>::Type cap;
   u32 zero;            // hidden: for ptx::after
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
@@ -43,52 +40,26 @@ struct GroupSoftmax {
     rows.start(scale, parking);
   }
 
-  // Of what is in the place of a score, of the block at hand.
-  __device__ __forceinline__ float exponent(int half, float x, float added) const {
-    if constexpr (Raw::kCapped) {
-      return cap.exponent(half, x, added);
-    } else {
-      return Raw::kUnitSlope ? x + added : __fmaf_rn(x, slope[half], added);
-    }
-  }
-
-  template <bool Masked, class Tops>
-  __device__ __forceinline__ void begin_cap(Scores& s, Tops& top, const ScoreRules<S>& rules) {
-    if constexpr (Raw::kCapped) cap.template begin<Masked>(s, top, slope, rules);
-  }
-
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
                                         const ScoreRules<S>& rules, const Mask<S>& mask, int block,
                                         int group, int lane, Rescale rescale) {
     rows.fetch_scale();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
-      slope[half] = H::kTokenK ? 1.0f : rows.scale[half] * of_keys;
-      if constexpr (S.rules.change_scores()) slope[half] *= rules.score_unit();
-    }
-    if constexpr (Raw::kRuled) {
-      RuledScores<S>::template apply<Masked>(s, keys, rows.scale, slope, rules, mask, block, group,
-                                             lane);
-      slope[0] = slope[1] = rules.unit();
-    } else if constexpr (H::kTokenK) {
-      apply_key_scales<S>(s, keys, rows.scale, group, lane);
-    }
+    exponents.template begin<Masked>(s, rows.scale, keys, rules, mask, block, group, lane);
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
     if constexpr (!kSortedRaw) {
       Raw::template row_max<kHides>(s, top, mask);
-      begin_cap<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
+      exponents.template know_maxima<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
     }
-    const auto in_log2 = [&](int half, float x) { return exponent(half, x, 0.0f); };
+    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, 0.0f); };
     if constexpr (kSortedRaw) {
       SortedScores<S>::template row_max<Masked>(
           block_max, s, keys, mask, lane,
-          [&](auto& tops) { begin_cap<Masked>(s, tops, rules); },
-          [&](int half, float x, float added) { return exponent(half, x, added); });
+          [&](auto& tops) { exponents.template know_maxima<Masked>(s, tops, rules); },
+          [&](int half, float x, float added) { return exponents.of(half, x, added); });
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask);
       Raw::template in_log2<Masked>(block_max, top, in_log2);
@@ -131,10 +102,10 @@ struct GroupSoftmax {
         if constexpr (H::kSorted) {
           sections.template exponentiate<Masked>(
               y, sum[half], s, pair, half, intercept[half], keys, lane,
-              [&](float x, float added) { return exponent(half, x, added); });
+              [&](float x, float added) { return exponents.of(half, x, added); });
         } else {
           Raw::template exponentials<Masked>(
-              y, s, pair, half, [&](float x) { return exponent(half, x, intercept[half]); });
+              y, s, pair, half, [&](float x) { return exponents.of(half, x, intercept[half]); });
         }
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {

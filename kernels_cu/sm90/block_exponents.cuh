@@ -1,0 +1,50 @@
+// From the scores of a block to exponents of base 2: by a slope, or by what rules and scales say.
+#pragma once
+#include "sm90/capped_scores.cuh"
+#include "sm90/key_exponents.cuh"
+#include "sm90/ruled_scores.cuh"
+
+template <WgmmaSpec S>
+struct BlockExponents {
+  using H = TileShape<S>;
+  using Raw = GroupScores<S>;
+  using Scores = typename Raw::Scores;
+
+  float slope[2];  // exponent = s * slope, where rules leave it at that
+  typename CapOf<S, Raw::kCapped>::Type cap;
+
+  // s becomes exponents where scales of tokens, or rules, ask for it.
+  template <bool Masked>
+  __device__ __forceinline__ void begin(Scores& s, const float (&row_scale)[2],
+                                        const TokenScales<S>& keys, const ScoreRules<S>& rules,
+                                        const Mask<S>& mask, int block, int group, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
+      slope[half] = H::kTokenK ? 1.0f : row_scale[half] * of_keys;
+      if constexpr (S.rules.change_scores()) slope[half] *= rules.score_unit();
+    }
+    if constexpr (Raw::kRuled) {
+      RuledScores<S>::template apply<Masked>(s, keys, row_scale, slope, rules, mask, block, group,
+                                             lane);
+      slope[0] = slope[1] = rules.unit();
+    } else if constexpr (H::kTokenK) {
+      apply_key_scales<S>(s, keys, row_scale, group, lane);
+    }
+  }
+
+  // `top` has the largest scores of each of a lane's rows, of all keys or of sections.
+  template <bool Masked, class Tops>
+  __device__ __forceinline__ void know_maxima(Scores& s, Tops& top, const ScoreRules<S>& rules) {
+    if constexpr (Raw::kCapped) cap.template begin<Masked>(s, top, slope, rules);
+  }
+
+  // Of what is in the place of a score, with something added.
+  __device__ __forceinline__ float of(int half, float x, float added) const {
+    if constexpr (Raw::kCapped) {
+      return cap.exponent(half, x, added);
+    } else {
+      return Raw::kUnitSlope ? x + added : __fmaf_rn(x, slope[half], added);
+    }
+  }
+};
