@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..distributed.scaling import NVLINK, Link, ParallelPlan, plan_parallel
+from ..distributed import NVLINK, Link, ParallelPlan, plan_parallel
 from ..errors import ArgumentError
 from .options import at_least, items
 from .table import Group, Row, Table

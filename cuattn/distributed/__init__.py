@@ -16,8 +16,9 @@ from .muted import MutedGroup
 from .nccl import NCCLGroup
 from .placement import positions, shard, unshard
 from .pytorch_group import TorchGroup
+from .rates import NVLINK, Link
 from .ring import ring_attention
-from .scaling import NVLINK, Link, ParallelPlan, plan_parallel
+from .scaling import ParallelPlan, plan_parallel
 from .ulysses import ulysses_attention, usp_attention
 from .virtual import VirtualGroup, run_virtual
 
