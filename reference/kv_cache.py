@@ -8,12 +8,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ArgumentError
-from ..kv_format import KVFormat
+from ..kv_format import UNIT_TOKENS, KVFormat
 from .arrays import Float32Array, FloatArray, as_float32, floating, whole_counts
+from .nested import NestedCodes, nested_codes
 from .quantized import AMAX_FLOOR, quantize
-from .smoothing import sample, smoothing_vector
+from .rotation import rotate, unrotate
+from .smoothing import sample
 
-__all__ = ["CachedOperand", "offsets", "quantize_keys", "quantize_values"]
+__all__ = [
+    "FIRST_TOKENS",
+    "CachedOperand",
+    "fine_units",
+    "offsets",
+    "quantize_keys",
+    "quantize_nested",
+    "quantize_values",
+]
+
+# The first tokens of a sequence: those of its first unit, whose keys no offset is taken from.
+FIRST_TOKENS = UNIT_TOKENS
+
+# Of which the very first do not count for the mean that becomes the offset: attention sinks
+# (StreamingLLM, arXiv 2309.17453, finds four), whose keys are like no others.
+_SINKS = 4
 
 # With a zero point, codes of 4 bits are steps 0 ... 15 of the range of a group, less 8.
 _STEPS = np.float32(15)
@@ -22,24 +39,28 @@ _MIDDLE = 8
 
 @dataclass(frozen=True, eq=False)
 class CachedOperand:
-    """K or V of a cache: ``codes · scale + zero + vector``, tokens in their order.
+    """K or V of a cache: ``codes · scale + zero``, tokens in their order.
 
     Attributes
     ----------
     codes : ndarray of int8 [batch, num_kv_heads, token, head_dim]
-        In -127 ... 127, or of 4 bits in -7 ... 7, with zero points in -8 ... 7.
+        In -127 ... 127, or of 4 bits in -7 ... 7, with zero points in -8 ... 7. Of nested codes
+        those of 8 bits, -128 ... 127, and of tokens that have 4 only multiples of 16.
     scale : ndarray of float32 [batch, num_kv_heads, token, group]
         One for each group of neighbouring channels, of which there may be one.
     zero : ndarray of float32 [batch, num_kv_heads, token, group], or None
-        What V with zero points has where its codes are 0.
+        What operands with zero points have where their codes are 0.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], or None
-        The offset that was subtracted from every key.
+        The offset that was subtracted from every key but the first `FIRST_TOKENS`.
+    rotated : bool
+        Whether that is of `rotation.rotate` of the rest.
     """
 
     codes: NDArray[np.int8]
     scale: Float32Array
     zero: Float32Array | None = None
     vector: Float32Array | None = None
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         codes, scale = self.codes, self.scale
@@ -67,23 +88,41 @@ class CachedOperand:
             x: FloatArray = self.codes.astype(np.float64) * scale
             if self.zero is not None:
                 x += np.repeat(self.zero, self.group, axis=3)
-            return x if self.vector is None else x + self.vector[:, :, None, :]
+            x = unrotate(x) if self.rotated else x
+            if self.vector is not None:
+                x[:, :, FIRST_TOKENS:] += self.vector[:, :, None, :]
+            return x
 
 
-def offsets(k: ArrayLike, counts: ArrayLike | None = None) -> Float32Array:
-    """Return what is subtracted from the keys of sequences whose first tokens are these.
+def offsets(
+    k: ArrayLike,
+    counts: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    before: Float32Array | None = None,
+) -> Float32Array:
+    """Return what is subtracted from keys, when these have been appended to those that there are.
+
+    The offset of a sequence is a mean of its keys from the fifth on. It is taken as long as there
+    are no more than `FIRST_TOKENS`, of which none needs it; the append that brings others is the
+    last that it is the mean of. So a first key that is like no other does no harm, however few come
+    with it.
 
     Parameters
     ----------
     k : array_like of float [batch, num_kv_heads, token, head_dim]
     counts : array_like of int [batch], optional
         How many of the tokens of each sequence there are; the others are not read.
+    lengths : array_like of int [batch], optional
+        Tokens that each sequence has already, by default none.
+    before : ndarray of float32 [batch, num_kv_heads, head_dim], optional
+        Offsets of these.
 
     Returns
     -------
     ndarray of float32 [batch, num_kv_heads, head_dim]
-        Of each sequence the mean of at most 512 evenly spaced tokens, `smoothing.sample`. 0 where
-        there is no token, or no finite mean.
+        Of each sequence the mean of at most 512 evenly spaced tokens of these, `smoothing.sample`,
+        together with that of earlier ones. What it was where there are too many of those or no
+        new token counts; components that would not be finite are 0.
 
     Raises
     ------
@@ -91,14 +130,27 @@ def offsets(k: ArrayLike, counts: ArrayLike | None = None) -> Float32Array:
         If `k` has no four axes or `counts` do not fit them.
     """
     k = _tokens("k", k)
-    vectors = np.zeros((*k.shape[:2], k.shape[3]), np.float32)
-    for b, count in enumerate(whole_counts("counts", counts, k.shape[0], k.shape[2])):
-        vectors[b] = smoothing_vector(sample(k[b : b + 1, :, :count]), "mean")
+    shape = (*k.shape[:2], k.shape[3])
+    vectors = np.zeros(shape, np.float32) if before is None else before.astype(np.float32)
+    fresh = whole_counts("counts", counts, k.shape[0], k.shape[2])
+    older = np.zeros_like(fresh) if lengths is None else np.asarray(lengths)
+    for b, (count, length) in enumerate(zip(fresh.tolist(), older.tolist(), strict=True)):
+        some = sample(k[b, None, :, max(_SINKS - length, 0) : count]).astype(np.float64)
+        if length > FIRST_TOKENS or not some.shape[2]:
+            continue
+        earlier = max(length - _SINKS, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = some.sum(axis=2)[0] + (earlier * vectors[b].astype(np.float64) if earlier else 0)
+            mean = as_float32(total / (earlier + some.shape[2]))
+        vectors[b] = np.where(np.isfinite(mean), mean, np.float32(0))
     return vectors
 
 
 def quantize_keys(
-    k: ArrayLike, kv_format: KVFormat, vector: Float32Array | None = None
+    k: ArrayLike,
+    kv_format: KVFormat,
+    vector: Float32Array | None = None,
+    lengths: ArrayLike | None = None,
 ) -> CachedOperand:
     """Quantize keys as the cache does: `quantized.quantize` with a scale for each token or group.
 
@@ -106,16 +158,69 @@ def quantize_keys(
     ----------
     k : array_like of float [batch, num_kv_heads, token, head_dim]
     kv_format : KVFormat
+        Without nested codes.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], optional
-        Subtracted from every key in float32; see `offsets`.
+        Subtracted from every key but the first `FIRST_TOKENS` in float32; see `offsets`.
+    lengths : array_like of int [batch], optional
+        Tokens that are before these, by default none.
 
     Raises
     ------
     ArgumentError
         For arrays that do not fit the format or each other.
     """
-    k = _tokens("k", k, kv_format.head_dim)
-    return _symmetric(k, kv_format.k_bits, kv_format.k_groups, vector)
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths)
+    made = _symmetric(x, kv_format.k_bits, kv_format.k_groups)
+    return CachedOperand(made.codes, made.scale, None, vector, kv_format.rotate)
+
+
+def quantize_nested(
+    k: ArrayLike,
+    v: ArrayLike,
+    kv_format: KVFormat,
+    vector: Float32Array | None = None,
+    lengths: ArrayLike | None = None,
+) -> tuple[NestedCodes, NestedCodes]:
+    """Quantize K and V to nested codes; the arguments are those of `quantize_keys`."""
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths)
+    y = as_float32(_tokens("v", v, kv_format.head_dim))
+    return nested_codes(x, kv_format.k_groups), nested_codes(y, kv_format.v_groups)
+
+
+def fine_units(length: int, coarse: int, first: int) -> NDArray[np.bool_]:
+    """Return which units of a sequence have all of their nested codes' 8 bits.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of the sequence.
+    coarse : int
+        The first unit of those that are new enough.
+    first : int
+        How many units are at the beginning that never lose them.
+    """
+    unit = np.arange(-(-length // UNIT_TOKENS))
+    return (unit < first) | (unit >= coarse)
+
+
+def _less_offset(
+    k: NDArray[np.floating],
+    kv_format: KVFormat,
+    vector: Float32Array | None,
+    lengths: ArrayLike | None,
+) -> Float32Array:
+    """Return keys less their offset, rotated if the format says so."""
+    x: Float32Array = as_float32(k)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if vector is not None:
+            if vector.shape != (*k.shape[:2], k.shape[3]):
+                expected = f"[batch, num_kv_heads, head_dim] of k {k.shape}"
+                raise ArgumentError("vector.shape", vector.shape, expected)
+            older = np.zeros(len(x), np.int64) if lengths is None else np.asarray(lengths)
+            place = older[:, None] + np.arange(x.shape[2])
+            has_offset = (place >= FIRST_TOKENS)[:, None, :, None]
+            x = np.where(has_offset, x - vector.astype(np.float32)[:, :, None, :], x)
+        return rotate(x) if kv_format.rotate else x
 
 
 def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
@@ -143,7 +248,7 @@ def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
     """
     v = _tokens("v", v, kv_format.head_dim)
     if not kv_format.v_zero:
-        return _symmetric(v, kv_format.v_bits, kv_format.v_groups, None)
+        return _symmetric(v, kv_format.v_bits, kv_format.v_groups)
     groups = kv_format.v_groups
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         x = as_float32(v).reshape(*v.shape[:3], groups, kv_format.head_dim // groups)
@@ -166,15 +271,12 @@ def _tokens(name: str, x: ArrayLike, head_dim: int | None = None) -> NDArray[np.
     return array
 
 
-def _symmetric(
-    x: NDArray[np.floating], bits: int, groups: int, vector: Float32Array | None
-) -> CachedOperand:
+def _symmetric(x: NDArray[np.floating], bits: int, groups: int) -> CachedOperand:
     made = quantize(
         x,
         scope="token" if groups == 1 else "group",
         block=x.shape[3] // groups,
-        vector=vector,
         to="int8" if bits == 8 else "int4",
     )
     scale = made.scale.reshape(*x.shape[:3], groups)
-    return CachedOperand(made.codes.astype(np.int8), scale, vector=made.vector)
+    return CachedOperand(made.codes.astype(np.int8), scale)

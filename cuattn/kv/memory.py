@@ -45,6 +45,10 @@ class Memory:
     pages : ndarray of int32 [batch, pages_per_sequence], or None
         The page table; entries beyond a sequence's limit mean nothing, but are pages of the cache.
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    fine : ndarray of uint8 `geometry.fine_shape`, or None
+        Lower halves of nested codes.
+    coarse : ndarray of int32 [batch], or None
+        The first unit of a sequence that has them, but for `geometry.first_units` at its beginning.
     undo : tuple of function of a HostState
         What `settle` has to write: nothing, unless a change is under way or could not be undone.
     """
@@ -63,6 +67,11 @@ class Memory:
         self.k_offset: Any = None
         if smooth_k:
             self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
+        self.fine: Any = None
+        self.coarse: Any = None
+        if geometry.kv_format.nested:
+            self.fine = xp.zeros(geometry.fine_shape, np.uint8)
+            self.coarse = xp.zeros(batch, np.int32)
         self.undo: tuple[Writer, ...] = ()
         self.write_limits(self.host_state)
 
@@ -73,7 +82,10 @@ class Memory:
 
     def arrays(self) -> list[Any]:
         """Return those of the cache's arrays that it has."""
-        arrays = (self.units, self.lengths, self.limits, self.pages, self.k_offset)
+        arrays = (
+            *(self.units, self.lengths, self.limits, self.pages),
+            *(self.k_offset, self.fine, self.coarse),
+        )
         return [x for x in arrays if x is not None]
 
     # ---- where the arrays are

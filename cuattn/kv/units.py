@@ -10,7 +10,7 @@ import numpy as np
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..reference.layout import in_slots, in_tokens
 
-__all__ = ["Tokens", "pack_units", "unpack_units"]
+__all__ = ["Coded", "Tokens", "pack_units", "unpack_units"]
 
 # Codes lie in rows of 16 bytes, 8 rows to a matrix.
 _ROW = 16
