@@ -16,26 +16,15 @@ from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
-from .device import SCHEME, DeviceMemory, direct, store_values
+from .device import SCHEME, STORE, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
 from .spec import AppendSpec, OffsetSpec
 
 __all__ = ["GIVEN", "AppendCall", "append_on_device", "prepare_append", "token_operands"]
 
-# The addresses of a call, in this order. Null are "pages" of a cache without them, "k_offset" of
-# one that does not smooth K, and "counts" if all tokens of all sequences are appended.
-GIVEN = (
-    "units",
-    "pages",
-    "lengths",
-    "limits",
-    "k_offset",
-    "arrivals",
-    "refused",
-    "k",
-    "v",
-    "counts",
-)
+# The addresses of a call, in this order. Null is "counts" if all tokens of all sequences are
+# appended.
+GIVEN = (*STORE, "limits", "arrivals", "refused", "k", "v", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +94,8 @@ def prepare_append(
         Axes [batch, num_kv_heads, token, head_dim] or as the layout says; the last one contiguous.
     layout : {"HND", "NHD"}
     fixes_offsets : bool
-        Whether some sequences may be empty, whose keys get their offsets first. False if K is not
-        smoothed.
+        Whether the offsets of some sequences may not be fixed yet, of which these keys are the mean
+        first. False if K is not smoothed.
 
     Raises
     ------

@@ -4,6 +4,7 @@
 #include "kv/partition.cuh"
 #include "kv/score_rules.cuh"
 #include "ptx/reduce.cuh"
+#include "quant/rotate_rows.cuh"
 #include "quant/chunk.cuh"
 #include "quant/codes.cuh"
 #include "tile/turns.cuh"
@@ -56,13 +57,97 @@ struct QueryRow {
   }
 };
 
+// How its numbers lie, for `rotate_rows`.
+template <DecodeSpec S>
+struct QueryLanes {
+  static constexpr int kLanes = QueryRow<S>::kLanes;
+  static constexpr int kElements = QueryRow<S>::kElements;
+  static constexpr int kChunks = QueryRow<S>::kPieces;
+  static constexpr int kRun = 1;
+  static __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
+  static __host__ __device__ constexpr int first_channel(int lane) { return lane * kElements; }
+  static __host__ __device__ constexpr int channel_offset(int chunk) {
+    return chunk * kLanes * kElements;
+  }
+};
+
+// A row in float32, rotated.
+template <DecodeSpec S>
+struct RotatedQuery {
+  using Row = QueryRow<S>;
+  float x[1][Row::kPieces][Row::kElements];
+
+  __device__ __forceinline__ explicit RotatedQuery(const Row& row) {
+#pragma unroll
+    for (int i = 0; i < Row::kPieces; ++i) row.widen(x[0][i], i);
+    const float factor = rotate_rows<QueryLanes<S>>(x, rotation_block(S.head_dim));
+#pragma unroll
+    for (int i = 0; i < Row::kPieces; ++i) {
+#pragma unroll
+      for (float& element : x[0][i]) element *= factor;
+    }
+  }
+
+  __device__ __forceinline__ void widen(float (&to)[Row::kElements], int piece) const {
+#pragma unroll
+    for (int e = 0; e < Row::kElements; ++e) to[e] = x[0][piece][e];
+  }
+};
+
+// Makes codes of a row to its place among the operands; their scale is 1 / `factor`. Of nested
+// codes notes their sums.
+template <DecodeSpec S, class Row>
+__device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, float factor,
+                                               int row) {
+  constexpr int kElements = QueryRow<S>::kElements;
+  constexpr int kPieces = QueryRow<S>::kPieces;
+  constexpr int kGroups = Unit<S>::kKGroups;
+  int sum[kGroups] = {};
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    float eight[kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (int e = 0; e < kElements; e += 4) {
+      const int channel = QueryRow<S>::channel(i) + e;
+      const int lane = row % 8 * 4 + channel / 4 % 4;
+      const int word = channel / 16 % 2 * 2 + row / 8 % 2;
+      u32* operand = reinterpret_cast<u32*>(&to.q[row / 16][channel / 32][lane]);
+      const u32 codes = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
+                                               eight[e + 2] * factor, eight[e + 3] * factor);
+      operand[word] = codes;
+      int& of_group = sum[i * kGroups / kPieces];
+      if constexpr (S.nested) of_group = __dp4a(static_cast<int>(codes), 0x01010101, of_group);
+    }
+  }
+  if constexpr (S.nested) {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      const float all = ptx::sum_across<QueryRow<S>::kLanes>(static_cast<float>(sum[group]));
+      if (threadIdx.x % QueryRow<S>::kLanes == 0) to.code_sum[group][row] = all;
+    }
+  }
+}
+
+template <DecodeSpec S, class Row>
+__device__ __forceinline__ float amax_of(const Row& x) {
+  float amax = 0.0f;
+#pragma unroll
+  for (int i = 0; i < QueryRow<S>::kPieces; ++i) {
+    float eight[QueryRow<S>::kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (const float element : eight) amax = ptx::max_nan(amax, fabsf(element));
+  }
+  return ptx::max_across<QueryRow<S>::kLanes>(amax);
+}
+
 // Quantizes a row to its place among the operands.
 template <DecodeSpec S>
 __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to,
                                             const QueryRow<S>& x, const f32* k_offset, int row) {
   using Row = QueryRow<S>;
   using Code = Scaling<Type::int8, 8>;
-  float amax = 0.0f;
   float dot = 0.0f;  // with what smoothing takes from K
 #pragma unroll
   for (int i = 0; i < Row::kPieces; ++i) {
@@ -71,33 +156,23 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
     x.widen(eight, i);
     if (k_offset) load_floats(offset, k_offset + Row::channel(i));
 #pragma unroll
-    for (int e = 0; e < Row::kElements; ++e) {
-      amax = ptx::max_nan(amax, fabsf(eight[e]));
-      dot = fmaf(eight[e], offset[e], dot);
-    }
+    for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
   }
-  amax = ptx::max_across<Row::kLanes>(amax);
   dot = ptx::sum_across<Row::kLanes>(dot);
-  if (threadIdx.x % Row::kLanes == 0) {
-    // A softcap wants both in units of itself: score_rules.cuh.
-    const float scale = S.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
-    to.scale[row] = Code::scale(amax) * (S.softcap ? scale : scale * kLog2E);
-    to.lse_shift[row] = scale * dot;
-  }
-  const float factor = Code::factor(amax);
-#pragma unroll
-  for (int i = 0; i < Row::kPieces; ++i) {
-    float eight[Row::kElements];
-    x.widen(eight, i);
-#pragma unroll
-    for (int e = 0; e < Row::kElements; e += 4) {
-      const int channel = Row::channel(i) + e;
-      const int lane = row % 8 * 4 + channel / 4 % 4;
-      const int word = channel / 16 % 2 * 2 + row / 8 % 2;
-      u32* operand = reinterpret_cast<u32*>(&to.q[row / 16][channel / 32][lane]);
-      operand[word] = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
-                                             eight[e + 2] * factor, eight[e + 3] * factor);
+  const auto store = [&](const auto& of_codes) {
+    const float amax = amax_of<S>(of_codes);
+    if (threadIdx.x % Row::kLanes == 0) {
+      // A softcap wants both in units of itself: score_rules.cuh.
+      const float scale = S.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
+      to.scale[row] = Code::scale(amax) * (S.softcap ? scale : scale * kLog2E);
+      to.lse_shift[row] = scale * dot;
     }
+    store_codes_of<S>(to, of_codes, Code::factor(amax), row);
+  };
+  if constexpr (S.rotate) {
+    store(RotatedQuery<S>(x));
+  } else {
+    store(x);
   }
 }
 
@@ -112,7 +187,9 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
     const BlockCursor& at = head.at;
     const i64 kv_head =
         static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
-    const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
+    // The first unit has no offset.
+    const bool has_offset = p.store.k_offset && at.length > kUnitTokens;
+    const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
     turn.wait_empty(ring.empty);
 #pragma unroll 1
     for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {

@@ -1,4 +1,4 @@
-// Softcap and then ALiBi's bias: what becomes of scores before tokens are hidden. And what has to
+// The first unit's shift, softcap and then ALiBi's bias: what becomes of scores before tokens are hidden. And what has to
 // be known of rows for that and for a mask.
 #pragma once
 #include "kv/lane_tokens.cuh"
@@ -25,6 +25,24 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
     to.mask[row] = static_cast<const char*>(p.attn_mask) +
                    (place.exists ? element : 0) * kBytesOf<S.attn_mask>;
   }
+}
+
+// Takes from the scores of the first unit, whose keys have no offset, what the offset has taken from
+// those of all others: it is added to all of them in the end. `first` is the number of the warp's
+// first token.
+template <DecodeSpec S>
+__device__ __forceinline__ void shift_first_unit(typename DecodeShape<S>::Scores& s,
+                                                 const DecodeParams& p, const Queries<S>& queries,
+                                                 int first, int lane) {
+  if (first > 0 || p.store.k_offset == nullptr) return;
+  DecodeShape<S>::for_rows([&](int tile, int half) {
+    const float shift = queries.lse_shift[16 * tile + 8 * half + lane / 4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& x = score_of<S>(s[tile], 0, e, half);
+      x = __fmaf_rn(shift, S.softcap ? -1.0f : -kLog2E, x);
+    }
+  });
 }
 
 // c tanh(s / c) of a score s with all that K's offset took from it; `unit_scores` and
@@ -62,11 +80,12 @@ __device__ __forceinline__ void add_alibi(typename DecodeShape<S>::Scores& s,
   });
 }
 
-// Does both where they are asked for.
+// Does the first, and both where they are asked for.
 template <DecodeSpec S>
 __device__ __forceinline__ void apply_rules(typename DecodeShape<S>::Scores& s,
                                             const DecodeParams& p, const Queries<S>& queries,
                                             int first, int lane) {
+  shift_first_unit<S>(s, p, queries, first, lane);
   if constexpr (S.softcap) cap_scores<S>(s, p, queries, lane);
   if constexpr (kHas<S.alibi_slopes>) add_alibi<S>(s, queries, first, lane);
 }
