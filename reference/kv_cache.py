@@ -19,6 +19,7 @@ __all__ = [
     "FIRST_TOKENS",
     "CachedOperand",
     "fine_units",
+    "kept",
     "offsets",
     "quantize_keys",
     "quantize_nested",
@@ -185,6 +186,23 @@ def quantize_nested(
     x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths)
     y = as_float32(_tokens("v", v, kv_format.head_dim))
     return nested_codes(x, kv_format.k_groups), nested_codes(y, kv_format.v_groups)
+
+
+def kept(made: NestedCodes, is_fine: NDArray[np.bool_]) -> CachedOperand:
+    """Return what a cache keeps of nested codes.
+
+    Parameters
+    ----------
+    made : NestedCodes
+    is_fine : ndarray of bool [batch, token]
+        Which tokens keep all 8 bits.
+    """
+    which = is_fine[:, None, :, None]
+    return CachedOperand(
+        np.where(which, made.codes, made.upper),
+        np.where(which, made.fine_scale, made.scale),
+        np.where(which, made.fine_zero, made.zero),
+    )
 
 
 def fine_units(length: int, coarse: int, first: int) -> NDArray[np.bool_]:
