@@ -123,7 +123,7 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   }
   const NewTokens fresh{ahead * kUnitTokens - length % kUnitTokens, count};
   AppendEnd append_end(p);
-  const bool refused = __syncthreads_or(lacks_room<S>(p));
+  const bool refused = __syncthreads_or(lacks_room<S.num_threads>(p));
   const bool ends = warp == kWarps - 1;
   if (ends) append_end.arrive(p);
 
@@ -135,8 +135,7 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
     u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
     Image& image = reinterpret_cast<Image*>(smem)[warp];
     typename Rows::Vector vector;
-    // The first unit has no offset.
-    if (!of_values && p.store.k_offset && unit > 0) {
+    if (!of_values && p.store.k_offset && unit * kUnitTokens >= bare_tokens(p.store, sequence)) {
       vector.load(p.store.k_offset, head, S.head_dim);
     }
     if constexpr (S.nested) {

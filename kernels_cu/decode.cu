@@ -3,7 +3,7 @@
 // Every CTA has an equal share of the blocks of all heads (partition.cuh). One warp copies them
 // (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
-//   apply_rules      the first unit's shift; softcap and ALiBi, if there are any
+//   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
 //   softmax.step     S -> P against the maximum of the block
 //   add_unit_values  O += P V, a quarter of the channels a warp
 // At the end of a head, or of the share, O is stored, whole or as a part (partials.cuh). The last
@@ -34,6 +34,7 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     typename DecodeShape<S>::Output o = {};
     query_turn.wait_full(queries.full);
     const int skipped = partition.hidden_blocks(head.at.length);
+    const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
                                  storage.units[last.buffer][warp * kWarpUnits],
                                  fine >> warp * kWarpUnits & 3, lane};
       unit_scores<S>(s, q, tokens, stage + k_lane, lower, lane);
-      apply_rules<S>(s, p, q, first, lane);
+      apply_rules<S>(s, p, q, first, bare, lane);
       if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
       softmax.step(s, storage, tokens, first, warp, lane);
       if (S.nested && fine) {

@@ -1,10 +1,11 @@
-// The offsets of keys: of each head of a sequence whose tokens are all in its first unit, which has
+// The offsets of keys: of each head of a sequence that begins, or has first tokens only, which have
 // none, the mean of a sample of the tokens that are about to be appended and of earlier ones.
 // reference/kv_cache.py has the same. A CTA for each head.
-#include "kv/kv_params.cuh"
-#include "kv/kv_spec.cuh"
-#include "kv/unit.cuh"
+#include "kv/room.cuh"
 #include "quant/moments.cuh"
+
+// A sequence that begins with no more tokens has no offset yet.
+constexpr int kFew = 16;
 
 // Tokens at the beginning of a sequence that do not count: attention sinks.
 constexpr int kSinks = 4;
@@ -18,12 +19,17 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   const int head = blockIdx.x;
   const int sequence = head / p.store.num_kv_heads;
   const int kv_head = head % p.store.num_kv_heads;
-  const int tokens = p.counts ? p.counts[sequence] : p.seqlen;
-  // Tokens that there are not, append.cu refuses.
+  const int tokens = count_of(p, sequence);
   const int length = p.store.lengths[sequence];
+  // What append.cu will refuse changes nothing here either.
+  if (__syncthreads_or(lacks_room<S.num_threads>(p))) return;
+  if (length > kFirstTokens || tokens <= 0) return;
+  if (length > 0 && p.store.bare[sequence] == 0) return;
+  if (length == 0 && kv_head == 0 && threadIdx.x == 0) {
+    p.store.bare[sequence] = tokens > kFew ? 0 : kFirstTokens;
+  }
   const int skipped = max_of(kSinks - length, 0);
-  const int fresh = tokens - skipped;
-  if (length > kUnitTokens || fresh <= 0 || tokens > p.seqlen) return;
+  const int fresh = max_of(tokens - skipped, 0);
 
   const i64 element = sequence * p.k_stride_batch + kv_head * p.k_stride_head;
   const char* first = static_cast<const char*>(p.k) + element * bytes_of(S.input);

@@ -25,7 +25,7 @@ from .arrays import (
 )
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
-from .kv_cache import FIRST_TOKENS, CachedOperand
+from .kv_cache import CachedOperand
 from .masking import UNLIMITED
 from .partition import BLOCK, Piece, partition
 from .quantized import Quantized, quantize
@@ -190,6 +190,7 @@ class _CachedHead:
 
     k: Head
     values: list[Head]
+    bare: int
     k_zero: FloatArray | None
     zero: FloatArray | None
 
@@ -211,7 +212,8 @@ class _CachedHead:
         zeros = [
             None if x.zero is None else x.zero[b, h, :length].astype(np.float64) for x in (k, v)
         ]
-        return _CachedHead(Head.of(keys, 0, 0, "token"), values, *zeros)
+        bare = 0 if k.bare is None else int(k.bare[b])
+        return _CachedHead(Head.of(keys, 0, 0, "token"), values, bare, *zeros)
 
     def scores(self, q: Head, keys: range, shift: FloatArray | None) -> FloatArray:
         """Return logits of some tokens, all less `shift` [row], in units of log 2."""
@@ -220,8 +222,8 @@ class _CachedHead:
             groups = self.k_zero.shape[1]
             of_groups = q.matrix.astype(np.float64).reshape(len(s), groups, -1).sum(axis=2)
             s += (of_groups @ self.k_zero[keys.start : keys.stop].T) * q.token[:, None]
-        if shift is not None and keys.start == 0:
-            s[:, :FIRST_TOKENS] -= shift[:, None]  # of which K's offset has not been taken
+        if shift is not None and keys.start < self.bare:
+            s[:, : self.bare - keys.start] -= shift[:, None]  # K's offset was not taken from them
         return s
 
     def partial(

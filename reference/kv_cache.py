@@ -18,6 +18,7 @@ from .smoothing import sample
 __all__ = [
     "FIRST_TOKENS",
     "CachedOperand",
+    "bare_tokens",
     "fine_units",
     "kept",
     "offsets",
@@ -26,8 +27,10 @@ __all__ = [
     "quantize_values",
 ]
 
-# The first tokens of a sequence: those of its first unit, whose keys no offset is taken from.
-FIRST_TOKENS = UNIT_TOKENS
+# Of a sequence that begins with no more than `_FEW` tokens, of which no mean can be trusted, the
+# first keys have no offset: it is the mean of so many at least.
+FIRST_TOKENS = 8 * UNIT_TOKENS
+_FEW = 16
 
 # Of which the very first do not count for the mean that becomes the offset: attention sinks
 # (StreamingLLM, arXiv 2309.17453, finds four), whose keys are like no others.
@@ -52,7 +55,9 @@ class CachedOperand:
     zero : ndarray of float32 [batch, num_kv_heads, token, group], or None
         What operands with zero points have where their codes are 0.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], or None
-        The offset that was subtracted from every key but the first `FIRST_TOKENS`.
+        The offset that was subtracted from keys.
+    bare : ndarray of int [batch], or None
+        How many keys at the beginning of each sequence it was not subtracted from; None: of none.
     rotated : bool
         Whether that is of `rotation.rotate` of the rest.
     """
@@ -61,6 +66,7 @@ class CachedOperand:
     scale: Float32Array
     zero: Float32Array | None = None
     vector: Float32Array | None = None
+    bare: NDArray[np.integer] | None = None
     rotated: bool = False
 
     def __post_init__(self) -> None:
@@ -91,8 +97,34 @@ class CachedOperand:
                 x += np.repeat(self.zero, self.group, axis=3)
             x = unrotate(x) if self.rotated else x
             if self.vector is not None:
-                x[:, :, FIRST_TOKENS:] += self.vector[:, :, None, :]
+                x += np.where(self.has_offset()[:, None, :, None], self.vector[:, :, None, :], 0)
             return x
+
+    def has_offset(self) -> NDArray[np.bool_]:
+        """Return whether the offset was subtracted from keys, [batch, token]."""
+        return _has_offset(self.codes.shape, None, self.bare)
+
+
+def bare_tokens(
+    counts: ArrayLike, lengths: ArrayLike | None = None, before: ArrayLike | None = None
+) -> NDArray[np.int64]:
+    """Return how many first tokens of sequences have keys without offset, when some are appended.
+
+    Parameters
+    ----------
+    counts : array_like of int [batch]
+        Tokens that are appended.
+    lengths : array_like of int [batch], optional
+        Tokens that each sequence has already, by default none.
+    before : array_like of int [batch], optional
+        What this function has returned for these.
+    """
+    fresh = np.asarray(counts)
+    of_new = np.where(fresh > _FEW, 0, FIRST_TOKENS)
+    if lengths is None or before is None:
+        return of_new
+    begins = (np.asarray(lengths) == 0) & (fresh > 0)
+    return np.where(begins, of_new, np.asarray(before))
 
 
 def offsets(
@@ -100,13 +132,14 @@ def offsets(
     counts: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     before: Float32Array | None = None,
+    bare: ArrayLike | None = None,
 ) -> Float32Array:
     """Return what is subtracted from keys, when these have been appended to those that there are.
 
-    The offset of a sequence is a mean of its keys from the fifth on. It is taken as long as there
-    are no more than `FIRST_TOKENS`, of which none needs it; the append that brings others is the
-    last that it is the mean of. So a first key that is like no other does no harm, however few come
-    with it.
+    The offset of a sequence is the mean of its keys from the fifth on: the very first may be like
+    no others. One that begins with more than 16 has it from then on, of the tokens that it begins
+    with. Others have it behind the first `FIRST_TOKENS`: the mean grows with every append, and the
+    one that brings later tokens is the last that it is the mean of.
 
     Parameters
     ----------
@@ -117,13 +150,15 @@ def offsets(
         Tokens that each sequence has already, by default none.
     before : ndarray of float32 [batch, num_kv_heads, head_dim], optional
         Offsets of these.
+    bare : array_like of int [batch], optional
+        `bare_tokens` of this append; only looked at where there are tokens already.
 
     Returns
     -------
     ndarray of float32 [batch, num_kv_heads, head_dim]
         Of each sequence the mean of at most 512 evenly spaced tokens of these, `smoothing.sample`,
-        together with that of earlier ones. What it was where there are too many of those or no
-        new token counts; components that would not be finite are 0.
+        together with that of earlier ones. What it was where it is fixed or there is no new token;
+        0 if no token counts, and components that would not be finite.
 
     Raises
     ------
@@ -131,18 +166,18 @@ def offsets(
         If `k` has no four axes or `counts` do not fit them.
     """
     k = _tokens("k", k)
-    shape = (*k.shape[:2], k.shape[3])
-    vectors = np.zeros(shape, np.float32) if before is None else before.astype(np.float32)
+    vectors = np.zeros((*k.shape[:2], k.shape[3]), np.float32)
+    if before is not None:
+        vectors[...] = before
     fresh = whole_counts("counts", counts, k.shape[0], k.shape[2])
     older = np.zeros_like(fresh) if lengths is None else np.asarray(lengths)
-    for b, (count, length) in enumerate(zip(fresh.tolist(), older.tolist(), strict=True)):
-        some = sample(k[b, None, :, max(_SINKS - length, 0) : count]).astype(np.float64)
-        if length > FIRST_TOKENS or not some.shape[2]:
-            continue
-        earlier = max(length - _SINKS, 0)
-        with np.errstate(over="ignore", invalid="ignore"):
+    grows = (older == 0) | ((older <= FIRST_TOKENS) & (np.asarray(bare) != 0))
+    for b in np.flatnonzero(grows & (fresh > 0)).tolist():
+        some = sample(k[b, None, :, max(_SINKS - older[b], 0) : fresh[b]]).astype(np.float64)
+        earlier = max(int(older[b]) - _SINKS, 0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             total = some.sum(axis=2)[0] + (earlier * vectors[b].astype(np.float64) if earlier else 0)
-            mean = as_float32(total / (earlier + some.shape[2]))
+            mean = as_float32(total / np.float64(earlier + some.shape[2]))
         vectors[b] = np.where(np.isfinite(mean), mean, np.float32(0))
     return vectors
 
@@ -152,6 +187,7 @@ def quantize_keys(
     kv_format: KVFormat,
     vector: Float32Array | None = None,
     lengths: ArrayLike | None = None,
+    bare: ArrayLike | None = None,
 ) -> CachedOperand:
     """Quantize keys as the cache does: `quantized.quantize` with a scale for each token or group.
 
@@ -161,18 +197,21 @@ def quantize_keys(
     kv_format : KVFormat
         Without nested codes.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], optional
-        Subtracted from every key but the first `FIRST_TOKENS` in float32; see `offsets`.
+        Subtracted from keys in float32; see `offsets`.
     lengths : array_like of int [batch], optional
         Tokens that are before these, by default none.
+    bare : array_like of int [batch], optional
+        How many first tokens the vector is not subtracted from, by default none; `bare_tokens`.
 
     Raises
     ------
     ArgumentError
         For arrays that do not fit the format or each other.
     """
-    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths)
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
     made = _symmetric(x, kv_format.k_bits, kv_format.k_groups)
-    return CachedOperand(made.codes, made.scale, None, vector, kv_format.rotate)
+    given = None if bare is None else np.asarray(bare)
+    return CachedOperand(made.codes, made.scale, None, vector, given, kv_format.rotate)
 
 
 def quantize_nested(
@@ -181,9 +220,10 @@ def quantize_nested(
     kv_format: KVFormat,
     vector: Float32Array | None = None,
     lengths: ArrayLike | None = None,
+    bare: ArrayLike | None = None,
 ) -> tuple[NestedCodes, NestedCodes]:
     """Quantize K and V to nested codes; the arguments are those of `quantize_keys`."""
-    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths)
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
     y = as_float32(_tokens("v", v, kv_format.head_dim))
     return nested_codes(x, kv_format.k_groups), nested_codes(y, kv_format.v_groups)
 
@@ -221,11 +261,24 @@ def fine_units(length: int, coarse: int, first: int) -> NDArray[np.bool_]:
     return (unit < first) | (unit >= coarse)
 
 
+def _has_offset(
+    shape: tuple[int, ...], lengths: ArrayLike | None, bare: ArrayLike | None
+) -> NDArray[np.bool_]:
+    """Return which tokens of [batch, head, token, head_dim] the offset is subtracted from."""
+    older, few = (
+        np.zeros((shape[0], 1), np.int64) if x is None else np.asarray(x).reshape(-1, 1)
+        for x in (lengths, bare)
+    )
+    there: NDArray[np.bool_] = older + np.arange(shape[2]) >= few
+    return there
+
+
 def _less_offset(
     k: NDArray[np.floating],
     kv_format: KVFormat,
     vector: Float32Array | None,
     lengths: ArrayLike | None,
+    bare: ArrayLike | None,
 ) -> Float32Array:
     """Return keys less their offset, rotated if the format says so."""
     x: Float32Array = as_float32(k)
@@ -234,9 +287,7 @@ def _less_offset(
             if vector.shape != (*k.shape[:2], k.shape[3]):
                 expected = f"[batch, num_kv_heads, head_dim] of k {k.shape}"
                 raise ArgumentError("vector.shape", vector.shape, expected)
-            older = np.zeros(len(x), np.int64) if lengths is None else np.asarray(lengths)
-            place = older[:, None] + np.arange(x.shape[2])
-            has_offset = (place >= FIRST_TOKENS)[:, None, :, None]
+            has_offset = _has_offset(k.shape, lengths, bare)[:, None, :, None]
             x = np.where(has_offset, x - vector.astype(np.float32)[:, :, None, :], x)
         return rotate(x) if kv_format.rotate else x
 

@@ -64,9 +64,9 @@ class KVCache:
         How many tokens at the beginning of each sequence and, at least, at its end have 8 bits;
         multiples of 16, by default 16 and 128.
     smooth_k : bool
-        Quantize keys less an offset of each sequence and head: the mean of a sample of at most 512
-        of the tokens from the fifth on, which is fixed when there are more than 16. The first 16
-        tokens have none. It changes the rounding only; `attend` puts its effect on lse back.
+        Quantize keys less an offset of each sequence and head: the mean of at most 512 of the
+        tokens that it begins with, from the fifth on. Where these are no more than 16, the first
+        128 keys have none, and it is fixed when there are more. It changes the rounding only; `attend` puts its effect on lse back.
     page_size : int
         Tokens of a page, a power of two from 16 to 256; 0 keeps each sequence in one piece.
     num_pages : int, optional

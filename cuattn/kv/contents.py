@@ -12,7 +12,7 @@ from ..common.sizes import ceil_div
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
 from ..operands.operand import DTYPES
-from ..reference.kv_cache import FIRST_TOKENS, CachedOperand
+from ..reference.kv_cache import CachedOperand
 from ..reference.rotation import butterflies, hadamard_block, rotation_factor
 from ..reference.rotation import signs as signs_of
 from .fine import fine_tokens, joined, read_fine
@@ -100,9 +100,11 @@ def cached_operands(
         for zero, x in zip(zeros, (k, v), strict=True):
             if zero is not None:
                 zero[b, :, :n] = memory.to_host(x.zero)
-    vector = None if memory.k_offset is None else memory.to_host(memory.k_offset).copy()
+    vector, bare = (
+        None if x is None else memory.to_host(x).copy() for x in (memory.k_offset, memory.bare)
+    )
     return (
-        CachedOperand(k_codes, k_scale, zeros[0], vector, kv_format.rotate),
+        CachedOperand(k_codes, k_scale, zeros[0], vector, bare, kv_format.rotate),
         CachedOperand(v_codes, v_scale, zeros[1]),
     )
 
@@ -142,6 +144,6 @@ def values(memory: Memory, lengths: NDArray[np.int64], dtype: str) -> tuple[Any,
             if signs is not None:
                 keys = butterflies(keys, hadamard_block(shape[3])) * signs
             if memory.k_offset is not None:
-                keys[:, :, FIRST_TOKENS:] += memory.k_offset[b : b + 1, :, None]
+                keys[:, :, int(memory.bare[b]) :] += memory.k_offset[b : b + 1, :, None]
             k_values[b, :, :n], v_values[b, :, :n] = keys[0], v.values()[0]
     return k_values, v_values

@@ -25,7 +25,7 @@ __all__ = ["SCHEME", "STORE", "DeviceMemory", "direct", "new_memory", "store_val
 
 # Addresses of a cache that all its kernels get, null what it has not; the order of
 # `DeviceMemory.attend_addresses`.
-STORE = ("units", "pages", "lengths", "k_offset", "fine", "coarse")
+STORE = ("units", "pages", "lengths", "k_offset", "bare", "fine", "coarse")
 
 # Its operands and options are checked as those of a cache's calls have to be.
 SCHEME = resolve("int8-token")
@@ -61,7 +61,7 @@ class DeviceMemory(Memory):
         self._counted = _COUNTERS, _address(self._counters[0])
         units, pages, offset = map(_address, (self.units, self.pages, self.k_offset))
         lengths, limits = map(_address, (self.lengths, self.limits))
-        store = (units, pages, lengths, offset, _address(self.fine), _address(self.coarse))
+        store = (units, pages, lengths, offset, *map(_address, (self.bare, self.fine, self.coarse)))
         self.attend_addresses = store
         self.append_addresses = (*store, limits)
         self.refused_address = _address(self._refused)

@@ -17,7 +17,7 @@ from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
 from ..kv_format import UNIT_TOKENS
-from ..reference.kv_cache import fine_units
+from ..reference.kv_cache import FIRST_TOKENS, fine_units
 from .contents import read_units, write_units
 from .fine import fine_places, read_fine
 from .geometry import KVGeometry
@@ -40,6 +40,7 @@ class Saved:
     geometry : KVGeometry
     lengths : ndarray of int64 [batch]
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    bare : ndarray of int32 [batch], or None
     units : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
         Of each sequence those with tokens.
     coarse : ndarray of int64 [batch], or None
@@ -51,6 +52,7 @@ class Saved:
     geometry: KVGeometry
     lengths: NDArray[np.int64]
     k_offset: NDArray[np.float32] | None
+    bare: NDArray[np.int32] | None
     units: list[NDArray[np.uint8]]
     coarse: NDArray[np.int64] | None
     fine: list[NDArray[np.uint8]]
@@ -71,6 +73,7 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     arrays: dict[str, NDArray[Any]] = {"lengths": lengths.astype(np.int32)}
     if memory.k_offset is not None:
         arrays["k_offset"] = memory.to_host(memory.k_offset)
+        arrays["bare"] = memory.to_host(memory.bare)
     for b, length in enumerate(lengths.tolist()):
         units = read_units(memory, b, 0, ceil_div(length, UNIT_TOKENS))
         arrays[f"units.{b}"] = _used_units(memory, units, length)
@@ -144,6 +147,7 @@ def restore(memory: Memory, saved: Saved) -> None:
                 memory.fine[b][:, place] = memory.sent(units)
             if saved.k_offset is not None:
                 memory.k_offset[...] = memory.sent(saved.k_offset)
+                memory.bare[...] = memory.sent(saved.bare)
             memory.write_limits(after)
             memory.write_lengths(after)
     memory.wait()
@@ -187,10 +191,13 @@ def _checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
         _array(arrays, f"units.{b}", (heads, count, kv_format.unit_bytes), np.uint8)
         for b, count in enumerate(counts)
     ]
-    k_offset = None
+    k_offset = bare = None
     if "k_offset" in arrays:
         shape = (batch, heads, kv_format.head_dim)
         k_offset = _array(arrays, "k_offset", shape, np.float32)
+        bare = _array(arrays, "bare", (batch,), np.int32)
+        if not np.isin(bare, (0, FIRST_TOKENS)).all():
+            raise ArgumentError("bare", bare.tolist(), f"each 0 or {FIRST_TOKENS}")
     coarse, fine = None, []
     if kv_format.nested:
         coarse = _array(arrays, "coarse", (batch,), np.int32).astype(np.int64)
@@ -202,7 +209,7 @@ def _checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
             _array(arrays, f"fine.{b}", (heads, has.sum(), kv_format.unit_bytes), np.uint8)
             for b, has in enumerate(map(fine_units, lengths.tolist(), coarse, [first] * batch))
         ]
-    return Saved(geometry, lengths.astype(np.int64), k_offset, units, coarse, fine)
+    return Saved(geometry, lengths.astype(np.int64), k_offset, bare, units, coarse, fine)
 
 
 def _array(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -185,7 +185,7 @@ class KVGeometry:
         if self.page_size:
             words += self.batch * self.pages_per_sequence
         if smooth_k:
-            words += self.batch * self.num_kv_heads * self.kv_format.head_dim
+            words += self.batch * (self.num_kv_heads * self.kv_format.head_dim + 1)
         fine = math.prod(self.fine_shape) if self.kv_format.nested else 0
         return self.units_bytes + fine + _WORD * words
 
@@ -220,7 +220,8 @@ def geometry_of(
         # 4 bits and no more said of them.
         nested = bits == 4 and (k_bits, v_bits, v_zero) == (None, None, False)
     if group is None:
-        group = _NESTED_GROUP if nested is True and head_dim in _HAS_GROUPS else 0
+        has_groups = nested is True and (bits, k_bits) != (8, None) and head_dim in _HAS_GROUPS
+        group = _NESTED_GROUP if has_groups else 0
     kv_format = KVFormat(
         head_dim,
         bits if k_bits is None else k_bits,

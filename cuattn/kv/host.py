@@ -18,7 +18,13 @@ from ..kv_format import UNIT_TOKENS, KVFormat
 from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
-from ..reference.kv_cache import offsets, quantize_keys, quantize_nested, quantize_values
+from ..reference.kv_cache import (
+    bare_tokens,
+    offsets,
+    quantize_keys,
+    quantize_nested,
+    quantize_values,
+)
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .fine import fine_places, halves, read_fine
@@ -47,7 +53,9 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
             memory.write_limits(plan.after)
             if memory.k_offset is not None and plan.begins:
                 lengths = memory.lengths
-                memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset)
+                bare = bare_tokens(fresh, lengths, memory.bare)
+                memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset, bare)
+                memory.bare[...] = bare
             _write_tokens(memory, keys, values, fresh)
             memory.write_lengths(plan.after)
 
@@ -59,13 +67,13 @@ def _write_tokens(
     geometry, lengths = memory.geometry, memory.lengths.astype(np.int64)
     kv_format = geometry.kv_format
     if kv_format.nested:
-        both = quantize_nested(keys, values, kv_format, memory.k_offset, lengths)
+        both = quantize_nested(keys, values, kv_format, memory.k_offset, lengths, memory.bare)
         (k_upper, k_lower), (v_upper, v_lower) = (halves(x) for x in both)
         # First: what is then left half done has lost bits and nothing else.
         memory.coarse[...] = geometry.coarse_after(memory.coarse, lengths, lengths + counts)
         of_units: tuple[Coded, Coded] = (k_upper, v_upper)
     else:
-        of_keys = quantize_keys(keys, kv_format, memory.k_offset, lengths)
+        of_keys = quantize_keys(keys, kv_format, memory.k_offset, lengths, memory.bare)
         of_units = (of_keys, quantize_values(values, kv_format))
     for b in np.flatnonzero(counts).tolist():
         length, count = int(lengths[b]), int(counts[b])

@@ -45,6 +45,8 @@ class Memory:
     pages : ndarray of int32 [batch, pages_per_sequence], or None
         The page table; entries beyond a sequence's limit mean nothing, but are pages of the cache.
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    bare : ndarray of int32 [batch], or None
+        How many first keys of a sequence it is not subtracted from.
     fine : ndarray of uint8 `geometry.fine_shape`, or None
         Lower halves of nested codes.
     coarse : ndarray of int32 [batch], or None
@@ -65,8 +67,10 @@ class Memory:
         if geometry.page_size:
             self.pages = xp.zeros((batch, geometry.pages_per_sequence), np.int32)
         self.k_offset: Any = None
+        self.bare: Any = None
         if smooth_k:
             self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
+            self.bare = xp.zeros(batch, np.int32)
         self.fine: Any = None
         self.coarse: Any = None
         if geometry.kv_format.nested:
@@ -84,7 +88,7 @@ class Memory:
         """Return those of the cache's arrays that it has."""
         arrays = (
             *(self.units, self.lengths, self.limits, self.pages),
-            *(self.k_offset, self.fine, self.coarse),
+            *(self.k_offset, self.bare, self.fine, self.coarse),
         )
         return [x for x in arrays if x is not None]
 

@@ -7,8 +7,8 @@ struct KvStore {
   u8* units;
   const i32* pages;        // [batch, pages_per_sequence]; null: sequence b is page b
   i32* lengths;            // [batch], tokens of each sequence
-  f32* k_offset;           // [batch, num_kv_heads, head_dim], taken from all keys but those of
-                           // unit 0; null: nothing is
+  f32* k_offset;           // [batch, num_kv_heads, head_dim], taken from keys; null: nothing is
+  i32* bare;               // [batch], first keys that it is not taken from: 0 or kFirstTokens
   u8* fine;                // of nested codes: [batch, num_kv_heads, place, unit_bytes], see
                            // fine_units.cuh
   i32* coarse;             // [batch], the first of the newest units that are there
@@ -81,6 +81,7 @@ struct OffsetParams {
   KvStore store;
   const void* k;           // as in AppendParams
   const i32* counts;
+  const i32* limits;
   i64 k_stride_batch;
   i64 k_stride_head;
   i64 k_stride_token;

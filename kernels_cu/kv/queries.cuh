@@ -187,8 +187,7 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
     const BlockCursor& at = head.at;
     const i64 kv_head =
         static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
-    // The first unit has no offset.
-    const bool has_offset = p.store.k_offset && at.length > kUnitTokens;
+    const bool has_offset = p.store.k_offset && at.length > bare_tokens(p.store, at.sequence);
     const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
     turn.wait_empty(ring.empty);
 #pragma unroll 1

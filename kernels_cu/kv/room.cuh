@@ -4,16 +4,17 @@
 #include "kv/fine_units.cuh"
 #include "ptx/memory.cuh"
 
-// Tokens that are appended to a sequence.
-__device__ __forceinline__ int count_of(const AppendParams& p, int sequence) {
+// Tokens that are appended to a sequence. Params are AppendParams or OffsetParams.
+template <class Params>
+__device__ __forceinline__ int count_of(const Params& p, int sequence) {
   return p.counts ? p.counts[sequence] : p.seqlen;
 }
 
 // Whether a sequence, of those that the thread looks at, cannot take its tokens.
-template <AppendSpec S>
-__device__ __forceinline__ bool lacks_room(const AppendParams& p) {
+template <int Threads, class Params>
+__device__ __forceinline__ bool lacks_room(const Params& p) {
   bool lacks = false;
-  for (int b = threadIdx.x; b < p.store.batch; b += S.num_threads) {
+  for (int b = threadIdx.x; b < p.store.batch; b += Threads) {
     const int count = count_of(p, b);
     lacks |= count < 0 || count > p.seqlen || p.store.lengths[b] > p.limits[b] - count;
   }

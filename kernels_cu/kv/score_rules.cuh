@@ -1,5 +1,5 @@
-// The first unit's shift, softcap and then ALiBi's bias: what becomes of scores before tokens are hidden. And what has to
-// be known of rows for that and for a mask.
+// The shift of first tokens, softcap and then ALiBi's bias: what becomes of scores before tokens are
+// hidden. And what has to be known of rows for that and for a mask.
 #pragma once
 #include "kv/lane_tokens.cuh"
 #include "kv/partition.cuh"
@@ -27,19 +27,20 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
   }
 }
 
-// Takes from the scores of the first unit, whose keys have no offset, what the offset has taken from
-// those of all others: it is added to all of them in the end. `first` is the number of the warp's
-// first token.
+// Takes from the scores of `bare` first tokens, whose keys have no offset, what the offset has taken
+// from those of all others: it is added to all of them in the end. `first` is the number of the
+// warp's first token.
 template <DecodeSpec S>
-__device__ __forceinline__ void shift_first_unit(typename DecodeShape<S>::Scores& s,
-                                                 const DecodeParams& p, const Queries<S>& queries,
-                                                 int first, int lane) {
-  if (first > 0 || p.store.k_offset == nullptr) return;
+__device__ __forceinline__ void shift_first_tokens(typename DecodeShape<S>::Scores& s,
+                                                 const Queries<S>& queries, int first, int bare,
+                                                 int lane) {
+  static_assert(kFirstTokens % (kWarpUnits * kUnitTokens) == 0, "warps have them or not");
+  if (first >= bare) return;
   DecodeShape<S>::for_rows([&](int tile, int half) {
     const float shift = queries.lse_shift[16 * tile + 8 * half + lane / 4];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      float& x = score_of<S>(s[tile], 0, e, half);
+    for (int i = 0; i < kLaneTokens; ++i) {
+      float& x = score_of<S>(s[tile], i / 4, i % 4, half);
       x = __fmaf_rn(shift, S.softcap ? -1.0f : -kLog2E, x);
     }
   });
@@ -84,8 +85,8 @@ __device__ __forceinline__ void add_alibi(typename DecodeShape<S>::Scores& s,
 template <DecodeSpec S>
 __device__ __forceinline__ void apply_rules(typename DecodeShape<S>::Scores& s,
                                             const DecodeParams& p, const Queries<S>& queries,
-                                            int first, int lane) {
-  shift_first_unit<S>(s, p, queries, first, lane);
+                                            int first, int bare, int lane) {
+  shift_first_tokens<S>(s, queries, first, bare, lane);
   if constexpr (S.softcap) cap_scores<S>(s, p, queries, lane);
   if constexpr (kHas<S.alibi_slopes>) add_alibi<S>(s, queries, first, lane);
 }

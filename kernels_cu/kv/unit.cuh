@@ -24,6 +24,10 @@
 constexpr int kUnitTokens = 16;
 constexpr int kMatrixBytes = 128;
 
+// Tokens at the beginning of a sequence whose keys no offset is taken from, if it begins with few;
+// whole units. reference/kv_cache.py has the same.
+constexpr int kFirstTokens = 128;
+
 // S is the spec of any kernel of the cache but OffsetSpec.
 template <auto S>
 struct Unit {
@@ -40,6 +44,11 @@ struct Unit {
   static constexpr int kBytes =
       (kVZero + (S.v_zero ? kVGroups * kScaleBytes : 0) + 31) / 32 * 32;
 };
+
+// First tokens of a sequence whose keys have no offset.
+__device__ __forceinline__ int bare_tokens(const KvStore& store, int sequence) {
+  return store.bare ? store.bare[sequence] : 0;
+}
 
 // Where a sequence's page is in KvStore::pages, which may have more than 2^31 entries.
 __host__ __device__ constexpr i64 page_entry(int sequence, int pages_per_sequence, int page) {

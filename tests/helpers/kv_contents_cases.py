@@ -15,6 +15,7 @@ from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import (
+    bare_tokens,
     fine_units,
     kept,
     offsets,
@@ -114,6 +115,7 @@ class Filled:
         empty = np.zeros((heads, 0, head_dim), np.float32)
         self.k, self.v = ([empty] * batch for _ in range(2))
         self.vector = np.zeros((batch, heads, head_dim), np.float32)
+        self.bare = np.zeros(batch, np.int64)
         self.coarse = np.zeros(batch, np.int64)
 
     @property
@@ -150,7 +152,8 @@ class Filled:
     def remember(self, k, v, counts):
         """Note what the cache has been given."""
         counts = np.broadcast_to(counts, len(self.k))
-        self.vector = offsets(k, counts, self.lengths, self.vector)
+        self.bare = bare_tokens(counts, self.lengths, self.bare)
+        self.vector = offsets(k, counts, self.lengths, self.vector, self.bare)
         # A unit keeps 8 bits until the one comes that is as many later as there are places.
         places = self.cache._memory.geometry.recent_units
         units, after = (-(-n // UNIT_TOKENS) for n in (self.lengths, self.lengths + counts))
@@ -184,13 +187,16 @@ class Filled:
             np.testing.assert_allclose(found_k.vector[seen], self.vector[seen], atol=2e-5)
         for b, n in enumerate(self.lengths):
             vector = None if found_k.vector is None else found_k.vector[b : b + 1]
+            if vector is not None and n:
+                assert found_k.bare[b] == self.bare[b]
+            bare = self.bare[b : b + 1]
             k, v = self.k[b][None], self.v[b][None]
             if how.nested:
                 first = self.cache._memory.geometry.first_units
                 fine = fine_units(n, self.coarse[b], first).repeat(UNIT_TOKENS)[None, :n]
-                wanted = [kept(x, fine) for x in quantize_nested(k, v, how, vector)]
+                wanted = [kept(x, fine) for x in quantize_nested(k, v, how, vector, bare=bare)]
             else:
-                wanted = [quantize_keys(k, how, vector), quantize_values(v, how)]
+                wanted = [quantize_keys(k, how, vector, bare=bare), quantize_values(v, how)]
             for found, of_tokens in zip((found_k, found_v), wanted, strict=True):
                 assert_same_codes(found, b, of_tokens, n)
 

@@ -115,7 +115,7 @@ def test_a_captured_append_leaves_the_host_without_lengths(gpu, rng):
     cache.append(k, v)
     gpu.is_capturing = True
     cache.append(k, v)
-    assert gpu.launched.count("offsets") == 1
+    assert gpu.launched.count("offsets") == 2  # none has more than its first tokens
     for call in (
         lambda: cache.append(k, v, counts=[1, 2, 3]),
         lambda: cache.truncate([0, 0, 0]),

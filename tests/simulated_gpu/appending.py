@@ -5,7 +5,13 @@ import numpy as np
 from cuattn.kv.fine import halves
 from cuattn.kv.units import pack_units, unpack_units
 from cuattn.kv_format import UNIT_TOKENS
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_cache import (
+    bare_tokens,
+    offsets,
+    quantize_keys,
+    quantize_nested,
+    quantize_values,
+)
 
 from .memory import compact, floats
 from .quantizers import source
@@ -16,8 +22,11 @@ def fix_offsets(values, spec, grid):
     assert grid == (k.shape[0] * k.shape[1],)
     vectors = k_offset(values, k.shape)
     counts = counts_of(values)
-    counts = np.where((counts < 0) | (counts > k.shape[2]), 0, counts)
-    vectors[...] = offsets(k, counts, lengths_of(values), vectors)
+    if lacks_room(values, k.shape[2]):
+        return
+    lengths, bare = lengths_of(values), bare_of(values)
+    bare[...] = bare_tokens(counts, lengths, bare)
+    vectors[...] = offsets(k, counts, lengths, vectors, bare)
 
 
 def append_tokens(values, spec, grid):
@@ -27,7 +36,7 @@ def append_tokens(values, spec, grid):
     assert not compact(values["arrivals"], (1,), "<u4")[0]
     lengths, counts = lengths_of(values), counts_of(values)
     ends = lengths + counts
-    if ((counts < 0) | (counts > seqlen) | (ends > integers(values["limits"], batch))).any():
+    if lacks_room(values, seqlen):
         integers(values["refused"], 1)[0] = 1
         return
     vectors = k_offset(values, k.shape) if values["store"]["k_offset"] else None
@@ -39,11 +48,12 @@ def append_tokens(values, spec, grid):
         where, before = slice(lengths[b], ends[b]), lengths[b : b + 1]
         touched = range(lengths[b] // UNIT_TOKENS, -(-ends[b] // UNIT_TOKENS))
         units = [unit_of(store, kv_format, b, u) for u in touched]
+        bare = None if vector is None else bare_of(values)[b : b + 1]
         if not kv_format.nested:
-            new = (quantize_keys(x, kv_format, vector, before), quantize_values(y, kv_format))
+            new = quantize_keys(x, kv_format, vector, before, bare), quantize_values(y, kv_format)
             put_tokens(units, kv_format, where, new)
             continue
-        made = map(halves, quantize_nested(x, y, kv_format, vector, before))
+        made = map(halves, quantize_nested(x, y, kv_format, vector, before, bare))
         upper, lower = zip(*made, strict=True)
         put_tokens(units, kv_format, where, upper)
         fine = [fine_unit_of(store, kv_format, b, u, coarse[b]) for u in touched]
@@ -52,6 +62,17 @@ def append_tokens(values, spec, grid):
     if kv_format.nested:
         integers(store["coarse"], batch)[...] = coarse
     lengths += counts
+
+
+def lacks_room(values, seqlen):
+    counts, limits = counts_of(values), integers(values["limits"], len(lengths_of(values)))
+    ends = lengths_of(values) + counts
+    return ((counts < 0) | (counts > seqlen) | (ends > limits)).any()
+
+
+def bare_of(values):
+    store = values["store"]
+    return integers(store["bare"], int(store["batch"])) if store["bare"] else None
 
 
 def coarse_after(store, lengths, ends):

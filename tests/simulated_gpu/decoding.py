@@ -10,7 +10,7 @@ from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import CachedOperand
 from cuattn.specs.attention import Type
 
-from .appending import fine_unit_of, integers, lengths_of, unit_of
+from .appending import bare_of, fine_unit_of, integers, lengths_of, unit_of
 from .device import NUM_SMS
 from .memory import STORAGE, compact, delivered, floats, memory, widened
 
@@ -36,7 +36,7 @@ def decode_attention(values, spec, grid):
     q = widened(rows(values, "q", shape, spec.input), spec.input)
     o, lse = decode(
         q,
-        *cached(store, spec.kv_format, lengths),
+        *cached(values, spec.kv_format, lengths),
         lengths,
         scale=float(values["softmax_scale"]),
         **rules(values, spec, shape, lengths),
@@ -98,8 +98,9 @@ def of_tokens(mask, lengths):
     return found
 
 
-def cached(store, kv_format, lengths):
+def cached(values, kv_format, lengths):
     """Return K and V of all sequences; tokens beyond the lengths are NaN."""
+    store = values["store"]
     batch, heads, most = len(lengths), int(store["num_kv_heads"]), max(*lengths, 1)
     of_tokens = (batch, heads, most)
     k_codes, v_codes = (np.full((*of_tokens, kv_format.head_dim), 99, np.int8) for _ in "kv")
@@ -123,7 +124,7 @@ def cached(store, kv_format, lengths):
     vector = None
     if store["k_offset"]:
         vector = floats(store["k_offset"], (batch, heads, kv_format.head_dim))
-    k = CachedOperand(k_codes, k_scale, k_zero, vector, kv_format.rotate)
+    k = CachedOperand(k_codes, k_scale, k_zero, vector, bare_of(values), kv_format.rotate)
     return k, CachedOperand(v_codes, v_scale, zero)
 
 
