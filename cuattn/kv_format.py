@@ -83,7 +83,7 @@ class KVFormat:
         if not isinstance(self.nested, bool) or (
             self.nested and (self.k_bits, self.v_bits, self.v_zero) != (4, 4, False)
         ):
-            expected = "False, unless K and V have 4 bits, without v_zero: nested codes have their own"
+            expected = "False, unless K and V have 4 bits, without v_zero"
             raise ArgumentError("nested", self.nested, expected)
 
     @property

@@ -176,7 +176,9 @@ def offsets(
         some = sample(k[b, None, :, max(_SINKS - older[b], 0) : fresh[b]]).astype(np.float64)
         earlier = max(int(older[b]) - _SINKS, 0)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            total = some.sum(axis=2)[0] + (earlier * vectors[b].astype(np.float64) if earlier else 0)
+            total = some.sum(axis=2)[0]
+            if earlier:
+                total += earlier * vectors[b].astype(np.float64)
             mean = as_float32(total / np.float64(earlier + some.shape[2]))
         vectors[b] = np.where(np.isfinite(mean), mean, np.float32(0))
     return vectors

@@ -1,4 +1,4 @@
-"""Codes of 8 bits whose upper halves are codes of 4: what a KV cache keeps of old and new tokens."""
+"""Codes of 8 bits whose upper halves are codes of 4: those of a KV cache."""
 
 from __future__ import annotations
 
@@ -59,14 +59,15 @@ def nested_codes(x: Float32Array, groups: int) -> NestedCodes:
     are the fine zero point, scale and codes, and nothing is cut off. Of the upper halves
     :math:`u = 16 \lfloor c / 16 \rfloor`
 
-    .. math:: s' = b(s \cdot var(c) / cov(c, u)), \quad z' = b(z + s \cdot mean(c) - s' \cdot mean(u))
+    .. math:: s' = b(s \cdot var(c) / cov(c, u)), \quad
+              z' = b(z + s \cdot mean(c) - s' \cdot mean(u))
 
     with :math:`n^2 var` and :math:`n^2 cov` whole numbers. That makes ``u · s' + z'`` unbiased: its
     mean over the group, and its product with the deviations of x from theirs, are those of the
     codes. A scale that made the squared error least would shrink keys, and with them logits, by
     some percent, which costs more than the error that it saves; the correction is that of RaBitQ
-    (arXiv 2405.12497). Every operation is one float32 operation, rounded to nearest even. Scales of a
-    group with NaN or an infinity are NaN, and its codes 0.
+    (arXiv 2405.12497). Every operation is one float32 operation, rounded to nearest even. Scales
+    of a group with NaN or an infinity are NaN, and its codes 0.
 
     Parameters
     ----------
@@ -109,8 +110,9 @@ def _of_upper(
 
 def words(scale: Float32Array, zero: Float32Array) -> NDArray[np.uint32]:
     """Return pairs of bfloat16 numbers in words, the scale in the lower half; of any library."""
-    low: NDArray[np.uint32] = (scale.view("uint32") >> 16) | (zero.view("uint32") & 0xFFFF0000)
-    return low
+    pairs: NDArray[np.uint32] = scale.view("uint32") >> 16
+    pairs |= zero.view("uint32") & 0xFFFF0000
+    return pairs
 
 
 def scale_and_zero(pairs: NDArray[np.uint32]) -> tuple[Float32Array, Float32Array]:

@@ -66,7 +66,8 @@ class KVCache:
     smooth_k : bool
         Quantize keys less an offset of each sequence and head: the mean of at most 512 of the
         tokens that it begins with, from the fifth on. Where these are no more than 16, the first
-        128 keys have none, and it is fixed when there are more. It changes the rounding only; `attend` puts its effect on lse back.
+        128 keys have none, and it is fixed when there are more. It changes the rounding only;
+        `attend` puts its effect on lse back.
     page_size : int
         Tokens of a page, a power of two from 16 to 256; 0 keeps each sequence in one piece.
     num_pages : int, optional
@@ -119,8 +120,20 @@ class KVCache:
         device: Literal["cpu"] | None = None,
     ) -> None:
         sizes = batch, num_kv_heads, head_dim, capacity
-        options = (bits, k_bits, v_bits, group, v_zero, page_size, num_pages, rotate, nested)
-        geometry = geometry_of(*sizes, *options, first, recent)
+        geometry = geometry_of(
+            *sizes,
+            bits=bits,
+            k_bits=k_bits,
+            v_bits=v_bits,
+            group=group,
+            v_zero=v_zero,
+            page_size=page_size,
+            num_pages=num_pages,
+            rotate=rotate,
+            nested=nested,
+            first=first,
+            recent=recent,
+        )
         self._memory = new_memory(geometry, smooth_k, device)
 
     @property

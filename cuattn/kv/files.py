@@ -142,10 +142,10 @@ def restore(memory: Memory, saved: Saved) -> None:
                 write_units(memory, b, 0, memory.sent(units[None]))
             if saved.coarse is not None:
                 memory.coarse[...] = memory.sent(saved.coarse.astype(np.int32))
-            for b, (length, units) in enumerate(zip(saved.lengths.tolist(), saved.fine)):
-                place = memory.sent(fine_places(memory, b, length)[1])
+            for b, units in enumerate(saved.fine):
+                place = memory.sent(fine_places(memory, b, int(saved.lengths[b]))[1])
                 memory.fine[b][:, place] = memory.sent(units)
-            if saved.k_offset is not None:
+            if saved.k_offset is not None and saved.bare is not None:
                 memory.k_offset[...] = memory.sent(saved.k_offset)
                 memory.bare[...] = memory.sent(saved.bare)
             memory.write_limits(after)

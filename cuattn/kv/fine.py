@@ -37,7 +37,7 @@ def fine_tokens(memory: Memory, sequence: int, length: int) -> Any:
 
 
 def read_fine(memory: Memory, sequence: int, length: int) -> Any:
-    """Return the lower halves [1, kv head, unit, unit_bytes] of all units, 0 where there are none."""
+    """Return lower halves of all units, [1, kv head, unit, unit_bytes], 0 where there are none."""
     unit, place = fine_places(memory, sequence, length)
     _, heads, _, nbytes = memory.geometry.fine_shape
     whole = memory.xp.zeros((1, heads, ceil_div(length, UNIT_TOKENS), nbytes), np.uint8)

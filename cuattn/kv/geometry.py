@@ -233,16 +233,16 @@ def geometry_of(
     )
     # Everything else is checked before a number of pages is worked out from it.
     sizes = (kv_format, batch, num_kv_heads, capacity, page_size)
-    fine = {
-        "first": (_FIRST if nested else 0) if first is None else first,
-        "recent": (_RECENT if nested else 0) if recent is None else recent,
-    }
+    if first is None:
+        first = _FIRST if nested else 0
+    if recent is None:
+        recent = _RECENT if nested else 0
     if not page_size:
-        geometry = KVGeometry(*sizes, num_pages=batch, **fine)
+        geometry = KVGeometry(*sizes, num_pages=batch, first=first, recent=recent)
         if num_pages is not None:
             raise ArgumentError("num_pages", num_pages, "None, unless there is a page_size")
         return geometry
-    one = KVGeometry(*sizes, num_pages=1, **fine)
+    one = KVGeometry(*sizes, num_pages=1, first=first, recent=recent)
     wanted = batch * one.pages_per_sequence if num_pages is None else num_pages
     return replace(one, num_pages=wanted)
 

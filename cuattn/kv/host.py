@@ -48,10 +48,12 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
             _check_device(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
         plan = memory.host_state.appended(fresh, of_k.shape)
-        with memory.transaction(plan.after, memory.write_lengths, memory.write_limits):
+        means = memory.k_offset is not None and plan.begins
+        undo = memory.offsets_as_they_are() if means else ()
+        with memory.transaction(plan.after, memory.write_lengths, memory.write_limits, *undo):
             memory.write_entries(plan.entries)
             memory.write_limits(plan.after)
-            if memory.k_offset is not None and plan.begins:
+            if means:
                 lengths = memory.lengths
                 bare = bare_tokens(fresh, lengths, memory.bare)
                 memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset, bare)

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from ..reference.kv_cache import FIRST_TOKENS
 from .geometry import KVGeometry
 from .host_state import HostState
 from .pages import Entries
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Writer"]
 
 # Writes what a host state says to the memory.
 Writer: TypeAlias = Callable[[HostState], None]
@@ -204,6 +205,20 @@ class Memory:
         """Write the page table of a host state to the memory."""
         if host_state.pages is not None:
             self.pages[...] = self.sent(np.maximum(host_state.pages.table, _NOWHERE))
+
+    def offsets_as_they_are(self) -> tuple[Writer, ...]:
+        """Return what writes the offsets again as they are now, if an append changes means."""
+        before = self.host_state
+        lengths = before.lengths
+        if not ((lengths > 0) & (lengths <= FIRST_TOKENS)).any():
+            return ()  # what begins is made anew, and the others' are fixed
+        saved = self.k_offset.copy(), self.bare.copy()
+
+        def write(host_state: HostState) -> None:
+            if host_state is before:  # not if all has been done
+                self.k_offset[...], self.bare[...] = saved
+
+        return (write,)
 
     def write_entries(self, entries: Entries | None) -> None:
         """Write new entries of the page table, which mean nothing until the limits are raised."""

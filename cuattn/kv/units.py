@@ -21,11 +21,16 @@ class Coded(Protocol):
     """What has codes of tokens: `Tokens`, or the reference's `CachedOperand`."""
 
     @property
-    def codes(self) -> Any: ...
+    def codes(self) -> Any:
+        """As those of `Tokens`."""
+
     @property
-    def scale(self) -> Any: ...
+    def scale(self) -> Any:
+        """As those of `Tokens`."""
+
     @property
-    def zero(self) -> Any: ...
+    def zero(self) -> Any:
+        """As those of `Tokens`."""
 
 
 class Tokens(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 import cuattn
 from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
-from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
 from cuattn.kv.geometry import geometry_of
+from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
@@ -63,7 +63,10 @@ def _specs(facts):
         for head_dim in (64, 96, 128, 256) if name in SOME else (64, 128):
             some = name in SOME and head_dim == 64
             for dtype in DTYPES if some else ("float16",):
-                element, kv_format = TYPES[dtype], geometry_of(1, 1, head_dim, 1, **options).kv_format
+                element, kv_format = (
+                    TYPES[dtype],
+                    geometry_of(1, 1, head_dim, 1, **options).kv_format,
+                )
                 yield OffsetSpec(element, head_dim, True)
                 yield AppendSpec.of(kv_format, element, aligned=True)
                 for rows in ROWS:

@@ -80,9 +80,7 @@ class Cache:
         pages_per_sequence = -(-capacity // page_size) if page_size else 1
         pages = batch * pages_per_sequence + 1
         recent = 16 if kv_format.nested else 0
-        self.geometry = KVGeometry(
-            kv_format, batch, heads, capacity, page_size, pages, 0, recent
-        )
+        self.geometry = KVGeometry(kv_format, batch, heads, capacity, page_size, pages, 0, recent)
         self.fine = self.coarse = None
         if kv_format.nested:
             self.fine = garbage(self.geometry.fine_shape, np.uint8)

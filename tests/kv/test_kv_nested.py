@@ -140,7 +140,9 @@ def test_offsets_are_the_mean_of_all_but_the_first_four(rng):
     assert not vector[1].any()
     at_once.append(k + 5, v)
     np.testing.assert_array_equal(at_once.codes()[0].vector[0], vector[0])
-    np.testing.assert_allclose(at_once.codes()[0].vector[1], k[1, :, 1:].mean(axis=1) + 5, atol=1e-5)
+    np.testing.assert_allclose(
+        at_once.codes()[0].vector[1], k[1, :, 1:].mean(axis=1) + 5, atol=1e-5
+    )
     np.testing.assert_array_equal(vector, offsets(k, [150, 3]))
 
 

@@ -200,7 +200,7 @@ def test_a_cache_in_one_piece_has_no_table():
 
 
 def test_an_append_begins_sequences_that_have_first_tokens_only():
-    of = host_state()
+    of = host_state(30, 160)
     assert of.may_begin
     assert of.appended(np.array([1, 0, 0]), (0,)).begins
     of = grown(of, FIRST_TOKENS + 1, FIRST_TOKENS + 2, FIRST_TOKENS)

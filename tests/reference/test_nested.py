@@ -49,7 +49,9 @@ def test_nothing_is_further_from_its_8_bits_than_half_a_step(rng, groups, scale,
     step = np.repeat(made.fine_scale, 128 // groups, axis=3)
     assert (np.abs(fine(made) - x) <= 0.5001 * step).all()
     # The largest deviation from the zero point is 127 steps, which bfloat16 makes 1 % longer.
-    reach = np.abs(x - np.repeat(made.fine_zero, 128 // groups, axis=3)).reshape(2, 1, 40, groups, -1)
+    reach = np.abs(x - np.repeat(made.fine_zero, 128 // groups, axis=3)).reshape(
+        2, 1, 40, groups, -1
+    )
     assert (made.fine_scale <= 1.01 * reach.max(axis=4) / 127).all()
 
 
