@@ -1,6 +1,6 @@
 // Quantizes new tokens of K and V into the units of a KV cache. A CTA has some units of one head of
 // one sequence, of each of which one warp has K and another V.
-#include "kv/nested_codes.cuh"
+#include "kv/nested_image.cuh"
 #include "kv/room.cuh"
 
 // Units that tokens may lie in, wherever the first of them is.

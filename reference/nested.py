@@ -110,7 +110,7 @@ def _of_upper(
 
 def words(scale: Float32Array, zero: Float32Array) -> NDArray[np.uint32]:
     """Return pairs of bfloat16 numbers in words, the scale in the lower half; of any library."""
-    pairs: NDArray[np.uint32] = scale.view("uint32") >> 16
+    pairs: NDArray[np.uint32] = scale.view("uint32") >> np.uint32(16)
     pairs |= zero.view("uint32") & 0xFFFF0000
     return pairs
 

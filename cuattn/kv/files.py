@@ -17,7 +17,8 @@ from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
 from ..kv_format import UNIT_TOKENS
-from ..reference.kv_cache import FIRST_TOKENS, fine_units
+from ..reference.kv_cache import fine_units
+from ..reference.kv_offsets import FIRST_TOKENS
 from .contents import read_units, write_units
 from .fine import fine_places, read_fine
 from .geometry import KVGeometry

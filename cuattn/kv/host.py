@@ -18,13 +18,8 @@ from ..kv_format import UNIT_TOKENS, KVFormat
 from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
-from ..reference.kv_cache import (
-    bare_tokens,
-    offsets,
-    quantize_keys,
-    quantize_nested,
-    quantize_values,
-)
+from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from ..reference.kv_offsets import bare_tokens, offsets
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .fine import fine_places, halves, read_fine

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
 from ..reference.arrays import whole_numbers
-from ..reference.kv_cache import FIRST_TOKENS
+from ..reference.kv_offsets import FIRST_TOKENS
 from .geometry import KVGeometry
 from .pages import Entries, Pages
 

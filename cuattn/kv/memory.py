@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from ..reference.kv_cache import FIRST_TOKENS
+from ..reference.kv_offsets import FIRST_TOKENS
 from .geometry import KVGeometry
 from .host_state import HostState
 from .pages import Entries

@@ -15,14 +15,13 @@ from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import (
-    bare_tokens,
     fine_units,
     kept,
-    offsets,
     quantize_keys,
     quantize_nested,
     quantize_values,
 )
+from cuattn.reference.kv_offsets import bare_tokens, offsets
 from helpers.gpu_cases import assert_close, assert_same_lse, on_gpu, on_host
 
 DTYPES = ("float16", "bfloat16", "float32")

@@ -15,13 +15,8 @@ from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.spec import AppendSpec, OffsetSpec
 from cuattn.kv.units import Tokens, unpack_units
 from cuattn.kv_format import KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
-from cuattn.reference.kv_cache import (
-    kept,
-    offsets,
-    quantize_keys,
-    quantize_nested,
-    quantize_values,
-)
+from cuattn.reference.kv_cache import kept, quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import offsets
 from cuattn.specs.attention import Type
 
 pytest.importorskip("cupy")
@@ -167,7 +162,7 @@ def check_tokens(cache, b, start, k, v):
 def test_call_reaches_the_kernels_as_meant(gpu, rng, kv_format, page_size, layout, dtype):
     cache = Cache(kv_format, page_size)
     steps = [(20, np.array([20, 0, 7], np.int32)), (1, None), (17, np.array([3, 17, 17], np.int32))]
-    for step, (n, counts) in enumerate(steps):
+    for n, counts in steps:
         k, v = new_tokens(rng, cache, n, layout, dtype)
         before, mean = cache.lengths.copy(), cache.k_offset.copy()
         coarse = None if cache.coarse is None else cache.coarse.copy()

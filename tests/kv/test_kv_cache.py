@@ -7,7 +7,8 @@ from kv_cases import FORMATS, HEADS, cache_of, options, tokens, units_of
 from cuattn import KVCache
 from cuattn.kv.fine import halves, read_fine
 from cuattn.kv.units import pack_units
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import offsets
 
 
 @pytest.fixture(params=FORMATS)

@@ -6,7 +6,8 @@ from kv_cases import HEADS, assert_same_contents, tokens
 
 from cuattn import ArgumentError, KVCache
 from cuattn.kv_format import KV_HEAD_DIMS
-from cuattn.reference.kv_cache import kept, offsets, quantize_nested
+from cuattn.reference.kv_cache import kept, quantize_nested
+from cuattn.reference.kv_offsets import offsets
 from cuattn.reference.rotation import rotate
 
 SIZES = {"bits": 4, "device": "cpu"}

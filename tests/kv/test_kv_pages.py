@@ -8,7 +8,7 @@ from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.host_state import HostState
 from cuattn.kv.pages import NO_PAGE
 from cuattn.kv_format import KVFormat
-from cuattn.reference.kv_cache import FIRST_TOKENS
+from cuattn.reference.kv_offsets import FIRST_TOKENS
 
 BATCH = 3
 

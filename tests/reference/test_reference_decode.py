@@ -12,11 +12,11 @@ from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import (
     fine_units,
     kept,
-    offsets,
     quantize_keys,
     quantize_nested,
     quantize_values,
 )
+from cuattn.reference.kv_offsets import offsets
 from cuattn.reference.quantize import Operands, Quantized, quantize
 from cuattn.reference.rotation import rotate
 from cuattn.reference.smoothing import lse_shift

@@ -5,14 +5,8 @@ import pytest
 
 from cuattn.errors import ArgumentError
 from cuattn.kv_format import KVFormat
-from cuattn.reference.kv_cache import (
-    FIRST_TOKENS,
-    CachedOperand,
-    bare_tokens,
-    offsets,
-    quantize_keys,
-    quantize_values,
-)
+from cuattn.reference.kv_cache import CachedOperand, quantize_keys, quantize_values
+from cuattn.reference.kv_offsets import FIRST_TOKENS, bare_tokens, offsets
 from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
 
 FORMATS = [

@@ -5,13 +5,8 @@ import numpy as np
 from cuattn.kv.fine import halves
 from cuattn.kv.units import pack_units, unpack_units
 from cuattn.kv_format import UNIT_TOKENS
-from cuattn.reference.kv_cache import (
-    bare_tokens,
-    offsets,
-    quantize_keys,
-    quantize_nested,
-    quantize_values,
-)
+from cuattn.reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import bare_tokens, offsets
 
 from .memory import compact, floats
 from .quantizers import source
