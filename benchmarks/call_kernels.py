@@ -24,8 +24,8 @@ __all__ = ["CACHES", "attention_kernels", "cache_kernels", "kernels_of"]
 
 # Caches that stand for all others: of one scale for each token, and with all that 4 bits may have.
 CACHES: dict[str, Callable[[int], KVFormat]] = {
-    "KVCache, 8 bits": KVFormat,
-    "KVCache, 4 bits": lambda head_dim: KVFormat(head_dim, 4, 4, group=32, v_zero=True),
+    "KVCache, 8 bits": lambda head_dim: KVFormat(head_dim, rotate=True),
+    "KVCache, 4 bits": lambda head_dim: KVFormat(head_dim, 4, 4, 64, rotate=True, nested=True),
 }
 
 # float16 on the GPU, as DLPack numbers devices.

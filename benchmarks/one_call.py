@@ -30,7 +30,10 @@ def main() -> None:
     begun = time.perf_counter()
     if call in CACHES:
         fmt = CACHES[call](head_dim)
-        options = {name: getattr(fmt, name) for name in ("k_bits", "v_bits", "group", "v_zero")}
+        options = {
+            name: getattr(fmt, name)
+            for name in ("k_bits", "v_bits", "group", "v_zero", "rotate", "nested")
+        }
         cache = cuattn.KVCache(1, 8, head_dim, 2 * TOKENS, **options)
         cache.append(k, v)
         cache.attend(q[:, :, :1])

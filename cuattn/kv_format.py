@@ -30,7 +30,9 @@ class KVFormat:
     """How tokens of K and V are quantized.
 
     K is ``scale · code + offset``, V is ``scale · code + zero``. There is a scale for each token
-    and head or, of operands with 4 bits, for each group of its channels.
+    and head or, of operands with 4 bits, for each group of its channels. Nested codes are the upper
+    halves of codes of 8 bits, with a scale and a zero point of their own; the lower halves, and
+    what the whole codes are multiplied by, are kept of some tokens only.
 
     Parameters
     ----------
@@ -39,10 +41,15 @@ class KVFormat:
     k_bits, v_bits : int
         8 or 4.
     group : int
-        Channels that share a scale where codes have 4 bits: 32, 64, or 0 for all of them.
+        Channels that share a scale where codes have 4 bits: 32, 64, or 0 for all of them. Of nested
+        codes those of K; V's share one.
     v_zero : bool
         Whether V of 4 bits has zero points: codes span the range of the token's elements instead of
         twice the largest magnitude.
+    rotate : bool
+        Whether keys, less their offset, are rotated along head_dim, as queries are then.
+    nested : bool
+        Whether K and V, both of 4 bits, are the upper halves of codes of 8 bits.
 
     Raises
     ------
@@ -55,6 +62,8 @@ class KVFormat:
     v_bits: int = 8
     group: int = 0
     v_zero: bool = False
+    rotate: bool = False
+    nested: bool = False
 
     def __post_init__(self) -> None:
         allowed = {"head_dim": KV_HEAD_DIMS, "k_bits": KV_BITS, "v_bits": KV_BITS, "group": _GROUPS}
@@ -69,6 +78,13 @@ class KVFormat:
             raise ArgumentError("group", self.group, "0, unless K or V has 4 bits")
         if not isinstance(self.v_zero, bool) or (self.v_zero and self.v_bits != 4):
             raise ArgumentError("v_zero", self.v_zero, "False, unless V has 4 bits")
+        if not isinstance(self.rotate, bool):
+            raise ArgumentError("rotate", self.rotate, "True or False")
+        if not isinstance(self.nested, bool) or (
+            self.nested and (self.k_bits, self.v_bits, self.v_zero) != (4, 4, False)
+        ):
+            expected = "False, unless K and V have 4 bits, without v_zero"
+            raise ArgumentError("nested", self.nested, expected)
 
     @property
     def k_groups(self) -> int:
@@ -78,7 +94,14 @@ class KVFormat:
     @property
     def v_groups(self) -> int:
         """Scales of a token of V."""
+        if self.nested:
+            return 1
         return self.head_dim // self.group if self.group and self.v_bits == 4 else 1
+
+    @property
+    def has_v_zero(self) -> bool:
+        """Whether V has zero points, of their own or beside the scales of nested codes."""
+        return self.v_zero or self.nested
 
     @property
     def v_at(self) -> int:
@@ -87,7 +110,7 @@ class KVFormat:
 
     @property
     def k_scale_at(self) -> int:
-        """Where K's scales begin."""
+        """Where K's scales begin; of nested codes pairs of a scale and a zero point."""
         return self.v_at + UNIT_TOKENS * self.head_dim * self.v_bits // 8
 
     @property

@@ -1,7 +1,7 @@
 // Quantizes new tokens of K and V into the units of a KV cache. A CTA has some units of one head of
 // one sequence, of each of which one warp has K and another V.
+#include "kv/nested_image.cuh"
 #include "kv/room.cuh"
-#include "kv/unit_image.cuh"
 
 // Units that tokens may lie in, wherever the first of them is.
 __device__ __forceinline__ int most_units(int tokens) {
@@ -30,10 +30,19 @@ __device__ __forceinline__ void append_keys(u8* unit, Rows& rows, const NewToken
                                             UnitImage<S.head_dim>& image) {
   using At = Unit<S>;
   constexpr int kGroup = At::kKGroups > 1 ? S.group : 0;
-  const SlotNumbers<Rows> scales{reinterpret_cast<f32*>(unit + At::kKScale), rows, fresh};
-  const SymmetricCodes<Rows, S.k_bits, kGroup, true> codes(rows, vector, scales);
-  rows.disguise();
-  put_keys(image, rows, codes);
+  f32* numbers = reinterpret_cast<f32*>(unit + At::kKScale);
+  if constexpr (S.rotate) {
+    FloatRows<Rows> turned(rows, vector);
+    turned.template rotate<S.head_dim>();
+    const SlotNumbers<FloatRows<Rows>> scales{numbers, turned, fresh};
+    put_keys(image, turned,
+             SymmetricCodes<FloatRows<Rows>, S.k_bits, kGroup, false>(turned, vector, scales));
+  } else {
+    const SlotNumbers<Rows> scales{numbers, rows, fresh};
+    const SymmetricCodes<Rows, S.k_bits, kGroup, true> codes(rows, vector, scales);
+    rows.disguise();
+    put_keys(image, rows, codes);
+  }
   __syncwarp();
   store_keys<S.k_bits>(unit + At::kK, image, fresh);
 }
@@ -59,6 +68,35 @@ __device__ __forceinline__ void append_values(u8* unit, Rows& rows, const NewTok
   store_slots<S.v_bits>(unit + At::kV, image, fresh);
 }
 
+// K or V of nested codes. `fine` is where their lower halves belong, null if nowhere.
+template <AppendSpec S, bool Values, class Rows>
+__device__ __forceinline__ void append_nested(u8* unit, u8* fine, const Rows& from,
+                                              const NewTokens& fresh,
+                                              const typename Rows::Vector& vector,
+                                              UnitImage<S.head_dim>& image) {
+  using At = Unit<S>;
+  using Floats = FloatRows<Rows>;
+  constexpr int kGroup = !Values && At::kKGroups > 1 ? S.group : 0;
+  constexpr int kNumbers = Values ? At::kVScale : At::kKScale;
+  Floats rows(from, vector);
+  if constexpr (!Values && S.rotate) rows.template rotate<S.head_dim>();
+  const SlotNumbers<Floats> upper{reinterpret_cast<f32*>(unit + kNumbers), rows, fresh};
+  const SlotNumbers<Floats> whole{fine ? reinterpret_cast<f32*>(fine + kNumbers) : nullptr, rows,
+                                  fresh};
+  const NestedCodes<Floats, S.head_dim, kGroup> codes(rows, upper, whole);
+  if constexpr (Values) {
+    put_nested_values(image, rows, codes);
+    __syncwarp();
+    store_slots<4, true>(unit + At::kV, image, fresh);
+    if (fine) store_slots<4>(fine + At::kV, image, fresh);
+  } else {
+    put_nested_keys(image, rows, codes);
+    __syncwarp();
+    store_keys<4, true>(unit + At::kK, image, fresh);
+    if (fine) store_keys<4>(fine + At::kK, image, fresh);
+  }
+}
+
 template <AppendSpec S>
 __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   using Rows = UnitRows<S.input, S.head_dim>;
@@ -79,9 +117,13 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   const int unit = length / kUnitTokens + ahead;
   // Counts may be wrong, which only the whole CTA finds; no other rows are read for all that.
   const int count = min_of(count_of(p, sequence), p.seqlen);
+  int coarse = 0;
+  if constexpr (S.nested) {
+    coarse = coarse_after(p.store, p.store.coarse[sequence], length, length + count);
+  }
   const NewTokens fresh{ahead * kUnitTokens - length % kUnitTokens, count};
   AppendEnd append_end(p);
-  const bool refused = __syncthreads_or(lacks_room<S>(p));
+  const bool refused = __syncthreads_or(lacks_room<S.num_threads>(p));
   const bool ends = warp == kWarps - 1;
   if (ends) append_end.arrive(p);
 
@@ -92,11 +134,21 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
     const int page = page_of(p.store, sequence, unit);
     u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
     Image& image = reinterpret_cast<Image*>(smem)[warp];
-    if (of_values) {
+    typename Rows::Vector vector;
+    if (!of_values && p.store.k_offset && unit * kUnitTokens >= bare_tokens(p.store, sequence)) {
+      vector.load(p.store.k_offset, head, S.head_dim);
+    }
+    if constexpr (S.nested) {
+      const bool fine = is_fine(p.store, coarse, unit);
+      u8* lower = fine ? fine_address(p.store, head, unit, Unit<S>::kBytes) : nullptr;
+      if (of_values) {
+        append_nested<S, true>(to, lower, rows, fresh, vector, image);
+      } else {
+        append_nested<S, false>(to, lower, rows, fresh, vector, image);
+      }
+    } else if (of_values) {
       append_values<S>(to, rows, fresh, image);
     } else {
-      typename Rows::Vector vector;
-      if (p.store.k_offset) vector.load(p.store.k_offset, head, S.head_dim);
       append_keys<S>(to, rows, fresh, vector, image);
     }
   }

@@ -3,7 +3,7 @@
 // Every CTA has an equal share of the blocks of all heads (partition.cuh). One warp copies them
 // (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
-//   apply_rules      softcap and ALiBi, if there are any
+//   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
 //   softmax.step     S -> P against the maximum of the block
 //   add_unit_values  O += P V, a quarter of the channels a warp
 // At the end of a head, or of the share, O is stored, whole or as a part (partials.cuh). The last
@@ -34,20 +34,40 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     typename DecodeShape<S>::Output o = {};
     query_turn.wait_full(queries.full);
     const int skipped = partition.hidden_blocks(head.at.length);
+    const int bare = bare_tokens(p.store, head.at.sequence);
+    const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
       const u32 stage = units.units + turn.buffer * kBlockUnits * Unit<S>::kBytes;
-      const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits], lane};
       const int first = (skipped + block) * kKvBlock + warp * kWarpUnits * kUnitTokens;
       typename DecodeShape<S>::Scores s;
       turn.wait_full(units.full);
-      unit_scores<S>(s, q, tokens, stage + k_lane, lane);
-      apply_rules<S>(s, p, q, first, lane);
+      // Lower halves of nested codes are in a stage of their own, the next one.
+      const u32 fine = BlockUnits<S>(partition, head.at.length, block).fine(p.store, coarse);
+      Turn<S.stages> last = turn;
+      if (fine) {
+        last.next();
+        last.wait_full(units.full);
+      }
+      const u32 lower = (last.buffer - turn.buffer) * kBlockUnits * Unit<S>::kBytes;
+      const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits],
+                                 storage.units[last.buffer][warp * kWarpUnits],
+                                 fine >> warp * kWarpUnits & 3, lane};
+      unit_scores<S>(s, q, tokens, stage + k_lane, lower, lane);
+      apply_rules<S>(s, p, q, first, bare, lane);
       if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
       softmax.step(s, storage, tokens, first, warp, lane);
-      add_unit_values<S>(o, storage, softmax, stage + v_lane, warp, lane);
+      if (S.nested && fine) {
+        add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);
+      } else {
+        add_unit_values<S, false>(o, storage, softmax, stage + v_lane, 0, 0, warp, lane);
+      }
       __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
+      if (lane == 0) {
+        ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
+        if (fine) ptx::mbarrier_arrive(units.empty + 8 * last.buffer);
+      }
+      turn = last;
       turn.next();
     }
     store_rows<S>(p, storage, q, softmax, o, head, warp, lane);

@@ -14,13 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..scheme import Scheme
-from .arrays import FloatArray, Progress, Shape, check_scale, floating, whole_counts
+from .arrays import (
+    FloatArray,
+    Progress,
+    Shape,
+    as_float32,
+    check_scale,
+    floating,
+    whole_counts,
+)
 from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .kv_cache import CachedOperand
 from .masking import UNLIMITED
 from .partition import BLOCK, Piece, partition
 from .quantized import Quantized, quantize
+from .rotation import rotate
 from .scores import HeadRules, ScoreRules
 from .smoothing import lse_shift
 from .softmax import OnlineSoftmax
@@ -90,6 +99,8 @@ def decode(
 ) -> tuple[FloatArray, FloatArray]:
     """Attend to a cache: Q in 8 bits per token, P as "int8-token" has it, by blocks of 128.
 
+    Q is rotated first if the keys are.
+
     For each group of V's channels this is `emulate.emulate` on the group's codes and scales. Zero
     points add their mean under the softmax, with a P that is not rounded. The formulas are in
     ``docs/numerics.md``, section 13. NaN and infinities act through the scales, as in
@@ -145,7 +156,8 @@ def decode(
     lse[:] = rules.sinks[:, None]
     if shape.seqlen_q == 0:
         return o, lse
-    codes, shift = quantize(q, scope="token"), lse_shift(q, k.vector, scale)
+    codes = quantize(rotate(as_float32(q)) if k.rotated else q, scope="token")
+    shift = lse_shift(q, k.vector, scale)
     shares = partition(counts, shape.num_kv_heads, workers)
     pieces = [piece for share in shares for piece in share]
     partials: dict[tuple[int, int], list[Partial]] = {}
@@ -156,7 +168,9 @@ def decode(
             for h in range(piece.head * shape.group, (piece.head + 1) * shape.group):
                 of_head = rules.of_head(b, h, shift)
                 rows = Head.of(codes, b, h, "token").scaled(scale * np.log2(np.e))
-                partials.setdefault((b, h), []).append(cached.partial(rows, piece.blocks, of_head))
+                first = None if shift is None else np.log2(np.e) * shift[b, h]
+                made = cached.partial(rows, piece.blocks, of_head, first)
+                partials.setdefault((b, h), []).append(made)
             if progress is not None:
                 progress(done, len(pieces))
         for (b, h), of_rows in partials.items():
@@ -176,6 +190,8 @@ class _CachedHead:
 
     k: Head
     values: list[Head]
+    bare: int
+    k_zero: FloatArray | None
     zero: FloatArray | None
 
     @staticmethod
@@ -193,10 +209,26 @@ class _CachedHead:
             Head.of(Quantized(codes, v.scale[at][..., g], "token"), 0, 0)
             for g, codes in enumerate(by_group)
         ]
-        zero = None if v.zero is None else v.zero[b, h, :length].astype(np.float64)
-        return _CachedHead(Head.of(keys, 0, 0, "token"), values, zero)
+        zeros = [
+            None if x.zero is None else x.zero[b, h, :length].astype(np.float64) for x in (k, v)
+        ]
+        bare = 0 if k.bare is None else int(k.bare[b])
+        return _CachedHead(Head.of(keys, 0, 0, "token"), values, bare, *zeros)
 
-    def partial(self, q: Head, blocks: range, rules: HeadRules) -> Partial:
+    def scores(self, q: Head, keys: range, shift: FloatArray | None) -> FloatArray:
+        """Return logits of some tokens, all less `shift` [row], in units of log 2."""
+        s = scores(q, self.k.tokens(keys))
+        if self.k_zero is not None:
+            groups = self.k_zero.shape[1]
+            of_groups = q.matrix.astype(np.float64).reshape(len(s), groups, -1).sum(axis=2)
+            s += (of_groups @ self.k_zero[keys.start : keys.stop].T) * q.token[:, None]
+        if shift is not None and keys.start < self.bare:
+            s[:, : self.bare - keys.start] -= shift[:, None]  # K's offset was not taken from them
+        return s
+
+    def partial(
+        self, q: Head, blocks: range, rules: HeadRules, shift: FloatArray | None
+    ) -> Partial:
         """Return what rows of Q, with all factors of the logits, make of some blocks."""
         rows = range(len(q.token))
 
@@ -208,7 +240,7 @@ class _CachedHead:
         seen = np.zeros(len(rows), np.bool_)
         for block in blocks:
             keys = range(block * BLOCK, min((block + 1) * BLOCK, rules.mask.shape.seqlen_kv))
-            s = scores(q, self.k.tokens(keys))
+            s = self.scores(q, keys, shift)
             visible = rules.apply_to_log2(s, rows, keys)
             seen |= True if visible is None else visible.any(axis=1)
             for v, of_group in zip(self.values, sums, strict=True):

@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ArgumentError
-from ..kv_format import KVFormat
-from .arrays import Float32Array, FloatArray, as_float32, floating, whole_counts
+from ..kv_format import UNIT_TOKENS, KVFormat
+from .arrays import Float32Array, FloatArray, as_float32, floating
+from .nested import NestedCodes, nested_codes
 from .quantized import AMAX_FLOOR, quantize
-from .smoothing import sample, smoothing_vector
+from .rotation import rotate, unrotate
 
-__all__ = ["CachedOperand", "offsets", "quantize_keys", "quantize_values"]
+__all__ = [
+    "CachedOperand",
+    "fine_units",
+    "kept",
+    "quantize_keys",
+    "quantize_nested",
+    "quantize_values",
+]
 
 # With a zero point, codes of 4 bits are steps 0 ... 15 of the range of a group, less 8.
 _STEPS = np.float32(15)
@@ -22,24 +30,31 @@ _MIDDLE = 8
 
 @dataclass(frozen=True, eq=False)
 class CachedOperand:
-    """K or V of a cache: ``codes · scale + zero + vector``, tokens in their order.
+    """K or V of a cache: ``codes · scale + zero``, tokens in their order.
 
     Attributes
     ----------
     codes : ndarray of int8 [batch, num_kv_heads, token, head_dim]
-        In -127 ... 127, or of 4 bits in -7 ... 7, with zero points in -8 ... 7.
+        In -127 ... 127, or of 4 bits in -7 ... 7, with zero points in -8 ... 7. Of nested codes
+        those of 8 bits, -128 ... 127, and of tokens that have 4 only multiples of 16.
     scale : ndarray of float32 [batch, num_kv_heads, token, group]
         One for each group of neighbouring channels, of which there may be one.
     zero : ndarray of float32 [batch, num_kv_heads, token, group], or None
-        What V with zero points has where its codes are 0.
+        What operands with zero points have where their codes are 0.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], or None
-        The offset that was subtracted from every key.
+        The offset that was subtracted from keys.
+    bare : ndarray of int [batch], or None
+        How many keys at the beginning of each sequence it was not subtracted from; None: of none.
+    rotated : bool
+        Whether that is of `rotation.rotate` of the rest.
     """
 
     codes: NDArray[np.int8]
     scale: Float32Array
     zero: Float32Array | None = None
     vector: Float32Array | None = None
+    bare: NDArray[np.integer] | None = None
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         codes, scale = self.codes, self.scale
@@ -67,38 +82,22 @@ class CachedOperand:
             x: FloatArray = self.codes.astype(np.float64) * scale
             if self.zero is not None:
                 x += np.repeat(self.zero, self.group, axis=3)
-            return x if self.vector is None else x + self.vector[:, :, None, :]
+            x = unrotate(x) if self.rotated else x
+            if self.vector is not None:
+                x += np.where(self.has_offset()[:, None, :, None], self.vector[:, :, None, :], 0)
+            return x
 
-
-def offsets(k: ArrayLike, counts: ArrayLike | None = None) -> Float32Array:
-    """Return what is subtracted from the keys of sequences whose first tokens are these.
-
-    Parameters
-    ----------
-    k : array_like of float [batch, num_kv_heads, token, head_dim]
-    counts : array_like of int [batch], optional
-        How many of the tokens of each sequence there are; the others are not read.
-
-    Returns
-    -------
-    ndarray of float32 [batch, num_kv_heads, head_dim]
-        Of each sequence the mean of at most 512 evenly spaced tokens, `smoothing.sample`. 0 where
-        there is no token, or no finite mean.
-
-    Raises
-    ------
-    ArgumentError
-        If `k` has no four axes or `counts` do not fit them.
-    """
-    k = _tokens("k", k)
-    vectors = np.zeros((*k.shape[:2], k.shape[3]), np.float32)
-    for b, count in enumerate(whole_counts("counts", counts, k.shape[0], k.shape[2])):
-        vectors[b] = smoothing_vector(sample(k[b : b + 1, :, :count]), "mean")
-    return vectors
+    def has_offset(self) -> NDArray[np.bool_]:
+        """Return whether the offset was subtracted from keys, [batch, token]."""
+        return _has_offset(self.codes.shape, None, self.bare)
 
 
 def quantize_keys(
-    k: ArrayLike, kv_format: KVFormat, vector: Float32Array | None = None
+    k: ArrayLike,
+    kv_format: KVFormat,
+    vector: Float32Array | None = None,
+    lengths: ArrayLike | None = None,
+    bare: ArrayLike | None = None,
 ) -> CachedOperand:
     """Quantize keys as the cache does: `quantized.quantize` with a scale for each token or group.
 
@@ -106,16 +105,101 @@ def quantize_keys(
     ----------
     k : array_like of float [batch, num_kv_heads, token, head_dim]
     kv_format : KVFormat
+        Without nested codes.
     vector : ndarray of float32 [batch, num_kv_heads, head_dim], optional
-        Subtracted from every key in float32; see `offsets`.
+        Subtracted from keys in float32; see `offsets`.
+    lengths : array_like of int [batch], optional
+        Tokens that are before these, by default none.
+    bare : array_like of int [batch], optional
+        How many first tokens the vector is not subtracted from, by default none; `bare_tokens`.
 
     Raises
     ------
     ArgumentError
         For arrays that do not fit the format or each other.
     """
-    k = _tokens("k", k, kv_format.head_dim)
-    return _symmetric(k, kv_format.k_bits, kv_format.k_groups, vector)
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
+    made = _symmetric(x, kv_format.k_bits, kv_format.k_groups)
+    given = None if bare is None else np.asarray(bare)
+    return CachedOperand(made.codes, made.scale, None, vector, given, kv_format.rotate)
+
+
+def quantize_nested(
+    k: ArrayLike,
+    v: ArrayLike,
+    kv_format: KVFormat,
+    vector: Float32Array | None = None,
+    lengths: ArrayLike | None = None,
+    bare: ArrayLike | None = None,
+) -> tuple[NestedCodes, NestedCodes]:
+    """Quantize K and V to nested codes; the arguments are those of `quantize_keys`."""
+    x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
+    y = as_float32(_tokens("v", v, kv_format.head_dim))
+    return nested_codes(x, kv_format.k_groups), nested_codes(y, kv_format.v_groups)
+
+
+def kept(made: NestedCodes, is_fine: NDArray[np.bool_]) -> CachedOperand:
+    """Return what a cache keeps of nested codes.
+
+    Parameters
+    ----------
+    made : NestedCodes
+    is_fine : ndarray of bool [batch, token]
+        Which tokens keep all 8 bits.
+    """
+    which = is_fine[:, None, :, None]
+    return CachedOperand(
+        np.where(which, made.codes, made.upper),
+        np.where(which, made.fine_scale, made.scale),
+        np.where(which, made.fine_zero, made.zero),
+    )
+
+
+def fine_units(length: int, coarse: int, first: int) -> NDArray[np.bool_]:
+    """Return which units of a sequence have all of their nested codes' 8 bits.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of the sequence.
+    coarse : int
+        The first unit of those that are new enough.
+    first : int
+        How many units are at the beginning that never lose them.
+    """
+    unit = np.arange(-(-length // UNIT_TOKENS))
+    return (unit < first) | (unit >= coarse)
+
+
+def _has_offset(
+    shape: tuple[int, ...], lengths: ArrayLike | None, bare: ArrayLike | None
+) -> NDArray[np.bool_]:
+    """Return which tokens of [batch, head, token, head_dim] the offset is subtracted from."""
+    older, few = (
+        np.zeros((shape[0], 1), np.int64) if x is None else np.asarray(x).reshape(-1, 1)
+        for x in (lengths, bare)
+    )
+    there: NDArray[np.bool_] = older + np.arange(shape[2]) >= few
+    return there
+
+
+def _less_offset(
+    k: NDArray[np.floating],
+    kv_format: KVFormat,
+    vector: Float32Array | None,
+    lengths: ArrayLike | None,
+    bare: ArrayLike | None,
+) -> Float32Array:
+    """Return keys less their offset, rotated if the format says so."""
+    x: Float32Array = as_float32(k)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if vector is not None:
+            if vector.shape != (*k.shape[:2], k.shape[3]):
+                expected = f"[batch, num_kv_heads, head_dim] of k {k.shape}"
+                raise ArgumentError("vector.shape", vector.shape, expected)
+            has_offset = _has_offset(k.shape, lengths, bare)[:, None, :, None]
+            x = np.where(has_offset, x - vector.astype(np.float32)[:, :, None, :], x)
+        return rotate(x) if kv_format.rotate else x
 
 
 def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
@@ -143,7 +227,7 @@ def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
     """
     v = _tokens("v", v, kv_format.head_dim)
     if not kv_format.v_zero:
-        return _symmetric(v, kv_format.v_bits, kv_format.v_groups, None)
+        return _symmetric(v, kv_format.v_bits, kv_format.v_groups)
     groups = kv_format.v_groups
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         x = as_float32(v).reshape(*v.shape[:3], groups, kv_format.head_dim // groups)
@@ -166,15 +250,12 @@ def _tokens(name: str, x: ArrayLike, head_dim: int | None = None) -> NDArray[np.
     return array
 
 
-def _symmetric(
-    x: NDArray[np.floating], bits: int, groups: int, vector: Float32Array | None
-) -> CachedOperand:
+def _symmetric(x: NDArray[np.floating], bits: int, groups: int) -> CachedOperand:
     made = quantize(
         x,
         scope="token" if groups == 1 else "group",
         block=x.shape[3] // groups,
-        vector=vector,
         to="int8" if bits == 8 else "int4",
     )
     scale = made.scale.reshape(*x.shape[:3], groups)
-    return CachedOperand(made.codes.astype(np.int8), scale, vector=made.vector)
+    return CachedOperand(made.codes.astype(np.int8), scale)

@@ -64,6 +64,12 @@ def filled(
 
 
 def bytes_read(case: Case, cache: cuattn.KVCache, lengths: Sequence[int]) -> int:
-    """Return the bytes of all units that hold tokens: codes, scales and zero points."""
-    units = sum(ceil_div(length, UNIT_TOKENS) for length in lengths)
+    """Return the bytes of all units that hold tokens: codes, scales and zero points.
+
+    Of nested codes also those of the lower halves that there are.
+    """
+    of_sequences = [ceil_div(length, UNIT_TOKENS) for length in lengths]
+    units, fine = sum(of_sequences), cache._memory.fine
+    if fine is not None:
+        units += sum(min(n, fine.shape[2]) for n in of_sequences)
     return case.num_kv_heads * units * cache.format.unit_bytes

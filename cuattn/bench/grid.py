@@ -9,8 +9,9 @@ from itertools import product
 from ..arrays.device import Target
 from ..compile.jit import Spec
 from ..errors import ArgumentError
+from ..kv.geometry import geometry_of
 from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
-from ..kv_format import KV_HEAD_DIMS, KVFormat
+from ..kv_format import KV_HEAD_DIMS
 from ..plan.listing import attention_specs, rate_specs
 from ..reference.layout import pad_head_dim
 from ..specs.attention import Type
@@ -164,7 +165,8 @@ def kernels(grid: Grid, schemes: Sequence[str], target: Target) -> list[Spec]:
 def _of_caches(case: Case, target: Target) -> Iterator[Spec]:
     rows = case.num_q_heads // case.num_kv_heads
     for options in SCHEMES.values():
-        kv_format = KVFormat(case.head_dim, options["bits"], options["bits"])
+        sizes = case.batch, case.num_kv_heads, case.head_dim, case.seqlen_kv
+        kv_format = geometry_of(*sizes, **options).kv_format
         yield decode_spec(kv_format, Type.fp16, rows, target)
         yield AppendSpec.of(kv_format, Type.fp16, aligned=True)
     yield OffsetSpec(Type.fp16, case.head_dim, True)

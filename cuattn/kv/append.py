@@ -16,26 +16,16 @@ from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
-from .device import SCHEME, DeviceMemory, direct, store_values
+from .device import SCHEME, STORE, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
+from .memory import Writer
 from .spec import AppendSpec, OffsetSpec
 
 __all__ = ["GIVEN", "AppendCall", "append_on_device", "prepare_append", "token_operands"]
 
-# The addresses of a call, in this order. Null are "pages" of a cache without them, "k_offset" of
-# one that does not smooth K, and "counts" if all tokens of all sequences are appended.
-GIVEN = (
-    "units",
-    "pages",
-    "lengths",
-    "limits",
-    "k_offset",
-    "arrivals",
-    "refused",
-    "k",
-    "v",
-    "counts",
-)
+# The addresses of a call, in this order. Null is "counts" if all tokens of all sequences are
+# appended.
+GIVEN = (*STORE, "limits", "arrivals", "refused", "k", "v", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +63,10 @@ def append_on_device(
                 plan = host_state.appended(call.tokens if fresh is None else fresh, k_view.shape)
             counts_view = _sent_counts(memory, fresh, call.tokens)
             begins = host_state.may_begin if plan is None else plan.begins
+            undo: tuple[Writer, ...] = ()
             if begins and memory.k_offset is not None:
                 call = memory.prepared(prepare_append, *tokens, layout, True)
+                undo = () if is_captured else memory.offsets_as_they_are()
             given = (
                 *memory.append_addresses,
                 memory.counters(1),
@@ -86,7 +78,7 @@ def append_on_device(
             after = host_state.forgotten(replayed=is_captured) if plan is None else plan.after
             if is_captured:  # which nothing undoes
                 memory.host_state = after
-            with memory.transaction(after, memory.write_lengths, memory.write_limits):
+            with memory.transaction(after, memory.write_lengths, memory.write_limits, *undo):
                 if plan is not None and plan.entries is not None:
                     memory.write_entries(plan.entries)
                     memory.write_limits(after)
@@ -105,8 +97,8 @@ def prepare_append(
         Axes [batch, num_kv_heads, token, head_dim] or as the layout says; the last one contiguous.
     layout : {"HND", "NHD"}
     fixes_offsets : bool
-        Whether some sequences may be empty, whose keys get their offsets first. False if K is not
-        smoothed.
+        Whether the offsets of some sequences may not be fixed yet, of which these keys are the mean
+        first. False if K is not smoothed.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from ..operands.operand import in_order, itemsize
 from ..operands.problem import Problem
 from ..operands.score_arrays import SCORE_NAMES, ScoreName
 from ..operands.scores import ALL_KEYS
-from .device import DeviceMemory, direct, store_values
+from .device import STORE, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
 from .query import Query, QueryOptions
 from .scores import NO_ARRAYS, ScoreArrays
@@ -27,7 +27,7 @@ from .spec import KV_BLOCK, decode_spec
 __all__ = ["GIVEN", "AttendCall", "attend_on_device", "prepare_attend"]
 
 # The addresses that a call has from outside: see `Buffers`.
-GIVEN = ("units", "pages", "lengths", "k_offset", "arrivals", "q", "o", "lse", *SCORE_NAMES)
+GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES)
 
 # Blocks of all heads and tiles of rows are counted in 32-bit integers.
 _MAX_BLOCKS = 2**30

@@ -46,14 +46,28 @@ class KVCache:
     capacity : int
         Most tokens of a sequence.
     bits : {8, 4}
-        Of K and V; `k_bits` and `v_bits` are for one of them.
-    group : {0, 32, 64}
-        Channels that share a scale where codes have 4 bits; 0: all of them.
+        Of K and V; `k_bits` and `v_bits` are for one of them. 4 alone, with none of these and
+        without `v_zero`, is `nested`.
+    group : {0, 32, 64}, optional
+        Channels that share a scale where codes have 4 bits; 0: all of them. By default 0, but 64,
+        if that divides head_dim, of K with nested codes.
     v_zero : bool
         Give V of 4 bits zero points: codes span the range of its elements.
+    rotate : bool
+        Rotate keys, and queries with them, by a randomized Hadamard matrix before they are
+        quantized. Attention is the same; channels with outliers cost other channels less.
+    nested : bool, optional
+        Make codes of 8 bits whose upper halves, with scales and zero points of their own, are codes
+        of 4 bits, and keep the lower halves of the first and the newest tokens only. So these have
+        8 bits, all others 4, and nothing is quantized again when tokens grow old.
+    first, recent : int, optional
+        How many tokens at the beginning of each sequence and, at least, at its end have 8 bits;
+        multiples of 16, by default 16 and 128.
     smooth_k : bool
         Quantize keys less an offset of each sequence and head: the mean of at most 512 of the
-        first tokens. It changes the rounding only; `attend` puts its effect on lse back.
+        tokens that it begins with, from the fifth on. Where these are no more than 16, the first
+        128 keys have none, and it is fixed when there are more. It changes the rounding only;
+        `attend` puts its effect on lse back.
     page_size : int
         Tokens of a page, a power of two from 16 to 256; 0 keeps each sequence in one piece.
     num_pages : int, optional
@@ -94,15 +108,32 @@ class KVCache:
         bits: Literal[8, 4] = 8,
         k_bits: Literal[8, 4] | None = None,
         v_bits: Literal[8, 4] | None = None,
-        group: Literal[0, 32, 64] = 0,
+        group: Literal[0, 32, 64] | None = None,
         v_zero: bool = False,
+        rotate: bool = True,
+        nested: bool | None = None,
+        first: int | None = None,
+        recent: int | None = None,
         smooth_k: bool = True,
         page_size: int = 0,
         num_pages: int | None = None,
         device: Literal["cpu"] | None = None,
     ) -> None:
         sizes = batch, num_kv_heads, head_dim, capacity
-        geometry = geometry_of(*sizes, bits, k_bits, v_bits, group, v_zero, page_size, num_pages)
+        geometry = geometry_of(
+            *sizes,
+            bits=bits,
+            k_bits=k_bits,
+            v_bits=v_bits,
+            group=group,
+            v_zero=v_zero,
+            page_size=page_size,
+            num_pages=num_pages,
+            rotate=rotate,
+            nested=nested,
+            first=first,
+            recent=recent,
+        )
         self._memory = new_memory(geometry, smooth_k, device)
 
     @property
@@ -139,7 +170,11 @@ class KVCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of a token of one sequence: codes and scales of all heads, of K and V."""
+        """Bytes of a token of one sequence: codes and scales of all heads, of K and V.
+
+        With nested codes those of a token of 4 bits. The lower halves take memory once, as much
+        again for `first` + `recent` + 16 tokens of each sequence, which `nbytes` has.
+        """
         return self._memory.geometry.bytes_per_token
 
     @property

@@ -13,10 +13,13 @@ from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
 from ..operands.operand import DTYPES
 from ..reference.kv_cache import CachedOperand
+from ..reference.rotation import butterflies, hadamard_block, rotation_factor
+from ..reference.rotation import signs as signs_of
+from .fine import fine_tokens, joined, read_fine
 from .memory import Memory
 from .units import Tokens, unpack_units
 
-__all__ = ["cached_operands", "read_units", "values", "write_units"]
+__all__ = ["cached_operands", "read_tokens", "read_units", "values", "write_units"]
 
 
 def read_units(memory: Memory, sequence: int, first: int, last: int) -> Any:
@@ -44,10 +47,15 @@ def write_units(memory: Memory, sequence: int, first: int, units: Any) -> None:
         at += count
 
 
-def _tokens(memory: Memory, sequence: int, length: int) -> tuple[Tokens, Tokens]:
+def read_tokens(memory: Memory, sequence: int, length: int) -> tuple[Tokens, Tokens]:
     """Return the first tokens of a sequence: K and V, whose batch is 1."""
     units = read_units(memory, sequence, 0, ceil_div(length, UNIT_TOKENS))
-    k, v = unpack_units(units, memory.geometry.kv_format)
+    kv_format = memory.geometry.kv_format
+    k, v = unpack_units(units, kv_format)
+    if kv_format.nested:
+        fine = unpack_units(read_fine(memory, sequence, length), kv_format)
+        is_fine = fine_tokens(memory, sequence, length)
+        k, v = (joined(x, y, is_fine) for x, y in zip((k, v), fine, strict=True))
     return _first(k, length), _first(v, length)
 
 
@@ -80,16 +88,25 @@ def cached_operands(
         np.zeros((*of_tokens, size), dtype)
         for size, dtype in zip(sizes, (np.int8, np.float32) * 2, strict=True)
     )
-    zero = np.zeros_like(v_scale) if kv_format.v_zero else None
+    zeros = [
+        np.zeros_like(scale) if has_zeros else None
+        for scale, has_zeros in ((k_scale, kv_format.nested), (v_scale, kv_format.has_v_zero))
+    ]
     for b in np.flatnonzero(lengths):
         n = int(lengths[b])
-        k, v = _tokens(memory, int(b), n)
+        k, v = read_tokens(memory, int(b), n)
         k_codes[b, :, :n], k_scale[b, :, :n] = memory.to_host(k.codes), memory.to_host(k.scale)
         v_codes[b, :, :n], v_scale[b, :, :n] = memory.to_host(v.codes), memory.to_host(v.scale)
-        if zero is not None:
-            zero[b, :, :n] = memory.to_host(v.zero)
-    vector = None if memory.k_offset is None else memory.to_host(memory.k_offset).copy()
-    return CachedOperand(k_codes, k_scale, None, vector), CachedOperand(v_codes, v_scale, zero)
+        for zero, x in zip(zeros, (k, v), strict=True):
+            if zero is not None:
+                zero[b, :, :n] = memory.to_host(x.zero)
+    vector, bare = (
+        None if x is None else memory.to_host(x).copy() for x in (memory.k_offset, memory.bare)
+    )
+    return (
+        CachedOperand(k_codes, k_scale, zeros[0], vector, bare, kv_format.rotate),
+        CachedOperand(v_codes, v_scale, zeros[1]),
+    )
 
 
 def values(memory: Memory, lengths: NDArray[np.int64], dtype: str) -> tuple[Any, Any]:
@@ -116,12 +133,17 @@ def values(memory: Memory, lengths: NDArray[np.int64], dtype: str) -> tuple[Any,
     geometry, kind = memory.geometry, numpy_dtype(dtype)
     shape = (geometry.batch, geometry.num_kv_heads, int(lengths.max()), geometry.kv_format.head_dim)
     k_values, v_values = memory.xp.zeros(shape, kind), memory.xp.zeros(shape, kind)
+    signs = None
+    if geometry.kv_format.rotate:
+        signs = memory.sent((signs_of(shape[3]) * rotation_factor(shape[3])).astype(np.float32))
     with np.errstate(over="ignore", invalid="ignore"):
         for b in np.flatnonzero(lengths).tolist():
             n = int(lengths[b])
-            k, v = _tokens(memory, b, n)
+            k, v = read_tokens(memory, b, n)
             keys = k.values()
+            if signs is not None:
+                keys = butterflies(keys, hadamard_block(shape[3])) * signs
             if memory.k_offset is not None:
-                keys += memory.k_offset[b : b + 1, :, None]
+                keys[:, :, int(memory.bare[b]) :] += memory.k_offset[b : b + 1, :, None]
             k_values[b, :, :n], v_values[b, :, :n] = keys[0], v.values()[0]
     return k_values, v_values

@@ -21,7 +21,11 @@ from ..presets import resolve
 from .geometry import KVGeometry, check_choices
 from .memory import Memory
 
-__all__ = ["SCHEME", "DeviceMemory", "direct", "new_memory", "store_values"]
+__all__ = ["SCHEME", "STORE", "DeviceMemory", "direct", "new_memory", "store_values"]
+
+# Addresses of a cache that all its kernels get, null what it has not; the order of
+# `DeviceMemory.attend_addresses`.
+STORE = ("units", "pages", "lengths", "k_offset", "bare", "fine", "coarse")
 
 # Its operands and options are checked as those of a cache's calls have to be.
 SCHEME = resolve("int8-token")
@@ -57,8 +61,9 @@ class DeviceMemory(Memory):
         self._counted = _COUNTERS, _address(self._counters[0])
         units, pages, offset = map(_address, (self.units, self.pages, self.k_offset))
         lengths, limits = map(_address, (self.lengths, self.limits))
-        self.attend_addresses = (units, pages, lengths, offset)
-        self.append_addresses = (units, pages, lengths, limits, offset)
+        store = (units, pages, lengths, offset, *map(_address, (self.bare, self.fine, self.coarse)))
+        self.attend_addresses = store
+        self.append_addresses = (*store, limits)
         self.refused_address = _address(self._refused)
         self._remembered: dict[Callable[..., Any], Remembered[..., Any]] = {}
         # The first call may be on any stream.
@@ -222,15 +227,16 @@ def direct(x: View) -> View:
 
 def store_values(geometry: KVGeometry, buffers: Buffers) -> dict[str, int]:
     """Return the members of KvStore in kernels_cu/kv/kv_params.cuh."""
-    addresses = ("units", "pages", "lengths", "k_offset")
     return {
-        **{name: buffers[name] for name in addresses},
+        **{name: buffers[name] for name in STORE},
         "page_stride": geometry.page_stride,
         "head_stride": geometry.head_stride,
         "page_units": geometry.page_units,
         "pages_per_sequence": geometry.pages_per_sequence,
         "batch": geometry.batch,
         "num_kv_heads": geometry.num_kv_heads,
+        "first_units": geometry.first_units,
+        "recent_units": geometry.recent_units,
     }
 
 

@@ -17,7 +17,10 @@ from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
 from ..kv_format import UNIT_TOKENS
+from ..reference.kv_cache import fine_units
+from ..reference.kv_offsets import FIRST_TOKENS
 from .contents import read_units, write_units
+from .fine import fine_places, read_fine
 from .geometry import KVGeometry
 from .memory import Memory
 from .units import pack_units, unpack_units
@@ -26,7 +29,7 @@ __all__ = ["Saved", "checksum", "read", "restore", "write"]
 
 # What metadata says of a file that `write` has written, and of the form of its contents.
 _KIND = "cuattn KV cache"
-_VERSION = "2"
+_VERSION = "3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +41,22 @@ class Saved:
     geometry : KVGeometry
     lengths : ndarray of int64 [batch]
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    bare : ndarray of int32 [batch], or None
     units : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
         Of each sequence those with tokens.
+    coarse : ndarray of int64 [batch], or None
+        Of nested codes, see `Memory`.
+    fine : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
+        Lower halves of those units that have them; nothing of other codes.
     """
 
     geometry: KVGeometry
     lengths: NDArray[np.int64]
     k_offset: NDArray[np.float32] | None
+    bare: NDArray[np.int32] | None
     units: list[NDArray[np.uint8]]
+    coarse: NDArray[np.int64] | None
+    fine: list[NDArray[np.uint8]]
 
 
 def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64]) -> None:
@@ -63,8 +74,16 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     arrays: dict[str, NDArray[Any]] = {"lengths": lengths.astype(np.int32)}
     if memory.k_offset is not None:
         arrays["k_offset"] = memory.to_host(memory.k_offset)
+        arrays["bare"] = memory.to_host(memory.bare)
     for b, length in enumerate(lengths.tolist()):
-        arrays[f"units.{b}"] = _used_units(memory, b, length)
+        units = read_units(memory, b, 0, ceil_div(length, UNIT_TOKENS))
+        arrays[f"units.{b}"] = _used_units(memory, units, length)
+        if memory.fine is not None:
+            lower = _used_units(memory, read_fine(memory, b, length), length)
+            arrays[f"fine.{b}"] = lower[:, fine_places(memory, b, length)[0]]
+    if memory.coarse is not None:
+        coarse = memory.to_host(memory.coarse)
+        arrays["coarse"] = np.minimum(coarse, -(-lengths // UNIT_TOKENS)).astype(np.int32)
     contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     geometry = json.dumps(asdict(memory.geometry))
     metadata = {
@@ -122,8 +141,14 @@ def restore(memory: Memory, saved: Saved) -> None:
         with memory.transaction(after, memory.write_lengths, memory.write_limits):
             for b, units in enumerate(saved.units):
                 write_units(memory, b, 0, memory.sent(units[None]))
-            if saved.k_offset is not None:
+            if saved.coarse is not None:
+                memory.coarse[...] = memory.sent(saved.coarse.astype(np.int32))
+            for b, units in enumerate(saved.fine):
+                place = memory.sent(fine_places(memory, b, int(saved.lengths[b]))[1])
+                memory.fine[b][:, place] = memory.sent(units)
+            if saved.k_offset is not None and saved.bare is not None:
                 memory.k_offset[...] = memory.sent(saved.k_offset)
+                memory.bare[...] = memory.sent(saved.bare)
             memory.write_limits(after)
             memory.write_lengths(after)
     memory.wait()
@@ -144,10 +169,9 @@ def _checked_path(path: object) -> Path:
     return Path(fspath(path))
 
 
-def _used_units(memory: Memory, sequence: int, length: int) -> NDArray[np.uint8]:
-    """Return the units of a sequence that have tokens, without what lies beyond the last one."""
-    units = memory.to_host(read_units(memory, sequence, 0, ceil_div(length, UNIT_TOKENS)))
-    tokens = unpack_units(units, memory.geometry.kv_format)
+def _used_units(memory: Memory, units: Any, length: int) -> NDArray[np.uint8]:
+    """Return units on the host, with zeros for what lies beyond so many tokens."""
+    tokens = unpack_units(memory.to_host(units), memory.geometry.kv_format)
     for array in (array for operand in tokens for array in operand if array is not None):
         array[:, :, length:] = 0
     whole: NDArray[np.uint8] = pack_units(*tokens, memory.geometry.kv_format)[0]
@@ -168,11 +192,25 @@ def _checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
         _array(arrays, f"units.{b}", (heads, count, kv_format.unit_bytes), np.uint8)
         for b, count in enumerate(counts)
     ]
-    k_offset = None
+    k_offset = bare = None
     if "k_offset" in arrays:
         shape = (batch, heads, kv_format.head_dim)
         k_offset = _array(arrays, "k_offset", shape, np.float32)
-    return Saved(geometry, lengths.astype(np.int64), k_offset, units)
+        bare = _array(arrays, "bare", (batch,), np.int32)
+        if not np.isin(bare, (0, FIRST_TOKENS)).all():
+            raise ArgumentError("bare", bare.tolist(), f"each 0 or {FIRST_TOKENS}")
+    coarse, fine = None, []
+    if kv_format.nested:
+        coarse = _array(arrays, "coarse", (batch,), np.int32).astype(np.int64)
+        first, places = geometry.first_units, geometry.recent_units
+        if ((coarse < 0) | (coarse > counts) | (np.array(counts) - coarse > first + places)).any():
+            expected = f"from 0 to {counts}, and no more than {places} below"
+            raise ArgumentError("coarse", coarse.tolist(), expected)
+        fine = [
+            _array(arrays, f"fine.{b}", (heads, has.sum(), kv_format.unit_bytes), np.uint8)
+            for b, has in enumerate(map(fine_units, lengths.tolist(), coarse, [first] * batch))
+        ]
+    return Saved(geometry, lengths.astype(np.int64), k_offset, bare, units, coarse, fine)
 
 
 def _array(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: Any) -> Any:

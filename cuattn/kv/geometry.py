@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..common.sizes import ceil_div, is_whole_number
 from ..errors import ArgumentError
-from ..kv_format import KV_BITS, UNIT_TOKENS, KVFormat
+from ..kv_format import KV_BITS, KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
 
 __all__ = ["KVGeometry", "check_choices", "geometry_of"]
 
@@ -22,6 +27,15 @@ _MAX_AXIS = 2**16 - 1
 
 # Entries of page tables are 32-bit integers.
 _MAX_PAGES = 2**31 - 1
+
+# Most tokens of a sequence that may keep all 8 bits of nested codes, at its beginning or its end.
+_MAX_FINE = 2**16
+
+# What caches with nested codes have, unless they are asked for something else.
+_FIRST = 16
+_RECENT = 128
+_NESTED_GROUP = 64
+_HAS_GROUPS = tuple(size for size in KV_HEAD_DIMS if size % _NESTED_GROUP == 0)
 
 # Bytes of a length, a limit, an entry of the page table and a component of an offset.
 _WORD = 4
@@ -43,6 +57,9 @@ class KVGeometry:
         Tokens of a page, a power of two from 16 to 256; 0 if every sequence lies in one piece.
     num_pages : int
         Pages of all sequences; `batch` if `page_size` is 0.
+    first, recent : int
+        Of nested codes, how many tokens at the beginning of a sequence, and at its end, have all 8
+        bits; multiples of 16.
 
     Raises
     ------
@@ -56,6 +73,8 @@ class KVGeometry:
     capacity: int
     page_size: int
     num_pages: int
+    first: int = 0
+    recent: int = 0
 
     def __post_init__(self) -> None:
         sizes = ("batch", "num_kv_heads", "capacity")
@@ -72,6 +91,53 @@ class KVGeometry:
         if not is_whole_number(self.num_pages) or not least <= self.num_pages <= _MAX_PAGES:
             expected = f"a whole number from {least} to {_MAX_PAGES}"
             raise ArgumentError("num_pages", self.num_pages, expected)
+        for name in ("first", "recent"):
+            value = getattr(self, name)
+            if not is_whole_number(value) or not 0 <= value <= _MAX_FINE or value % UNIT_TOKENS:
+                expected = f"a multiple of {UNIT_TOKENS} from 0 to {_MAX_FINE}"
+                raise ArgumentError(name, value, expected)
+            if value and not self.kv_format.nested:
+                raise ArgumentError(name, value, "0, unless codes are nested (bits=4)")
+
+    @property
+    def first_units(self) -> int:
+        """Units at the beginning of a sequence whose tokens keep all 8 bits of nested codes."""
+        return min(self.first, self.capacity + -self.capacity % UNIT_TOKENS) // UNIT_TOKENS
+
+    @property
+    def recent_units(self) -> int:
+        """Places for units at its end: `recent` tokens may lie in one unit more than they fill."""
+        wanted = self.recent // UNIT_TOKENS + 1 if self.recent else 0
+        return min(wanted, ceil_div(self.capacity, UNIT_TOKENS) - self.first_units)
+
+    @property
+    def fine_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the memory of lower halves: [sequence, kv head, place, byte]."""
+        places = self.first_units + self.recent_units
+        return (self.batch, self.num_kv_heads, places, self.kv_format.unit_bytes)
+
+    def fine_place(self, unit: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of units that have all 8 bits."""
+        first = self.first_units
+        return np.where(unit < first, unit, first + (unit - first) % max(self.recent_units, 1))
+
+    def coarse_after(
+        self, coarse: NDArray[Any], lengths: NDArray[Any], after: NDArray[Any]
+    ) -> NDArray[np.int64]:
+        """Return from which unit on sequences have all 8 bits, behind the first ones.
+
+        Parameters
+        ----------
+        coarse, lengths : ndarray of int [batch]
+            Before an append.
+        after : ndarray of int [batch]
+            Lengths after it.
+        """
+        # Units beyond a length that was shortened are new.
+        kept = np.minimum(coarse, -(-lengths // UNIT_TOKENS))
+        newest = -(-after // UNIT_TOKENS) - self.recent_units
+        most: NDArray[np.int64] = np.maximum(np.maximum(kept, newest), self.first_units)
+        return most
 
     @property
     def page_units(self) -> int:
@@ -105,17 +171,23 @@ class KVGeometry:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of a token of a sequence: codes and scales of all heads, of K and V."""
+        """Bytes of a token of a sequence: codes and scales of all heads, of K and V.
+
+        Of nested codes without the lower halves, whose memory does not grow with the tokens.
+        """
         return self.num_kv_heads * self.kv_format.unit_bytes // UNIT_TOKENS
 
     def nbytes(self, smooth_k: bool) -> int:
-        """Bytes of a cache: units, lengths and limits, page table, offsets of K."""
+        """Bytes of a cache: units, lower halves, lengths and limits, page table, offsets of K."""
         words = 2 * self.batch
+        if self.kv_format.nested:
+            words += self.batch
         if self.page_size:
             words += self.batch * self.pages_per_sequence
         if smooth_k:
-            words += self.batch * self.num_kv_heads * self.kv_format.head_dim
-        return self.units_bytes + _WORD * words
+            words += self.batch * (self.num_kv_heads * self.kv_format.head_dim + 1)
+        fine = math.prod(self.fine_shape) if self.kv_format.nested else 0
+        return self.units_bytes + fine + _WORD * words
 
 
 def geometry_of(
@@ -126,10 +198,14 @@ def geometry_of(
     bits: int = 8,
     k_bits: int | None = None,
     v_bits: int | None = None,
-    group: int = 0,
+    group: int | None = None,
     v_zero: bool = False,
     page_size: int = 0,
     num_pages: int | None = None,
+    rotate: bool = True,
+    nested: bool | None = None,
+    first: int | None = None,
+    recent: int | None = None,
 ) -> KVGeometry:
     """Return the geometry of a cache, whose arguments are those of `KVCache`.
 
@@ -140,21 +216,33 @@ def geometry_of(
     """
     if not is_whole_number(bits) or bits not in KV_BITS:
         raise ArgumentError("bits", bits, f"one of {KV_BITS}")
+    if nested is None:
+        # 4 bits and no more said of them.
+        nested = bits == 4 and (k_bits, v_bits, v_zero) == (None, None, False)
+    if group is None:
+        has_groups = nested is True and (bits, k_bits) != (8, None) and head_dim in _HAS_GROUPS
+        group = _NESTED_GROUP if has_groups else 0
     kv_format = KVFormat(
         head_dim,
         bits if k_bits is None else k_bits,
         bits if v_bits is None else v_bits,
         group,
         v_zero,
+        rotate,
+        nested,
     )
     # Everything else is checked before a number of pages is worked out from it.
     sizes = (kv_format, batch, num_kv_heads, capacity, page_size)
+    if first is None:
+        first = _FIRST if nested else 0
+    if recent is None:
+        recent = _RECENT if nested else 0
     if not page_size:
-        geometry = KVGeometry(*sizes, num_pages=batch)
+        geometry = KVGeometry(*sizes, num_pages=batch, first=first, recent=recent)
         if num_pages is not None:
             raise ArgumentError("num_pages", num_pages, "None, unless there is a page_size")
         return geometry
-    one = KVGeometry(*sizes, num_pages=1)
+    one = KVGeometry(*sizes, num_pages=1, first=first, recent=recent)
     wanted = batch * one.pages_per_sequence if num_pages is None else num_pages
     return replace(one, num_pages=wanted)
 

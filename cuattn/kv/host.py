@@ -14,17 +14,19 @@ from ..arrays.view import CPU, Array
 from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
 from ..errors import ArgumentError
-from ..kv_format import UNIT_TOKENS
+from ..kv_format import UNIT_TOKENS, KVFormat
 from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
-from ..reference.kv_cache import offsets, quantize_keys, quantize_values
+from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from ..reference.kv_offsets import bare_tokens, offsets
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
+from .fine import fine_places, halves, read_fine
 from .memory import Memory
 from .query import Query, QueryOptions
 from .scores import ScoreArrays
-from .units import pack_units, unpack_units
+from .units import Coded, pack_units, unpack_units
 
 __all__ = ["append_on_host", "attend_on_host"]
 
@@ -41,12 +43,16 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
             _check_device(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
         plan = memory.host_state.appended(fresh, of_k.shape)
-        with memory.transaction(plan.after, memory.write_lengths, memory.write_limits):
+        means = memory.k_offset is not None and plan.begins
+        undo = memory.offsets_as_they_are() if means else ()
+        with memory.transaction(plan.after, memory.write_lengths, memory.write_limits, *undo):
             memory.write_entries(plan.entries)
             memory.write_limits(plan.after)
-            if memory.k_offset is not None and plan.begins:
-                begins = (memory.lengths == 0) & (fresh > 0)
-                memory.k_offset[begins] = offsets(keys[begins], fresh[begins])
+            if means:
+                lengths = memory.lengths
+                bare = bare_tokens(fresh, lengths, memory.bare)
+                memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset, bare)
+                memory.bare[...] = bare
             _write_tokens(memory, keys, values, fresh)
             memory.write_lengths(plan.after)
 
@@ -55,20 +61,44 @@ def _write_tokens(
     memory: Memory, keys: NDArray[Any], values: NDArray[Any], counts: NDArray[np.int64]
 ) -> None:
     """Quantize the first tokens of each sequence and put them after those that there are."""
-    kv_format = memory.geometry.kv_format
-    k_codes = quantize_keys(keys, kv_format, memory.k_offset)
-    v_codes = quantize_values(values, kv_format)
+    geometry, lengths = memory.geometry, memory.lengths.astype(np.int64)
+    kv_format = geometry.kv_format
+    if kv_format.nested:
+        both = quantize_nested(keys, values, kv_format, memory.k_offset, lengths, memory.bare)
+        (k_upper, k_lower), (v_upper, v_lower) = (halves(x) for x in both)
+        # First: what is then left half done has lost bits and nothing else.
+        memory.coarse[...] = geometry.coarse_after(memory.coarse, lengths, lengths + counts)
+        of_units: tuple[Coded, Coded] = (k_upper, v_upper)
+    else:
+        of_keys = quantize_keys(keys, kv_format, memory.k_offset, lengths, memory.bare)
+        of_units = (of_keys, quantize_values(values, kv_format))
     for b in np.flatnonzero(counts).tolist():
-        length, count = int(memory.lengths[b]), int(counts[b])
+        length, count = int(lengths[b]), int(counts[b])
         first, last = length // UNIT_TOKENS, ceil_div(length + count, UNIT_TOKENS)
-        units = unpack_units(read_units(memory, b, first, last), kv_format)
-        at = slice(length - first * UNIT_TOKENS, length - first * UNIT_TOKENS + count)
-        for there, fresh in zip(units, (k_codes, v_codes), strict=True):
-            there.codes[0, :, at] = fresh.codes[b, :, :count]
-            there.scale[0, :, at] = fresh.scale[b, :, :count]
-            if fresh.zero is not None:
-                there.zero[0, :, at] = fresh.zero[b, :, :count]
-        write_units(memory, b, first, pack_units(*units, kv_format))
+        start = length - first * UNIT_TOKENS
+        units = read_units(memory, b, first, last)
+        units = _with_tokens(units, kv_format, of_units, b, start, count)
+        write_units(memory, b, first, units)
+        if kv_format.nested:
+            units = read_fine(memory, b, length + count)[:, :, first:last]
+            units = _with_tokens(units, kv_format, (k_lower, v_lower), b, start, count)
+            unit, place = fine_places(memory, b, length + count)
+            fresh = unit >= first
+            memory.fine[b][:, place[fresh]] = units[0][:, unit[fresh] - first]
+
+
+def _with_tokens(
+    units: Any, kv_format: KVFormat, fresh: tuple[Coded, Coded], b: int, start: int, count: int
+) -> Any:
+    """Return units with the first tokens of sequence `b` put in from token `start` on."""
+    both = unpack_units(units, kv_format)
+    at = slice(start, start + count)
+    for there, new in zip(both, fresh, strict=True):
+        there.codes[0, :, at] = new.codes[b, :, :count]
+        there.scale[0, :, at] = new.scale[b, :, :count]
+        if new.zero is not None:
+            there.zero[0, :, at] = new.zero[b, :, :count]
+    return pack_units(*both, kv_format)
 
 
 def attend_on_host(

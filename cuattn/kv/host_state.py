@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
 from ..reference.arrays import whole_numbers
+from ..reference.kv_offsets import FIRST_TOKENS
 from .geometry import KVGeometry
 from .pages import Entries, Pages
 
@@ -26,7 +27,7 @@ class Plan(NamedTuple):
     entries : Entries or None
         What is new in the page table.
     begins : bool
-        Whether sequences get their first tokens.
+        Whether sequences get tokens that have, or have had, only first ones: `FIRST_TOKENS`.
     """
 
     after: HostState
@@ -76,8 +77,8 @@ class HostState(NamedTuple):
 
     @property
     def may_begin(self) -> bool:
-        """Whether there may be sequences without a token."""
-        return not self.lengths.all()
+        """Whether there may be sequences whose offsets are not fixed: with first tokens only."""
+        return bool(self.lengths.min() <= FIRST_TOKENS)
 
     def appended(self, counts: NDArray[np.int64] | int, shape: tuple[int, ...]) -> Plan:
         """Plan an append to lengths that are known.
@@ -94,7 +95,7 @@ class HostState(NamedTuple):
             If a sequence has no room for its tokens.
         """
         lengths = self.lengths + counts
-        begins = bool((lengths[self.lengths == 0] > 0).any()) if self.may_begin else False
+        begins = bool((lengths > self.lengths)[self.lengths <= FIRST_TOKENS].any())
         if (lengths <= self.limits).all():
             return Plan(self.learned(lengths), None, begins)
         capacity = self.geometry.capacity
@@ -173,7 +174,7 @@ class HostState(NamedTuple):
         replayed : bool
             Whether a graph does so, whenever it is launched.
         may_begin : bool
-            Whether sequences may have no tokens after it.
+            Whether sequences may have no or few tokens after it.
         """
         lengths = np.zeros_like(self.lengths) if may_begin else self.lengths
         is_replayed = self.is_replayed or replayed

@@ -41,10 +41,11 @@ def kv_formats(head_dims: Iterable[int], bits: Iterable[int]) -> Iterator[KVForm
         if number not in KV_BITS:
             raise ArgumentError("bits", number, f"one of {KV_BITS}")
     able = [head_dim for head_dim in head_dims if head_dim in KV_HEAD_DIMS]
-    for kind in product(able, bits, bits, _GROUPS, (False, True)):
+    choices = (False, True)
+    for kind in product(able, bits, bits, _GROUPS, choices, choices, choices):
         try:
             yield KVFormat(*kind)
-        except ArgumentError:  # groups or zero points of 8 bits, or half a group
+        except ArgumentError:  # groups, zero points or nested codes of 8 bits, or half a group
             continue
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
+from ..reference.kv_offsets import FIRST_TOKENS
 from .geometry import KVGeometry
 from .host_state import HostState
 from .pages import Entries
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Writer"]
 
 # Writes what a host state says to the memory.
 Writer: TypeAlias = Callable[[HostState], None]
@@ -45,6 +46,12 @@ class Memory:
     pages : ndarray of int32 [batch, pages_per_sequence], or None
         The page table; entries beyond a sequence's limit mean nothing, but are pages of the cache.
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
+    bare : ndarray of int32 [batch], or None
+        How many first keys of a sequence it is not subtracted from.
+    fine : ndarray of uint8 `geometry.fine_shape`, or None
+        Lower halves of nested codes.
+    coarse : ndarray of int32 [batch], or None
+        The first unit of a sequence that has them, but for `geometry.first_units` at its beginning.
     undo : tuple of function of a HostState
         What `settle` has to write: nothing, unless a change is under way or could not be undone.
     """
@@ -61,8 +68,15 @@ class Memory:
         if geometry.page_size:
             self.pages = xp.zeros((batch, geometry.pages_per_sequence), np.int32)
         self.k_offset: Any = None
+        self.bare: Any = None
         if smooth_k:
             self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
+            self.bare = xp.zeros(batch, np.int32)
+        self.fine: Any = None
+        self.coarse: Any = None
+        if geometry.kv_format.nested:
+            self.fine = xp.zeros(geometry.fine_shape, np.uint8)
+            self.coarse = xp.zeros(batch, np.int32)
         self.undo: tuple[Writer, ...] = ()
         self.write_limits(self.host_state)
 
@@ -73,7 +87,10 @@ class Memory:
 
     def arrays(self) -> list[Any]:
         """Return those of the cache's arrays that it has."""
-        arrays = (self.units, self.lengths, self.limits, self.pages, self.k_offset)
+        arrays = (
+            *(self.units, self.lengths, self.limits, self.pages),
+            *(self.k_offset, self.bare, self.fine, self.coarse),
+        )
         return [x for x in arrays if x is not None]
 
     # ---- where the arrays are
@@ -188,6 +205,20 @@ class Memory:
         """Write the page table of a host state to the memory."""
         if host_state.pages is not None:
             self.pages[...] = self.sent(np.maximum(host_state.pages.table, _NOWHERE))
+
+    def offsets_as_they_are(self) -> tuple[Writer, ...]:
+        """Return what writes the offsets again as they are now, if an append changes means."""
+        before = self.host_state
+        lengths = before.lengths
+        if not ((lengths > 0) & (lengths <= FIRST_TOKENS)).any():
+            return ()  # what begins is made anew, and the others' are fixed
+        saved = self.k_offset.copy(), self.bare.copy()
+
+        def write(host_state: HostState) -> None:
+            if host_state is before:  # not if all has been done
+                self.k_offset[...], self.bare[...] = saved
+
+        return (write,)
 
     def write_entries(self, entries: Entries | None) -> None:
         """Write new entries of the page table, which mean nothing until the limits are raised."""

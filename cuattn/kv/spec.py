@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -39,6 +39,9 @@ _MANY_CHANNELS = 256
 _UNDER_WAY = 136_000
 _STAGES = range(2, 7)
 
+# Up to this head_dim, 16 float32 numbers of each channel leave registers for 16 warps.
+_NARROW = 64
+
 # CTAs of a multiprocessor, one computing while another waits. Small blocks, and few rows, which
 # leave registers, take one more.
 _CTAS = 2
@@ -55,11 +58,13 @@ class _OfFormat(KernelSpec):
     v_bits: int
     group: int
     v_zero: bool
+    rotate: bool
+    nested: bool
 
     @property
     def kv_format(self) -> KVFormat:
         """The format that the kernel was made for."""
-        return KVFormat(self.head_dim, self.k_bits, self.v_bits, self.group, self.v_zero)
+        return KVFormat(**{x.name: getattr(self, x.name) for x in fields(KVFormat)})
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ class DecodeSpec(_OfFormat):
         min_ctas: int,
     ) -> DecodeSpec:
         """Return the spec of a format, for queries of a type."""
-        fields: dict[str, Any] = asdict(kv_format) | features._asdict()
-        return cls(input=element, **fields, rows=rows, stages=stages, min_ctas=min_ctas)
+        given: dict[str, Any] = asdict(kv_format) | features._asdict()
+        return cls(input=element, **given, rows=rows, stages=stages, min_ctas=min_ctas)
 
     @property
     def smem_bytes(self) -> int:
@@ -117,7 +122,10 @@ class DecodeSpec(_OfFormat):
         # Of each row its scale and what smoothing has taken from its lse; its slope and its own
         # token; and where its mask is.
         extras = [x is not Extra.none for x in (self.alibi_slopes, self.attn_mask)]
-        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + 8 * (1 + sum(extras)) * self.rows)
+        # With nested codes also sums of groups of its codes.
+        sums = 4 * self.kv_format.k_groups if self.nested else 0
+        of_row = 8 * (1 + sum(extras)) + sums
+        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + of_row * self.rows)
         groups = self.kv_format.v_groups
         probabilities = groups * tiles * 16 * KV_BLOCK
         # Of each row and warp: maxima of groups, and a sum.
@@ -148,12 +156,17 @@ class AppendSpec(_OfFormat):
     @classmethod
     def of(cls, kv_format: KVFormat, element: Type, *, aligned: bool) -> AppendSpec:
         """Return the spec of a format, for tokens of a type."""
-        fields: dict[str, Any] = asdict(kv_format)
-        return cls(input=element, **fields, aligned=aligned)
+        given: dict[str, Any] = asdict(kv_format)
+        return cls(input=element, **given, aligned=aligned)
 
     @property
     def min_ctas(self) -> int:
-        """CTAs of a multiprocessor: a warp has a unit of K or V in registers."""
+        """CTAs of a multiprocessor: a warp has a unit of K or V in registers.
+
+        In float32, if it is rotated or its codes are nested.
+        """
+        if self.rotate or self.nested:
+            return 4 if self.head_dim <= _NARROW else 2
         row_bytes = self.head_dim * self.input.nbytes
         return 6 if row_bytes <= 256 else 3 if row_bytes <= 512 else 2
 
@@ -225,4 +238,5 @@ def decode_spec(
             spec = made(rows=of_cta, stages=stages, min_ctas=ctas)
             if spec.smem_bytes <= room:
                 return spec
-    return made(rows=of_cta, stages=1, min_ctas=1)
+    # Of nested codes both halves are there at the same time.
+    return made(rows=of_cta, stages=2 if kv_format.nested else 1, min_ctas=1)

@@ -10,7 +10,7 @@ import numpy as np
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..reference.layout import in_slots, in_tokens
 
-__all__ = ["Tokens", "pack_units", "unpack_units"]
+__all__ = ["Coded", "Tokens", "pack_units", "unpack_units"]
 
 # Codes lie in rows of 16 bytes, 8 rows to a matrix.
 _ROW = 16
@@ -21,11 +21,16 @@ class Coded(Protocol):
     """What has codes of tokens: `Tokens`, or the reference's `CachedOperand`."""
 
     @property
-    def codes(self) -> Any: ...
+    def codes(self) -> Any:
+        """As those of `Tokens`."""
+
     @property
-    def scale(self) -> Any: ...
+    def scale(self) -> Any:
+        """As those of `Tokens`."""
+
     @property
-    def zero(self) -> Any: ...
+    def zero(self) -> Any:
+        """As those of `Tokens`."""
 
 
 class Tokens(NamedTuple):

@@ -13,7 +13,7 @@ template <DecodeSpec S>
 struct BlockSoftmax {
   using H = DecodeShape<S>;
   static constexpr int kGroups = Unit<S>::kVGroups;
-  static constexpr int kZeros = S.v_zero ? kGroups : 1;
+  static constexpr int kZeros = Unit<S>::kHasVZero ? kGroups : 1;
   VisibleTokens<S> visible;
   float reference[H::kTiles][H::kHalves];         // exponent that O and the sums are relative to
   float row_sum[H::kTiles][H::kHalves];           // of the lane's tokens
@@ -74,7 +74,7 @@ struct BlockSoftmax {
       for (int group = 0; group < kGroups; ++group) {
         weight[group][tile][half] = ptx::ex2(top[group] - next);
       }
-      if constexpr (S.v_zero) {
+      if constexpr (Unit<S>::kHasVZero) {
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           zero_sum[group][tile][half] *= shrink[tile][half];
@@ -105,14 +105,14 @@ struct BlockSoftmax {
             y[e] = ptx::ex2(score_of<S>(s[tile], unit, e, half) + (scales.log2[i] + start));
             y[e] = seen ? y[e] : 0.0f;
             if (group == 0) sum += seen ? y[e] * scales.inverse[i] : 0.0f;
-            if constexpr (S.v_zero) of_zeros += seen ? y[e] * scales.zero[i] : 0.0f;
+            if constexpr (Unit<S>::kHasVZero) of_zeros += seen ? y[e] * scales.zero[i] : 0.0f;
           }
           word[2 * unit + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
         }
         if (group == 0) {
           row_sum[tile][half] = __fmaf_rn(sum, weight[0][tile][half], row_sum[tile][half]);
         }
-        if constexpr (S.v_zero) {
+        if constexpr (Unit<S>::kHasVZero) {
           float& all = zero_sum[group][tile][half];
           all = __fmaf_rn(of_zeros, weight[group][tile][half], all);
         }

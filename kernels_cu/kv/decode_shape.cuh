@@ -27,8 +27,8 @@ struct DecodeShape {
   static constexpr int kValueSteps = kKvBlock / 32;               // of k of P V
 
   // Codes of 4 bits are multiplied as the upper halves of bytes.
-  static constexpr float kKUnit = S.k_bits == 4 ? 1.0f / 16 : 1.0f;
-  static constexpr float kVUnit = S.v_bits == 4 ? 1.0f / 16 : 1.0f;
+  static constexpr float kKUnit = S.k_bits == 4 && !S.nested ? 1.0f / 16 : 1.0f;
+  static constexpr float kVUnit = S.v_bits == 4 && !S.nested ? 1.0f / 16 : 1.0f;
 
   // The group of an MMA column of the whole head.
   static __device__ __forceinline__ int group_of(int dim_tile) {
@@ -86,10 +86,19 @@ __host__ __device__ constexpr int hidden_tokens(int length, u32 reach) {
   return static_cast<u32>(length) > reach ? length - static_cast<int>(reach) : 0;
 }
 
+// Sums of a row's codes over the groups of K's channels, which zero points of K are multiplied by.
+template <int Groups, int Rows, bool Any>
+struct CodeSums {
+  f32 code_sum[Groups][Rows];
+};
+template <int Groups, int Rows>
+struct CodeSums<Groups, Rows, false> {};
+
 // The rows of one head.
 template <DecodeSpec S>
 struct alignas(16) Queries : RowSlopes<S.rows, kHas<S.alibi_slopes>>,
-                             MaskRows<S.rows, kHas<S.attn_mask>> {
+                             MaskRows<S.rows, kHas<S.attn_mask>>,
+                             CodeSums<Unit<S>::kKGroups, S.rows, S.nested> {
   uint4 q[DecodeShape<S>::kTiles][DecodeShape<S>::kSteps][kWarpSize];  // A operands, by lane
   // softmax_scale * log2 e * scale of Q, and what smoothing K has taken from lse; of S.softcap
   // softmax_scale / softcap * scale of Q, and what it has taken from tanh's argument

@@ -8,12 +8,18 @@ struct KvStore {
   const i32* pages;        // [batch, pages_per_sequence]; null: sequence b is page b
   i32* lengths;            // [batch], tokens of each sequence
   f32* k_offset;           // [batch, num_kv_heads, head_dim], taken from keys; null: nothing is
+  i32* bare;               // [batch], first keys that it is not taken from: 0 or kFirstTokens
+  u8* fine;                // of nested codes: [batch, num_kv_heads, place, unit_bytes], see
+                           // fine_units.cuh
+  i32* coarse;             // [batch], the first of the newest units that are there
   i64 page_stride;         // bytes
   i64 head_stride;         // bytes
   i32 page_units;          // units of one head in a page; a power of two if there are pages
   i32 pages_per_sequence;
   i32 batch;
   i32 num_kv_heads;
+  i32 first_units;         // places in `fine` of the first units of a sequence
+  i32 recent_units;        // and of its newest ones
 };
 
 struct DecodeParams {
@@ -70,11 +76,12 @@ struct AppendParams {
   i32 seqlen;
 };
 
-// Sets store.k_offset of sequences that are empty and about to be appended to.
+// Makes store.k_offset of sequences with no more than one unit, which are about to be appended to.
 struct OffsetParams {
   KvStore store;
   const void* k;           // as in AppendParams
   const i32* counts;
+  const i32* limits;
   i64 k_stride_batch;
   i64 k_stride_head;
   i64 k_stride_token;

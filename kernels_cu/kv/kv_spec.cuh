@@ -1,5 +1,5 @@
 // What the kernels of the KV cache fix at compile time; cuattn/kv/spec.py mirrors it. The fields
-// from head_dim to v_zero are those of cuattn/kv_format.py, of which unit.cuh makes the layout.
+// from head_dim to nested are those of cuattn/kv_format.py, of which unit.cuh makes the layout.
 #pragma once
 #include "spec.cuh"
 
@@ -13,6 +13,8 @@ struct DecodeSpec {
   int v_bits;
   int group;        // channels that share a scale of 4-bit codes, or 0
   bool v_zero;
+  bool rotate;      // keys and queries, along head_dim
+  bool nested;      // codes are the upper halves of those of 8 bits: unit.cuh
   int rows;         // of one CTA: queries times heads that share a head of K and V; 8, or 16 n
   int stages;       // blocks of 128 tokens in shared memory
   bool window;      // rows see a part of the tokens beside their own: DecodeParams::window_left
@@ -32,6 +34,8 @@ struct AppendSpec {
   int v_bits;
   int group;
   bool v_zero;
+  bool rotate;      // keys and queries, along head_dim
+  bool nested;      // codes are the upper halves of those of 8 bits: unit.cuh
   bool aligned;     // bases and strides of K and V are multiples of 16 bytes
   int num_threads;
   int min_ctas;

@@ -1,10 +1,9 @@
 // The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
 // per token, as left operands of Q K^T.
 #pragma once
-#include "kv/partition.cuh"
+#include "kv/query_row.cuh"
 #include "kv/score_rules.cuh"
 #include "ptx/reduce.cuh"
-#include "quant/chunk.cuh"
 #include "quant/codes.cuh"
 #include "tile/turns.cuh"
 
@@ -21,40 +20,53 @@ __device__ __forceinline__ void init_query_ring(const QueryRing& ring) {
   }
 }
 
-// One row in the registers of the lanes that share it.
-template <DecodeSpec S>
-struct QueryRow {
-  static constexpr int kLanes = 4;
-  static constexpr int kElements = 8;  // that a lane has side by side
-  static constexpr int kPieces = S.head_dim / kElements / kLanes;
-  static constexpr int kChunks = kElements / Chunk<S.input>::kElements;
-  static constexpr int kPerWord = Chunk<S.input>::kPerWord;
-  Chunk<S.input> chunk[kPieces][kChunks];
-
-  static __device__ __forceinline__ int channel(int piece) {
-    return (static_cast<int>(threadIdx.x) % kLanes + kLanes * piece) * kElements;
-  }
-
-  template <bool Aligned>
-  __device__ __forceinline__ void load(const char* from, bool valid) {
+// Makes codes of a row to its place among the operands; their scale is 1 / `factor`. Of nested
+// codes notes their sums.
+template <DecodeSpec S, class Row>
+__device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, float factor,
+                                               int row) {
+  constexpr int kElements = QueryRow<S>::kElements;
+  constexpr int kPieces = QueryRow<S>::kPieces;
+  constexpr int kGroups = Unit<S>::kKGroups;
+  int sum[kGroups] = {};
 #pragma unroll
-    for (int i = 0; i < kPieces * kChunks; ++i) {
-      const char* address = from + channel(i / kChunks) * bytes_of(S.input) + 16 * (i % kChunks);
-      chunk[i / kChunks][i % kChunks].template load<Aligned, false>(address, valid);
+  for (int i = 0; i < kPieces; ++i) {
+    float eight[kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (int e = 0; e < kElements; e += 4) {
+      const int channel = QueryRow<S>::channel(i) + e;
+      const int lane = row % 8 * 4 + channel / 4 % 4;
+      const int word = channel / 16 % 2 * 2 + row / 8 % 2;
+      u32* operand = reinterpret_cast<u32*>(&to.q[row / 16][channel / 32][lane]);
+      const u32 codes = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
+                                               eight[e + 2] * factor, eight[e + 3] * factor);
+      operand[word] = codes;
+      int& of_group = sum[i * kGroups / kPieces];
+      if constexpr (S.nested) of_group = __dp4a(static_cast<int>(codes), 0x01010101, of_group);
     }
   }
-
-  // The eight elements of a piece.
-  __device__ __forceinline__ void widen(float (&x)[kElements], int piece) const {
+  if constexpr (S.nested) {
 #pragma unroll
-    for (int i = 0; i < kElements / kPerWord; ++i) {
-      float some[kPerWord];
-      chunk[piece][i / 4].widen(some, i % 4);
-#pragma unroll
-      for (int k = 0; k < kPerWord; ++k) x[i * kPerWord + k] = some[k];
+    for (int group = 0; group < kGroups; ++group) {
+      const float all = ptx::sum_across<QueryRow<S>::kLanes>(static_cast<float>(sum[group]));
+      if (threadIdx.x % QueryRow<S>::kLanes == 0) to.code_sum[group][row] = all;
     }
   }
-};
+}
+
+template <DecodeSpec S, class Row>
+__device__ __forceinline__ float amax_of(const Row& x) {
+  float amax = 0.0f;
+#pragma unroll
+  for (int i = 0; i < QueryRow<S>::kPieces; ++i) {
+    float eight[QueryRow<S>::kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (const float element : eight) amax = ptx::max_nan(amax, fabsf(element));
+  }
+  return ptx::max_across<QueryRow<S>::kLanes>(amax);
+}
 
 // Quantizes a row to its place among the operands.
 template <DecodeSpec S>
@@ -62,7 +74,6 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
                                             const QueryRow<S>& x, const f32* k_offset, int row) {
   using Row = QueryRow<S>;
   using Code = Scaling<Type::int8, 8>;
-  float amax = 0.0f;
   float dot = 0.0f;  // with what smoothing takes from K
 #pragma unroll
   for (int i = 0; i < Row::kPieces; ++i) {
@@ -71,33 +82,23 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
     x.widen(eight, i);
     if (k_offset) load_floats(offset, k_offset + Row::channel(i));
 #pragma unroll
-    for (int e = 0; e < Row::kElements; ++e) {
-      amax = ptx::max_nan(amax, fabsf(eight[e]));
-      dot = fmaf(eight[e], offset[e], dot);
-    }
+    for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
   }
-  amax = ptx::max_across<Row::kLanes>(amax);
   dot = ptx::sum_across<Row::kLanes>(dot);
-  if (threadIdx.x % Row::kLanes == 0) {
-    // A softcap wants both in units of itself: score_rules.cuh.
-    const float scale = S.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
-    to.scale[row] = Code::scale(amax) * (S.softcap ? scale : scale * kLog2E);
-    to.lse_shift[row] = scale * dot;
-  }
-  const float factor = Code::factor(amax);
-#pragma unroll
-  for (int i = 0; i < Row::kPieces; ++i) {
-    float eight[Row::kElements];
-    x.widen(eight, i);
-#pragma unroll
-    for (int e = 0; e < Row::kElements; e += 4) {
-      const int channel = Row::channel(i) + e;
-      const int lane = row % 8 * 4 + channel / 4 % 4;
-      const int word = channel / 16 % 2 * 2 + row / 8 % 2;
-      u32* operand = reinterpret_cast<u32*>(&to.q[row / 16][channel / 32][lane]);
-      operand[word] = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
-                                             eight[e + 2] * factor, eight[e + 3] * factor);
+  const auto store = [&](const auto& of_codes) {
+    const float amax = amax_of<S>(of_codes);
+    if (threadIdx.x % Row::kLanes == 0) {
+      // A softcap wants both in units of itself: score_rules.cuh.
+      const float scale = S.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
+      to.scale[row] = Code::scale(amax) * (S.softcap ? scale : scale * kLog2E);
+      to.lse_shift[row] = scale * dot;
     }
+    store_codes_of<S>(to, of_codes, Code::factor(amax), row);
+  };
+  if constexpr (S.rotate) {
+    store(RotatedQuery<S>(x));
+  } else {
+    store(x);
   }
 }
 
@@ -112,7 +113,8 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
     const BlockCursor& at = head.at;
     const i64 kv_head =
         static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
-    const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
+    const bool has_offset = p.store.k_offset && at.length > bare_tokens(p.store, at.sequence);
+    const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
     turn.wait_empty(ring.empty);
 #pragma unroll 1
     for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {

@@ -1,20 +1,20 @@
 // How an append begins and ends for all sequences together: either all of them have room, or none
 // is written to; lengths grow when nobody reads them any more.
 #pragma once
-#include "kv/kv_params.cuh"
-#include "kv/kv_spec.cuh"
+#include "kv/fine_units.cuh"
 #include "ptx/memory.cuh"
 
-// Tokens that are appended to a sequence.
-__device__ __forceinline__ int count_of(const AppendParams& p, int sequence) {
+// Tokens that are appended to a sequence. Params are AppendParams or OffsetParams.
+template <class Params>
+__device__ __forceinline__ int count_of(const Params& p, int sequence) {
   return p.counts ? p.counts[sequence] : p.seqlen;
 }
 
 // Whether a sequence, of those that the thread looks at, cannot take its tokens.
-template <AppendSpec S>
-__device__ __forceinline__ bool lacks_room(const AppendParams& p) {
+template <int Threads, class Params>
+__device__ __forceinline__ bool lacks_room(const Params& p) {
   bool lacks = false;
-  for (int b = threadIdx.x; b < p.store.batch; b += S.num_threads) {
+  for (int b = threadIdx.x; b < p.store.batch; b += Threads) {
     const int count = count_of(p, b);
     lacks |= count < 0 || count > p.seqlen || p.store.lengths[b] > p.limits[b] - count;
   }
@@ -24,11 +24,13 @@ __device__ __forceinline__ bool lacks_room(const AppendParams& p) {
 // Counts the CTAs that have read the lengths; the last one lets them grow. By one warp of each CTA.
 struct AppendEnd {
   u32 before = 0;  // CTAs that were there before; of lane 0
-  i32 grown = 0;   // length of the lane's sequence, of the first 32, at hand when it is wanted
+  // What becomes of the lane's sequence, of the first 32, at hand when it is wanted.
+  i32 grown = 0;
+  i32 coarse = 0;
 
   __device__ __forceinline__ explicit AppendEnd(const AppendParams& p) {
     const int lane = threadIdx.x % kWarpSize;
-    if (lane < p.store.batch) grown = p.store.lengths[lane] + count_of(p, lane);
+    if (lane < p.store.batch) read(p, lane);
   }
 
   // After all threads of the CTA have read the lengths. Nothing waits for the answer yet.
@@ -44,9 +46,22 @@ struct AppendEnd {
       if (refused) *p.refused = 1;
     }
     if (refused) return;
-    if (lane < p.store.batch) p.store.lengths[lane] = grown;
+    AppendEnd of = *this;
+    if (lane < p.store.batch) of.write(p, lane);
     for (int b = lane + kWarpSize; b < p.store.batch; b += kWarpSize) {
-      p.store.lengths[b] += count_of(p, b);
+      of.read(p, b);
+      of.write(p, b);
     }
+  }
+
+ private:
+  __device__ __forceinline__ void read(const AppendParams& p, int b) {
+    const int length = p.store.lengths[b];
+    grown = length + count_of(p, b);
+    if (p.store.coarse) coarse = coarse_after(p.store, p.store.coarse[b], length, grown);
+  }
+  __device__ __forceinline__ void write(const AppendParams& p, int b) const {
+    p.store.lengths[b] = grown;
+    if (p.store.coarse) p.store.coarse[b] = coarse;
   }
 };

@@ -14,7 +14,7 @@ __device__ __forceinline__ void share_sums(DecodeStorage<S>& storage,
   DecodeShape<S>::for_rows([&](int tile, int half) {
     const int row = 16 * tile + 8 * half + lane / 4;
     share(storage.sums, softmax.row_sum[tile][half], row);
-    if constexpr (S.v_zero) {
+    if constexpr (Unit<S>::kHasVZero) {
       // The maxima have been read.
 #pragma unroll
       for (int group = 0; group < Unit<S>::kVGroups; ++group) {
@@ -35,6 +35,6 @@ __device__ __forceinline__ float row_sum_of(const DecodeStorage<S>& storage, int
 // Of P times zero points; 0 if there are none.
 template <DecodeSpec S>
 __device__ __forceinline__ float zero_sum_of(const DecodeStorage<S>& storage, int group, int row) {
-  if constexpr (!S.v_zero) return 0.0f;
+  if constexpr (!Unit<S>::kHasVZero) return 0.0f;
   return sum_of(storage.maxima[group][row]);
 }

@@ -1,5 +1,5 @@
-// Softcap and then ALiBi's bias: what becomes of scores before tokens are hidden. And what has to
-// be known of rows for that and for a mask.
+// The shift of first tokens, softcap and then ALiBi's bias: what becomes of scores before tokens are
+// hidden. And what has to be known of rows for that and for a mask.
 #pragma once
 #include "kv/lane_tokens.cuh"
 #include "kv/partition.cuh"
@@ -25,6 +25,25 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
     to.mask[row] = static_cast<const char*>(p.attn_mask) +
                    (place.exists ? element : 0) * kBytesOf<S.attn_mask>;
   }
+}
+
+// Takes from the scores of `bare` first tokens, whose keys have no offset, what the offset has taken
+// from those of all others: it is added to all of them in the end. `first` is the number of the
+// warp's first token.
+template <DecodeSpec S>
+__device__ __forceinline__ void shift_first_tokens(typename DecodeShape<S>::Scores& s,
+                                                 const Queries<S>& queries, int first, int bare,
+                                                 int lane) {
+  static_assert(kFirstTokens % (kWarpUnits * kUnitTokens) == 0, "warps have them or not");
+  if (first >= bare) return;
+  DecodeShape<S>::for_rows([&](int tile, int half) {
+    const float shift = queries.lse_shift[16 * tile + 8 * half + lane / 4];
+#pragma unroll
+    for (int i = 0; i < kLaneTokens; ++i) {
+      float& x = score_of<S>(s[tile], i / 4, i % 4, half);
+      x = __fmaf_rn(shift, S.softcap ? -1.0f : -kLog2E, x);
+    }
+  });
 }
 
 // c tanh(s / c) of a score s with all that K's offset took from it; `unit_scores` and
@@ -62,11 +81,12 @@ __device__ __forceinline__ void add_alibi(typename DecodeShape<S>::Scores& s,
   });
 }
 
-// Does both where they are asked for.
+// Does the first, and both where they are asked for.
 template <DecodeSpec S>
 __device__ __forceinline__ void apply_rules(typename DecodeShape<S>::Scores& s,
                                             const DecodeParams& p, const Queries<S>& queries,
-                                            int first, int lane) {
+                                            int first, int bare, int lane) {
+  shift_first_tokens<S>(s, queries, first, bare, lane);
   if constexpr (S.softcap) cap_scores<S>(s, p, queries, lane);
   if constexpr (kHas<S.alibi_slopes>) add_alibi<S>(s, queries, first, lane);
 }

@@ -11,6 +11,11 @@
 //              upper one
 //   scales and zero points, float32: [group][slot]
 // Slots are those of layout.cuh. Codes of 4 bits are in two's complement.
+//
+// Nested codes have 8 bits: K and V of a unit are their upper halves, and pairs of bfloat16 numbers
+// are in the place of scales, a scale in the lower half of a word and a zero point in the upper
+// one, of codes without lower halves. These, with pairs of the whole codes, are units of the same
+// form in KvStore::fine, of those units that have them.
 #pragma once
 #include "kv/kv_params.cuh"
 #include "kv/kv_spec.cuh"
@@ -19,11 +24,16 @@
 constexpr int kUnitTokens = 16;
 constexpr int kMatrixBytes = 128;
 
+// Tokens at the beginning of a sequence whose keys no offset is taken from, if it begins with few;
+// whole units. reference/kv_cache.py has the same.
+constexpr int kFirstTokens = 128;
+
 // S is the spec of any kernel of the cache but OffsetSpec.
 template <auto S>
 struct Unit {
   static constexpr int kKGroups = S.group && S.k_bits == 4 ? S.head_dim / S.group : 1;
-  static constexpr int kVGroups = S.group && S.v_bits == 4 ? S.head_dim / S.group : 1;
+  static constexpr int kVGroups = !S.nested && S.group && S.v_bits == 4 ? S.head_dim / S.group : 1;
+  static constexpr bool kHasVZero = S.v_zero || S.nested;
   static constexpr int kScaleBytes = 4 * kUnitTokens;
   // Where they begin, in bytes.
   static constexpr int kK = 0;
@@ -34,6 +44,11 @@ struct Unit {
   static constexpr int kBytes =
       (kVZero + (S.v_zero ? kVGroups * kScaleBytes : 0) + 31) / 32 * 32;
 };
+
+// First tokens of a sequence whose keys have no offset.
+__device__ __forceinline__ int bare_tokens(const KvStore& store, int sequence) {
+  return store.bare ? store.bare[sequence] : 0;
+}
 
 // Where a sequence's page is in KvStore::pages, which may have more than 2^31 entries.
 __host__ __device__ constexpr i64 page_entry(int sequence, int pages_per_sequence, int page) {

@@ -13,15 +13,19 @@ struct UnitImage {
 
   __device__ __forceinline__ u8* at(int i) { return reinterpret_cast<u8*>(&row[i / 8][i % 8]); }
 
-  // The 16 bytes of row i of the unit. Codes of 4 bits are in pairs that are `Pair` rows apart.
-  template <int Bits, int Pair>
+  // The 16 bytes of row i of the unit. Codes of 4 bits, or halves of nested ones, are in pairs that
+  // are `Pair` rows apart.
+  template <int Bits, int Pair, bool Upper>
   __device__ __forceinline__ uint4 get(int i) {
     if constexpr (Bits == 8) {
       return row[i / 8][i % 8];
     } else {
       const int lower = i / Pair * (2 * Pair) + i % Pair;
       const int upper = lower + Pair;
-      const auto join = [](u32 x, u32 y) { return (x & 0x0f0f0f0fu) | (y << 4 & 0xf0f0f0f0u); };
+      const auto join = [](u32 x, u32 y) {
+        return Upper ? (x >> 4 & 0x0f0f0f0fu) | (y & 0xf0f0f0f0u)
+                     : (x & 0x0f0f0f0fu) | (y << 4 & 0xf0f0f0f0u);
+      };
       const uint4 x = row[lower / 8][lower % 8];
       const uint4 y = row[upper / 8][upper % 8];
       return make_uint4(join(x.x, y.x), join(x.y, y.y), join(x.z, y.z), join(x.w, y.w));
@@ -90,24 +94,24 @@ __device__ __forceinline__ void put_values(UnitImage<HeadDim>& to, const Rows& r
   }
 }
 
-template <int Bits, int HeadDim>
+template <int Bits, bool Upper = false, int HeadDim>
 __device__ __forceinline__ void store_keys(u8* to, UnitImage<HeadDim>& from,
                                            const NewTokens& fresh) {
 #pragma unroll
   for (int row = threadIdx.x % kWarpSize; row < HeadDim * Bits / 8; row += kWarpSize) {
     if (fresh.has(row % kUnitTokens)) {
-      reinterpret_cast<uint4*>(to)[row] = from.template get<Bits, kUnitTokens>(row);
+      reinterpret_cast<uint4*>(to)[row] = from.template get<Bits, kUnitTokens, Upper>(row);
     }
   }
 }
 
 // Where a unit has older tokens, or room for others, only the bytes of the new ones are written.
-template <int Bits, int HeadDim>
+template <int Bits, bool Upper = false, int HeadDim>
 __device__ __forceinline__ void store_slots(u8* to, UnitImage<HeadDim>& from,
                                             const NewTokens& fresh) {
 #pragma unroll
   for (int row = threadIdx.x % kWarpSize; row < HeadDim * Bits / 8; row += kWarpSize) {
-    const uint4 codes = from.template get<Bits, 8>(row);
+    const uint4 codes = from.template get<Bits, 8, Upper>(row);
     if (fresh.all()) {
       reinterpret_cast<uint4*>(to)[row] = codes;
       continue;

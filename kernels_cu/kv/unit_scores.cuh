@@ -8,12 +8,18 @@
 __device__ __forceinline__ u32 lower_codes(u32 x) { return x << 4 & 0xf0f0f0f0u; }
 __device__ __forceinline__ u32 upper_codes(u32 x) { return x & 0xf0f0f0f0u; }
 
+// Lower halves of codes of 8 bits, two a byte, beside the upper ones; none if a unit has none.
+__device__ __forceinline__ u32 with_lower(u32 codes, u32 lower, bool any) {
+  return codes | (lower & (any ? 0x0f0f0f0fu : 0u));
+}
+
 // Adds the products of some steps of k, `first` on, to integers that `sum` holds the bits of. `k`
-// is the lane's address in the warp's first unit.
-template <DecodeSpec S, int Steps>
+// is the lane's address in the warp's first unit, `Fine` whether there may be lower halves of
+// nested codes: there, `lower` further, in units that have a bit of `fine`.
+template <DecodeSpec S, int Steps, bool Fine>
 __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
-                                           const Queries<S>& queries, u32 k, int first,
-                                           int lane) {
+                                           const Queries<S>& queries, u32 k, u32 lower, u32 fine,
+                                           int first, int lane) {
   using H = DecodeShape<S>;
   constexpr int kChunkBytes = 2 * kMatrixBytes;  // 16 bytes of each token of a unit
 #pragma unroll
@@ -27,6 +33,15 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
       for (int j = 0; j < H::kKeyTiles; ++j) {
         b0[j] = lower_codes(packed[j]);
         b1[j] = upper_codes(packed[j]);
+      }
+      if constexpr (Fine) {
+        ptx::ldmatrix_x4(packed, k + lower + step * kChunkBytes);
+#pragma unroll
+        for (int j = 0; j < H::kKeyTiles; ++j) {
+          const bool any = fine >> j / 2 & 1;
+          b0[j] = with_lower(b0[j], packed[j], any);
+          b1[j] = with_lower(b1[j], packed[j] >> 4, any);
+        }
       }
     } else {
       ptx::ldmatrix_x4(b0, k + 2 * step * kChunkBytes);
@@ -47,18 +62,29 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
 template <DecodeSpec S>
 __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
                                             const Queries<S>& queries,
-                                            const LaneTokens<S>& tokens, u32 k, int lane) {
+                                            const LaneTokens<S>& tokens, u32 k, u32 lower,
+                                            int lane) {
   using H = DecodeShape<S>;
   constexpr int kGroups = Unit<S>::kKGroups;
   typename H::Scores total = {};
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
     typename H::Scores sum = {};
-    add_scores<S, H::kSteps / kGroups>(sum, queries, k, group * (H::kSteps / kGroups), lane);
+    constexpr int kSteps = H::kSteps / kGroups;
+    if (S.nested && tokens.fine) {
+      add_scores<S, kSteps, S.nested>(sum, queries, k, lower, tokens.fine, group * kSteps, lane);
+    } else {
+      add_scores<S, kSteps, false>(sum, queries, k, 0, 0, group * kSteps, lane);
+    }
 #pragma unroll
     for (int unit = 0; unit < kWarpUnits; ++unit) {
       const float4 four = tokens.k_scale(unit, group);
       const float scale[4] = {four.x, four.y, four.z, four.w};
+      float zero[4];
+      if constexpr (S.nested) {
+        const float4 zeros = tokens.k_zero(unit, group);
+        zero[0] = zeros.x, zero[1] = zeros.y, zero[2] = zeros.z, zero[3] = zeros.w;
+      }
 #pragma unroll
       for (int tile = 0; tile < H::kTiles; ++tile) {
 #pragma unroll
@@ -68,6 +94,10 @@ __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
             const int product = __float_as_int(score_of<S>(sum[tile], unit, e, half));
             float& to = score_of<S>(total[tile], unit, e, half);
             to = __fmaf_rn(static_cast<float>(product), scale[e], to);
+            if constexpr (S.nested) {
+              to = __fmaf_rn(queries.code_sum[group][16 * tile + 8 * half + lane / 4], zero[e],
+                             to);
+            }
           }
         }
       }

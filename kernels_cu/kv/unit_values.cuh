@@ -1,13 +1,15 @@
 // O += P V of one block: all rows, the warp's channels.
 #pragma once
 #include "kv/block_softmax.cuh"
+#include "kv/unit_scores.cuh"
 
-// `v` is the lane's address of V's first matrix in the first unit of the block.
-template <DecodeSpec S>
+// `v` is the lane's address of V's first matrix in the first unit of the block; `Fine`, `lower` and
+// `fine` as those of `add_scores`, but of all units of the block.
+template <DecodeSpec S, bool Fine>
 __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output& o,
                                                 const DecodeStorage<S>& storage,
-                                                const BlockSoftmax<S>& softmax, u32 v, int warp,
-                                                int lane) {
+                                                const BlockSoftmax<S>& softmax, u32 v,
+                                                u32 lower, u32 fine, int warp, int lane) {
   using H = DecodeShape<S>;
   // Of several groups each has its own P, which is then read for every MMA column.
   constexpr bool kHold = Unit<S>::kVGroups == 1 && H::kTiles <= 2;
@@ -29,6 +31,7 @@ __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output&
   // A matrix of codes of 4 bits is two columns, mostly the warp's both.
   constexpr bool kPairs = S.v_bits == 4 && H::kDimTiles % 2 == 0;
   u32 matrix[H::kValueSteps / 2][4];  // of two steps of k: the words of both products
+  u32 rest[Fine ? H::kValueSteps / 2 : 1][4];  // likewise of lower halves
 #pragma unroll
   for (int i = 0; i < H::kDimTiles; ++i) {
     const int column = warp * H::kDimTiles + i;
@@ -39,12 +42,19 @@ __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output&
     for (int pair = 0; pair < H::kValueSteps / 2; ++pair) {
       if (!kPairs || i % 2 == 0) {
         const int place = S.v_bits == 4 ? column / 2 : column;
-        ptx::ldmatrix_x4(matrix[pair], v + pair * 4 * Unit<S>::kBytes + place * kMatrixBytes);
+        const u32 at = v + pair * 4 * Unit<S>::kBytes + place * kMatrixBytes;
+        ptx::ldmatrix_x4(matrix[pair], at);
+        if constexpr (Fine) ptx::ldmatrix_x4(rest[pair], at + lower);
       }
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         const u32 word = matrix[pair][w];
         b[pair][w] = S.v_bits == 8 ? word : is_upper ? upper_codes(word) : lower_codes(word);
+        if constexpr (Fine) {
+          const u32 halves = rest[pair][w];
+          b[pair][w] = with_lower(b[pair][w], is_upper ? halves >> 4 : halves,
+                                  fine >> (4 * pair + w) & 1);
+        }
       }
     }
 #pragma unroll

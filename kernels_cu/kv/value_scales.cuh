@@ -15,7 +15,7 @@ struct ValueScales {
       log2[i] = ptx::lg2(scale);
       inverse[i] = ptx::rcp(scale);
     });
-    if constexpr (S.v_zero) {
+    if constexpr (Unit<S>::kHasVZero) {
       tokens.for_v_zeros(group, [&](int i, float x) { zero[i] = x * inverse[i]; });
     }
     // The first group's P makes the row sum, in which every scale that is not finite must show,

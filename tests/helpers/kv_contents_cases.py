@@ -9,11 +9,19 @@ import pytest
 import cuattn
 from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
+from cuattn.kv.geometry import geometry_of
 from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
-from cuattn.kv_format import KVFormat
+from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import (
+    fine_units,
+    kept,
+    quantize_keys,
+    quantize_nested,
+    quantize_values,
+)
+from cuattn.reference.kv_offsets import bare_tokens, offsets
 from helpers.gpu_cases import assert_close, assert_same_lse, on_gpu, on_host
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -21,16 +29,18 @@ DTYPES = ("float16", "bfloat16", "float32")
 FORMATS = {
     "8 bits": {"bits": 8},
     "4 bits": {"bits": 4},
+    "4 bits for all tokens": {"bits": 4, "nested": False},
+    "nested, few of 8 bits": {"bits": 4, "first": 0, "recent": 16, "group": 0, "rotate": False},
     "groups of 32": {"bits": 4, "group": 32},
     "groups of 64": {"bits": 4, "group": 64},
     "zero points": {"bits": 4, "v_zero": True},
     "groups and zero points": {"bits": 4, "group": 32, "v_zero": True},
     "K of 8, V of 4": {"k_bits": 8, "v_bits": 4, "group": 32},
-    "K of 4, V of 8": {"k_bits": 4, "v_bits": 8},
+    "K of 4, V of 8": {"k_bits": 4, "v_bits": 8, "rotate": False},
 }
 every_format = pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
 # Those that differ most, where there is not the time for all.
-SOME = {name: FORMATS[name] for name in ("8 bits", "groups and zero points")}
+SOME = {name: FORMATS[name] for name in ("8 bits", "groups and zero points", "4 bits")}
 some_formats = pytest.mark.parametrize("options", SOME.values(), ids=SOME)
 
 
@@ -49,13 +59,13 @@ def _kernels():
 def _specs(facts):
     """Yield the kernels of all formats in float16, and of some formats in all types."""
     for name, options in FORMATS.items():
-        how = dict(options)
-        bits = how.pop("bits", None)
-        how |= {"k_bits": bits, "v_bits": bits} if bits else {}
         for head_dim in (64, 96, 128, 256) if name in SOME else (64, 128):
             some = name in SOME and head_dim == 64
             for dtype in DTYPES if some else ("float16",):
-                element, kv_format = TYPES[dtype], KVFormat(head_dim, **how)
+                element, kv_format = (
+                    TYPES[dtype],
+                    geometry_of(1, 1, head_dim, 1, **options).kv_format,
+                )
                 yield OffsetSpec(element, head_dim, True)
                 yield AppendSpec.of(kv_format, element, aligned=True)
                 for rows in ROWS:
@@ -107,6 +117,8 @@ class Filled:
         empty = np.zeros((heads, 0, head_dim), np.float32)
         self.k, self.v = ([empty] * batch for _ in range(2))
         self.vector = np.zeros((batch, heads, head_dim), np.float32)
+        self.bare = np.zeros(batch, np.int64)
+        self.coarse = np.zeros(batch, np.int64)
 
     @property
     def lengths(self):
@@ -141,9 +153,14 @@ class Filled:
 
     def remember(self, k, v, counts):
         """Note what the cache has been given."""
+        counts = np.broadcast_to(counts, len(self.k))
+        self.bare = bare_tokens(counts, self.lengths, self.bare)
+        self.vector = offsets(k, counts, self.lengths, self.vector, self.bare)
+        # A unit keeps 8 bits until the one comes that is as many later as there are places.
+        places = self.cache._memory.geometry.recent_units
+        units, after = (-(-n // UNIT_TOKENS) for n in (self.lengths, self.lengths + counts))
+        self.coarse = np.maximum(np.minimum(self.coarse, units), after - places)
         for b, count in enumerate(counts):
-            if not self.k[b].shape[1]:
-                self.vector[b] = offsets(k[b : b + 1], [count])
             self.k[b] = np.concatenate([self.k[b], k[b, :, :count]], axis=1)
             self.v[b] = np.concatenate([self.v[b], v[b, :, :count]], axis=1)
 
@@ -172,8 +189,18 @@ class Filled:
             np.testing.assert_allclose(found_k.vector[seen], self.vector[seen], atol=2e-5)
         for b, n in enumerate(self.lengths):
             vector = None if found_k.vector is None else found_k.vector[b : b + 1]
-            assert_same_codes(found_k, b, quantize_keys(self.k[b][None], how, vector), n)
-            assert_same_codes(found_v, b, quantize_values(self.v[b][None], how), n)
+            if vector is not None and n:
+                assert found_k.bare[b] == self.bare[b]
+            bare = self.bare[b : b + 1]
+            k, v = self.k[b][None], self.v[b][None]
+            if how.nested:
+                first = self.cache._memory.geometry.first_units
+                fine = fine_units(n, self.coarse[b], first).repeat(UNIT_TOKENS)[None, :n]
+                wanted = [kept(x, fine) for x in quantize_nested(k, v, how, vector, bare=bare)]
+            else:
+                wanted = [quantize_keys(k, how, vector, bare=bare), quantize_values(v, how)]
+            for found, of_tokens in zip((found_k, found_v), wanted, strict=True):
+                assert_same_codes(found, b, of_tokens, n)
 
     def attend(self, rng, q_heads, queries, *, dtype="float16", layout="HND", **options):
         """Attend with new queries and compare with the reference on the cache's own codes."""

@@ -19,12 +19,17 @@ FORMATS = {
     "4-group64-zero": KVFormat(64, 4, 4, group=64, v_zero=True),
     "k4-group32": KVFormat(96, 4, 8, group=32),
     "v4-group32-zero": KVFormat(128, 8, 4, group=32, v_zero=True),
+    "8-rotated": KVFormat(64, rotate=True),
+    "4-rotated-group32": KVFormat(96, 4, 4, group=32, rotate=True),
+    "nested": KVFormat(64, 4, 4, group=64, rotate=True, nested=True),
+    "nested-96": KVFormat(96, 4, 4, rotate=True, nested=True),
+    "nested-256": KVFormat(256, 4, 4, group=64, nested=True),
 }
 
 
 def options(kv_format):
     """Return the format as arguments of `KVCache`."""
-    names = ("k_bits", "v_bits", "group", "v_zero")
+    names = ("k_bits", "v_bits", "group", "v_zero", "rotate", "nested")
     return {name: getattr(kv_format, name) for name in names}
 
 

@@ -10,18 +10,25 @@ from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import ArgumentError
 from cuattn.kv.append import GIVEN, prepare_append
+from cuattn.kv.fine import fine_tokens, joined, read_fine
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.spec import AppendSpec, OffsetSpec
-from cuattn.kv.units import unpack_units
+from cuattn.kv.units import Tokens, unpack_units
 from cuattn.kv_format import KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import kept, quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import offsets
 from cuattn.specs.attention import Type
 
 pytest.importorskip("cupy")
 from helpers.spec_structs import begins_with_its_fields
 from simulated_gpu import SimulatedGPU, garbage
 
-FORMATS = (KVFormat(64), KVFormat(96, 8, 4, v_zero=True), KVFormat(64, 4, 4, 32, v_zero=True))
+FORMATS = (
+    KVFormat(64),
+    KVFormat(96, 8, 4, v_zero=True, rotate=True),
+    KVFormat(64, 4, 4, 32, v_zero=True),
+    KVFormat(64, 4, 4, 64, rotate=True, nested=True),
+)
 SPECS = (AppendSpec.of(FORMATS[2], Type.bf16, aligned=True), OffsetSpec(Type.fp32, 64, True))
 every_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: type(spec).__name__)
 every_format = pytest.mark.parametrize("kv_format", FORMATS, ids=str)
@@ -61,11 +68,18 @@ def test_pieces_suffice_wherever_tokens_begin():
 class Cache:
     """The arrays of a cache, and the tokens that are in it as the reference quantizes them."""
 
+    xp = np
+    sent = to_host = staticmethod(np.asarray)
+
     def __init__(self, kv_format, page_size=0, smooth=True, batch=3, heads=2, capacity=50):
         pages_per_sequence = -(-capacity // page_size) if page_size else 1
-        self.geometry = KVGeometry(
-            kv_format, batch, heads, capacity, page_size, batch * pages_per_sequence + 1
-        )
+        pages = batch * pages_per_sequence + 1
+        recent = 16 if kv_format.nested else 0
+        self.geometry = KVGeometry(kv_format, batch, heads, capacity, page_size, pages, 0, recent)
+        self.fine = self.coarse = None
+        if kv_format.nested:
+            self.fine = garbage(self.geometry.fine_shape, np.uint8)
+            self.coarse = np.zeros(batch, np.int32)
         self.units = garbage(self.geometry.units_shape, np.uint8)
         self.lengths = np.zeros(batch, np.int32)
         self.limits = np.full(batch, capacity, np.int32)
@@ -76,6 +90,7 @@ class Cache:
             self.pages = table[: batch * pages_per_sequence].reshape(batch, -1).copy()
         shape = (batch, heads, kv_format.head_dim)
         self.k_offset = garbage(shape, np.float32) if smooth else None
+        self.bare = np.zeros(batch, np.int32) if smooth else None
         self.contents = [[] for _ in range(batch)]
 
     def append(self, k, v, counts=None, layout="HND", fixes_offsets=False):
@@ -93,7 +108,17 @@ class Cache:
         if self.pages is not None:
             units = self.units[self.pages[b]].swapaxes(0, 1)
             units = units.reshape(units.shape[0], -1, units.shape[-1])
-        return unpack_units(units[None], self.geometry.kv_format)
+        upper = unpack_units(units[None], self.geometry.kv_format)
+        if self.fine is None:
+            return upper
+        length = int(self.lengths[b])
+        units = -(-length // UNIT_TOKENS) * UNIT_TOKENS
+        lower = unpack_units(read_fine(self, b, length), self.geometry.kv_format)
+        fine = fine_tokens(self, b, length)
+        return [
+            joined(Tokens(x.codes[:, :, :units], x.scale[:, :, :units]), y, fine)
+            for x, y in zip(upper, lower, strict=True)
+        ]
 
 
 def look(x):
@@ -112,10 +137,16 @@ def check_tokens(cache, b, start, k, v):
     """Hold what lies in memory from a token on to the tokens that were appended."""
     vector = None if cache.k_offset is None else cache.k_offset[b : b + 1]
     kv_format = cache.geometry.kv_format
-    wanted = (
-        quantize_keys(k[b : b + 1], kv_format, vector),
-        quantize_values(v[b : b + 1], kv_format),
-    )
+    k, v = k[b : b + 1], v[b : b + 1]
+    bare = None if vector is None else cache.bare[b : b + 1]
+    if kv_format.nested:
+        fine = fine_tokens(cache, b, int(cache.lengths[b]))[start:][None, : k.shape[2]]
+        wanted = [kept(x, fine) for x in quantize_nested(k, v, kv_format, vector, [start], bare)]
+    else:
+        wanted = [
+            quantize_keys(k, kv_format, vector, [start], bare),
+            quantize_values(v, kv_format),
+        ]
     for found, x in zip(cache.tokens(b), wanted, strict=True):
         where = slice(start, start + k.shape[2])
         np.testing.assert_array_equal(found.codes[:, :, where], x.codes)
@@ -131,21 +162,26 @@ def check_tokens(cache, b, start, k, v):
 def test_call_reaches_the_kernels_as_meant(gpu, rng, kv_format, page_size, layout, dtype):
     cache = Cache(kv_format, page_size)
     steps = [(20, np.array([20, 0, 7], np.int32)), (1, None), (17, np.array([3, 17, 17], np.int32))]
-    for step, (n, counts) in enumerate(steps):
+    for n, counts in steps:
         k, v = new_tokens(rng, cache, n, layout, dtype)
-        before = cache.lengths.copy()
-        cache.append(k, v, counts, layout, fixes_offsets=step < 2)
+        before, mean = cache.lengths.copy(), cache.k_offset.copy()
+        coarse = None if cache.coarse is None else cache.coarse.copy()
+        cache.append(k, v, counts, layout, fixes_offsets=True)
         np.testing.assert_array_equal(cache.lengths, before + (n if counts is None else counts))
+        if coarse is not None:
+            coarse = cache.geometry.coarse_after(coarse, before, cache.lengths)
+            np.testing.assert_array_equal(cache.coarse, coarse)
         if layout == "NHD":
             k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         for b, start in enumerate(before):
             new = slice(0, cache.lengths[b] - start)
             if new.stop == 0:
                 continue
-            if start == 0:
-                np.testing.assert_array_equal(cache.k_offset[b], offsets(k[b : b + 1, :, new])[0])
+            one = slice(b, b + 1)
+            vector = offsets(k[one, :, new], None, [start], mean[one], cache.bare[one])[0]
+            np.testing.assert_array_equal(cache.k_offset[b], vector)
             check_tokens(cache, b, start, k[:, :, new], v[:, :, new])
-    assert gpu.launched == ["offsets", "append"] * 2 + ["append"]
+    assert gpu.launched == ["offsets", "append"] * 3
 
 
 def test_strides_are_followed(gpu, rng):

@@ -21,13 +21,13 @@ def kv_format(request):
 
 @pytest.mark.parametrize("layout", ["HND", "NHD"])
 def test_attends_as_attention_does(rng, layout):
-    # At 8 bits a cache without an offset and `attention` quantize alike.
+    # At 8 bits a cache without an offset or a rotation and `attention` quantize alike.
     scheme = replace(PRESETS["int8-token"], smooth_k="none", smooth_v="none", name="as it is")
     k, v = tokens(rng, 2, HEADS, 300, 128)
     q = rng.standard_normal((2, 6, 5, 128)).astype(np.float16)
     if layout == "NHD":
         q, k, v = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in (q, k, v))
-    cache = KVCache(2, HEADS, 128, 300, smooth_k=False, device="cpu")
+    cache = KVCache(2, HEADS, 128, 300, smooth_k=False, rotate=False, device="cpu")
     cache.append(k, v, layout=layout)
     for is_causal in (True, False):
         o, lse = cache.attend(q, is_causal=is_causal, layout=layout, return_lse=True, scale=0.1)

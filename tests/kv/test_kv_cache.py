@@ -5,8 +5,10 @@ import pytest
 from kv_cases import FORMATS, HEADS, cache_of, options, tokens, units_of
 
 from cuattn import KVCache
+from cuattn.kv.fine import halves, read_fine
 from cuattn.kv.units import pack_units
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import offsets
 
 
 @pytest.fixture(params=FORMATS)
@@ -19,6 +21,13 @@ def test_units_are_the_references_codes(rng, kv_format):
     cache = cache_of(kv_format)
     cache.append(k, v)
     vector = offsets(k)
+    if kv_format.nested:
+        upper, lower = zip(*map(halves, quantize_nested(k, v, kv_format, vector)), strict=True)
+        for b in range(3):
+            np.testing.assert_array_equal(units_of(cache, b)[0], pack_units(*upper, kv_format)[b])
+            fine = read_fine(cache._memory, b, 48)[0]
+            np.testing.assert_array_equal(fine, pack_units(*lower, kv_format)[b])
+        return
     expected = pack_units(
         quantize_keys(k, kv_format, vector), quantize_values(v, kv_format), kv_format
     )
@@ -79,19 +88,6 @@ def test_truncated_sequences_are_appended_to_again(rng):
     expected.append(v, k, counts=[9, 0, 37])
     for x, y in zip(cache.gather("float32"), expected.gather("float32"), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def test_offset_is_that_of_the_first_tokens_only(rng):
-    k, v = tokens(rng, 3, HEADS, 20, 64)
-    cache = cache_of()
-    cache.append(k, v, counts=[20, 0, 20])
-    cache.append(k + 5, v)
-    expected = np.concatenate([offsets(k[:1]), offsets(k[1:2] + np.float16(5)), offsets(k[2:])])
-    np.testing.assert_array_equal(cache.codes()[0].vector, expected)
-    cache.truncate([0, 1, 40])
-    cache.append(-k, v)
-    np.testing.assert_array_equal(cache.codes()[0].vector[0], offsets(-k[:1])[0])
-    np.testing.assert_array_equal(cache.codes()[0].vector[1:], expected[1:])
 
 
 def test_reset_empties(rng):

@@ -58,7 +58,8 @@ def test_is_the_cache_in_host_memory(gpu, rng, kv_format, others):
         np.testing.assert_array_equal(x, y)
     assert on_gpu.nbytes == on_host.nbytes
     begun = gpu.launched.count("offsets")
-    assert begun == (0 if others.get("smooth_k") is False else 1)
+    # Sequences without tokens, or with few, might begin with any of them.
+    assert begun == (0 if others.get("smooth_k") is False else 3)
 
 
 def test_arrays_that_kernels_cannot_use_are_copied(gpu, rng):
@@ -115,7 +116,7 @@ def test_a_captured_append_leaves_the_host_without_lengths(gpu, rng):
     cache.append(k, v)
     gpu.is_capturing = True
     cache.append(k, v)
-    assert gpu.launched.count("offsets") == 1
+    assert gpu.launched.count("offsets") == 2  # none has more than its first tokens
     for call in (
         lambda: cache.append(k, v, counts=[1, 2, 3]),
         lambda: cache.truncate([0, 0, 0]),

@@ -102,8 +102,8 @@ def set_length(sequence, length):
 
 
 CHANGES = {
-    "kind": (lambda a, m, g: m.update(kind="weights"), "version 2"),
-    "version": (lambda a, m, g: m.update(version="1"), "version 2"),
+    "kind": (lambda a, m, g: m.update(kind="weights"), "version 3"),
+    "version": (lambda a, m, g: m.update(version="1"), "version 3"),
     "no geometry": (lambda a, m, g: m.pop("geometry"), "sound cache"),
     "no JSON": (lambda a, m, g: m.update(geometry="batch"), "sound cache"),
     "deep JSON": (lambda a, m, g: m.update(geometry="[" * 200_000), "sound cache"),
@@ -125,6 +125,7 @@ CHANGES = {
     "type of lengths": (replace("lengths", lambda x: x.astype(np.int64)), "lengths must be int32"),
     "type of units": (replace("units.0", lambda x: x.view(np.int8)), r"units\.0 must be uint8"),
     "shape of units": (replace("units.0", lambda x: x[:, :3]), r"units\.0 must be uint8"),
+    "bare tokens": (replace("bare", lambda x: x + 1), "bare must be"),
     "shape of offsets": (replace("k_offset", lambda x: x[:2]), "k_offset must be float32"),
     "too few pages": (
         lambda a, m, g: g.update(page_size=16, num_pages=5),
@@ -160,7 +161,7 @@ def test_what_is_wrong_with_a_file_is_said(rng, path):
     said(f"the file of a sound cache ({inner})")
     filled(rng).save(path)
     change_file(path, lambda arrays, metadata, geometry: metadata.update(kind="weights"))
-    said("a file of a cuattn KV cache, version 2 (this is ('weights', '2'))")
+    said("a file of a cuattn KV cache, version 3 (this is ('weights', '3'))")
     filled(rng).save(path)
     change_file(path, lambda arrays, metadata, geometry: arrays.update(lengths=np.zeros(3)))
     inner = ArgumentError("lengths", np.zeros(3), "int32 [3]")

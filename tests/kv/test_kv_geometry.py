@@ -92,12 +92,17 @@ def test_pages_suffice_for_all_unless_a_number_is_given():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, (8, 8, 0, False)),
-        ({"bits": 4}, (4, 4, 0, False)),
-        ({"k_bits": 4}, (4, 8, 0, False)),
-        ({"v_bits": 4}, (8, 4, 0, False)),
-        ({"bits": 4, "k_bits": 8, "v_zero": True}, (8, 4, 0, True)),
-        ({"bits": 4, "group": 32}, (4, 4, 32, False)),
+        ({}, (8, 8, 0, False, True)),
+        ({"rotate": False}, (8, 8, 0, False)),
+        ({"bits": 4}, (4, 4, 64, False, True, True)),
+        ({"bits": 4, "nested": False}, (4, 4, 0, False, True)),
+        ({"bits": 4, "group": 32}, (4, 4, 32, False, True, True)),
+        ({"k_bits": 4, "v_bits": 4}, (4, 4, 0, False, True)),
+        ({"k_bits": 4, "v_bits": 4, "nested": True}, (4, 4, 64, False, True, True)),
+        ({"k_bits": 4}, (4, 8, 0, False, True)),
+        ({"v_bits": 4}, (8, 4, 0, False, True)),
+        ({"bits": 4, "k_bits": 8, "v_zero": True}, (8, 4, 0, True, True)),
+        ({"bits": 4, "group": 32, "v_zero": True}, (4, 4, 32, True, True)),
     ],
     ids=str,
 )
@@ -119,7 +124,7 @@ def test_memory_is_pages_of_heads_of_units(page_size, pages, units):
     assert geometry.bytes_per_token == 2 * unit // 16
     words = 2 * 3 + (3 * pages if page_size else 0)
     assert geometry.nbytes(smooth_k=False) == geometry.units_bytes + 4 * words
-    assert geometry.nbytes(smooth_k=True) == geometry.units_bytes + 4 * (words + 3 * 2 * 64)
+    assert geometry.nbytes(smooth_k=True) == geometry.units_bytes + 4 * (words + 3 * (2 * 64 + 1))
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])

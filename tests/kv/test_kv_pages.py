@@ -8,6 +8,7 @@ from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.host_state import HostState
 from cuattn.kv.pages import NO_PAGE
 from cuattn.kv_format import KVFormat
+from cuattn.reference.kv_offsets import FIRST_TOKENS
 
 BATCH = 3
 
@@ -189,7 +190,7 @@ def test_a_cache_in_one_piece_has_no_table():
     plan = of.appended(np.array([20, 0, 1]), (0,))
     assert (plan.entries, plan.begins) == (None, True)
     assert plan.after.emptied().limits.tolist() == [20] * 3
-    assert plan.after.appended(np.array([0, 0, 1]), (0,)).begins is False
+    assert plan.after.appended(np.array([0, 0, 0]), (0,)).begins is False
     with pytest.raises(ArgumentError, match="at most 19 tokens for sequence 2, which has 1 of 20"):
         grown(plan.after, 0, 0, 20)
     with pytest.raises(ArgumentError) as error:
@@ -198,11 +199,11 @@ def test_a_cache_in_one_piece_has_no_table():
     assert str(error.value) == words
 
 
-def test_an_append_begins_sequences_that_are_empty():
-    of = host_state()
+def test_an_append_begins_sequences_that_have_first_tokens_only():
+    of = host_state(30, 160)
     assert of.may_begin
     assert of.appended(np.array([1, 0, 0]), (0,)).begins
-    of = grown(of, 1, 1, 0)
+    of = grown(of, FIRST_TOKENS + 1, FIRST_TOKENS + 2, FIRST_TOKENS)
     assert not of.appended(np.array([5, 5, 0]), (0,)).begins
     assert of.appended(1, (0,)).begins
     of = grown(of, 0, 0, 1)

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
-from cuattn.kv_format import KVFormat
+from cuattn.kv_format import UNIT_TOKENS, KVFormat
 from cuattn.reference import emulate, exact
 from cuattn.reference.decode import decode
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import (
+    fine_units,
+    kept,
+    quantize_keys,
+    quantize_nested,
+    quantize_values,
+)
+from cuattn.reference.kv_offsets import offsets
 from cuattn.reference.quantize import Operands, Quantized, quantize
+from cuattn.reference.rotation import rotate
 from cuattn.reference.smoothing import lse_shift
 
 FORMATS = [
@@ -22,6 +30,7 @@ FORMATS = [
 ]
 every_format = pytest.mark.parametrize("kv_format", FORMATS, ids=str)
 ZERO = FORMATS[3]
+NESTED = KVFormat(64, 4, 4, group=32, rotate=True, nested=True)
 
 
 def qkv(rng, head_dim=64, count=300, seqlen_q=4, batch=2, heads=2, group=3):
@@ -164,6 +173,31 @@ def test_groups_of_k_are_summed_with_their_scales(rng):
         quantize(q, scope="token").dequantize(), k.dequantize(), v.dequantize(), is_causal=True
     )
     np.testing.assert_allclose(lse, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+@pytest.mark.parametrize("kv_format", [NESTED, KVFormat(64, rotate=True)], ids=str)
+def test_logits_are_those_of_rotated_codes_and_of_the_offset(kv_format, softcap, rng):
+    """Products of codes with zero points; that of the offset but for keys that have none."""
+    q, k, v = qkv(rng, kv_format.head_dim, 200, seqlen_q=1)
+    vector, bare = offsets(k), np.array([0, 128])
+    if kv_format.nested:
+        fine = np.broadcast_to(fine_units(200, 4, 1).repeat(UNIT_TOKENS)[:200], (2, 200))
+        keys, values = (kept(x, fine) for x in quantize_nested(k, v, kv_format, vector, bare=bare))
+        keys = replace(keys, vector=vector, bare=bare, rotated=True)
+    else:
+        keys = quantize_keys(k, kv_format, vector, bare=bare)
+        values = quantize_values(v, kv_format)
+    _, lse = decode(q, keys, values, softcap=softcap)
+    rows = quantize(rotate(q), scope="token").dequantize()
+    of_codes = np.repeat(replace(keys, vector=None, rotated=False).dequantize(), 3, axis=1)
+    logits = rows @ of_codes.swapaxes(2, 3)
+    of_offset = q.astype(np.float64) @ np.repeat(vector, 3, axis=1)[..., None]
+    logits += of_offset * keys.has_offset()[:, None, None]
+    logits /= np.sqrt(kv_format.head_dim)
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
+    np.testing.assert_allclose(lse, np.log(np.exp(logits).sum(axis=3)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("group", [0, 32])

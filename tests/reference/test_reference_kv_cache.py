@@ -5,7 +5,8 @@ import pytest
 
 from cuattn.errors import ArgumentError
 from cuattn.kv_format import KVFormat
-from cuattn.reference.kv_cache import CachedOperand, offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import CachedOperand, quantize_keys, quantize_values
+from cuattn.reference.kv_offsets import FIRST_TOKENS, bare_tokens, offsets
 from cuattn.reference.quantize import AMAX_FLOOR, quantize, smoothing_vector
 
 FORMATS = [
@@ -122,23 +123,53 @@ def sample_of(count):
     return [i * count // 512 for i in range(512)] if count > 512 else list(range(count))
 
 
-def test_offsets_are_means_of_the_first_tokens(rng):
-    k = tokens(rng, 64, batch=4, count=1500) + 2
-    counts = np.array([1500, 0, 1, 513])
+def test_offsets_are_means_from_the_fifth_token_on(rng):
+    k = tokens(rng, 64, batch=5, count=1500) + 2
+    counts = np.array([1500, 0, 1, 517, 4])
     for b, count in enumerate(counts):
         k[b, :, count:] = np.nan
     found = offsets(k, counts)
     assert found.dtype == np.float32
     for b, count in enumerate(counts):
-        expected = k[b][:, sample_of(count)].astype(np.float64).mean(axis=1) if count else 0
+        some = k[b][:, 4:][:, sample_of(count - 4)] if count > 4 else np.zeros((3, 1, 64))
+        expected = some.astype(np.float64).mean(axis=1)
         np.testing.assert_allclose(found[b], np.broadcast_to(expected, (3, 64)), rtol=1e-6)
-    of_sample = smoothing_vector(k[:1, :, sample_of(1500)], "mean")
+    of_sample = smoothing_vector(k[:1, :, 4:][:, :, sample_of(1496)], "mean")
     np.testing.assert_array_equal(offsets(k[:1]), of_sample)
+
+
+@pytest.mark.parametrize("begin", [3, 16, 17, 40])
+def test_offsets_are_fixed_when_there_are_enough_tokens(begin, rng):
+    """At once, or with the append that goes beyond the first 128."""
+    k = tokens(rng, 64, batch=1, count=600)
+    vector, bare, length = np.zeros((1, 3, 64), np.float32), np.zeros(1, np.int64), 0
+    for count in (begin, 9, 100, 28 - begin % 28, 300, 20):
+        more = k[:, :, length : length + count]
+        bare = bare_tokens([count], [length], bare)
+        vector = offsets(more, None, [length], vector, bare)
+        of = k[:, :, 4 : begin if begin > 16 else length + count].astype(np.float64)
+        if begin > 16 or length <= FIRST_TOKENS:
+            expected = of.mean(axis=2) if of.shape[2] else 0
+        np.testing.assert_allclose(vector, np.broadcast_to(expected, vector.shape), atol=1e-6)
+        assert bare.tolist() == [0 if begin > 16 else FIRST_TOKENS]
+        length += count
+
+
+def test_the_first_tokens_may_have_no_offset(rng):
+    k = tokens(rng, 64, count=100)
+    vector = offsets(k)
+    found = quantize_keys(k, FORMATS[0], vector, [0, 100], [128, 128])
+    with_it, without = (quantize_keys(k, FORMATS[0], x) for x in (vector, None))
+    np.testing.assert_array_equal(found.codes[0], without.codes[0])
+    np.testing.assert_array_equal(found.codes[1, :, :28], without.codes[1, :, :28])
+    np.testing.assert_array_equal(found.codes[1, :, 28:], with_it.codes[1, :, 28:])
+    whole = quantize_keys(k, FORMATS[0], vector, None, [0, 60]).dequantize()
+    assert np.abs(whole - k).max() < 0.05
 
 
 def test_offsets_of_poisoned_channels_are_zero(rng):
     k = tokens(rng, 64)
-    k[0, 1, 3, 5] = np.inf
+    k[0, 1, 7, 5] = np.inf
     found = offsets(k)
     assert found[0, 1, 5] == 0
     assert np.isfinite(found).all()

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from cuattn.kv.fine import halves
 from cuattn.kv.units import pack_units, unpack_units
 from cuattn.kv_format import UNIT_TOKENS
-from cuattn.reference.kv_cache import offsets, quantize_keys, quantize_values
+from cuattn.reference.kv_cache import quantize_keys, quantize_nested, quantize_values
+from cuattn.reference.kv_offsets import bare_tokens, offsets
 
 from .memory import compact, floats
 from .quantizers import source
@@ -15,9 +17,11 @@ def fix_offsets(values, spec, grid):
     assert grid == (k.shape[0] * k.shape[1],)
     vectors = k_offset(values, k.shape)
     counts = counts_of(values)
-    begins = np.flatnonzero((lengths_of(values) == 0) & (counts > 0) & (counts <= k.shape[2]))
-    for b in begins:
-        vectors[b] = offsets(k[b : b + 1, :, : counts[b]])[0]
+    if lacks_room(values, k.shape[2]):
+        return
+    lengths, bare = lengths_of(values), bare_of(values)
+    bare[...] = bare_tokens(counts, lengths, bare)
+    vectors[...] = offsets(k, counts, lengths, vectors, bare)
 
 
 def append_tokens(values, spec, grid):
@@ -27,24 +31,65 @@ def append_tokens(values, spec, grid):
     assert not compact(values["arrivals"], (1,), "<u4")[0]
     lengths, counts = lengths_of(values), counts_of(values)
     ends = lengths + counts
-    if ((counts < 0) | (counts > seqlen) | (ends > integers(values["limits"], batch))).any():
+    if lacks_room(values, seqlen):
         integers(values["refused"], 1)[0] = 1
         return
     vectors = k_offset(values, k.shape) if values["store"]["k_offset"] else None
+    store, kv_format = values["store"], spec.kv_format
+    coarse = coarse_after(store, lengths, ends) if kv_format.nested else None
     for b in np.flatnonzero(counts):
         vector = None if vectors is None else vectors[b : b + 1]
-        new = (
-            quantize_keys(k[b : b + 1, :, : counts[b]], spec.kv_format, vector),
-            quantize_values(v[b : b + 1, :, : counts[b]], spec.kv_format),
-        )
-        put_tokens(values["store"], spec.kv_format, b, slice(lengths[b], ends[b]), new)
+        x, y = (t[b : b + 1, :, : counts[b]] for t in (k, v))
+        where, before = slice(lengths[b], ends[b]), lengths[b : b + 1]
+        touched = range(lengths[b] // UNIT_TOKENS, -(-ends[b] // UNIT_TOKENS))
+        units = [unit_of(store, kv_format, b, u) for u in touched]
+        bare = None if vector is None else bare_of(values)[b : b + 1]
+        if not kv_format.nested:
+            new = quantize_keys(x, kv_format, vector, before, bare), quantize_values(y, kv_format)
+            put_tokens(units, kv_format, where, new)
+            continue
+        made = map(halves, quantize_nested(x, y, kv_format, vector, before, bare))
+        upper, lower = zip(*made, strict=True)
+        put_tokens(units, kv_format, where, upper)
+        fine = [fine_unit_of(store, kv_format, b, u, coarse[b]) for u in touched]
+        scratch = np.zeros_like(units[0])
+        put_tokens([scratch if x is None else x for x in fine], kv_format, where, lower)
+    if kv_format.nested:
+        integers(store["coarse"], batch)[...] = coarse
     lengths += counts
 
 
-def put_tokens(store, kv_format, b, where, new):
+def lacks_room(values, seqlen):
+    counts, limits = counts_of(values), integers(values["limits"], len(lengths_of(values)))
+    ends = lengths_of(values) + counts
+    return ((counts < 0) | (counts > seqlen) | (ends > limits)).any()
+
+
+def bare_of(values):
+    store = values["store"]
+    return integers(store["bare"], int(store["batch"])) if store["bare"] else None
+
+
+def coarse_after(store, lengths, ends):
+    coarse = integers(store["coarse"], len(lengths))
+    kept = np.minimum(coarse, -(-lengths // UNIT_TOKENS))
+    newest = -(-ends // UNIT_TOKENS) - store["recent_units"]
+    return np.maximum(np.maximum(kept, newest), store["first_units"])
+
+
+def fine_unit_of(store, kv_format, b, unit, coarse):
+    """Return the bytes of all heads of the lower halves of a unit, None if it has none."""
+    first, recent = int(store["first_units"]), int(store["recent_units"])
+    if first <= unit < coarse:
+        return None
+    place = unit if unit < first else first + (unit - first) % recent
+    shape = (int(store["batch"]), int(store["num_kv_heads"]), first + recent, kv_format.unit_bytes)
+    return compact(store["fine"], shape, "|u1")[b, :, place]
+
+
+def put_tokens(units, kv_format, where, new):
     """Change the units that the tokens lie in, and nothing of other tokens."""
     first = where.start // UNIT_TOKENS
-    units = [unit_of(store, kv_format, b, u) for u in range(first, -(-where.stop // UNIT_TOKENS))]
     inside = slice(where.start - first * UNIT_TOKENS, where.stop - first * UNIT_TOKENS)
     both = unpack_units(np.stack(units, axis=1)[None], kv_format)
     for old, x in zip(both, new, strict=True):

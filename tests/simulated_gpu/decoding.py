@@ -2,13 +2,15 @@
 
 import numpy as np
 
+from cuattn.kv.fine import joined
 from cuattn.kv.scores import SCORE_AXES, Extra
 from cuattn.kv.units import unpack_units
+from cuattn.kv_format import UNIT_TOKENS
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import CachedOperand
 from cuattn.specs.attention import Type
 
-from .appending import lengths_of, unit_of
+from .appending import bare_of, fine_unit_of, integers, lengths_of, unit_of
 from .device import NUM_SMS
 from .memory import STORAGE, compact, delivered, floats, memory, widened
 
@@ -34,7 +36,7 @@ def decode_attention(values, spec, grid):
     q = widened(rows(values, "q", shape, spec.input), spec.input)
     o, lse = decode(
         q,
-        *cached(store, spec.kv_format, lengths),
+        *cached(values, spec.kv_format, lengths),
         lengths,
         scale=float(values["softmax_scale"]),
         **rules(values, spec, shape, lengths),
@@ -96,8 +98,9 @@ def of_tokens(mask, lengths):
     return found
 
 
-def cached(store, kv_format, lengths):
+def cached(values, kv_format, lengths):
     """Return K and V of all sequences; tokens beyond the lengths are NaN."""
+    store = values["store"]
     batch, heads, most = len(lengths), int(store["num_kv_heads"]), max(*lengths, 1)
     of_tokens = (batch, heads, most)
     k_codes, v_codes = (np.full((*of_tokens, kv_format.head_dim), 99, np.int8) for _ in "kv")
@@ -105,11 +108,15 @@ def cached(store, kv_format, lengths):
         np.full((*of_tokens, groups), np.nan, np.float32)
         for groups in (kv_format.k_groups, kv_format.v_groups)
     )
-    zero = np.full_like(v_scale, np.nan) if kv_format.v_zero else None
+    k_zero = np.full_like(k_scale, np.nan) if kv_format.nested else None
+    zero = np.full_like(v_scale, np.nan) if kv_format.has_v_zero else None
     for b in np.flatnonzero(lengths):
         n = lengths[b]
         units = np.stack([unit_of(store, kv_format, b, u) for u in range(-(-n // 16))], axis=1)
         k, v = unpack_units(units[None], kv_format)
+        if kv_format.nested:
+            k, v = with_lower_halves(store, kv_format, b, (k, v), units)
+            k_zero[b, :, :n] = k.zero[0, :, :n]
         k_codes[b, :, :n], k_scale[b, :, :n] = k.codes[0, :, :n], k.scale[0, :, :n]
         v_codes[b, :, :n], v_scale[b, :, :n] = v.codes[0, :, :n], v.scale[0, :, :n]
         if zero is not None:
@@ -117,7 +124,17 @@ def cached(store, kv_format, lengths):
     vector = None
     if store["k_offset"]:
         vector = floats(store["k_offset"], (batch, heads, kv_format.head_dim))
-    return CachedOperand(k_codes, k_scale, None, vector), CachedOperand(v_codes, v_scale, zero)
+    k = CachedOperand(k_codes, k_scale, k_zero, vector, bare_of(values), kv_format.rotate)
+    return k, CachedOperand(v_codes, v_scale, zero)
+
+
+def with_lower_halves(store, kv_format, b, upper, units):
+    coarse = integers(store["coarse"], int(store["batch"]))[b]
+    fine = [fine_unit_of(store, kv_format, b, u, coarse) for u in range(units.shape[1])]
+    there = [np.zeros_like(units[:, 0]) if x is None else x for x in fine]
+    is_fine = np.repeat([x is not None for x in fine], UNIT_TOKENS)
+    lower = unpack_units(np.stack(there, axis=1)[None], kv_format)
+    return [joined(x, y, is_fine) for x, y in zip(upper, lower, strict=True)]
 
 
 def rows(values, name, shape, kind):
