@@ -110,8 +110,8 @@ class Caller:
             return
         self._followed += (producer,)
         event = self._cupy.cuda.Event(disable_timing=True)
-        event.record(_stream_at(producer))
-        _stream_at(self.stream).wait_event(event)
+        event.record(stream_at(producer))
+        stream_at(self.stream).wait_event(event)
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> View:
         """Return a view of a new array, of PyTorch if the first one is, else of CuPy."""
@@ -136,7 +136,7 @@ class Caller:
     def __enter__(self) -> Caller:
         """Make the call's stream CuPy's current one."""
         if not self._is_cupys:
-            self._entered = _stream_at(self.stream)
+            self._entered = stream_at(self.stream)
             self._entered.__enter__()
         return self
 
@@ -238,5 +238,6 @@ class _Address:
 
 
 @lru_cache(64)
-def _stream_at(address: int) -> Any:
+def stream_at(address: int) -> Any:
+    """Return CuPy's object for a stream of another library."""
     return cupy_module().cuda.Stream.from_external(_Address(address))

@@ -10,6 +10,8 @@ import numpy as np
 
 from ..arrays.caller import numpy_dtype
 from ..arrays.pytorch import torch_of
+from ..arrays.view import cupy_module
+from .side_stream import is_on_gpu
 
 __all__ = [
     "concat",
@@ -32,7 +34,7 @@ def library(x: Any) -> Any:
         return torch
     if isinstance(x, np.ndarray):
         return np
-    return x.__array_namespace__()
+    return cupy_module() if is_on_gpu(x) else x.__array_namespace__()
 
 
 def dtype_of(x: Any) -> str:

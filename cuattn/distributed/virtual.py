@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
+from ..arrays.caller import stream_at
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
@@ -256,7 +257,7 @@ class _Streams:
         self._torch = torch if torch is not None and torch.cuda.is_available() else None
         if self._torch is not None:
             address = self._torch.cuda.current_stream(self._device).cuda_stream
-            self._callers.append(cuda.ExternalStream(address))
+            self._callers.append(stream_at(address))
         for caller in self._callers:
             event = caller.record()
             for stream in self._streams:

@@ -5,7 +5,7 @@ hold tokens, `attention` answers a layer's call, `cache_layer` keeps the tokens 
 `cuattn.KVCache`, and `cached` has what stands for them on their way to the attention.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `arrays`, `operands`, `attention`,
-`kv` and `choice`.
+`kv`, `choice` and `torch`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..common.public import public
 from ..errors import ArgumentError, UnsupportedError
 from ..operands.options import check_flag
 from ..scheme import Scheme
+from ..torch.workspace import pytorch_memory
 from .attention import Rules, attend
 from .cached import Cached
 from .layers import Schemes, check_layers, number_of
@@ -152,7 +154,8 @@ class Attention:
                 raise UnsupportedError(f"cuattn has no {wrong}, least of all with its own cache")
             scheme = self._schemes.of(module)
             self.calls["cuattn, cache"] += 1
-            return key.layer.answer(query, key, value, rules, scheme), None
+            with _memory(query):
+                return key.layer.answer(query, key, value, rules, scheme), None
         reason = "layer left out" if number_of(module) in self._skip else None
         if reason is None and wrong and self._fallback:
             reason = wrong
@@ -167,7 +170,13 @@ class Attention:
                 "register(fallback=True), which leaves such calls to PyTorch"
             )
         self.calls["cuattn"] += 1
-        return attend(query, key, value, rules, self._schemes.of(module)), None
+        with _memory(query):
+            return attend(query, key, value, rules, self._schemes.of(module)), None
+
+
+def _memory(query: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which workspace on a GPU is PyTorch's, as its graphs want it."""
+    return pytorch_memory(query.device) if query.is_cuda else nullcontext()
 
 
 def _refusal(tensors: tuple[torch.Tensor | None, ...], dropout: float) -> str | None:

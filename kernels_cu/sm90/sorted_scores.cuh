@@ -24,7 +24,7 @@ struct SortedScores {
   }
 
   // The largest exponent of each of a lane's rows, V's scales included, one being
-  // exponent(half, score, added). `begin` may change the scores when their maxima by sections are known.
+  // exponent(half, score, added). `begin` may change the scores when maxima of sections are known.
   template <bool Masked, class Begin, class Exponent>
   static __device__ __forceinline__ void row_max(float (&m)[2], Scores& s,
                                                  const TokenScales<S>& keys, const Mask<S>& mask,

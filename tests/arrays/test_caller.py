@@ -138,9 +138,9 @@ def cuda(monkeypatch):
     monkeypatch.setattr("cupy.cuda.get_current_stream", cuda.get_current_stream)
     monkeypatch.setattr("cupy.cuda.runtime.streamIsCapturing", lambda stream: cuda.capturing)
     monkeypatch.setattr(caller_module, "_in_use", deque())
-    caller_module._stream_at.cache_clear()
+    caller_module.stream_at.cache_clear()
     yield cuda
-    caller_module._stream_at.cache_clear()
+    caller_module.stream_at.cache_clear()
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_errors_are_shown_layer_by_layer(llama, model, ids):
 
 def test_caches_are_compared_by_logits(llama, model, ids):
     results = llama.compare_caches(model, ids, 40, [8, 4])
-    assert 0 < results[8][0] < 0.05 < results[4][0] < 0.5
+    assert 0 < results[8][0] < results[4][0] < 0.1
     assert results[8][1] > 1.7 * results[4][1]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cuattn
-from cuattn.arrays.caller import _stream_at
+from cuattn.arrays.caller import stream_at
 from cuattn.arrays.device import current_device, target
 from cuattn.compile.jit import precompile
 from cuattn.operands.operand import DTYPES as DTYPE_OF
@@ -330,7 +330,7 @@ def arrays(rng, dtype="float16", **sizes):
 
 def as_cupys(stream):
     """Return a stream of PyTorch as one of CuPy: by address, for older PyTorch."""
-    return _stream_at(stream.cuda_stream)
+    return stream_at(stream.cuda_stream)
 
 
 def delay(cupy, stream, seconds=0.05):

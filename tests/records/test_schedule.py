@@ -35,7 +35,7 @@ for name in names:
 
 EMPTY = {
     **dict.fromkeys(("left_out", "tests", "method")),
-    **{name: [] for name in ("accuracy", "timings", "ceilings", "first_calls")},
+    **{name: [] for name in ("accuracy", "timings", "ceilings", "first_calls", "language_model")},
 }
 
 

@@ -76,7 +76,8 @@ def test_other_modes_of_pytorch(ct, tensors, torch_module, dynamo):
     sdpa = ct.scaled_dot_product_attention
     with torch_module.autocast(q.device.type, torch_module.float16), torch_module.inference_mode():
         o = sdpa(q, k.bfloat16(), v, q.new_zeros(40, 40))
-    assert torch_module.equal(o, own(q.half(), k.bfloat16().half(), v.half()))
+    halves = q.half(), k.bfloat16().half(), v.half()
+    assert torch_module.equal(o, own(*halves, attn_mask=q.new_zeros(40, 40)))
     compiled = dynamo(lambda q, k, v: sdpa(q, k, v, is_causal=True), dynamic=True)
     for seqlens in ((24, 24), (24, 56), (56, 24), (32, 32)):
         qkv = tensors(seqlens=seqlens)
