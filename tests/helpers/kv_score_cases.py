@@ -133,11 +133,9 @@ def _specs(facts):
         if name in SOME:
             for features in every:
                 for rows in (8, 16):
-                    yield decode_spec(
-                        format_of(64, options), TYPES["float16"], rows, facts, features
-                    )
+                    yield decode_spec(format_of(64, options), half, rows, facts, features)
         for rows in (8, 32):
-            yield decode_spec(format_of(128, options), TYPES["float16"], rows, facts, every[-1])
+            yield decode_spec(format_of(128, options), half, rows, facts, every[-1])
 
 
 def features_of(options):
