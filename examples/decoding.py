@@ -19,6 +19,7 @@ PROMPT, STEPS = 400, 16
 QUANTIZED = {
     "8 bits": {"bits": 8},
     "4 bits": {"bits": 4},
+    "4 bits for all tokens": {"bits": 4, "nested": False},
     "4 bits, groups of 32": {"bits": 4, "group": 32, "v_zero": True},
 }
 

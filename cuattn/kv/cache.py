@@ -85,7 +85,8 @@ class KVCache:
     Notes
     -----
     Arrays are as those of `cuattn.attention`, of any library, but all of them where the cache is. A
-    call that raises has changed nothing; one that is interrupted has done all of it or nothing.
+    call that raises has changed nothing; one that is interrupted has done all of it or nothing, but
+    that of nested codes tokens may have lost their lower halves that were to lose them.
 
     Making, loading or copying (`copy.deepcopy`) a cache waits for the GPU, and so do `gather`,
     `codes` and `save`; `lengths`, `truncate` and `set_page_table` do so if only the GPU knows the

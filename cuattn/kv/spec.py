@@ -230,7 +230,9 @@ def decode_spec(
     sizes = _ROWS[: len(_ROWS) - large]
     of_cta = next((n for n in sizes if rows <= n), sizes[-1])
     block = KV_BLOCK // UNIT_TOKENS * kv_format.unit_bytes
-    most_ctas = _CTAS + 1 if of_cta == _ROWS[0] and block <= _SMALL_BLOCK else _CTAS
+    # Of nested codes of 96 channels, which are pairs of no whole number of columns, two leave few.
+    spares = block <= _SMALL_BLOCK and not (kv_format.nested and kv_format.head_dim % _NARROW)
+    most_ctas = _CTAS + 1 if of_cta == _ROWS[0] and spares else _CTAS
     for ctas in range(most_ctas, 0, -1):
         room = min(target.max_smem_per_sm // ctas - _RESERVED_SMEM, target.max_smem_per_cta)
         wanted = min(max(_UNDER_WAY // ctas // block, _STAGES[0]), _STAGES[-1])

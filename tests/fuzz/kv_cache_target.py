@@ -60,19 +60,38 @@ class History(RuleBasedStateMachine):
         bits=st.sampled_from([(8, 8), (4, 4), (8, 4), (4, 8)]),
         group=st.sampled_from([0, 32, 64]),
         v_zero=st.booleans(),
+        rotate=st.booleans(),
+        nested=st.booleans(),
+        fine=st.tuples(*[st.sampled_from([0, 16, 48])] * 2),
         smooth_k=st.booleans(),
         page_size=st.sampled_from([0, 16, 64]),
         spare=st.integers(-3, 3),
     )
     def make(
-        self, batch, heads, head_dim, capacity, bits, group, v_zero, smooth_k, page_size, spare
+        self,
+        batch,
+        heads,
+        head_dim,
+        capacity,
+        bits,
+        group,
+        v_zero,
+        rotate,
+        nested,
+        fine,
+        smooth_k,
+        page_size,
+        spare,
     ):
         k_bits, v_bits = bits
         self.k_bits, self.v_bits = bits
         options = {"k_bits": k_bits, "v_bits": v_bits, "smooth_k": smooth_k, "page_size": page_size}
         if 4 in bits and head_dim % (group or 1) == 0:
             options["group"] = group
-        if v_bits == 4:
+        options["rotate"] = rotate
+        if bits == (4, 4) and nested:
+            options |= {"nested": True, "first": fine[0], "recent": fine[1]}
+        elif v_bits == 4:
             options["v_zero"] = v_zero
         if page_size:
             options["num_pages"] = max(1, batch * -(-capacity // page_size) + spare)

@@ -62,14 +62,16 @@ def _specs(facts):
         for head_dim in (64, 96, 128, 256) if name in SOME else (64, 128):
             some = name in SOME and head_dim == 64
             for dtype in DTYPES if some else ("float16",):
-                element, kv_format = (
-                    TYPES[dtype],
-                    geometry_of(1, 1, head_dim, 1, **options).kv_format,
-                )
+                element, kv_format = TYPES[dtype], format_of(head_dim, options)
                 yield OffsetSpec(element, head_dim, True)
                 yield AppendSpec.of(kv_format, element, aligned=True)
                 for rows in ROWS:
                     yield decode_spec(kv_format, element, rows, facts)
+
+
+def format_of(head_dim, options):
+    """Return the format of a cache with some options."""
+    return geometry_of(1, 1, head_dim, 1, **options).kv_format
 
 
 class Place(NamedTuple):

@@ -9,11 +9,10 @@ from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
 from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import decode_spec
-from cuattn.kv_format import KVFormat
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
 from helpers.gpu_cases import assert_close, assert_same_lse
-from helpers.kv_contents_cases import FORMATS, SOME
+from helpers.kv_contents_cases import FORMATS, SOME, format_of
 
 # Those that are arrays.
 ARRAYS = ("sinks", "alibi_slopes", "attn_mask")
@@ -128,18 +127,15 @@ def _feature_kernels():
 
 def _specs(facts):
     """Yield the kernels of every set of options, and of the last one in all formats and types."""
-    rng = np.random.default_rng(0)
+    rng, half = np.random.default_rng(0), TYPES["float16"]
     every = [features_of(make(rng, 2, 2, 1)) for make in SETS.values()]
     for name, options in FORMATS.items():
-        how = dict(options)
-        bits = how.pop("bits", None)
-        how |= {"k_bits": bits, "v_bits": bits} if bits else {}
         if name in SOME:
             for features in every:
                 for rows in (8, 16):
-                    yield decode_spec(KVFormat(64, **how), TYPES["float16"], rows, facts, features)
+                    yield decode_spec(format_of(64, options), half, rows, facts, features)
         for rows in (8, 32):
-            yield decode_spec(KVFormat(128, **how), TYPES["float16"], rows, facts, every[-1])
+            yield decode_spec(format_of(128, options), half, rows, facts, every[-1])
 
 
 def features_of(options):

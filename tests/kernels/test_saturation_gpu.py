@@ -14,7 +14,7 @@ from helpers.gpu_cases import (
     relative_l1,
     run,
 )
-from helpers.kv_contents_cases import GPU, Filled, every_format
+from helpers.kv_contents_cases import GPU, Filled, every_format, format_of
 
 from cuattn.reference import exact
 from cuattn.reference.rounding import LARGEST, saturate
@@ -66,7 +66,7 @@ def test_attention(rng, dtype, scheme, is_causal):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("tokens", [100, 5000], ids=["whole", "merged"])
 def test_caches(rng, options, dtype, tokens):
-    if options.get("v_zero") and dtype == "bfloat16":
+    if format_of(64, options).has_v_zero and dtype == "bfloat16":
         dtype = "float16"  # the range of V is no float32
     filled = Filled(GPU, batch=1, heads=2, head_dim=64, capacity=tokens, **options)
     shape = (1, 2, tokens, 64)
