@@ -1,4 +1,4 @@
-// The shift of first tokens, softcap and then ALiBi's bias: what becomes of scores before tokens are
+// The shift of first tokens, softcap and then ALiBi: what becomes of scores before tokens are
 // hidden. And what has to be known of rows for that and for a mask.
 #pragma once
 #include "kv/lane_tokens.cuh"
@@ -27,7 +27,7 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
   }
 }
 
-// Takes from the scores of `bare` first tokens, whose keys have no offset, what the offset has taken
+// Takes from the scores of `bare` first tokens, whose keys have no offset, what the offset took
 // from those of all others: it is added to all of them in the end. `first` is the number of the
 // warp's first token.
 template <DecodeSpec S>
