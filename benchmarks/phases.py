@@ -210,7 +210,7 @@ def _first_calls(_: Share) -> Findings:
 # compiled by the limit is a help, and no finding.
 KERNELS = "kernels"
 TOGETHER = {
-    "tests": Phase(_tests, 300),
+    "tests": Phase(_tests, 360),
     "sanitizer": Phase(_sanitizer, 200, parts=commands.SANITIZER_PARTS),
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
@@ -221,7 +221,7 @@ ALONE = {
     "ceilings": Phase(_ceilings, 30),
     "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
-    "features": Phase(_features, 60),
+    "features": Phase(_features, 100),
     "models": Phase(_models, 75),
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),

@@ -144,6 +144,7 @@ def kept(made: NestedCodes, is_fine: NDArray[np.bool_]) -> CachedOperand:
     Parameters
     ----------
     made : NestedCodes
+        Of all tokens.
     is_fine : ndarray of bool [batch, token]
         Which tokens keep all 8 bits.
     """
