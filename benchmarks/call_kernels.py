@@ -16,7 +16,7 @@ from cuattn.kv import append as kv_append
 from cuattn.kv import attend as kv_attend
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv_format import KVFormat
-from cuattn.plan import pipeline
+from cuattn.plan import pipeline, prepared
 from cuattn.plan.prepared import prepare
 from cuattn.scheme import Scheme
 
@@ -40,15 +40,21 @@ def kernels_of(call: str, head_dim: int, arch: str) -> list[Spec]:
 
 
 def attention_kernels(
-    scheme: str | Scheme, head_dim: int, arch: str, is_causal: bool = False, *scores: Any
+    scheme: str | Scheme,
+    head_dim: int,
+    arch: str,
+    is_causal: bool = False,
+    *scores: Any,
+    head_dim_v: int | None = None,
 ) -> list[Spec]:
     """Return what `attention` loads for contiguous float16 arrays.
 
     `scores` are those options of `cuattn.plan.prepared.prepare`, in its order.
     """
     q, k = _array(_HEADS, _TOKENS, head_dim), _array(_KV_HEADS, _TOKENS, head_dim)
+    v = _array(_KV_HEADS, _TOKENS, head_dim_v or head_dim)
     with _loaded(arch) as specs:
-        prepare.__wrapped__(q, k, k, None, scheme, None, is_causal, False, "HND", *scores)
+        prepare.__wrapped__(q, k, v, None, scheme, None, is_causal, False, "HND", *scores)
     return specs
 
 
@@ -72,7 +78,7 @@ def _loaded(arch: str) -> Iterator[list[Spec]]:
     device = Device(0, "a GPU", facts.arch.rstrip("a"), facts.arch, 132, *smem)
     specs: list[Spec] = []
     with ExitStack() as patches:
-        for module in (pipeline, kv_append, kv_attend):
+        for module in (prepared, pipeline, kv_append, kv_attend):
             patches.enter_context(patch.object(module, "current_device", lambda: device))
         patches.enter_context(patch.object(launch, "begin", lambda spec, _: specs.append(spec)))
         patches.enter_context(patch.object(launch, "load", lambda *_: SimpleNamespace(ptr=0)))

@@ -23,6 +23,7 @@ from cuattn.scheme import Scheme
 from cuattn.specs.attention import Type
 from cuattn.specs.mask_map import MaskMapSpec
 from cuattn.specs.mods import ModSource
+from cuattn.specs.quantize import QuantizeSpec
 from cuattn.specs.rules import PLAIN, MaskKind, Rules
 
 __all__ = [
@@ -221,5 +222,7 @@ def _quantizers(scheme: Scheme, head_dim: int, feature: Feature) -> Iterator[Spe
             continue
         if feature.rules.varlen and hasattr(spec, "varlen"):
             yield replace(spec, varlen=True)
+        elif feature.name == "dv-128" and isinstance(spec, QuantizeSpec):
+            yield replace(spec, head_dim_v=HEAD_DIM_V)
         else:
             yield spec

@@ -16,11 +16,14 @@ from cuattn.arrays.view import Array
 from cuattn.auto.table import CANDIDATES
 from cuattn.bench import auto_table, cases
 from cuattn.bench.models import MODELS
-from cuattn.operands.score_arrays import ScoreArrays
+from cuattn.operands.lengths import LengthArrays
+from cuattn.operands.mods import ModKey, Mods
+from cuattn.operands.score_arrays import NO_ARRAYS, ScoreArrays
 from cuattn.operands.scores import ALL_KEYS
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import rate_specs
 from cuattn.specs.attention import AttentionSpec
+from cuattn.specs.mods import ModSource
 from cuattn.specs.rules import MaskKind, Rules
 
 
@@ -55,10 +58,17 @@ def test_kernels_of_mma_and_what_auto_may_be_are_among_them(measured):
 # Options of scores of a call, as `prepare` has them, by their rules: of 32 heads and 1024 tokens.
 NONE = (None,) * 3  # expressions, and what no sequence is longer than
 VECTOR = Array((32,), (1,), "float32", (2, 0))
+BY_DISTANCE = ("score_mod", feature_cases.BY_DISTANCE)
+USED = LengthArrays(seqused_k=Array((1,), (1,), "int32", (2, 0)))
 CALLS = {
     Rules(): (),
     Rules(windowed=True): (feature_cases.WINDOW,),
     Rules(softcap=True): (ALL_KEYS, 3.0),
+    Rules(varlen=True): (ALL_KEYS, 0.0, *NONE, NO_ARRAYS, USED),
+    Rules(score_mod=ModSource(*BY_DISTANCE, (("slope", "float32"),))): (
+        *(ALL_KEYS, 0.0, Mods(ModKey(*BY_DISTANCE, ("slope",), ())), None, None),
+        ScoreArrays(mods=(VECTOR,)),
+    ),
     Rules(sinks=True): (ALL_KEYS, 0.0, *NONE, ScoreArrays(sinks=VECTOR)),
     Rules(alibi=True): (ALL_KEYS, 0.0, *NONE, ScoreArrays(alibi_slopes=VECTOR)),
     **{
@@ -77,12 +87,14 @@ CALLS = {
 def test_options_of_scores_are_among_them(arch):
     found = {*kernels.measured(target(arch))}
     for feature in chain(*feature_cases.FEATURES.values()):
+        about = feature.case.head_dim, arch, feature.case.is_causal, *CALLS[feature.rules]
+        head_dim_v = feature_cases.HEAD_DIM_V if feature.name == "dv-128" else None
         for name in feature_cases.SCHEMES:
-            for scheme in (name, feature_cases.apart(name)):
-                if feature.rules not in CALLS:
-                    continue
-                about = feature.case.is_causal, *CALLS[feature.rules]
-                assert {*attention_kernels(scheme, 128, arch, *about)} <= found, feature.name
+            # Lengths are for operands that the call quantizes.
+            kernels_alone = [] if feature.rules.varlen else [feature_cases.apart(name)]
+            for scheme in (name, *kernels_alone):
+                wanted = attention_kernels(scheme, *about, head_dim_v=head_dim_v)
+                assert {*wanted} <= found, feature.name
     for scored in SCORED:
         about = RAGGED.is_causal, *CALLS[scored.rules]
         for family in (nullcontext, mma_family):
