@@ -83,10 +83,15 @@ def quantized(scheme: Scheme | Sequence[Scheme | None], xp: Any, window: int = 0
         of_layer = scheme if isinstance(scheme, Scheme) else scheme[layer]
         if of_layer is None:
             return _exact(xp, q, k, v, window)
-        seen = (window - 1, 0) if window else (-1, -1)
+        seen = _window_size(window)
         return attention(q, k, v, is_causal=True, window_size=seen, scheme=of_layer)
 
     return attend
+
+
+def _window_size(window: int) -> tuple[int, int]:
+    """Return what `cuattn.attention` calls a window of so many tokens, the row's own among them."""
+    return (window - 1, 0) if window else (-1, -1)
 
 
 class PlainCache:
@@ -147,7 +152,7 @@ class Caches:
             raise ArgumentError("cache", name, f"one of {[*CACHES]}")
         sizes, xp = model.sizes, model.xp
         shape = (sizes.kv_heads, sizes.head_dim, capacity)
-        self._window = (sizes.window - 1, 0) if sizes.window else (-1, -1)
+        self._window = _window_size(sizes.window)
         if name == "float16":
             self.of_layer: list[Any] = [PlainCache(xp, *shape) for _ in range(sizes.layers)]
         else:
