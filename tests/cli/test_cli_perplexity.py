@@ -97,11 +97,11 @@ def test_layers_become_a_plan_that_is_judged_and_can_be_given(given, tmp_path, c
 
 def test_caches_are_read_token_by_token(given, tmp_path, capsys):
     file = tmp_path / "x.json"
-    options = ["--cache", "float16,int8,int4", "--prompt", "20", "--chunk", "1"]
+    options = ["--cache", "float16,int8,int4-g32", "--prompt", "20", "--chunk", "1"]
     assert main(["perplexity", *given, *options, "--json", str(file)]) == 0
     _, rows = rows_of(file)
     names = [(row.scheme, row.cache) for row in rows]
-    assert names == [("exact", x) for x in (None, "float16", "int8", "int4")]
+    assert names == [("exact", x) for x in (None, "float16", "int8", "int4-g32")]
     assert rows[1].kl < rows[2].kl < rows[3].kl
     text = capsys.readouterr().out
     assert "\ncaches\n  float16 " in text

@@ -73,7 +73,8 @@ def test_layers_one_at_a_time_are_those_with_the_others_exact(judge):
     assert found == [judge.scheme([INT8, None]), judge.scheme([None, INT8])]
 
 
-@pytest.mark.parametrize("name", CACHES)
+# Of nested codes as many of the newest tokens have 8 bits as chunks leave.
+@pytest.mark.parametrize("name", [name for name in CACHES if name != "int4"])
 def test_a_cache_read_token_by_token_is_the_same_in_chunks(judge, name):
     """But for rounding: a token's codes depend on no others but those that fix K's offset."""
     single = judge.cache(name, prompt=16)
@@ -83,7 +84,7 @@ def test_a_cache_read_token_by_token_is_the_same_in_chunks(judge, name):
 
 
 def test_caches_of_fewer_bits_diverge_more(judge):
-    kl = [judge.cache(x, prompt=16, chunk=60).kl for x in ("float16", "int8", "k8v4", "int4")]
+    kl = [judge.cache(x, prompt=16, chunk=60).kl for x in ("float16", "int8", "k8v4", "int4-g32")]
     assert kl == sorted(kl)
     assert kl[0] < 1e-6
 

@@ -137,7 +137,7 @@ def test_decoding_through_a_plain_cache_is_the_whole_pass(window):
 
 def test_caches_have_fewer_bytes_with_fewer_bits():
     model = made(TINY, random_tensors())
-    sizes = [Caches(model, name, 64).nbytes for name in ("float16", "int8", "k8v4", "int4")]
+    sizes = [Caches(model, name, 64).nbytes for name in ("float16", "int8", "k8v4", "int4-g32")]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 2 * 2 * 64 * 2 * 64 * 2
 
