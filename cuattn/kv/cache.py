@@ -62,7 +62,7 @@ class KVCache:
         8 bits, all others 4, and nothing is quantized again when tokens grow old.
     first, recent : int, optional
         How many tokens at the beginning of each sequence and, at least, at its end have 8 bits;
-        multiples of 16, by default 16 and 128.
+        multiples of 16, by default 16 and 256.
     smooth_k : bool
         Quantize keys less an offset of each sequence and head: the mean of at most 512 of the
         tokens that it begins with, from the fifth on. Where these are no more than 16, the first

@@ -33,7 +33,7 @@ _MAX_FINE = 2**16
 
 # What caches with nested codes have, unless they are asked for something else.
 _FIRST = 16
-_RECENT = 128
+_RECENT = 256
 _NESTED_GROUP = 64
 _HAS_GROUPS = tuple(size for size in KV_HEAD_DIMS if size % _NESTED_GROUP == 0)
 
