@@ -1,10 +1,11 @@
-// Integer scores under a softcap and no other rule: tanh by multiplications, where they are small.
+// Scores under a softcap and no other rule: tanh by multiplications, where they are small.
 //
 // tanh would be a second operation of the special function unit for each score, and be done before
 // the exponentials begin. An odd polynomial of the fifth degree, |error| < 1.8e-5 up to kReach, is
 // done among them. Beyond -kReach it goes on falling, which changes nothing if the largest score of
 // the row makes what is there negligible. The scores of other blocks, and of those with keys that
-// are hidden, become their tanh, in whole numbers, and the polynomial a straight line.
+// are hidden, become their tanh, in whole numbers if they are such, and the polynomial a straight
+// line.
 #pragma once
 #include "attn/score_rules.cuh"
 #include "ptx/math.cuh"
@@ -13,6 +14,7 @@
 template <WgmmaSpec S>
 struct CappedScores {
   using Raw = GroupScores<S>;
+  using Acc = typename Raw::Acc;
   using Scores = typename Raw::Scores;
   // Scores and what follows from them, in units of the cap.
   static constexpr float kReach = 0.6f;
@@ -20,7 +22,7 @@ struct CappedScores {
   static constexpr float kFirst = 0.99979336f, kThird = -0.3285475f, kFifth = 0.1049009f;
   // P of 2^-20 is no step of any type.
   static constexpr float kNegligible = 20.0f;
-  static constexpr float kUnit = 0x1p-21f;
+  static constexpr float kUnit = Raw::H::kIntegerScores ? 0x1p-21f : 1.0f;
 
   float slope[2];  // from a score to a multiple of the cap
   float shift[2];
@@ -42,7 +44,7 @@ struct CappedScores {
 
   // Of a block: `top` has the largest scores of each of a lane's rows, of all keys or of sections.
   template <bool Masked, int Parts>
-  __device__ __forceinline__ void begin(Scores& s, int (&top)[2][Parts],
+  __device__ __forceinline__ void begin(Scores& s, Acc (&top)[2][Parts],
                                         const float (&row_slope)[2], const ScoreRules<S>& rules) {
     const float least = kNegligible * rules.inverse_softcap - kTanhOfReach;
     bool is_small = true;
@@ -50,9 +52,9 @@ struct CappedScores {
     for (int half = 0; half < 2; ++half) {
       slope[half] = row_slope[half];
       shift[half] = rules.shift[half];
-      int most = top[half][0];
+      Acc most = top[half][0];
 #pragma unroll
-      for (int part = 1; part < Parts; ++part) most = max(most, top[half][part]);
+      for (int part = 1; part < Parts; ++part) most = Raw::larger(most, top[half][part]);
       const float y = of_cap(half, static_cast<float>(most));
       is_small = is_small && y >= least && y <= kReach;
     }
@@ -65,7 +67,7 @@ struct CappedScores {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int& x : top[half]) replace<Masked>(x, half);
+      for (Acc& x : top[half]) replace<Masked>(x, half);
       // Not a number if scales are none.
       slope[half] = __fmaf_rn(0.0f, slope[half], kUnit);
       shift[half] *= 0.0f;
@@ -76,10 +78,15 @@ struct CappedScores {
 
  private:
   template <bool Masked>
-  __device__ __forceinline__ void replace(int& x, int half) const {
-    constexpr float kWhole = 12582912.0f;  // 1.5 * 2^23: its units are 1
+  __device__ __forceinline__ void replace(Acc& x, int half) const {
+    Acc code;
     const float y = ptx::tanh(of_cap(half, static_cast<float>(x)));
-    const int code = __float_as_int(__fmaf_rn(y, 1.0f / kUnit, kWhole)) - __float_as_int(kWhole);
+    if constexpr (Raw::H::kIntegerScores) {
+      constexpr float kWhole = 12582912.0f;  // 1.5 * 2^23: its units are 1
+      code = __float_as_int(__fmaf_rn(y, 1.0f / kUnit, kWhole)) - __float_as_int(kWhole);
+    } else {
+      code = y;
+    }
     x = Masked && Raw::is_lowest(x) ? x : code;
   }
 };

@@ -11,7 +11,7 @@ struct GroupScores {
   using Scores = Acc[H::kScores];
   // Whether sm90/capped_scores.cuh does what rules ask for.
   static constexpr bool kCapped = S.rules.softcap && !S.rules.alibi && !S.rules.biased() &&
-                                  !S.rules.score_mod && H::kIntegerScores && !H::kTokenK;
+                                  !S.rules.score_mod && !H::kTokenK;
   static constexpr bool kRuled = S.rules.change_scores() && !kCapped;
   // Scales of tokens, and rules, make exponents of scores: floats in their place, or their bits.
   static constexpr bool kExponents = H::kTokenK || kRuled;
