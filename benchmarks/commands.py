@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOGETHER = "(gpu or needs) and not alone"
 ALONE = "gpu and alone"
 # Cores that are left for the phases beside the tests.
-CORES_LEFT, MOST_WORKERS = 2, 14
+CORES_LEFT, MOST_WORKERS = 2, 24
 
 # Processes that share a GPU and the cores: JAX is not to take most of the memory, nor PyTorch a
 # thread for each core.
