@@ -9,7 +9,7 @@ from itertools import product
 from ..arrays.device import Target
 from ..compile.jit import Spec
 from ..errors import ArgumentError
-from ..kv.geometry import geometry_of
+from ..kv.options import geometry_of
 from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
 from ..kv_format import KV_HEAD_DIMS
 from ..plan.listing import attention_specs, rate_specs

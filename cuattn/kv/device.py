@@ -18,8 +18,9 @@ from ..common.remember import Remembered
 from ..compile.launch import Buffers
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from ..presets import resolve
-from .geometry import KVGeometry, check_choices
+from .geometry import KVGeometry
 from .memory import Memory
+from .options import check_choices
 
 __all__ = ["SCHEME", "STORE", "DeviceMemory", "direct", "new_memory", "store_values"]
 

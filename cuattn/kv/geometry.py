@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..common.sizes import ceil_div, is_whole_number
 from ..errors import ArgumentError
-from ..kv_format import KV_BITS, KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
+from ..kv_format import UNIT_TOKENS, KVFormat
 
-__all__ = ["KVGeometry", "check_choices", "geometry_of"]
+__all__ = ["KVGeometry"]
 
 # Tokens of a page; 0 keeps each sequence in one piece.
 _PAGE_SIZES = (0, 16, 32, 64, 128, 256)
@@ -30,12 +30,6 @@ _MAX_PAGES = 2**31 - 1
 
 # Most tokens of a sequence that may keep all 8 bits of nested codes, at its beginning or its end.
 _MAX_FINE = 2**16
-
-# What caches with nested codes have, unless they are asked for something else.
-_FIRST = 16
-_RECENT = 256
-_NESTED_GROUP = 64
-_HAS_GROUPS = tuple(size for size in KV_HEAD_DIMS if size % _NESTED_GROUP == 0)
 
 # Bytes of a length, a limit, an entry of the page table and a component of an offset.
 _WORD = 4
@@ -188,74 +182,3 @@ class KVGeometry:
             words += self.batch * (self.num_kv_heads * self.kv_format.head_dim + 1)
         fine = math.prod(self.fine_shape) if self.kv_format.nested else 0
         return self.units_bytes + fine + _WORD * words
-
-
-def geometry_of(
-    batch: int,
-    num_kv_heads: int,
-    head_dim: int,
-    capacity: int,
-    bits: int = 8,
-    k_bits: int | None = None,
-    v_bits: int | None = None,
-    group: int | None = None,
-    v_zero: bool = False,
-    page_size: int = 0,
-    num_pages: int | None = None,
-    rotate: bool = True,
-    nested: bool | None = None,
-    first: int | None = None,
-    recent: int | None = None,
-) -> KVGeometry:
-    """Return the geometry of a cache, whose arguments are those of `KVCache`.
-
-    Raises
-    ------
-    ArgumentError
-        If one of them is wrong.
-    """
-    if not is_whole_number(bits) or bits not in KV_BITS:
-        raise ArgumentError("bits", bits, f"one of {KV_BITS}")
-    if nested is None:
-        # 4 bits and no more said of them.
-        nested = bits == 4 and (k_bits, v_bits, v_zero) == (None, None, False)
-    if group is None:
-        has_groups = nested is True and (bits, k_bits) != (8, None) and head_dim in _HAS_GROUPS
-        group = _NESTED_GROUP if has_groups else 0
-    kv_format = KVFormat(
-        head_dim,
-        bits if k_bits is None else k_bits,
-        bits if v_bits is None else v_bits,
-        group,
-        v_zero,
-        rotate,
-        nested,
-    )
-    # Everything else is checked before a number of pages is worked out from it.
-    sizes = (kv_format, batch, num_kv_heads, capacity, page_size)
-    if first is None:
-        first = _FIRST if nested else 0
-    if recent is None:
-        recent = _RECENT if nested else 0
-    if not page_size:
-        geometry = KVGeometry(*sizes, num_pages=batch, first=first, recent=recent)
-        if num_pages is not None:
-            raise ArgumentError("num_pages", num_pages, "None, unless there is a page_size")
-        return geometry
-    one = KVGeometry(*sizes, num_pages=1, first=first, recent=recent)
-    wanted = batch * one.pages_per_sequence if num_pages is None else num_pages
-    return replace(one, num_pages=wanted)
-
-
-def check_choices(smooth_k: object, device: object) -> None:
-    """Check the arguments of `KVCache` that say nothing of its geometry.
-
-    Raises
-    ------
-    ArgumentError
-        If one of them is wrong.
-    """
-    if not isinstance(smooth_k, bool):
-        raise ArgumentError("smooth_k", smooth_k, "True or False")
-    if not (device is None or (isinstance(device, str) and device == "cpu")):
-        raise ArgumentError("device", device, "None, for CuPy's current GPU, or 'cpu'")

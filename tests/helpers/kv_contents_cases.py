@@ -9,7 +9,7 @@ import pytest
 import cuattn
 from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
-from cuattn.kv.geometry import geometry_of
+from cuattn.kv.options import geometry_of
 from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
-from cuattn.kv.geometry import KVGeometry, check_choices, geometry_of
+from cuattn.kv.geometry import KVGeometry
+from cuattn.kv.options import check_choices, geometry_of
 from cuattn.kv_format import KVFormat
 
 FORMAT = KVFormat(64, 8, 8, 0, False)

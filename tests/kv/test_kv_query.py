@@ -13,8 +13,8 @@ from cuattn.arrays.view import Array
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import ArgumentError
-from cuattn.kv.geometry import geometry_of
 from cuattn.kv.listing import kv_specs
+from cuattn.kv.options import geometry_of
 from cuattn.kv.query import Query, QueryOptions
 from cuattn.kv.scores import PLAIN, SCORE_AXES, Extra, Features, ScoreArrays
 from cuattn.kv.spec import DecodeSpec, decode_spec

@@ -76,7 +76,7 @@ MODULES = (
     "operands.quantized",
     "kv.append",
     "kv.attend",
-    "kv.cache",
+    "kv.sequence_calls",
     "kv.device",
 )
 # Those that ask which GPU there is.

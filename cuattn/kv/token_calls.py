@@ -1,0 +1,138 @@
+"""The calls of a KV cache that take arrays of tokens: `append` and `attend`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..common.public import public
+from ..operands.scores import ALL_KEYS, checked_window
+from .append import append_on_device
+from .attend import attend_on_device
+from .device import DeviceMemory
+from .holdings import Holdings
+from .host import append_on_host, attend_on_host
+from .query import QueryOptions
+
+__all__ = ["TokenCalls"]
+
+
+class TokenCalls(Holdings):
+    """What a `KVCache` does with new tokens and with queries."""
+
+    @public
+    def append(
+        self, k: Any, v: Any, *, counts: Any = None, layout: str = "HND", stream: Any = None
+    ) -> None:
+        """Quantize tokens and put them after those that there are.
+
+        Parameters
+        ----------
+        k, v : array [batch, num_kv_heads, n, head_dim]
+            With layout "NHD" tokens come before heads. float16, bfloat16 or float32, where the
+            cache is, of any library; copied first if the last axis is not contiguous.
+        counts : array_like of int [batch], optional
+            How many of the n tokens of each sequence there are; by default all. Counts on the host
+            are checked there, and cannot be captured into a graph; those on the GPU are checked by
+            it.
+        layout : {"HND", "NHD"}
+        stream : int or stream, optional
+            As for `cuattn.attention`.
+
+        Raises
+        ------
+        ArgumentError
+            If an argument is wrong, or a sequence or the free pages lack room. Nothing has changed.
+        UnsupportedError, CompileError
+            As for `cuattn.attention`.
+        """
+        if isinstance(self._memory, DeviceMemory):
+            append_on_device(self._memory, k, v, counts, layout, stream)
+        else:
+            append_on_host(self._memory, k, v, counts, layout, stream)
+
+    @public
+    def attend(
+        self,
+        q: Any,
+        *,
+        is_causal: bool = True,
+        window_size: tuple[int, int] = ALL_KEYS,
+        softcap: float = 0.0,
+        sinks: Any = None,
+        attn_mask: Any = None,
+        alibi_slopes: Any = None,
+        scale: float | None = None,
+        layout: str = "HND",
+        return_lse: bool = False,
+        out: Any = None,
+        stream: Any = None,
+    ) -> Any:
+        """Attend to the tokens of each sequence; Q is quantized to 8 bits on the way.
+
+        Query i of n stands beside token ``length - n + i``, its own: the last query beside the last
+        token. Options that change the logits may be combined. They do it in this order: `softcap`,
+        `alibi_slopes`, an `attn_mask` of floats; then tokens are hidden, by all that hides some,
+        and `sinks` take part in the softmax.
+
+        Parameters
+        ----------
+        q : array [batch, num_q_heads, n, head_dim]
+            `num_q_heads` is a multiple of `num_kv_heads`. Otherwise as `k` of `append`.
+        is_causal : bool
+            Hide the tokens behind a query's own: query i of n sees the first ``length - n + 1 + i``
+            tokens, the last one sees all.
+        window_size : (int, int)
+            How many tokens before and behind its own a query sees, left and right; -1 for all. So
+            ``(W - 1, 0)`` are W tokens, which Hugging Face calls a sliding window of W. Tokens that
+            no query of a sequence sees are not read: time goes with the window and n.
+        softcap : float
+            Make a logit s ``softcap * tanh(s / softcap)``, as in Gemma 2; 0 does not.
+        sinks : array [num_q_heads], optional
+            A logit of each query head that takes part in the softmax and has no value, as in
+            gpt-oss: natural, neither scaled nor capped. float16, bfloat16 or float32, whatever `q`
+            is; -inf is no sink.
+        attn_mask : array, optional
+            It broadcasts to [batch, num_q_heads, n, m], whatever the layout, of the last m tokens
+            of each sequence, whatever its length: its last column is the last token's. All tokens
+            before those are seen, and columns of tokens that are not there mean nothing; m is at
+            most the capacity. So a tree of drafts is [batch, 1, n, n]. Of bool, True is seen. Of
+            float16, bfloat16 or float32 it is added to the logits, natural; -inf and the least
+            number of its type hide the token. It is read through its strides, never expanded.
+        alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
+            The slope times a token's distance from the query's own is taken from its logit.
+            float16, bfloat16 or float32.
+        scale : float, optional
+            Factor of the logits, ``1/sqrt(head_dim)`` by default.
+        layout : {"HND", "NHD"}
+        return_lse : bool
+            Return the log-sum-exp of the logits too.
+        out : array, optional
+            As for `cuattn.attention`.
+        stream : int or stream, optional
+            As for `cuattn.attention`.
+
+        Returns
+        -------
+        o : array with the shape and type of `q`
+            As for `cuattn.attention`. A row that sees no token is 0.
+        lse : array of float32 [batch, num_q_heads, n]
+            Only with `return_lse`. It includes the sink, and is the sink, or -inf without one, of a
+            row that sees no token.
+
+        Raises
+        ------
+        ArgumentError, UnsupportedError, CompileError
+            As for `cuattn.attention`.
+
+        Notes
+        -----
+        What an option is decides which kernel is used, not what is in an array: in a graph lengths,
+        sinks, slopes and masks may change from one replay to the next.
+        """
+        arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
+        scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
+        window = window_size if window_size is ALL_KEYS else checked_window(window_size)
+        options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
+        if isinstance(self._memory, DeviceMemory):
+            return attend_on_device(self._memory, q, options, scores, out, stream)
+        return attend_on_host(self._memory, q, options, scores, out, stream)
