@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from .common.sizes import is_whole_number, round_up
 from .errors import ArgumentError
 
-__all__ = ["KV_BITS", "KV_HEAD_DIMS", "UNIT_TOKENS", "KVFormat"]
+__all__ = ["KV_BITS", "KV_HEAD_DIMS", "UNIT_TOKENS", "KVFormat", "padded_head_dim"]
 
-# Head dimensions that the kernels of the cache are built for.
+# Head dimensions that the kernels of the cache are built for; others are padded to the next one.
 KV_HEAD_DIMS = (64, 96, 128, 256)
+
+# Those of caches are multiples of so many channels, up to the largest of the kernels'.
+_STEP = 16
 
 # Bits of a code, and channels that may share a scale where there are 4; 0 are all.
 KV_BITS = (8, 4)
@@ -25,6 +28,20 @@ _SECTOR = 32
 _SCALE_BYTES = 4 * UNIT_TOKENS
 
 
+def padded_head_dim(head_dim: int) -> int:
+    """Return the channels that units have of a head: the first of `KV_HEAD_DIMS` that suffices.
+
+    Raises
+    ------
+    ArgumentError
+        For a head_dim that no cache can have.
+    """
+    most = KV_HEAD_DIMS[-1]
+    if not is_whole_number(head_dim) or head_dim % _STEP or not _STEP <= head_dim <= most:
+        raise ArgumentError("head_dim", head_dim, f"a multiple of {_STEP} from {_STEP} to {most}")
+    return next(size for size in KV_HEAD_DIMS if head_dim <= size)
+
+
 @dataclass(frozen=True)
 class KVFormat:
     """How tokens of K and V are quantized.
@@ -34,10 +51,15 @@ class KVFormat:
     halves of codes of 8 bits, with a scale and a zero point of their own; the lower halves, and
     what the whole codes are multiplied by, are kept of some tokens only.
 
+    Codes have `padded` channels. Those of K that pad it are of zeros, behind the offset and before
+    the rotation, which so spreads outliers over more channels, and Q's are zeros, too: products
+    stay what they are. V's repeat its last channels, so that zeros are in no range of a group, and
+    nobody reads what becomes of them.
+
     Parameters
     ----------
     head_dim : int
-        One of 64, 96, 128, 256.
+        A multiple of 16 from 16 to 256.
     k_bits, v_bits : int
         8 or 4.
     group : int
@@ -66,13 +88,15 @@ class KVFormat:
     nested: bool = False
 
     def __post_init__(self) -> None:
-        allowed = {"head_dim": KV_HEAD_DIMS, "k_bits": KV_BITS, "v_bits": KV_BITS, "group": _GROUPS}
+        padded = padded_head_dim(self.head_dim)
+        allowed = {"k_bits": KV_BITS, "v_bits": KV_BITS, "group": _GROUPS}
         for name, choices in allowed.items():
             value = getattr(self, name)
             if not is_whole_number(value) or value not in choices:
                 raise ArgumentError(name, value, f"one of {choices}")
-        if self.group and self.head_dim % self.group:
-            expected = f"a divisor of the head_dim {self.head_dim}"
+        if self.group and padded % self.group:
+            of_units = "" if padded == self.head_dim else f", padded to {padded}"
+            expected = f"a divisor of the head_dim {self.head_dim}{of_units}"
             raise ArgumentError("group", self.group, expected)
         if self.group and 4 not in (self.k_bits, self.v_bits):
             raise ArgumentError("group", self.group, "0, unless K or V has 4 bits")
@@ -87,16 +111,21 @@ class KVFormat:
             raise ArgumentError("nested", self.nested, expected)
 
     @property
+    def padded(self) -> int:
+        """Channels of a head's codes."""
+        return padded_head_dim(self.head_dim)
+
+    @property
     def k_groups(self) -> int:
         """Scales of a token of K."""
-        return self.head_dim // self.group if self.group and self.k_bits == 4 else 1
+        return self.padded // self.group if self.group and self.k_bits == 4 else 1
 
     @property
     def v_groups(self) -> int:
         """Scales of a token of V."""
         if self.nested:
             return 1
-        return self.head_dim // self.group if self.group and self.v_bits == 4 else 1
+        return self.padded // self.group if self.group and self.v_bits == 4 else 1
 
     @property
     def has_v_zero(self) -> bool:
@@ -106,12 +135,12 @@ class KVFormat:
     @property
     def v_at(self) -> int:
         """Where V's codes begin in a unit, in bytes; K's begin it."""
-        return UNIT_TOKENS * self.head_dim * self.k_bits // 8
+        return UNIT_TOKENS * self.padded * self.k_bits // 8
 
     @property
     def k_scale_at(self) -> int:
         """Where K's scales begin; of nested codes pairs of a scale and a zero point."""
-        return self.v_at + UNIT_TOKENS * self.head_dim * self.v_bits // 8
+        return self.v_at + UNIT_TOKENS * self.padded * self.v_bits // 8
 
     @property
     def v_scale_at(self) -> int:

@@ -130,13 +130,13 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   if (!refused && fresh.any()) {
     Rows rows;
     const HeadRows from = rows_of<S.input>(p, of_values, sequence, kv_head);
-    rows.template load<S.aligned>(from.first, from.stride, fresh);
+    rows.template load<S.aligned, S.channels>(from.first, from.stride, fresh, of_values);
     const int page = page_of(p.store, sequence, unit);
     u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
     Image& image = reinterpret_cast<Image*>(smem)[warp];
     typename Rows::Vector vector;
     if (!of_values && p.store.k_offset && unit * kUnitTokens >= bare_tokens(p.store, sequence)) {
-      vector.load(p.store.k_offset, head, S.head_dim);
+      vector.load(p.store.k_offset, head, S.channels);
     }
     if constexpr (S.nested) {
       const bool fine = is_fine(p.store, coarse, unit);

@@ -137,9 +137,9 @@ def decode(
         If the arrays do not fit each other or an option makes no sense.
     """
     q = floating("q", q)
-    shape = Shape.of(q.shape, k.codes.shape, v.codes.shape)
-    if v.codes.shape[3] != shape.head_dim:
-        raise ArgumentError("v.codes.shape", v.codes.shape, f"of {shape.head_dim} channels, as k")
+    shape = Shape.of(q.shape, *((*x.codes.shape[:3], x.channels) for x in (k, v)))
+    if v.codes.shape[3] != k.codes.shape[3]:
+        raise ArgumentError("v.codes.shape", v.codes.shape, f"of {k.codes.shape[3]} channels, as k")
     scale = check_scale(scale, shape.head_dim)
     counts = whole_counts("lengths", lengths, shape.batch, shape.seqlen_kv)
     rules = ScoreRules.of(
@@ -156,7 +156,8 @@ def decode(
     lse[:] = rules.sinks[:, None]
     if shape.seqlen_q == 0:
         return o, lse
-    codes = quantize(rotate(as_float32(q)) if k.rotated else q, scope="token")
+    padded = np.pad(q, [(0, 0)] * 3 + [(0, k.codes.shape[3] - shape.head_dim)])
+    codes = quantize(rotate(as_float32(padded)) if k.rotated else padded, scope="token")
     shift = lse_shift(q, k.vector, scale)
     shares = partition(counts, shape.num_kv_heads, workers)
     pieces = [piece for share in shares for piece in share]
@@ -176,7 +177,7 @@ def decode(
         for (b, h), of_rows in partials.items():
             whole = reduce(merge, of_rows)
             o[b, h], lse[b, h] = rules.of_head(b, h, shift).finish(
-                whole.o / whole.row_sum[:, None],
+                whole.o[:, : shape.head_dim] / whole.row_sum[:, None],
                 np.log(2.0) * (whole.row_max + np.log2(whole.row_sum)),
                 whole.seen,
                 range(shape.seqlen_q),

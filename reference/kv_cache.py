@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ __all__ = [
 _STEPS = np.float32(15)
 _MIDDLE = 8
 
+# Channels of V that padding repeats, the last ones.
+_LAST = 16
+
 
 @dataclass(frozen=True, eq=False)
 class CachedOperand:
@@ -34,9 +37,10 @@ class CachedOperand:
 
     Attributes
     ----------
-    codes : ndarray of int8 [batch, num_kv_heads, token, head_dim]
-        In -127 ... 127, or of 4 bits in -7 ... 7, with zero points in -8 ... 7. Of nested codes
-        those of 8 bits, -128 ... 127, and of tokens that have 4 only multiples of 16.
+    codes : ndarray of int8 [batch, num_kv_heads, token, channel]
+        Channels beyond head_dim pad it. In -127 ... 127, or of 4 bits in -7 ... 7, with zero points
+        in -8 ... 7. Of nested codes those of 8 bits, -128 ... 127, and of tokens that have 4 only
+        multiples of 16.
     scale : ndarray of float32 [batch, num_kv_heads, token, group]
         One for each group of neighbouring channels, of which there may be one.
     zero : ndarray of float32 [batch, num_kv_heads, token, group], or None
@@ -47,6 +51,8 @@ class CachedOperand:
         How many keys at the beginning of each sequence it was not subtracted from; None: of none.
     rotated : bool
         Whether that is of `rotation.rotate` of the rest.
+    head_dim : int, optional
+        Channels that are no padding, by default all.
     """
 
     codes: NDArray[np.int8]
@@ -55,6 +61,7 @@ class CachedOperand:
     vector: Float32Array | None = None
     bare: NDArray[np.integer] | None = None
     rotated: bool = False
+    head_dim: int | None = None
 
     def __post_init__(self) -> None:
         codes, scale = self.codes, self.scale
@@ -65,9 +72,16 @@ class CachedOperand:
             raise ArgumentError("scale", scale, f"[batch, head, token, group] of {codes.shape}")
         if self.zero is not None and self.zero.shape != scale.shape:
             raise ArgumentError("zero", self.zero, f"of the shape {scale.shape} of scale")
-        of_heads = (*codes.shape[:2], codes.shape[3])
+        if self.head_dim is not None and not 1 <= self.head_dim <= codes.shape[3]:
+            raise ArgumentError("head_dim", self.head_dim, f"from 1 to {codes.shape[3]}")
+        of_heads = (*codes.shape[:2], self.channels)
         if self.vector is not None and self.vector.shape != of_heads:
             raise ArgumentError("vector", self.vector, f"of shape {of_heads}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is represented."""
+        return self.codes.shape[3] if self.head_dim is None else self.head_dim
 
     @property
     def group(self) -> int:
@@ -82,7 +96,7 @@ class CachedOperand:
             x: FloatArray = self.codes.astype(np.float64) * scale
             if self.zero is not None:
                 x += np.repeat(self.zero, self.group, axis=3)
-            x = unrotate(x) if self.rotated else x
+            x = (unrotate(x) if self.rotated else x)[..., : self.channels]
             if self.vector is not None:
                 x += np.where(self.has_offset()[:, None, :, None], self.vector[:, :, None, :], 0)
             return x
@@ -121,7 +135,9 @@ def quantize_keys(
     x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
     made = _symmetric(x, kv_format.k_bits, kv_format.k_groups)
     given = None if bare is None else np.asarray(bare)
-    return CachedOperand(made.codes, made.scale, None, vector, given, kv_format.rotate)
+    return CachedOperand(
+        made.codes, made.scale, None, vector, given, kv_format.rotate, kv_format.head_dim
+    )
 
 
 def quantize_nested(
@@ -134,7 +150,7 @@ def quantize_nested(
 ) -> tuple[NestedCodes, NestedCodes]:
     """Quantize K and V to nested codes; the arguments are those of `quantize_keys`."""
     x = _less_offset(_tokens("k", k, kv_format.head_dim), kv_format, vector, lengths, bare)
-    y = as_float32(_tokens("v", v, kv_format.head_dim))
+    y = as_float32(_repeated(_tokens("v", v, kv_format.head_dim), kv_format))
     return nested_codes(x, kv_format.k_groups), nested_codes(y, kv_format.v_groups)
 
 
@@ -200,6 +216,7 @@ def _less_offset(
                 raise ArgumentError("vector.shape", vector.shape, expected)
             has_offset = _has_offset(k.shape, lengths, bare)[:, None, :, None]
             x = np.where(has_offset, x - vector.astype(np.float32)[:, :, None, :], x)
+        x = np.pad(x, [(0, 0)] * 3 + [(0, kv_format.padded - kv_format.head_dim)])
         return rotate(x) if kv_format.rotate else x
 
 
@@ -226,12 +243,13 @@ def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
     ArgumentError
         If `v` does not fit the format.
     """
-    v = _tokens("v", v, kv_format.head_dim)
+    v = _repeated(_tokens("v", v, kv_format.head_dim), kv_format)
     if not kv_format.v_zero:
-        return _symmetric(v, kv_format.v_bits, kv_format.v_groups)
+        made = _symmetric(v, kv_format.v_bits, kv_format.v_groups)
+        return replace(made, head_dim=kv_format.head_dim)
     groups = kv_format.v_groups
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        x = as_float32(v).reshape(*v.shape[:3], groups, kv_format.head_dim // groups)
+        x = as_float32(v).reshape(*v.shape[:3], groups, kv_format.padded // groups)
         low = x.min(axis=4)
         r = np.maximum(x.max(axis=4) - low, np.float32(AMAX_FLOOR))
         scale = r / _STEPS
@@ -239,7 +257,7 @@ def quantize_values(v: ArrayLike, kv_format: KVFormat) -> CachedOperand:
         steps = np.rint((x - low[..., None]) * (_STEPS / r)[..., None]) - np.float32(_MIDDLE)
         codes = np.where(np.isnan(steps), np.float32(0), steps).astype(np.int8)
         zero = low + np.float32(_MIDDLE) * scale
-    return CachedOperand(codes.reshape(v.shape), scale, zero)
+    return CachedOperand(codes.reshape(v.shape), scale, zero, head_dim=kv_format.head_dim)
 
 
 def _tokens(name: str, x: ArrayLike, head_dim: int | None = None) -> NDArray[np.floating]:
@@ -249,6 +267,13 @@ def _tokens(name: str, x: ArrayLike, head_dim: int | None = None) -> NDArray[np.
         expected = f"[batch, num_kv_heads, token, {channels}]"
         raise ArgumentError(f"{name}.shape", array.shape, expected)
     return array
+
+
+def _repeated(x: NDArray[np.floating], kv_format: KVFormat) -> NDArray[np.floating]:
+    """Pad channels by the last ones, so that no range of a group grows."""
+    channel = np.arange(kv_format.padded)
+    last = kv_format.head_dim - _LAST + channel % _LAST
+    return x[..., np.where(channel < kv_format.head_dim, channel, last)]
 
 
 def _symmetric(x: NDArray[np.floating], bits: int, groups: int) -> CachedOperand:

@@ -14,7 +14,7 @@ from ..compile.jit import Spec, precompile
 from ..compile.nvrtc import checked_arch
 from ..errors import ArgumentError
 from ..kv.listing import kv_specs
-from ..kv_format import KV_BITS
+from ..kv_format import KV_BITS, KV_HEAD_DIMS
 from ..operands.operand import DTYPES
 from ..plan.kernels import supported
 from ..plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
@@ -123,7 +123,7 @@ def _specs(args: argparse.Namespace, facts: Target) -> list[Spec]:
     return _mixed(
         [
             *attention_specs(chosen, head_dims, dtypes, facts),
-            *kv_specs(head_dims, dtypes, bits, facts),
+            *kv_specs(args.head_dims or KV_HEAD_DIMS, dtypes, bits, facts),
             *((*mask_map_specs(), *merge_specs(dtypes), *rate_specs(facts)) if args.all else ()),
         ]
     )

@@ -83,7 +83,7 @@ def cached_operands(
     geometry = memory.geometry
     kv_format = geometry.kv_format
     of_tokens = (geometry.batch, geometry.num_kv_heads, int(lengths.max()))
-    sizes = (kv_format.head_dim, kv_format.k_groups, kv_format.head_dim, kv_format.v_groups)
+    sizes = (kv_format.padded, kv_format.k_groups, kv_format.padded, kv_format.v_groups)
     k_codes, k_scale, v_codes, v_scale = (
         np.zeros((*of_tokens, size), dtype)
         for size, dtype in zip(sizes, (np.int8, np.float32) * 2, strict=True)
@@ -104,8 +104,10 @@ def cached_operands(
         None if x is None else memory.to_host(x).copy() for x in (memory.k_offset, memory.bare)
     )
     return (
-        CachedOperand(k_codes, k_scale, zeros[0], vector, bare, kv_format.rotate),
-        CachedOperand(v_codes, v_scale, zeros[1]),
+        CachedOperand(
+            k_codes, k_scale, zeros[0], vector, bare, kv_format.rotate, kv_format.head_dim
+        ),
+        CachedOperand(v_codes, v_scale, zeros[1], head_dim=kv_format.head_dim),
     )
 
 
@@ -131,19 +133,21 @@ def values(memory: Memory, lengths: NDArray[np.int64], dtype: str) -> tuple[Any,
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ArgumentError("dtype", dtype, f"one of {list(DTYPES)}")
     geometry, kind = memory.geometry, numpy_dtype(dtype)
-    shape = (geometry.batch, geometry.num_kv_heads, int(lengths.max()), geometry.kv_format.head_dim)
+    head_dim, padded = geometry.kv_format.head_dim, geometry.kv_format.padded
+    shape = (geometry.batch, geometry.num_kv_heads, int(lengths.max()), head_dim)
     k_values, v_values = memory.xp.zeros(shape, kind), memory.xp.zeros(shape, kind)
     signs = None
     if geometry.kv_format.rotate:
-        signs = memory.sent((signs_of(shape[3]) * rotation_factor(shape[3])).astype(np.float32))
+        signs = memory.sent((signs_of(padded) * rotation_factor(padded)).astype(np.float32))
     with np.errstate(over="ignore", invalid="ignore"):
         for b in np.flatnonzero(lengths).tolist():
             n = int(lengths[b])
             k, v = read_tokens(memory, b, n)
             keys = k.values()
             if signs is not None:
-                keys = butterflies(keys, hadamard_block(shape[3])) * signs
+                keys = butterflies(keys, hadamard_block(padded)) * signs
+            keys = keys[..., :head_dim]
             if memory.k_offset is not None:
                 keys[:, :, int(memory.bare[b]) :] += memory.k_offset[b : b + 1, :, None]
-            k_values[b, :, :n], v_values[b, :, :n] = keys[0], v.values()[0]
+            k_values[b, :, :n], v_values[b, :, :n] = keys[0], v.values()[0, ..., :head_dim]
     return k_values, v_values

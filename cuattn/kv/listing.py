@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ..arrays.device import Target
 from ..errors import ArgumentError
-from ..kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
+from ..kv_format import KV_BITS, KVFormat
 from ..operands.operand import DTYPES
 from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 
@@ -40,12 +40,11 @@ def kv_formats(head_dims: Iterable[int], bits: Iterable[int]) -> Iterator[KVForm
     for number in bits:
         if number not in KV_BITS:
             raise ArgumentError("bits", number, f"one of {KV_BITS}")
-    able = [head_dim for head_dim in head_dims if head_dim in KV_HEAD_DIMS]
     choices = (False, True)
-    for kind in product(able, bits, bits, _GROUPS, choices, choices, choices):
+    for kind in product(head_dims, bits, bits, _GROUPS, choices, choices, choices):
         try:
             yield KVFormat(*kind)
-        except ArgumentError:  # groups, zero points or nested codes of 8 bits, or half a group
+        except ArgumentError:  # no cache's head_dim, half a group, or 8 bits and groups or more
             continue
 
 

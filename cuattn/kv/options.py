@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
-from ..kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
+from ..kv_format import KV_BITS, KVFormat, padded_head_dim
 from .geometry import KVGeometry
 
 __all__ = ["check_choices", "geometry_of"]
@@ -15,7 +15,6 @@ __all__ = ["check_choices", "geometry_of"]
 _FIRST = 16
 _RECENT = 256
 _NESTED_GROUP = 64
-_HAS_GROUPS = tuple(size for size in KV_HEAD_DIMS if size % _NESTED_GROUP == 0)
 
 
 def geometry_of(
@@ -48,8 +47,9 @@ def geometry_of(
         # 4 bits and no more said of them.
         nested = bits == 4 and (k_bits, v_bits, v_zero) == (None, None, False)
     if group is None:
-        has_groups = nested is True and (bits, k_bits) != (8, None) and head_dim in _HAS_GROUPS
-        group = _NESTED_GROUP if has_groups else 0
+        in_groups = nested is True and (bits, k_bits) != (8, None)
+        divides = in_groups and padded_head_dim(head_dim) % _NESTED_GROUP == 0
+        group = _NESTED_GROUP if divides else 0
     kv_format = KVFormat(
         head_dim,
         bits if k_bits is None else k_bits,

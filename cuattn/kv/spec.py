@@ -50,10 +50,14 @@ _SMALL_BLOCK = 14_000
 
 @dataclass(frozen=True)
 class _OfFormat(KernelSpec):
-    """The fields of `KVFormat`, and the elements of the arrays."""
+    """The fields of `KVFormat`, and the elements of the arrays.
+
+    `head_dim` are the channels of units, `channels` those of the caller's arrays.
+    """
 
     input: Type
     head_dim: int
+    channels: int
     k_bits: int
     v_bits: int
     group: int
@@ -64,7 +68,13 @@ class _OfFormat(KernelSpec):
     @property
     def kv_format(self) -> KVFormat:
         """The format that the kernel was made for."""
-        return KVFormat(**{x.name: getattr(self, x.name) for x in fields(KVFormat)})
+        of_units = {x.name: getattr(self, x.name) for x in fields(KVFormat)}
+        return KVFormat(**of_units | {"head_dim": self.channels})
+
+    @staticmethod
+    def fields_of(kv_format: KVFormat) -> dict[str, Any]:
+        """Return the fields of a format."""
+        return asdict(kv_format) | {"head_dim": kv_format.padded, "channels": kv_format.head_dim}
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class DecodeSpec(_OfFormat):
         min_ctas: int,
     ) -> DecodeSpec:
         """Return the spec of a format, for queries of a type."""
-        given: dict[str, Any] = asdict(kv_format) | features._asdict()
+        given: dict[str, Any] = cls.fields_of(kv_format) | features._asdict()
         return cls(input=element, **given, rows=rows, stages=stages, min_ctas=min_ctas)
 
     @property
@@ -156,8 +166,7 @@ class AppendSpec(_OfFormat):
     @classmethod
     def of(cls, kv_format: KVFormat, element: Type, *, aligned: bool) -> AppendSpec:
         """Return the spec of a format, for tokens of a type."""
-        given: dict[str, Any] = asdict(kv_format)
-        return cls(input=element, **given, aligned=aligned)
+        return cls(input=element, **cls.fields_of(kv_format), aligned=aligned)
 
     @property
     def min_ctas(self) -> int:
@@ -226,12 +235,12 @@ def decode_spec(
         Queries of a sequence, times the query heads that share a head of K and V.
     """
     made = partial(DecodeSpec.of, kv_format, element, features)
-    large = (kv_format.head_dim == _MANY_CHANNELS) + (kv_format.v_groups > 1)
+    large = (kv_format.padded == _MANY_CHANNELS) + (kv_format.v_groups > 1)
     sizes = _ROWS[: len(_ROWS) - large]
     of_cta = next((n for n in sizes if rows <= n), sizes[-1])
     block = KV_BLOCK // UNIT_TOKENS * kv_format.unit_bytes
     # Of nested codes of 96 channels, which are pairs of no whole number of columns, two leave few.
-    spares = block <= _SMALL_BLOCK and not (kv_format.nested and kv_format.head_dim % _NARROW)
+    spares = block <= _SMALL_BLOCK and not (kv_format.nested and kv_format.padded % _NARROW)
     most_ctas = _CTAS + 1 if of_cta == _ROWS[0] and spares else _CTAS
     for ctas in range(most_ctas, 0, -1):
         room = min(target.max_smem_per_sm // ctas - _RESERVED_SMEM, target.max_smem_per_cta)

@@ -38,7 +38,8 @@ class Tokens(NamedTuple):
 
     Parameters
     ----------
-    codes : ndarray of int8 [batch, head, token, head_dim]
+    codes : ndarray of int8 [batch, head, token, channel]
+        Channels are those of `KVFormat.padded`.
     scale : ndarray of float32 [batch, head, token, group]
     zero : ndarray of float32 [batch, head, token, group], or None
     """
@@ -48,7 +49,7 @@ class Tokens(NamedTuple):
     zero: Any = None
 
     def values(self) -> Any:
-        """Return what the codes stand for, float32 [batch, head, token, head_dim]."""
+        """Return what the codes stand for, float32 [batch, head, token, channel]."""
         group = self.codes.shape[3] // self.scale.shape[3]
         x = self.codes.astype("float32") * self.scale.repeat(group, axis=3)
         return x if self.zero is None else x + self.zero.repeat(group, axis=3)
@@ -82,8 +83,8 @@ def pack_units(k: Coded, v: Coded, kv_format: KVFormat) -> Any:
 def unpack_units(units: Any, kv_format: KVFormat) -> tuple[Tokens, Tokens]:
     """Undo `pack_units`: return K and V in new arrays."""
     of = kv_format
-    k_codes = _keys(units[..., : of.v_at], of.head_dim, of.k_bits)
-    v_codes = _values(units[..., of.v_at : of.k_scale_at], of.head_dim, of.v_bits)
+    k_codes = _keys(units[..., : of.v_at], of.padded, of.k_bits)
+    v_codes = _values(units[..., of.v_at : of.k_scale_at], of.padded, of.v_bits)
     k_scale = _numbers(units[..., of.k_scale_at : of.v_scale_at], of.k_groups)
     v_scale = _numbers(units[..., of.v_scale_at : of.v_zero_at], of.v_groups)
     zero = _numbers(units[..., of.v_zero_at : of.unit_bytes], of.v_groups) if of.v_zero else None

@@ -7,7 +7,7 @@ struct KvStore {
   u8* units;
   const i32* pages;        // [batch, pages_per_sequence]; null: sequence b is page b
   i32* lengths;            // [batch], tokens of each sequence
-  f32* k_offset;           // [batch, num_kv_heads, head_dim], taken from keys; null: nothing is
+  f32* k_offset;           // [batch, num_kv_heads, channels], taken from keys; null: nothing is
   i32* bare;               // [batch], first keys that it is not taken from: 0 or kFirstTokens
   u8* fine;                // of nested codes: [batch, num_kv_heads, place, unit_bytes], see
                            // fine_units.cuh

@@ -8,7 +8,8 @@ enum class Extra { none, boolean, fp16, bf16, fp32 };
 
 struct DecodeSpec {
   Type input;       // elements of Q and O
-  int head_dim;
+  int head_dim;     // channels of units
+  int channels;     // of those the ones that arrays have: a multiple of 16
   int k_bits;
   int v_bits;
   int group;        // channels that share a scale of 4-bit codes, or 0
@@ -29,7 +30,8 @@ struct DecodeSpec {
 
 struct AppendSpec {
   Type input;       // elements of K and V
-  int head_dim;
+  int head_dim;     // channels of units
+  int channels;     // of those the ones that arrays have: a multiple of 16
   int k_bits;
   int v_bits;
   int group;

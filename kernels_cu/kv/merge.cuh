@@ -112,7 +112,7 @@ struct RowMerger {
 #pragma unroll
     for (int i = 0; i < kFours; ++i) {
       const int channel = 4 * (lane + kWarpSize * i);
-      if (!has(i)) continue;
+      if (!has(i) || !is_channel<S>(channel)) continue;
       const float4 x = {o[i].x * inverse, o[i].y * inverse, o[i].z * inverse, o[i].w * inverse};
       store_pair<S.input>(to + channel,
                           saturated<S.input>({x.x, x.y}, {o[i].x, o[i].y}, {1.0f, 1.0f}));

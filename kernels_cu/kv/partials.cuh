@@ -38,6 +38,12 @@ __device__ __forceinline__ auto* o_address(const DecodeParams& p, int sequence,
          place.query * p.o_stride_row;
 }
 
+// Whether arrays have a channel of units.
+template <DecodeSpec S>
+__device__ __forceinline__ bool is_channel(int channel) {
+  return S.channels == S.head_dim || channel < S.channels;
+}
+
 // The log-sum-exp of a row that sees tokens.
 __device__ __forceinline__ float row_lse(float reference, float row_sum, float shift) {
   return (reference + log2f(row_sum) - kLog2Of255) * kLn2 + shift;
@@ -65,7 +71,7 @@ __device__ __forceinline__ void store_empty(const DecodeParams& p) {
     for (int row = 0; row < rows; ++row) {
       const RowPlace place{row % p.seqlen_q, row / p.seqlen_q, true};
       auto* to = o_address<S>(p, b, place);
-      for (int channel = 2 * lane; channel < S.head_dim; channel += 2 * kWarpSize) {
+      for (int channel = 2 * lane; channel < S.channels; channel += 2 * kWarpSize) {
         store_pair<S.input>(to + channel, {0.0f, 0.0f});
       }
       if (lane == 0) store_lse<S>(p, b, place, -kInf);
@@ -107,7 +113,9 @@ __device__ __forceinline__ void store_rows(const DecodeParams& p, DecodeStorage<
       const int channel = 8 * column + lane % 4 * 2;
       if (head.is_whole) {
         const float2 x = {sum.x * factor, sum.y * factor};
-        store_pair<S.input>(to + channel, saturated<S.input>(x, sum, {1.0f, 1.0f}));
+        if (is_channel<S>(channel)) {
+          store_pair<S.input>(to + channel, saturated<S.input>(x, sum, {1.0f, 1.0f}));
+        }
       } else {
         *reinterpret_cast<float2*>(partial.o[row] + channel) = sum;
       }

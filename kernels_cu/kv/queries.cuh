@@ -80,7 +80,7 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
     float eight[Row::kElements];
     float offset[Row::kElements] = {};
     x.widen(eight, i);
-    if (k_offset) load_floats(offset, k_offset + Row::channel(i));
+    if (k_offset && Row::has(i)) load_floats(offset, k_offset + Row::channel(i));
 #pragma unroll
     for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
   }
@@ -114,7 +114,7 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
     const i64 kv_head =
         static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
     const bool has_offset = p.store.k_offset && at.length > bare_tokens(p.store, at.sequence);
-    const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.head_dim : nullptr;
+    const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
     turn.wait_empty(ring.empty);
 #pragma unroll 1
     for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {

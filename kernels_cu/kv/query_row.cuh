@@ -17,12 +17,18 @@ struct QueryRow {
     return (static_cast<int>(threadIdx.x) % kLanes + kLanes * piece) * kElements;
   }
 
+  // Whether a piece is of the array, and no padding.
+  static __device__ __forceinline__ bool has(int piece) {
+    return S.channels == S.head_dim || channel(piece) < S.channels;
+  }
+
   template <bool Aligned>
   __device__ __forceinline__ void load(const char* from, bool valid) {
 #pragma unroll
     for (int i = 0; i < kPieces * kChunks; ++i) {
       const char* address = from + channel(i / kChunks) * bytes_of(S.input) + 16 * (i % kChunks);
-      chunk[i / kChunks][i % kChunks].template load<Aligned, false>(address, valid);
+      chunk[i / kChunks][i % kChunks].template load<Aligned, false>(address,
+                                                                    valid && has(i / kChunks));
     }
   }
 

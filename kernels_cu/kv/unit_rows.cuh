@@ -16,6 +16,9 @@ struct NewTokens {
   __device__ __forceinline__ bool all() const { return has(0) && has(kUnitTokens - 1); }
 };
 
+// Channels that pad a row may repeat so many, its last ones.
+constexpr int kPadStep = 16;
+
 // A lane has rows in adjacent slots, which is how it has adjacent bytes of V's channels.
 template <Type In, int HeadDim>
 struct UnitRows {
@@ -33,16 +36,20 @@ struct UnitRows {
   __device__ __forceinline__ int token(int r) const { return first_token + token_in_slot(r); }
 
   // Row 0 of the array begins at `rows`, others every `stride` bytes. Tokens that are not new are
-  // zeros.
-  template <bool Aligned>
-  __device__ __forceinline__ void load(const char* rows, i64 stride, const NewTokens& fresh) {
+  // zeros, and so are channels beyond those of the array, `Channels`; or they repeat the last ones.
+  template <bool Aligned, int Channels>
+  __device__ __forceinline__ void load(const char* rows, i64 stride, const NewTokens& fresh,
+                                       bool repeat) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const char* row = rows + (fresh.first + token(r)) * stride;
 #pragma unroll
       for (int c = 0; c < Lanes::kChunks; ++c) {
-        tile.chunk[r][c].template load<Aligned, true>(row + Lanes::channel(c) * bytes_of(In),
-                                                      fresh.has(token(r)));
+        const int channel = Lanes::channel(c);
+        const bool beyond = Channels < HeadDim && channel >= Channels;
+        const int from = beyond ? Channels - kPadStep + channel % kPadStep : channel;
+        tile.chunk[r][c].template load<Aligned, true>(row + from * bytes_of(In),
+                                                      fresh.has(token(r)) && (!beyond || repeat));
       }
     }
   }

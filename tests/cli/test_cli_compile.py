@@ -9,7 +9,7 @@ from cuattn.arrays.device import target
 from cuattn.cli import compile as compile_command
 from cuattn.cli import main
 from cuattn.kv.listing import kv_specs
-from cuattn.kv_format import KV_BITS
+from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS
 from cuattn.operands.operand import DTYPES
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
@@ -75,7 +75,7 @@ def test_compile_all_is_all(listed):
     for arch in ("80", "90a"):
         facts = target(arch)
         specs += attention_specs(supported(facts), HEAD_DIMS, DTYPES, facts)
-        specs += kv_specs(HEAD_DIMS, DTYPES, KV_BITS, facts)
+        specs += kv_specs(KV_HEAD_DIMS, DTYPES, KV_BITS, facts)
         specs += mask_map_specs()
         specs += merge_specs(DTYPES)
         specs += rate_specs(facts)

@@ -37,6 +37,10 @@ KINDS = (
 WIDE = ((4, 4, 64, True), (4, 4, 64, False, True, True))
 
 
+# Channels that kernels pad.
+PADDED = ((80, KINDS[0]), (112, WIDE[1]), (48, KINDS[2]), (240, KINDS[1]))
+
+
 # Kernels with features are made when they are first called. Of these each feature is in one or
 # more, and each kind of elements: (head_dim, kind, rows, features).
 FEATURES = (
@@ -50,18 +54,20 @@ FEATURES = (
 
 
 def append_specs():
-    kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE)]
+    kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE), *PADDED]
     for (head_dim, kind), element, aligned in product(kinds, INPUTS, (True, False)):
         yield AppendSpec.of(KVFormat(head_dim, *kind), element, aligned=aligned)
 
 
 def offset_specs():
-    for head_dim, element, aligned in product(KV_HEAD_DIMS, INPUTS, (True, False)):
+    sizes = (*KV_HEAD_DIMS, 16, 80, 240)
+    for head_dim, element, aligned in product(sizes, INPUTS, (True, False)):
         yield OffsetSpec(element, head_dim, aligned)
 
 
 def decode_specs(arch):
     kinds = [*product(KV_HEAD_DIMS, KINDS, (1, 9, 40)), *product((64, 128, 256), WIDE[1:], (1, 9))]
+    kinds += [(*kind, rows) for kind, rows in zip(PADDED, (1, 9, 1, 9), strict=True)]
     specs = [
         decode_spec(KVFormat(head_dim, *kind), INPUTS[i % len(INPUTS)], rows, target(arch))
         for i, (head_dim, kind, rows) in enumerate(kinds)

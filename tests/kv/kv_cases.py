@@ -24,6 +24,9 @@ FORMATS = {
     "nested": KVFormat(64, 4, 4, group=64, rotate=True, nested=True),
     "nested-96": KVFormat(96, 4, 4, rotate=True, nested=True),
     "nested-256": KVFormat(256, 4, 4, group=64, nested=True),
+    "8-padded": KVFormat(80, rotate=True),
+    "4-padded-group32-zero": KVFormat(48, 4, 4, group=32, v_zero=True),
+    "nested-padded": KVFormat(112, 4, 4, group=64, rotate=True, nested=True),
 }
 
 

@@ -51,7 +51,7 @@ def test_params_can_be_read(spec):
     assert re.search(rf"\b{spec.function}\(const {spec.params}& ", sources()[spec.source])
 
 
-@pytest.mark.parametrize("head_dim", KV_HEAD_DIMS)
+@pytest.mark.parametrize("head_dim", [*KV_HEAD_DIMS, 16, 80, 112])
 @pytest.mark.parametrize("element", [Type.fp16, Type.fp32])
 def test_no_kernel_asks_for_more_than_48_kib(head_dim, element):
     assert AppendSpec.of(KVFormat(head_dim), element, aligned=True).smem_bytes <= 48 * 1024

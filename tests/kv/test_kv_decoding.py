@@ -39,7 +39,7 @@ def test_decoding_matches_the_reference(rng, place, options, head_dim):
 
 @every_place
 @some_formats
-@pytest.mark.parametrize("head_dim", [96, 256])
+@pytest.mark.parametrize("head_dim", [16, 80, 96, 112, 176, 256])
 def test_other_head_dims(rng, place, options, head_dim):
     filled = Filled(place, head_dim=head_dim, **options).append(rng, [200, 77])
     filled.check_contents()

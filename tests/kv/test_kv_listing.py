@@ -17,7 +17,7 @@ from cuattn.specs.attention import Type
 def possible_formats():
     """Yield every format that can be made."""
     numbers = range(257)
-    for kind in product(KV_HEAD_DIMS, KV_BITS, KV_BITS, numbers, *[(False, True)] * 3):
+    for kind in product(HEAD_DIMS, KV_BITS, KV_BITS, numbers, *[(False, True)] * 3):
         try:
             yield KVFormat(*kind)
         except ArgumentError:
@@ -29,7 +29,8 @@ def test_formats_are_all_that_can_be_made():
 
 
 def test_formats_have_the_bits_that_were_asked_for():
-    assert list(kv_formats([64, 80], [8])) == [KVFormat(64), KVFormat(64, rotate=True)]
+    able = [KVFormat(64), KVFormat(64, rotate=True), KVFormat(80), KVFormat(80, rotate=True)]
+    assert list(kv_formats([8, 64, 72, 80, 320], [8])) == able
     assert all((f.k_bits, f.v_bits) == (4, 4) for f in kv_formats(HEAD_DIMS, [4]))
 
 

@@ -19,7 +19,7 @@ def kv_format(request):
 def operand(rng, kv_format, bits, groups, zero, units=3):
     shape = (2, 2, units * UNIT_TOKENS)
     most = 127 if bits == 8 else 7
-    codes = rng.integers(-most, most + 1, (*shape, kv_format.head_dim)).astype(np.int8)
+    codes = rng.integers(-most, most + 1, (*shape, kv_format.padded)).astype(np.int8)
     scale = rng.standard_normal((*shape, groups)).astype(np.float32)
     return Tokens(codes, scale, scale[::-1] * np.float32(3) if zero else None)
 
@@ -56,7 +56,7 @@ def test_codes_lie_where_the_header_says(rng, kv_format):
     assert units.shape == (2, 2, 3, kv_format.unit_bytes)
     for unit, token in ((0, 0), (1, 5), (2, 11), (2, 15)):
         of_unit, n = units[1, 0, unit], unit * UNIT_TOKENS + token
-        for channel in range(kv_format.head_dim):
+        for channel in range(kv_format.padded):
             at = *key_at(kv_format, token, channel), kv_format.k_bits
             assert code_at(of_unit, *at) == k.codes[1, 0, n, channel]
             at = *value_at(kv_format, token, channel), kv_format.v_bits

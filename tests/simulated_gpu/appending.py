@@ -13,7 +13,7 @@ from .quantizers import source
 
 
 def fix_offsets(values, spec, grid):
-    k = tokens(values, spec, "k")
+    k = tokens(values, spec, "k", spec.head_dim)
     assert grid == (k.shape[0] * k.shape[1],)
     vectors = k_offset(values, k.shape)
     counts = counts_of(values)
@@ -25,7 +25,7 @@ def fix_offsets(values, spec, grid):
 
 
 def append_tokens(values, spec, grid):
-    k, v = tokens(values, spec, "k"), tokens(values, spec, "v")
+    k, v = (tokens(values, spec, name, spec.channels) for name in "kv")
     batch, heads, seqlen, _ = k.shape
     assert grid == (batch * heads * spec.pieces(seqlen),)
     assert not compact(values["arrivals"], (1,), "<u4")[0]
@@ -114,12 +114,12 @@ def unit_of(store, kv_format, b, unit):
     return heads[:, in_page * kv_format.unit_bytes :][:, : kv_format.unit_bytes]
 
 
-def tokens(values, spec, name):
+def tokens(values, spec, name, head_dim):
     store = values["store"]
     operand = {f"stride_{axis}": values[f"{name}_stride_{axis}"] for axis in AXES}
     operand |= {"x": values[name], "seqlen": values["seqlen"], "num_heads": store["num_kv_heads"]}
     operand["heads"] = store["batch"] * store["num_kv_heads"]
-    return source(operand, spec, spec.head_dim)
+    return source(operand, spec, head_dim)
 
 
 AXES = ("batch", "head", "token")

@@ -32,7 +32,7 @@ def decode_attention(values, spec, grid):
     assert not compact(values["arrivals"], (batch * heads * row_tiles,), "<u4").any()
     floats(values["partials"], (2 * grid[0] * spec.rows * (spec.head_dim + 2),))[...] = np.nan
     lengths = lengths_of(values)
-    shape = (batch, heads * group, seqlen, spec.head_dim)
+    shape = (batch, heads * group, seqlen, spec.channels)
     q = widened(rows(values, "q", shape, spec.input), spec.input)
     o, lse = decode(
         q,
@@ -103,7 +103,7 @@ def cached(values, kv_format, lengths):
     store = values["store"]
     batch, heads, most = len(lengths), int(store["num_kv_heads"]), max(*lengths, 1)
     of_tokens = (batch, heads, most)
-    k_codes, v_codes = (np.full((*of_tokens, kv_format.head_dim), 99, np.int8) for _ in "kv")
+    k_codes, v_codes = (np.full((*of_tokens, kv_format.padded), 99, np.int8) for _ in "kv")
     k_scale, v_scale = (
         np.full((*of_tokens, groups), np.nan, np.float32)
         for groups in (kv_format.k_groups, kv_format.v_groups)
@@ -124,8 +124,10 @@ def cached(values, kv_format, lengths):
     vector = None
     if store["k_offset"]:
         vector = floats(store["k_offset"], (batch, heads, kv_format.head_dim))
-    k = CachedOperand(k_codes, k_scale, k_zero, vector, bare_of(values), kv_format.rotate)
-    return k, CachedOperand(v_codes, v_scale, zero)
+    k = CachedOperand(
+        k_codes, k_scale, k_zero, vector, bare_of(values), kv_format.rotate, kv_format.head_dim
+    )
+    return k, CachedOperand(v_codes, v_scale, zero, head_dim=kv_format.head_dim)
 
 
 def with_lower_halves(store, kv_format, b, upper, units):
