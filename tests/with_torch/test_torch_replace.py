@@ -190,14 +190,19 @@ def test_threads_are_in_layers_of_their_own(ct, torch_module, model, x):
         entered.set()
         assert go_on.wait(30)
 
+    def work():
+        # A kernel first: cuBLAS warns of a thread that no context is current in yet.
+        found.append(model(x.clone()))
+
     model.layers[0].register_forward_pre_hook(wait)
     with ct.replace(model) as replaced:
-        thread = threading.Thread(target=lambda: found.append(model(x)))
+        thread = threading.Thread(target=work)
         thread.start()
         assert entered.wait(30)
         assert torch_module.equal(other(x), before)
         go_on.set()
         thread.join()
+        assert len(found) == 1
         assert replaced.calls.schemes == {"int8": 3}
 
 

@@ -2,7 +2,18 @@
 
 import numpy as np
 import pytest
-from tiny_models import DECODERS, PAD, keyword, logits, model_of, padded, prompt, relative_l1, t5
+from tiny_models import (
+    DECODERS,
+    PAD,
+    asks_for_attention,
+    keyword,
+    logits,
+    model_of,
+    padded,
+    prompt,
+    relative_l1,
+    take,
+)
 
 from cuattn import ArgumentError, UnsupportedError
 
@@ -164,15 +175,19 @@ def test_layers_left_out_keep_their_tokens_as_they_are(hf):
 
 
 def test_t5_decodes_from_it(hf, attention):
-    model = t5(hf)
+    model = model_of(hf, "t5")
     ids, mask = padded(hf, "right")
     texts = []
     for name in ("eager", attention.name):
-        model.set_attn_implementation(name)
+        take(hf, model, name)
         options = {**TEXT, "attention_mask": mask}
         if name != "eager":
             own, crossed = hf.ours.Cache(model.config, 16), hf.library.DynamicCache()
             options[keyword(hf)] = hf.library.EncoderDecoderCache(own, crossed)
+            if not asks_for_attention(model):
+                with pytest.raises(UnsupportedError, match="only its own attention reads"):
+                    model.generate(ids, **options)
+                return
         found = model.generate(ids, **options, return_dict_in_generate=True, output_logits=True)
         texts.append(np.stack([x.numpy() for x in found.logits], 1))
     assert 0 < relative_l1(texts[1], texts[0]) < 0.05
