@@ -29,7 +29,7 @@ from .presets import resolve
 from .scheme import Scheme
 from .specs.coding import Name, coding
 
-__all__ = ["quantize", "quantize_kv", "quantize_views"]
+__all__ = ["quantize", "quantize_into", "quantize_kv", "quantize_views"]
 
 _REMEMBERED = 256
 
@@ -151,11 +151,39 @@ def _quantized(
             return quantize_views(seen, scheme, layout)
 
 
+def quantize_into(
+    given: Mapping[Name, Any], into: Mapping[tuple[Name, str], Any], scheme: Scheme, layout: str
+) -> dict[Name, QuantizedTensor]:
+    """Quantize arrays, K and V together if both are there, into memory that there is.
+
+    Parameters
+    ----------
+    given : mapping of {"q", "k", "v"} to array
+        On CuPy's current device, or in host memory.
+    into : mapping of (operand, attribute of `QuantizedTensor`) to ndarray
+        Contiguous ones, of the shape and type that the attribute has. What is not here is made.
+    """
+    name = next(iter(given))
+    if device_of(given[name], name)[0] == CPU:
+        tensors = quantize_on_host(given, {name: name for name in given}, scheme, layout)
+        for (name, part), array in into.items():
+            array[...] = getattr(tensors[name], part)
+        return tensors
+    caller = Caller(given[name], None)
+    seen = {name: caller.look(x, name) for name, x in given.items()}
+    with caller:
+        return quantize_views(seen, scheme, layout, into)
+
+
 def quantize_views(
-    arrays: Mapping[Name, View], scheme: Scheme, layout: str
+    arrays: Mapping[Name, View],
+    scheme: Scheme,
+    layout: str,
+    into: Mapping[tuple[Name, str], Any] | None = None,
 ) -> dict[Name, QuantizedTensor]:
     """Quantize arrays on CuPy's current device and stream, K and V together if both are there."""
     cupy = cupy_module()
+    into = into or {}
     seen = dict(arrays)
     call = _prepare(_signatures(seen), scheme, layout)
     if call.copied:
@@ -165,11 +193,15 @@ def quantize_views(
     order = None
     for name, x in seen.items():
         code_layout = call.code_layouts[name]
-        codes = cupy.ndarray(code_layout.data, code_layout.dtype)
-        scale = cupy.ndarray(code_layout.scale, np.float32)
-        vector = cupy.ndarray(code_layout.vector, np.float32) if code_layout.smoothed else None
+        codes, scale = into.get((name, "codes")), into.get((name, "scale"))
+        codes = cupy.ndarray(code_layout.data, code_layout.dtype) if codes is None else codes
+        scale = cupy.ndarray(code_layout.scale, np.float32) if scale is None else scale
+        vector = into.get((name, "vector"))
+        if code_layout.smoothed and vector is None:
+            vector = cupy.ndarray(code_layout.vector, np.float32)
         if code_layout.order and len(seen) == 2 and order is None:
-            order = cupy.ndarray(code_layout.order, np.uint8)
+            order = into.get((name, "order"))
+            order = cupy.ndarray(code_layout.order, np.uint8) if order is None else order
         shape = call.shapes[name]
         tensors[name] = QuantizedTensor(codes, scale, vector, name, scheme, shape, x.dtype, order)
     if call.launches:

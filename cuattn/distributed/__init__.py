@@ -1,7 +1,7 @@
 """Attention over several GPUs: rings, Ulysses and gathering, with codes on the wire.
 
 May import `errors`, `common`, `scheme`, `presets`, `reference`, `specs`, `arrays`, `operands`,
-`quantize`, `attention`, `merging`, `kv` and `records`.
+`compile`, `quantize`, `attention`, `merging`, `kv` and `records`.
 """
 
 from __future__ import annotations

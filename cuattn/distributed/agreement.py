@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import ArgumentError, CuattnError, MismatchError
@@ -56,17 +57,18 @@ def agree(
     if not isinstance(described, CuattnError):
         what = {"protocol": PROTOCOL, "call": call, **described}
     message = json.dumps([what, own], sort_keys=True).encode()
-    known = group.agreed.get(message) if check == "once" else None
-    answers = known or group.gather_bytes(message)
-    every = [json.loads(answer) for answer in answers]
+    if check == "once" and message in group.agreed:
+        return group.agreed[message]
+    every = [json.loads(answer) for answer in group.gather_bytes(message)]
     try:
         _compare([answer for answer, _ in every])
     except MismatchError as error:
         raise error from wrong
-    group.agreed[message] = answers
-    return [x for _, x in every]
+    group.agreed[message] = [x for _, x in every]
+    return group.agreed[message]
 
 
+@lru_cache(64)
 def described(scheme: Scheme) -> dict[str, Any]:
     """Return a scheme as `agree` takes it."""
     return asdict(scheme)

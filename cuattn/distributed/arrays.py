@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,12 @@ def library(x: Any) -> Any:
 
 def dtype_of(x: Any) -> str:
     """Return the name of an array's type, "bfloat16" for example."""
-    return str(x.dtype).removeprefix("torch.")
+    return _name_of(x.dtype)
+
+
+@lru_cache(64)
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def rows(x: Any, axis: int, start: int, stop: int, *, step: int = 1, pad: int = 0) -> Any:

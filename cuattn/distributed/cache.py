@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from ..errors import ArgumentError
 from ..kv.cache import KVCache
 from ..merging import merge_states
 from .agreement import agree
-from .arrays import concat, dtype_of, from_bytes, raw_bytes, rows, zeros
+from .arrays import concat, from_bytes, rows, zeros
 from .group import Group
+from .partials import exchanged_heads, gathered_partials, gathered_queries
 from .placement import token_axis
 
 __all__ = ["DistributedKVCache"]
@@ -49,7 +51,8 @@ class DistributedKVCache:
     Notes
     -----
     K is smoothed by an offset of each rank's own; `attend` merges by the lse of unsmoothed logits.
-    Lengths are counted on the host: tokens cannot be appended inside a captured graph.
+    Lengths are counted on the host: tokens cannot be appended inside a captured graph. `attend` can
+    be captured with NCCL's groups, for one query, and replayed until the next `append`.
     """
 
     def __init__(
@@ -205,18 +208,23 @@ class DistributedKVCache:
     ) -> Any:
         group, heads = self._group, 3 - axis
         if split_heads and group.size > 1:
-            q = self._gathered(q, heads, xp)
+            q = gathered_queries(group, q, heads, xp)
         n = int(q.shape[axis])
-        o, lse = self._cache.attend(
-            q,
-            is_causal=False,
-            softcap=softcap,
-            attn_mask=self._mask(n, q, xp) if is_causal and n > 1 else None,
-            scale=scale,
-            layout=layout,
-            return_lse=True,
-        )
-        parts = self._exchanged(o, lse, heads, xp, split_heads)
+        options: dict[str, Any] = {
+            "is_causal": False,
+            "softcap": softcap,
+            "attn_mask": self._mask(n, q, xp) if is_causal and n > 1 else None,
+            "scale": scale,
+            "layout": layout,
+            "return_lse": True,
+        }
+        attend = partial(self._cache.attend, q, **options)
+        if group.size == 1:
+            parts = [attend()]
+        elif split_heads:
+            parts = exchanged_heads(group, attend(), heads, xp)
+        else:
+            parts = gathered_partials(group, q, heads, xp, lambda out: attend(out=out))
         if sinks is not None:
             if split_heads:
                 each = len(sinks) // group.size
@@ -231,41 +239,6 @@ class DistributedKVCache:
         if len(parts) > 1:
             o, lse = merge_states([o for o, _ in parts], [lse for _, lse in parts], layout=layout)
         return (o, lse) if return_lse else o
-
-    def _gathered(self, q: Any, heads: int, xp: Any) -> Any:
-        """Return the queries of all heads."""
-        own = raw_bytes(q, xp)
-        every = [xp.empty(own.size, "uint8") for _ in range(self._group.size)]
-        self._group.all_gather(own, every).wait()
-        parts = [from_bytes(x, tuple(q.shape), dtype_of(q), q) for x in every]
-        return concat(parts, heads)
-
-    def _exchanged(
-        self, o: Any, lse: Any, heads: int, xp: Any, split: bool
-    ) -> list[tuple[Any, Any]]:
-        """Return the partial results of all ranks, of all heads or of this rank's."""
-        size = self._group.size
-        if size == 1:
-            return [(o, lse)]
-        each = int(o.shape[heads]) // size if split else int(o.shape[heads])
-        sends = []
-        for rank in range(size if split else 1):
-            some = rows(o, heads, rank * each, (rank + 1) * each)
-            of_some = rows(lse, 1, rank * each, (rank + 1) * each)
-            # Rows of o have a multiple of 16 bytes, which kernels load at once; lse follows.
-            sends.append(xp.concatenate([raw_bytes(some, xp), raw_bytes(of_some, xp)]))
-        receives = [xp.empty(sends[0].size, "uint8") for _ in range(size)]
-        self._group.all_to_all(sends if split else sends * size, receives).wait()
-        shape_o, shape_lse = list(o.shape), list(lse.shape)
-        shape_o[heads] = shape_lse[1] = each
-        border = sends[0].size - 4 * int(np.prod(shape_lse))
-        return [
-            (
-                from_bytes(x[:border], tuple(shape_o), dtype_of(o), o),
-                from_bytes(x[border:], tuple(shape_lse), "float32", o),
-            )
-            for x in receives
-        ]
 
     def _own(self, first: int, count: int) -> NDArray[np.intp]:
         """Return which of new tokens, of which the first is number `first`, are this rank's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ class Call:
         first = 0
         for piece, nbytes in zip(pieces, self.sizes(pieces), strict=True):
             last = first + nbytes
-            parts = parts_of(queries, piece, *self.window_size)
+            parts = parts_of(tuple(queries), piece, *self.window_size)
             if parts:
                 k, v = self.carrier.unpack(parcel[first:last], piece.tokens, q, self.xp)
             for part in parts:
@@ -221,7 +222,7 @@ class Call:
 
     def sees(self, queries: Sequence[Run], pieces: Sequence[Run]) -> bool:
         """Say whether rows see any of the keys."""
-        return any(parts_of(queries, piece, *self.window_size) for piece in pieces)
+        return any(parts_of(tuple(queries), piece, *self.window_size) for piece in pieces)
 
     def pack(self, k: Any, v: Any, pieces: Sequence[Run], into: Any = None) -> Any:
         """Return K and V of this rank as one parcel, piece by piece: a new one, or `into`."""
@@ -272,6 +273,13 @@ def tokens_of(
     MismatchError
         If the numbers are not those of the placement.
     """
+    return [*_tokens_of(tuple(lengths), placement, name, shift)]
+
+
+@lru_cache(64)
+def _tokens_of(
+    lengths: tuple[int, ...], placement: Placement, name: str, shift: int
+) -> list[tuple[Run, ...]]:
     total, size = sum(lengths), len(lengths)
     if placement == "contiguous":
         starts = [sum(lengths[:rank]) for rank in range(size)]

@@ -52,13 +52,14 @@ class Group(ABC):
     rank, size, timeout
         As given.
     agreed : dict
-        What ranks have found to agree on before; see `cuattn.distributed.agreement`.
+        By what ranks have agreed on before, what each has of its own; see
+        `cuattn.distributed.agreement`.
     """
 
     def __init__(self, rank: int, size: int, timeout: float) -> None:
         self.rank, self.size = rank, size
         self.timeout = check_timeout(timeout)
-        self.agreed: dict[bytes, list[bytes]] = {}
+        self.agreed: dict[bytes, list[Any]] = {}
 
     @abstractmethod
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
@@ -91,13 +92,14 @@ class Group(ABC):
         ----------
         send : array of uint8
         receive : sequence of array of uint8
-            By rank, each as long as what that rank sends.
+            By rank, each as long as what that rank sends; this rank's may be `send` itself.
         """
         return self.all_to_all([send] * self.size, receive)
 
     def all_to_all(self, send: Sequence[Any], receive: Sequence[Any]) -> Transfer:
         """Begin to give each rank bytes of its own, and to receive some from each, by rank."""
-        copy_bytes(send[self.rank], receive[self.rank])
+        if send[self.rank] is not receive[self.rank]:
+            copy_bytes(send[self.rank], receive[self.rank])
         others = [(self.rank + n) % self.size for n in range(1, self.size)]
         sends = [(send[n], n) for n in others if send[n].size]
         receives = [(receive[n], n) for n in others if receive[n].size]

@@ -69,15 +69,9 @@ class NCCLGroup(Group):
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
         """See `Group.exchange`."""
-        arrays = [x for x, _ in (*sends, *receives)]
-        if not arrays:
+        if not sends and not receives:
             return Done()
-        if not all(is_on_gpu(x) for x in arrays):
-            expected = "on a GPU, as the group is NCCL's; those of MPI and gloo take others"
-            raise ArgumentError("q", "an array in host memory", expected)
-        self._check_errors()
-        self._side.follow()
-        kind, stream = self._nccl.NCCL_UINT8, self._side.stream.ptr
+        kind, stream = self._begun([x for x, _ in (*sends, *receives)])
         self._nccl.groupStart()
         try:
             for x, to in sends:
@@ -86,8 +80,19 @@ class NCCLGroup(Group):
                 self._comm.recv(x.data.ptr, x.size, kind, source, stream)
         finally:
             self._nccl.groupEnd()
-        self._last = self._side.event()
-        return OnStream(self._last)
+        return self._ended()
+
+    def all_gather(self, send: Any, receive: Sequence[Any]) -> Transfer:
+        """See `Group.all_gather`; one operation if all are as long and lie one behind the other."""
+        size = send.size
+        first = receive[0]
+        if not size or any(x.size != size for x in receive) or not is_on_gpu(first):
+            return super().all_gather(send, receive)
+        if any(x.data.ptr != first.data.ptr + i * size for i, x in enumerate(receive)):
+            return super().all_gather(send, receive)
+        kind, stream = self._begun([send, *receive])
+        self._comm.allGather(send.data.ptr, first.data.ptr, size, kind, stream)
+        return self._ended()
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         """See `Group.gather_bytes`."""
@@ -129,6 +134,19 @@ class NCCLGroup(Group):
     def close(self) -> None:
         """End NCCL's part without waiting for other ranks."""
         self._comm.abort()
+
+    def _begun(self, arrays: Sequence[Any]) -> tuple[int, int]:
+        """Check arrays, and return NCCL's name of bytes and the stream, which is ready for them."""
+        if not all(is_on_gpu(x) for x in arrays):
+            expected = "on a GPU, as the group is NCCL's; those of MPI and gloo take others"
+            raise ArgumentError("q", "an array in host memory", expected)
+        self._check_errors()
+        self._side.follow()
+        return self._nccl.NCCL_UINT8, self._side.stream.ptr
+
+    def _ended(self) -> Transfer:
+        self._last = self._side.event()
+        return OnStream(self._last)
 
     def _check_errors(self) -> None:
         """Look for what NCCL has noticed since.

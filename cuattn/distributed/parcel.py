@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 from ..errors import ArgumentError
 from ..operands.layout import CodeLayout
 from ..operands.quantized import QuantizedTensor
-from ..quantize import quantize, quantize_kv
-from ..reference.layout import LOG2_BIAS, unpack_pairs
+from ..quantize import quantize_into
+from ..reference.layout import LOG2_BIAS
 from ..scheme import Scheme
 from ..specs.attention import Scope
 from ..specs.coding import Name, coding, stored_scope
 from .arrays import copy_bytes, from_bytes, raw_bytes
+from .four_bits import unpacked
 
 __all__ = ["WIRES", "Carrier", "Wire"]
 
@@ -27,15 +29,19 @@ WIRES = (None, *get_args(get_args(Wire)[0]))
 # Sections begin at multiples: kernels load vectors of 16 bytes, and copies run along whole lines.
 _ALIGNMENT = 128
 
+# Calls on so many kinds of arrays are remembered.
+_REMEMBERED = 256
+
 
 class Section(NamedTuple):
-    """An array of a parcel: of K or V, which part of it, and where."""
+    """An array of a parcel: of K or V, which part of it, and from which byte to which."""
 
     operand: Name
     part: str
     shape: tuple[int, ...]
     dtype: str
     offset: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Carrier:
             expected = f"None with scheme {self.scheme.name!r}, whose products are not of INT8"
             raise ArgumentError("wire", self.wire, expected)
 
-    @property
+    @cached_property
     def attended(self) -> Scheme:
         """The scheme that attends: with INT4 on the wire one of INT8 with scales of tokens."""
         scheme = self.scheme
@@ -83,14 +89,14 @@ class Carrier:
             rotate=scheme.rotate,
         )
 
-    @property
+    @cached_property
     def sent(self) -> Scheme:
         """The scheme that K and V are quantized by."""
         return replace(self.attended, qk="int4", pv="int4") if self.wire == "int4" else self.scheme
 
     def nbytes(self, tokens: int) -> int:
         """Return the length of a parcel."""
-        return max(_end(section) for section in self._sections(tokens))
+        return max(section.end for section in _sections(self, tokens))
 
     def pack(self, k: Any, v: Any, into: Any, xp: Any) -> None:
         """Quantize K and V, if that is to be, and write them.
@@ -105,19 +111,23 @@ class Carrier:
             numpy or cupy.
         """
         tokens = int(k.shape[2 if self.layout == "HND" else 1])
-        made: dict[Name, Any] = {"k": k, "v": v}
-        coded = [name for name in made if self._is_coded(name)]
-        if len(coded) == 2:
-            made["k"], made["v"] = quantize_kv(k, v, scheme=self.sent, layout=self.layout)
-        elif coded:
-            name = coded[0]
-            made[name] = quantize(made[name], operand=name, scheme=self.sent, layout=self.layout)
-        for section in self._sections(tokens):
-            x = made[section.operand]
-            if isinstance(x, QuantizedTensor):
-                x = getattr(x, section.part)
-                x = x[:, :, :, 0] if self._is_derived(section) else x
-            copy_bytes(raw_bytes(x, xp), into[section.offset : _end(section)])
+        given: dict[Name, Any] = {"k": k, "v": v}
+        places: dict[tuple[Name, str], Any] = {}
+        derived: Any = None
+        for section in _sections(self, tokens):
+            place = into[section.offset : section.end]
+            if section.part == "array":
+                copy_bytes(raw_bytes(given.pop(section.operand), xp), place)
+                continue
+            array = from_bytes(place, section.shape, section.dtype, place)
+            if self._is_derived(section):
+                derived = array
+            else:
+                places[section.operand, section.part] = array
+        if given:
+            made = quantize_into(given, places, self.sent, self.layout)
+            if derived is not None:
+                derived[...] = made["v"].scale[:, :, :, 0]
 
     def unpack(self, parcel: Any, tokens: int, like: Any, xp: Any) -> tuple[Any, Any]:
         """Return K and V of a parcel as `cuattn.attention` takes them under `attended`.
@@ -132,8 +142,8 @@ class Carrier:
         xp : module
         """
         found: dict[Name, dict[str, Any]] = {"k": {}, "v": {}}
-        for section in self._sections(tokens):
-            x = parcel[section.offset : _end(section)]
+        for section in _sections(self, tokens):
+            x = parcel[section.offset : section.end]
             if section.part == "array":
                 x = from_bytes(x, section.shape, section.dtype, like)
             else:
@@ -147,7 +157,7 @@ class Carrier:
         parts = found[name]
         if "array" in parts:
             return parts["array"]
-        codes = unpack_pairs(parts["codes"]) if self.wire == "int4" else parts["codes"]
+        codes = unpacked(parts["codes"]) if self.wire == "int4" else parts["codes"]
         return QuantizedTensor(
             codes,
             parts["scale"],
@@ -159,16 +169,8 @@ class Carrier:
             found["k"].get("order"),
         )
 
-    def _sections(self, tokens: int) -> Iterator[Section]:
-        """Yield the arrays of a parcel in their order."""
-        offset = 0
-        for name in ("k", "v"):
-            for part, shape, dtype in self._arrays(name, tokens):
-                section = Section(name, part, shape, dtype, offset)
-                yield section
-                offset = -(-_end(section) // _ALIGNMENT) * _ALIGNMENT
-
-    def _arrays(self, name: Name, tokens: int) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    def arrays(self, name: Name, tokens: int) -> Iterator[tuple[str, tuple[int, ...], str]]:
+        """Yield what of K or V travels: which part, its shape and its type."""
         shape = self._shape(name, tokens)
         if not self._is_coded(name):
             batch, heads, _, head_dim = shape
@@ -198,8 +200,18 @@ class Carrier:
         return (section.operand, section.part) == ("v", "scale") and of_tokens
 
 
-def _end(section: Section) -> int:
-    return section.offset + math.prod(section.shape) * _itemsize(section.dtype)
+@lru_cache(_REMEMBERED)
+def _sections(carrier: Carrier, tokens: int) -> tuple[Section, ...]:
+    """Return the arrays of a parcel in their order."""
+    found: list[Section] = []
+    offset = 0
+    names: tuple[Name, Name] = ("k", "v")
+    for name in names:
+        for part, shape, dtype in carrier.arrays(name, tokens):
+            end = offset + math.prod(shape) * _itemsize(dtype)
+            found.append(Section(name, part, shape, dtype, offset, end))
+            offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+    return tuple(found)
 
 
 def _itemsize(dtype: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from .placement import Run
@@ -37,12 +37,13 @@ class Part(NamedTuple):
         return self.window_size == (_UNLIMITED, _UNLIMITED)
 
 
-def parts_of(queries: Sequence[Run], keys: Run, left: int, right: int) -> list[Part]:
+@lru_cache(1024)
+def parts_of(queries: tuple[Run, ...], keys: Run, left: int, right: int) -> tuple[Part, ...]:
     """Return the calls that attend from a rank's rows to a piece of keys.
 
     Parameters
     ----------
-    queries : sequence of Run
+    queries : tuple of Run
         The rank's rows in its order, at their positions among the keys.
     keys : Run
         Of the same step.
@@ -51,7 +52,7 @@ def parts_of(queries: Sequence[Run], keys: Run, left: int, right: int) -> list[P
 
     Returns
     -------
-    list of Part
+    tuple of Part
         One for each run that sees any, in their order; but a run that sees all keys joins the one
         before it, if that reaches to its end and has no bound on the left.
     """
@@ -67,7 +68,7 @@ def parts_of(queries: Sequence[Run], keys: Run, left: int, right: int) -> list[P
             else:
                 found.append(part)
         first += run.tokens
-    return found
+    return tuple(found)
 
 
 def part_of(rows: int, keys: int, low: int | None, high: int | None) -> Part | None:

@@ -9,8 +9,14 @@ from ..arrays.view import cupy_module
 __all__ = ["OnStream", "SideStream", "is_on_gpu"]
 
 
+# CUDA takes the highest priority that there is for any beyond it.
+_FIRST = -100
+
+
 class SideStream:
-    """A stream of CuPy's current device.
+    """A stream of CuPy's current device, whose kernels go before those of others that wait too.
+
+    NCCL's kernels need a few multiprocessors, and attention's stay on theirs until they are done.
 
     Attributes
     ----------
@@ -19,7 +25,7 @@ class SideStream:
 
     def __init__(self) -> None:
         self._cuda = cupy_module().cuda
-        self.stream = self._cuda.Stream(non_blocking=True)
+        self.stream = self._cuda.Stream(non_blocking=True, priority=_FIRST)
 
     def follow(self) -> None:
         """Come after what is enqueued on CuPy's current stream."""
