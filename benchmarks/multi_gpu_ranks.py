@@ -265,6 +265,8 @@ def _say(ranks: Ranks, options: argparse.Namespace) -> None:
     if ranks.group.rank == 0 and every:
         options.file.with_suffix(".failures.json").write_text(json.dumps(every))
     sys.stdout.flush()
+    if options.part != "death":
+        ranks.group.leave()
     os._exit(0)  # NCCL, or gloo, would wait for a rank that is dead
 
 

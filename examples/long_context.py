@@ -136,7 +136,7 @@ def main() -> None:
             hidden = 1 - max(0.0, whole - computing) / alone
             print(f"{1e3 * computing:.1f} ms without sending, which takes {1e3 * alone:.1f} ms by")
             print(f"itself: {100 * max(0.0, hidden):.0f} % of that was hidden")
-    group.barrier()
+    group.leave()
 
 
 if __name__ == "__main__":

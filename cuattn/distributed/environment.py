@@ -15,8 +15,9 @@ from ..arrays.view import cupy_module
 from ..errors import ArgumentError, UnsupportedError
 from .group import Group, check_timeout
 from .mpi import MPIGroup
-from .nccl import Control, NCCLGroup, StoreControl, nccl_module
+from .nccl import Control, NCCLGroup, nccl_module
 from .pytorch_group import TorchGroup
+from .store import StoreControl
 from .virtual import single
 
 __all__ = ["Transport", "from_environment"]

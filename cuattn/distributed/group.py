@@ -132,15 +132,33 @@ class Group(ABC):
         """
         return  # transports whose host waits anyway have nothing more to wait for
 
+    def leave(self) -> None:
+        """Close the group once all ranks are here and nothing is under way: how a program ends.
+
+        What one rank keeps for all, such as rank 0 the store that ``torchrun`` tells them of, goes
+        no sooner than the others have done without. So ends ``with group:``, unless by an error.
+
+        Raises
+        ------
+        RankTimeoutError
+            If a rank does not come in time.
+        """
+        self.synchronize()
+        self.barrier()
+        self.close()
+
     def close(self) -> None:
-        """Give back what the transport holds; the group cannot be used any more."""
+        """Give back what the transport holds, now; the group cannot be used any more."""
         return
 
     def __enter__(self) -> Group:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.leave()
+        else:
+            self.close()
 
 
 class Subgroup(Group):

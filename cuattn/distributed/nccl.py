@@ -15,7 +15,7 @@ from ..errors import ArgumentError, DistributedError, UnsupportedError
 from .group import Done, Group, Message, Transfer, poll
 from .side_stream import OnStream, SideStream, is_on_gpu
 
-__all__ = ["Control", "NCCLGroup", "StoreControl", "nccl_module"]
+__all__ = ["Control", "NCCLGroup", "nccl_module"]
 
 # Bytes of a message of ranks that have nothing but NCCL to compare their arguments through.
 _SMALL = 8192
@@ -26,6 +26,9 @@ class Control(Protocol):
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         """See `Group.gather_bytes`."""
+
+    def barrier(self) -> None:
+        """See `Group.barrier`; a rank may end behind it."""
 
 
 class NCCLGroup(Group):
@@ -127,6 +130,13 @@ class NCCLGroup(Group):
         seconds = self.timeout if timeout is None else timeout
         poll(is_done, seconds, "messages of NCCL have not arrived")
 
+    def barrier(self) -> None:
+        """See `Group.barrier`."""
+        if self._control is None:
+            super().barrier()
+        else:
+            self._control.barrier()
+
     def keep(self, x: object) -> None:
         """Let something live as long as the group."""
         self._kept = x
@@ -191,30 +201,3 @@ def _library() -> str:
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     found = [path for folder in folders for path in Path(folder).glob("lib/libnccl.so*")]
     return str(found[0]) if found else "libnccl.so.2"
-
-
-class StoreControl:
-    """A few bytes of host memory through a store of ``torch.distributed``, such as torchrun's.
-
-    Parameters
-    ----------
-    store : torch.distributed.Store
-    rank, size : int
-    timeout : float
-        Seconds.
-    """
-
-    def __init__(self, store: Any, rank: int, size: int, timeout: float) -> None:
-        self._store, self._rank, self._size, self._timeout = store, rank, size, timeout
-        self._calls = 0
-
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See `Group.gather_bytes`."""
-        call, self._calls = self._calls, self._calls + 1
-        self._store.set(f"{call}/{self._rank}", data or b"\0")
-        keys = [f"{call}/{rank}" for rank in range(self._size)]
-        poll(lambda: bool(self._store.check(keys)), self._timeout, "not all ranks have called")
-        found = [bytes(self._store.get(key)) for key in keys]
-        if call > 1:  # all have read what came two calls before
-            self._store.delete_key(f"{call - 2}/{self._rank}")
-        return found

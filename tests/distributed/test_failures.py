@@ -1,5 +1,9 @@
 """What goes wrong on one rank: all are told the same, and none waits for ever."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ring_cases import inputs, sharded
@@ -12,7 +16,14 @@ from cuattn.distributed import (
     ulysses_attention,
     usp_attention,
 )
-from cuattn.errors import ArgumentError, CuattnError, MismatchError, RankTimeoutError
+from cuattn.distributed.store import StoreControl
+from cuattn.errors import (
+    ArgumentError,
+    CuattnError,
+    DistributedError,
+    MismatchError,
+    RankTimeoutError,
+)
 
 
 def every_error(size, function):
@@ -180,3 +191,66 @@ def test_unknown_keywords_are_named(rng):
         run_virtual(1, lambda group: ring_attention(*arrays, group, causal=True))
     with pytest.raises(TypeError, match="no argument 'cu_seqlens_q'"):
         run_virtual(1, lambda group: ring_attention(*arrays, group, cu_seqlens_q=None))
+
+
+class Store:
+    """What ``torch.distributed`` calls a store, for threads; `asked` are the ranks that read."""
+
+    def __init__(self, pause=0.0):
+        self.values, self.asked, self.pause = {}, [], pause
+
+    def of(self, rank):
+        return SimpleNamespace(
+            set=self.values.__setitem__,
+            check=lambda keys: all(key in self.values for key in keys),
+            get=lambda key: self.get(key, rank),
+            delete_key=lambda key: self.values.pop(key, None),
+        )
+
+    def get(self, key, rank):
+        if rank:
+            time.sleep(self.pause)
+        self.asked.append(rank)
+        return self.values[key]
+
+
+def test_rank_0_is_the_last_to_leave_the_store_it_has():
+    store = Store(pause=0.05)
+
+    def leave(rank):
+        control = StoreControl(store.of(rank), rank, 3, 10.0)
+        assert control.gather_bytes(b"%d" % rank) == [b"0", b"1", b"2"]
+        control.barrier()
+        store.asked.append(f"rank {rank} ends")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(leave, range(3)))
+    end = store.asked.index("rank 0 ends")
+    assert all(rank not in store.asked[end:] for rank in (0, 1, 2))
+    assert len(store.values) < 12
+
+
+def test_a_store_that_is_gone_is_an_error_of_ours():
+    def gone(*_):
+        raise RuntimeError("Connection reset by peer\nframe #0: ...")
+
+    control = StoreControl(SimpleNamespace(set=gone), 1, 2, 10.0)
+    with pytest.raises(DistributedError, match=r"store .* is gone: .*\(Connection reset by peer\)"):
+        control.barrier()
+
+
+def test_a_group_is_left_together_unless_by_an_error():
+    def work(group):
+        group.closed = 0
+
+        def close():
+            group.closed += 1
+
+        group.close = close
+        with group:
+            pass
+        with pytest.raises(ZeroDivisionError), group:
+            assert 1 // (group.rank - group.rank)  # the others are not waited for
+        return group.closed
+
+    assert run_virtual(2, work) == [2, 2]
