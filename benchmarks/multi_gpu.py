@@ -1,10 +1,11 @@
 """`make gpu-check-multi`: rings on as many GPUs as there are, and a record of what they did.
 
-python -m benchmarks.multi_gpu --out benchmarks/records [--gpus N] [--within SECONDS]
+python -m benchmarks.multi_gpu --out benchmarks/records [--gpus N] [--within SECONDS] [--only PART]
 
 One process for each GPU, started here with the variables that torchrun sets, and NCCL through CuPy.
-First what they compute, then a rank that dies, then times. ``--rehearse`` runs the same on small
-shapes without a GPU, over the host and with gloo, and writes no times.
+First what they compute, then a rank that dies, then times, ours and those of PyTorch's own ring.
+``--rehearse`` runs the same on small shapes without a GPU, over the host and with gloo, and writes
+no times.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cuattn.records.rows import Timing
 
 from .commands import ROOT
 from .gpu_check import TESTED_WITH, slug
+from .multi_gpu_ranks import PARTS
 
 __all__ = ["main"]
 
@@ -35,6 +37,8 @@ FIRST_PORT = 29541
 
 # Seconds that what comes before the times may take, and a rank that dies be noticed within.
 CHECK_S, DEATH_S = 150, 60
+# Seconds for what others have, at the end.
+BESIDE_S = 50
 
 
 def main() -> int:
@@ -43,15 +47,23 @@ def main() -> int:
     begun = time.monotonic()
     failures: list[str] = []
     timings: list[Timing] = []
+    if options.only:
+        with tempfile.TemporaryDirectory() as name:
+            failures = _part(options.only, Path(name), options, options.within)
+        print(*failures, sep="\n")
+        return bool(failures)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part, limit in (("check", CHECK_S), ("torch", DEATH_S), ("death", DEATH_S)):
             failures += _part(part, folder, options, limit)
-        left = options.within - (time.monotonic() - begun)
+        left = options.within - BESIDE_S - (time.monotonic() - begun)
         failures += _part("times", folder, options, max(left, 30), f"--seconds={left:.0f}")
-        file = folder / "times.json"
-        if file.exists():
-            timings = read(file, list[Timing])
+        # What others have is theirs: it is told of, and fails nothing.
+        for line in _part("beside", folder, options, BESIDE_S, f"--seconds={BESIDE_S // 2}"):
+            print(f"left out: {line}")
+        for name in ("times", "beside"):
+            file = folder / f"{name}.json"
+            timings += read(file, list[Timing]) if file.exists() else []
     for line in failures:
         print(f"FAILED: {line}")
     if options.rehearse:
@@ -77,6 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, help="how many (all)")
     parser.add_argument("--within", type=float, default=240, help="seconds in all (240)")
     parser.add_argument("--rehearse", action="store_true", help="without GPUs, small shapes")
+    parser.add_argument("--only", choices=PARTS, help="one part, and no record")
     options = parser.parse_args()
     if options.gpus is None:
         options.gpus = 2 if options.rehearse else _gpus()

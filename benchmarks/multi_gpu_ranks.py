@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,14 @@ import numpy as np
 from cuattn import distributed
 from cuattn.common.typed_json import write
 from cuattn.errors import CuattnError, DistributedError
+from cuattn.records.rows import Timing
 from cuattn.reference import exact
 
+from . import context_parallel
+from .multi_gpu_profile import profiles
 from .multi_gpu_times import timings
 
+PARTS = ("check", "torch", "death", "times", "beside", "profile")
 # Of the check: ways, and what of their options.
 TOKENS, HEADS, KV_HEADS, HEAD_DIM = 6151, 8, 8, 128
 SMALL = 203
@@ -184,17 +189,25 @@ def _check_cache(ranks: Ranks, arrays: list[Any]) -> None:
 
 
 def _check_graph(ranks: Ranks, arrays: list[Any]) -> None:
-    """Say whether a ring can be captured and replayed; that is a finding, and no failure."""
+    """Say whether a ring and a decoding step can be replayed; that is a finding, and no failure."""
     if ranks.xp is np:
         return
-    cupy, group = ranks.xp, ranks.group
-    own = [distributed.shard(x, group.size, group.rank) for x in arrays]
+    q, k, v = arrays
+    own = [distributed.shard(x, ranks.group.size, ranks.group.rank) for x in arrays]
+    cache = distributed.DistributedKVCache(ranks.group, 1, KV_HEADS, HEAD_DIM, ranks.tokens)
+    cache.append(k, v)
+    options = {"is_causal": True, "check": "once"}
+    ring = partial(distributed.ring_attention, *own, ranks.group, **options)
+    for name, call in (("a ring", ring), ("decoding", partial(cache.attend, q[:, :, -1:]))):
+        same = _replayed(ranks, call)
+        if ranks.group.rank == 0:
+            print(f"{name} replayed from a CUDA graph: {'the same' if same else 'no'}", flush=True)
+
+
+def _replayed(ranks: Ranks, call: Callable[[], Any]) -> bool:
+    cupy = ranks.xp
     pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
     cupy.cuda.get_current_stream().synchronize()
-
-    def call() -> Any:
-        return distributed.ring_attention(*own, group, is_causal=True, check="once")
-
     try:
         with stream, cupy.cuda.using_allocator(pool.malloc):
             wanted = call()
@@ -202,12 +215,10 @@ def _check_graph(ranks: Ranks, arrays: list[Any]) -> None:
             o = call()
             stream.end_capture().launch(stream)
         stream.synchronize()
-        same = bool((o == wanted).all())
+        return bool((o == wanted).all())
     except Exception as error:
-        same = False
-        print(f"rank {group.rank}: a ring is not captured: {error}", flush=True)
-    if group.rank == 0:
-        print(f"a ring replayed from a CUDA graph: {'the same' if same else 'no'}", flush=True)
+        print(f"rank {ranks.group.rank}: not captured: {error}", flush=True)
+        return False
 
 
 def death(ranks: Ranks) -> None:
@@ -231,17 +242,18 @@ def death(ranks: Ranks) -> None:
 def main() -> None:
     """Do a part."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["check", "torch", "death", "times"])
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("file", type=Path)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
-    transport = "torch" if options.rehearse or options.part == "torch" else "nccl"
+    by_torch = options.rehearse or options.part in ("torch", "beside")
+    transport = "torch" if by_torch else "nccl"
     timeout = 5.0 if options.part == "death" else 100.0
     try:
         ranks = Ranks(transport, options.rehearse, timeout)
     except CuattnError as error:
-        if options.part != "torch":
+        if options.part not in ("torch", "beside"):
             raise
         print(f"torch.distributed left out: {error}")
         return
@@ -249,11 +261,26 @@ def main() -> None:
         check(ranks)
     elif options.part == "death":
         death(ranks)
+    elif options.part == "profile":
+        profiles(ranks.group)
     else:
-        rows = list(timings(ranks.group, options.seconds, options.rehearse))
+        of_part = timings if options.part == "times" else beside
+        rows = [*of_part(ranks.group, options.seconds, options.rehearse)]
         if ranks.group.rank == 0:
             write([asdict(row) for row in rows], options.file)
     _say(ranks, options)
+
+
+def beside(group: Any, within: float, rehearse: bool) -> Iterator[Timing]:
+    """Yield times of what others have, until so many seconds are over."""
+    begun = time.monotonic()
+
+    def is_over() -> bool:
+        own = time.monotonic() - begun > within
+        return any(json.loads(x) for x in group.gather_bytes(json.dumps(own).encode()))
+
+    if not rehearse:
+        yield from context_parallel.timings(group, is_over)
 
 
 def _say(ranks: Ranks, options: argparse.Namespace) -> None:

@@ -9,33 +9,28 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import cuattn
 from cuattn import distributed
 from cuattn.bench import ours
-from cuattn.bench.caches import FAMILY
 from cuattn.bench.cases import Case
 from cuattn.distributed.call import pieces_of, tokens_of
 from cuattn.distributed.parcel import Carrier
 from cuattn.presets import resolve
 from cuattn.records.rows import Timing
 
+from . import multi_gpu_decode
+from .multi_gpu_clock import Clock, library, noise
+
 __all__ = ["timings"]
 
 HEADS, HEAD_DIM = 32, 128
 # Tokens on each GPU.
 LENGTHS = (16384, 32768, 65536, 131072)
-ROUNDS, WARMUP = 7, 2
 # Of all ranks together, once.
 LONGEST = 1048576
-# Long ones take seconds each.
-FEW = 3
-LONG_S = 0.5
-
-# Tokens in all of the cache that is decoded, and steps that are timed.
-CACHED = (524288, 1048576)
-STEPS = 30
+# Bytes of messages that tell how fast links are, and how many in a row.
+MESSAGES = (1 << 16, 1 << 20, 1 << 24, 1 << 27)
+IN_A_ROW = 5
 
 
 class Way(NamedTuple):
@@ -60,50 +55,6 @@ WAYS = [
 ]
 
 
-class Clock:
-    """Times calls of all ranks together: of each round the slowest rank's, and the median."""
-
-    def __init__(self, group: Any, on_gpu: bool) -> None:
-        self._group, self._on_gpu = group, on_gpu
-
-    def seconds(self, call: Callable[[], object], repeats: int = 1) -> float:
-        """Return the seconds of a call, of `repeats` in a row."""
-        found: list[float] = []
-        rounds = ROUNDS
-        for i in range(WARMUP + ROUNDS):
-            slowest = self.once(call, repeats)
-            if i >= WARMUP:
-                found.append(slowest)
-            elif slowest > LONG_S:
-                rounds = FEW
-            if len(found) >= rounds:
-                break
-        return float(np.median(found))
-
-    def once(self, call: Callable[[], object], repeats: int = 1) -> float:
-        """Return the seconds of one round."""
-        own = self._own(call, repeats)
-        return max(float(x) for x in self._group.gather_bytes(str(own).encode()))
-
-    def _own(self, call: Callable[[], object], repeats: int) -> float:
-        self._group.barrier()
-        if not self._on_gpu:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            return (time.perf_counter() - start) / repeats
-        import cupy
-
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        cupy.cuda.get_current_stream().synchronize()
-        start.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        end.synchronize()
-        return 1e-3 * float(cupy.cuda.get_elapsed_time(start, end)) / repeats
-
-
 def timings(group: Any, within: float, rehearse: bool) -> Iterator[Timing]:
     """Yield rows until so many seconds are over; ranks agree on when that is.
 
@@ -122,7 +73,8 @@ def timings(group: Any, within: float, rehearse: bool) -> Iterator[Timing]:
         own = time.monotonic() - begun > share * within
         return any(json.loads(x) for x in group.gather_bytes(json.dumps(own).encode()))
 
-    yield from _decoding(group, clock, rehearse, lambda: is_over(0.3))
+    yield from _links(group, clock, rehearse)
+    yield from multi_gpu_decode.timings(group, clock, rehearse, lambda: is_over(0.3))
     for tokens in (64,) if rehearse else LENGTHS:
         if is_over(0.75):
             break
@@ -131,10 +83,39 @@ def timings(group: Any, within: float, rehearse: bool) -> Iterator[Timing]:
         yield from _longest(group, clock, rehearse)
 
 
+def _links(group: Any, clock: Clock, rehearse: bool) -> Iterator[Timing]:
+    """Yield how fast each rank sends to the next one while it receives as much."""
+    xp = library(rehearse)
+    for size in (256,) if rehearse else MESSAGES:
+        send, receive = (xp.zeros(size, "uint8") for _ in range(2))
+        to, source = (group.rank + 1) % group.size, (group.rank - 1) % group.size
+
+        def call(*given: Any) -> None:
+            group.send_receive(*given).wait()
+
+        seconds = clock.seconds(partial(call, send, receive, to, source), IN_A_ROW)
+        yield Timing(
+            **asdict(Case.square(1, 1, 1, HEAD_DIM, False)),
+            case="link",
+            implementation=type(group).__name__,
+            scheme="",
+            family="baseline",
+            end_to_end_ms=1e3 * seconds,
+            gbps=size / seconds * 1e-9,
+            ranks=group.size,
+            bytes_sent=size,
+        )
+        if group.rank == 0:
+            print(
+                f"{size} bytes: {1e6 * seconds:.1f} us, {size / seconds * 1e-9:.1f} GB/s",
+                flush=True,
+            )
+
+
 def _of_length(
     group: Any, clock: Clock, own: int, rehearse: bool, is_over: Callable[[], bool]
 ) -> Iterator[Timing]:
-    arrays = [_noise((1, HEADS, own, HEAD_DIM), 3 * group.rank + i, rehearse) for i in range(3)]
+    arrays = [noise((1, HEADS, own, HEAD_DIM), 3 * group.rank + i, rehearse) for i in range(3)]
     alone: dict[tuple[str, bool], float] = {}
     for way in WAYS:
         if is_over():
@@ -164,7 +145,7 @@ def _of_length(
 def _longest(group: Any, clock: Clock, rehearse: bool) -> Iterator[Timing]:
     """Yield the time of one call over a million tokens, with codes of 8 and of 4 bits."""
     own = (256 if rehearse else LONGEST) // group.size
-    arrays = [_noise((1, HEADS, own, HEAD_DIM), 3 * group.rank + i, rehearse) for i in range(3)]
+    arrays = [noise((1, HEADS, own, HEAD_DIM), 3 * group.rank + i, rehearse) for i in range(3)]
     for way in (Way("ring", "int8-block", True, None), Way("ring", "int8-block", True, "int4")):
         seconds = clock.once(partial(_call, way, arrays, group))
         yield _row(way.kind, way, own, group, seconds, rehearse, sent=_sent(way, own, group))
@@ -178,7 +159,7 @@ def _alone(arrays: list[Any], way: Way, clock: Clock, size: int) -> float:
     A rank has 1/P of the rows and all keys; with P times as few rows, K and V are those of P ranks.
     Keys that repeat cost the same, and a causal mask leaves half of the pairs: half of the keys.
     """
-    xp = _module(arrays[0])
+    xp = library(type(arrays[0]).__module__ == "numpy")
     q, k, v = arrays
     if way.is_causal:
         # As many pairs under a mask: sqrt(P) times as many rows, each of the same heads.
@@ -222,7 +203,7 @@ def _sent(way: Way, own: int, group: Any) -> int:
 
 def _sending(way: Way, own: int, group: Any, rehearse: bool) -> Callable[[], None]:
     """Return a call that sends what a ring sends, and does nothing else."""
-    xp = _library(rehearse)
+    xp = library(rehearse)
     send, receive = (xp.zeros(_parcel(way, own, group), "uint8") for _ in range(2))
     to, source = (group.rank + 1) % group.size, (group.rank - 1) % group.size
 
@@ -259,72 +240,3 @@ def _row(
         bytes_sent=sent,
         hidden=hidden,
     )
-
-
-def _decoding(
-    group: Any, clock: Clock, rehearse: bool, is_over: Callable[[], bool]
-) -> Iterator[Timing]:
-    """Yield times of a step over all ranks, and of one GPU with the tokens that each has."""
-    xp = _library(rehearse)
-    device = {"device": "cpu"} if rehearse else {}
-    for bits in (8, 4):
-        for total in (256,) if rehearse else CACHED:
-            if is_over():
-                return
-            some = min(total, 65536)
-            k, v = (_noise((1, HEADS // 4, some, HEAD_DIM), i, rehearse) for i in range(2))
-            q = _noise((1, HEADS, 1, HEAD_DIM), 2, rehearse)
-            cache = distributed.DistributedKVCache(
-                group, 1, HEADS // 4, HEAD_DIM, total, bits=bits, **device
-            )
-            for _ in range(total // some):
-                cache.append(k, v)
-            over = clock.seconds(partial(cache.attend, q), STEPS)
-            alone = clock.seconds(partial(cache.local.attend, q), STEPS)
-            for kind, seconds in (("decode-ranks", over), ("decode-one", alone)):
-                tokens = total if kind == "decode-ranks" else int(cache.local.lengths[0])
-                moved = cache.local.bytes_per_token * int(cache.local.lengths[0])
-                yield Timing(
-                    batch=1,
-                    num_q_heads=HEADS,
-                    num_kv_heads=HEADS // 4,
-                    seqlen_q=1,
-                    seqlen_kv=tokens,
-                    head_dim=HEAD_DIM,
-                    is_causal=True,
-                    case=kind,
-                    implementation=ours.NAME,
-                    scheme=f"int{bits}",
-                    family=FAMILY,
-                    kernel_ms=1e3 * seconds,
-                    gbps=moved / seconds * 1e-9,
-                    ranks=group.size,
-                )
-            if group.rank == 0:
-                print(
-                    f"decoding {total} tokens of {bits} bits: {1e6 * over:.1f} us over ranks, "
-                    f"{1e6 * alone:.1f} of each alone",
-                    flush=True,
-                )
-            del cache, k, v
-            if xp is not np:
-                xp.get_default_memory_pool().free_all_blocks()
-
-
-def _library(rehearse: bool) -> Any:
-    if rehearse:
-        return np
-    import cupy
-
-    return cupy
-
-
-def _module(x: Any) -> Any:
-    return _library(isinstance(x, np.ndarray))
-
-
-def _noise(shape: tuple[int, ...], seed: int, rehearse: bool) -> Any:
-    xp = _library(rehearse)
-    rng = xp.random.default_rng(seed)
-    heads = [rng.standard_normal(shape[2:], np.float32).astype(np.float16) for _ in range(shape[1])]
-    return xp.stack(heads)[None]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..arrays.streams import is_capturing
 from ..arrays.view import cupy_module
 from ..errors import ArgumentError, DistributedError, UnsupportedError
 from .group import Done, Group, Message, Transfer, poll
@@ -155,8 +156,10 @@ class NCCLGroup(Group):
         return self._nccl.NCCL_UINT8, self._side.stream.ptr
 
     def _ended(self) -> Transfer:
-        self._last = self._side.event()
-        return OnStream(self._last)
+        event = self._side.event()
+        if not is_capturing(self._side.stream.ptr):  # else nobody may ask whether it is over
+            self._last = event
+        return OnStream(event)
 
     def _check_errors(self) -> None:
         """Look for what NCCL has noticed since.

@@ -4,7 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks import multi_gpu, multi_gpu_ranks, multi_gpu_times, rings
+from benchmarks import (
+    multi_gpu,
+    multi_gpu_clock,
+    multi_gpu_decode,
+    multi_gpu_ranks,
+    multi_gpu_times,
+    rings,
+)
 from cuattn.distributed import run_virtual
 from cuattn.records import record
 
@@ -29,14 +36,15 @@ def test_ways_have_the_bits_of_virtual_ranks():
 
 def test_rows_have_what_a_record_holds(monkeypatch):
     monkeypatch.setattr(multi_gpu_times, "WAYS", multi_gpu_times.WAYS[:1])
-    monkeypatch.setattr(multi_gpu_times, "ROUNDS", 1)
-    monkeypatch.setattr(multi_gpu_times, "WARMUP", 0)
-    monkeypatch.setattr(multi_gpu_times, "STEPS", 1)
+    monkeypatch.setattr(multi_gpu_clock, "ROUNDS", 1)
+    monkeypatch.setattr(multi_gpu_clock, "WARMUP", 0)
+    monkeypatch.setattr(multi_gpu_decode, "STEPS", 1)
     monkeypatch.setattr(multi_gpu_times, "HEADS", 4)
     rows = run_virtual(2, lambda group: list(multi_gpu_times.timings(group, 60, True)))[0]
     cases = [row.case for row in rows]
-    assert cases == ["decode-ranks", "decode-one"] * 2 + ["ring-one", "ring", "ring", "ring"]
-    ring = rows[5]
+    decoded = ["decode-ranks-host", "decode-ranks", "decode-one"]
+    assert cases == ["link", *decoded, *decoded, "ring-one", "ring", "ring", "ring"]
+    ring = rows[8]
     assert (ring.ranks, ring.placement, ring.wire) == (2, "zigzag", None)
     # V's tokens are padded to 128 in each of the two chunks.
     assert 4 * (64 + 256) * 128 < ring.bytes_sent < 4 * (64 + 320) * 128
