@@ -2,7 +2,8 @@
 table of `scheme="auto"`.
 
 Between ``<!-- figures: NAME -->`` and ``<!-- end -->`` a document holds what `SECTIONS[NAME]` makes
-of the record; a test fails where it does not. After a new record, from the root of the project:
+of the record, or of the records of several GPUs; a test fails where it does not. After a new one,
+from the root of the project:
 python -m tools.figures
 """
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "h200.json"
 DOCUMENTS = (
     "README.md",
+    "docs/howto/several-gpus.md",
     "docs/lab-notebook.md",
     "docs/numerics.md",
     "docs/papers.md",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..distributed import NVLINK, Link, ParallelPlan, plan_parallel
+from ..distributed import Link, ParallelPlan, nvlink, plan_parallel
 from ..errors import ArgumentError
 from .options import at_least, items
 from .table import Group, Row, Table
@@ -46,8 +46,9 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     groups = []
+    near = nvlink()
     for title, link in (
-        (f"NVLink, {NVLINK.bandwidth / 1e9:.0f} GB/s", NVLINK),
+        (f"NVLink, {near.bandwidth / 1e9:.0f} GB/s", near),
         (f"{args.gb_per_s} GB/s", Link(args.gb_per_s * 1e9)),
     ):
         plans = [_plan(args, gpus, link) for gpus in args.gpus]

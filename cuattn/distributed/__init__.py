@@ -18,7 +18,7 @@ from .placement import positions, shard, unshard
 from .pytorch_group import TorchGroup
 from .rates import NVLINK, Link
 from .ring import ring_attention
-from .scaling import ParallelPlan, plan_parallel
+from .scaling import ParallelPlan, nvlink, plan_parallel
 from .ulysses import ulysses_attention, usp_attention
 from .virtual import VirtualGroup, run_virtual
 
@@ -39,6 +39,7 @@ __all__ = [
     "all_gather_attention",
     "from_environment",
     "nodes",
+    "nvlink",
     "plan_parallel",
     "positions",
     "ring_attention",

@@ -34,6 +34,25 @@ class Link(NamedTuple):
     bandwidth: float
     latency: float = 25e-6
 
+    @classmethod
+    def seen(cls, record: Record) -> Link | None:
+        """Return the link that a record of several GPUs has times of: of NCCL's messages, if any.
+
+        Those of the shortest and of the longest message decide.
+        """
+        times = {
+            row.bytes_sent: 1e-3 * row.end_to_end_ms
+            for row in record.timings
+            if (row.case, row.implementation) == ("link", "NCCLGroup")
+            and row.bytes_sent is not None
+            and row.end_to_end_ms is not None
+        }
+        if len(times) < 2:
+            return None
+        few, many = min(times), max(times)
+        bandwidth = (many - few) / (times[many] - times[few])
+        return cls(bandwidth, max(0.0, times[few] - few / bandwidth))
+
 
 # Of NCCL's shifts between two H200, through CuPy: 302 GB/s of 256 MB, 191 of 16, 33 of 1.
 NVLINK = Link(310e9, 25e-6)

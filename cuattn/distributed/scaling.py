@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..errors import ArgumentError
 from ..presets import resolve
-from ..records.record import Record, load, records
+from ..records.record import Record, load, records, records_of_several
 from .parcel import Carrier, Wire
 from .rates import NVLINK, Engine, Link, Prediction, RateModel
 
-__all__ = ["ParallelPlan", "plan_parallel"]
+__all__ = ["ParallelPlan", "nvlink", "plan_parallel"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ParallelPlan:
 def plan_parallel(
     shape: tuple[int, int, int, int],
     gpus: int,
-    bandwidth: float | Link = NVLINK,
+    bandwidth: float | Link | None = None,
     *,
     num_kv_heads: int | None = None,
     is_causal: bool = False,
@@ -66,9 +66,8 @@ def plan_parallel(
         (batch, num_q_heads, tokens of the whole sequence, head_dim), of float16.
     gpus : int
         Ranks.
-    bandwidth : float or Link
-        Bytes a second that a rank sends while it receives as many; by default what NCCL has been
-        seen to do over NVLink between two H200.
+    bandwidth : float or Link, optional
+        Bytes a second that a rank sends while it receives as many; by default `nvlink()`.
     num_kv_heads : int, optional
         `num_q_heads` by default.
     is_causal : bool
@@ -102,7 +101,8 @@ def plan_parallel(
     for name, x in (("gpus", gpus), ("num_kv_heads", kv_heads), *zip("bhnd", shape, strict=True)):
         if isinstance(x, bool) or not isinstance(x, int) or x < 1:
             raise ArgumentError(name, x, "a whole number, at least 1")
-    link = bandwidth if isinstance(bandwidth, Link) else Link(float(bandwidth))
+    given = nvlink() if bandwidth is None else bandwidth
+    link = given if isinstance(given, Link) else Link(float(given))
     if not link.bandwidth > 0:
         raise ArgumentError("bandwidth", bandwidth, "bytes a second, above 0")
     carrier = Carrier(resolve(scheme), wire, batch, kv_heads, head_dim, head_dim, "float16", "HND")
@@ -113,6 +113,16 @@ def plan_parallel(
         found.append(model.ulysses(tokens, gpus, link, alone))
     order = sorted(found, key=lambda x: x.seconds)
     return ParallelPlan(gpus, tuple(order), model.gpu)
+
+
+@lru_cache(1)
+def nvlink() -> Link:
+    """Return what NCCL has been seen to do over NVLink between H200.
+
+    Of the record of several GPUs that comes along, if one does that has times of messages.
+    """
+    seen = [Link.seen(load(path)) for path in records_of_several()]
+    return next((link for link in seen if link is not None), NVLINK)
 
 
 def _record(path: str | PathLike[str] | None) -> Record:

@@ -35,6 +35,7 @@ __all__ = [
     "phase_digests",
     "problems",
     "records",
+    "records_of_several",
     "save",
     "status",
 ]
@@ -191,10 +192,19 @@ class Status:
 
 def records() -> list[Path]:
     """Return the files of the committed records of one GPU, sorted by name."""
+    return [path for path in _committed() if not OF_SEVERAL.search(path.stem)]
+
+
+def records_of_several() -> list[Path]:
+    """Return those of several GPUs."""
+    return [path for path in _committed() if OF_SEVERAL.search(path.stem)]
+
+
+def _committed() -> list[Path]:
     here = Path(__file__).parent
     installed = here / "committed"
     folder = installed if installed.is_dir() else here.parents[1] / "benchmarks" / "records"
-    return sorted(path for path in folder.glob("*.json") if not OF_SEVERAL.search(path.stem))
+    return sorted(folder.glob("*.json"))
 
 
 def load(path: Path) -> Record:

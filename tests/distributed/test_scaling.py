@@ -3,9 +3,9 @@
 import pytest
 
 from cuattn.cli import main
-from cuattn.distributed import NVLINK, Link, plan_parallel
+from cuattn.distributed import NVLINK, Link, nvlink, plan_parallel
 from cuattn.errors import ArgumentError
-from cuattn.records.record import load, records
+from cuattn.records.record import Record, Timing, load, records
 
 SHAPE = 1, 32, 65536, 128
 
@@ -76,3 +76,18 @@ def test_the_command_says_that_it_predicts(capsys):
     ] * 2
     assert main(["scale", "--gpus", "2,x"]) == 2
     assert "whole numbers with commas" in capsys.readouterr().err
+
+
+def test_a_link_is_what_messages_have_been_seen_to_take():
+    def row(size, ms, implementation="NCCLGroup"):
+        shape = dict.fromkeys(("batch", "num_q_heads", "num_kv_heads", "seqlen_q", "seqlen_kv"), 1)
+        about = {"case": "link", "implementation": implementation, "scheme": "", "family": "-"}
+        times = {"end_to_end_ms": ms, "bytes_sent": size}
+        return Timing(**shape, head_dim=1, is_causal=False, **about, **times)
+
+    rows = [row(10**5, 0.0305), row(10**8, 0.53), row(10**9, 9.0, "MPIGroup"), row(10**6, 0.04)]
+    link = Link.seen(Record(digest="", gpu="", versions={}, timings=rows))
+    assert link.bandwidth == pytest.approx(2e11)
+    assert link.latency == pytest.approx(30e-6)
+    assert Link.seen(Record(digest="", gpu="", versions={}, timings=rows[:1])) is None
+    assert nvlink().bandwidth > 1e11

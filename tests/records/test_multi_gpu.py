@@ -14,6 +14,9 @@ from benchmarks import (
 )
 from cuattn.distributed import run_virtual
 from cuattn.records import record
+from cuattn.records.rows import Timing
+from tools.tables import several
+from tools.tables.record_figures import NOTHING
 
 
 def ranks_of(group):
@@ -74,3 +77,33 @@ def test_a_part_says_which_rank_has_failed(tmp_path, monkeypatch):
 
 def test_bytes_of_merging_are_those_of_all_parts():
     assert rings.merge_bytes(rings.MERGE, 4) == 5 * 32 * 32768 * (256 + 4)
+
+
+def test_tables_are_of_its_record(tmp_path, monkeypatch):
+    shape = {"batch": 1, "num_q_heads": 32, "num_kv_heads": 32, "head_dim": 128, "is_causal": True}
+    long = {**shape, "seqlen_q": 32768, "seqlen_kv": 32768, "ranks": 2, "family": "any"}
+    ours = {"implementation": "cuattn", "scheme": "int8-block"}
+    step = {**long, **ours, "scheme": "int8", "seqlen_q": 1}
+    timings = [
+        Timing(**long, **ours, case="ring-one", end_to_end_ms=4.5),
+        Timing(**long, **ours, case="ring", end_to_end_ms=5.0, tops=880.0, bytes_sent=134 * 10**6),
+        Timing(**long, implementation="other", scheme="fp16", case="ring", end_to_end_ms=9.0),
+        Timing(**step, case="decode-ranks", kernel_ms=0.16, gbps=3500.0),
+        Timing(**{**step, "seqlen_kv": 16384}, case="decode-one", kernel_ms=0.14),
+    ]
+    path = tmp_path / "test_x2.json"
+    record.save(record.Record(digest="", gpu="2 of GPU", versions={}, timings=timings), path)
+    monkeypatch.setattr(several, "records_of_several", lambda: [path])
+    assert several.status(None).endswith("[measured](#measured) on 2 of GPU.")
+    first, second = [line.split(" | ") for line in several.rings(None).splitlines()[2:]]
+    assert [x.strip() for x in first[3:8]] == [
+        "ring, `int8-block`",
+        "codes",
+        "5.00",
+        "880",
+        "0.900",
+    ]
+    assert 0.9 < float(first[8]) < 1  # predicted
+    assert [x.strip() for x in second[3:9]] == ["ring, other", "float16", "9.00", "–", "–", "–"]
+    assert several.decoding(None).splitlines()[2].endswith(" 0.88 |")
+    assert several.links(None) == NOTHING
