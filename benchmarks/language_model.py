@@ -11,7 +11,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def rows(xp: Any, names: tuple[str, ...] = TEXTS) -> Iterator[LanguageModelRow]:
             scheme: str, cache: str | None, x: Judgement, about: dict[str, Any] = about
         ) -> LanguageModelRow:
             print(f"{about['text']} {cache or scheme}: KL {x.kl:.2e}", file=sys.stderr, flush=True)
-            return LanguageModelRow(**about, scheme=scheme, cache=cache, **asdict(x))
+            return LanguageModelRow(**about, scheme=scheme, cache=cache, **x.figures())
 
         judge = Judge(model, ids)
         yield row("exact", None, judge.reference)

@@ -14,7 +14,7 @@ from .attention import attention
 from .auto.choose import AutoChoice, auto_scheme
 from .block_mask import block_mask
 from .choice.choose import Choice, choose_scheme
-from .choice.measure import ErrorReport, measure_error
+from .choice.measure import CacheErrorReport, ErrorReport, measure_error
 from .choice.scheme_plan import SchemePlan, plan_schemes
 from .choice.twin_search import TwinSearch, search_twin
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
@@ -32,6 +32,7 @@ __all__ = [
     "ArgumentError",
     "AutoChoice",
     "BlockMask",
+    "CacheErrorReport",
     "Choice",
     "CompileError",
     "CuattnError",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,17 +21,50 @@ from ..reference.masking import operations
 from ..reference.metrics import metrics
 from ..reference.rounding import HalfType
 from ..scheme import Scheme
+from .cache_error import CacheErrorReport, measure_cache
 from .error_report import ErrorReport
 from .progress import Stages
 from .timing import ColdL2, time_gpu
 
-__all__ = ["ErrorReport", "measure_error"]
+__all__ = ["CacheErrorReport", "ErrorReport", "measure_error"]
 
 WARMUP_CALLS = 3
 TIMED_CALLS = 20
 # Written before each call that is timed: 0.3 ms on an H200, in which the host submits the call, so
 # that its kernels follow each other; and none of its inputs is left in the L2 cache.
 FILL_BYTES, FILLS = 128 << 20, 8
+
+
+@overload
+def measure_error(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scheme: str | Scheme = ...,
+    scale: float | None = ...,
+    is_causal: bool = ...,
+    layout: str = ...,
+    by_source: bool = ...,
+    progress: Progress | None = ...,
+    reference: ArrayLike | None = ...,
+    cache: None = ...,
+) -> ErrorReport: ...
+
+
+@overload
+def measure_error(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    scale: float | None = ...,
+    is_causal: bool = ...,
+    layout: str = ...,
+    progress: Progress | None = ...,
+    reference: ArrayLike | None = ...,
+    cache: Mapping[str, Any],
+) -> CacheErrorReport: ...
 
 
 def measure_error(
@@ -46,8 +79,9 @@ def measure_error(
     by_source: bool = True,
     progress: Progress | None = None,
     reference: ArrayLike | None = None,
-) -> ErrorReport:
-    """Compare `cuattn.attention` with attention in float64 on the same inputs.
+    cache: Mapping[str, Any] | None = None,
+) -> ErrorReport | CacheErrorReport:
+    """Compare `cuattn.attention`, or a `KVCache`, with attention in float64 on the same inputs.
 
     Parameters
     ----------
@@ -66,10 +100,14 @@ def measure_error(
     reference : array_like of float [batch, num_q_heads, seqlen_q, head_dim], optional
         The exact output (always in this order of axes) from `cuattn.reference.exact.attention`, for
         measuring several schemes on one input.
+    cache : mapping of str to object, optional
+        Measure `KVCache.attend` instead, with these options of `KVCache`, such as ``{"bits": 4}``,
+        after one `append` of all keys. The report says how wrong tokens of each age are; there is
+        no scheme then, and nothing by source.
 
     Returns
     -------
-    ErrorReport
+    ErrorReport, or CacheErrorReport with `cache`
 
     Raises
     ------
@@ -90,6 +128,21 @@ def measure_error(
     if reference is not None and np.shape(reference) != output:
         raise ArgumentError("reference.shape", np.shape(reference), f"{output}")
 
+    if cache is not None:
+        if scheme.name != "int8":
+            raise ArgumentError("scheme", scheme.name, "left out with cache, which has a format")
+        usable = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
+        return measure_cache(
+            dict(zip("qkv", values, strict=True)),
+            dict(zip("qkv", usable, strict=True)),
+            cache,
+            on_gpu=on_gpu,
+            scale=scale,
+            is_causal=is_causal,
+            layout=layout,
+            reference=None if reference is None else np.asarray(reference, np.float64),
+            stages=partial(Stages, progress),
+        )
     stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
     arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
     call = partial(attention, *arrays, scheme=scheme, layout=layout, **options)

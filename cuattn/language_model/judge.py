@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError
-from ..reference.arrays import Progress, spans
+from ..reference.arrays import FloatArray, Progress, spans
 from ..scheme import Scheme
 from .attend import Caches, exact, quantized
 from .model import Attend, LanguageModel
@@ -24,6 +25,12 @@ __all__ = ["Judge", "Judgement"]
 
 # Tokens whose logits are in memory at a time, in float64.
 ROWS = 64
+
+# What a record has of a judgement.
+FIGURES = ("perplexity", "delta_nll", "kl", "same_top1")
+
+# Predictions of the first run by position.
+FIRST_RUN = 256
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,31 @@ class Judgement:
         Mean divergence KL(exact || this) of the distributions of the next token, in nats.
     same_top1 : float
         Share of predictions whose most likely token is the same.
+    kl_of_tokens : ndarray of float64 [token less one]
+        The divergence of each prediction, by the tokens that it is made of.
     """
 
     perplexity: float
     delta_nll: float
     kl: float
     same_top1: float
+    kl_of_tokens: FloatArray = field(compare=False, repr=False)
+
+    def figures(self) -> dict[str, float]:
+        """Return what is one number for all of the text, by name."""
+        return {name: getattr(self, name) for name in FIGURES}
+
+    def kl_by_position(self) -> dict[range, float]:
+        """Return mean divergences by what number of tokens a prediction is made of.
+
+        Runs of positions double: up to 256 tokens, up to 512, and so on; the last may be shorter.
+        """
+        count = len(self.kl_of_tokens)
+        ends = [FIRST_RUN]
+        while ends[-1] < count:
+            ends.append(2 * ends[-1])
+        runs = [range(a + 1, min(b, count) + 1) for a, b in pairwise([0, *ends])]
+        return {x: float(self.kl_of_tokens[x.start - 1 : x.stop - 1].mean()) for x in runs}
 
 
 class Judge:
@@ -165,8 +191,8 @@ class Judge:
 
     def _judged(self, states: Any) -> Judgement:
         xp = self.model.xp
-        nll = exact_nll = kl = 0.0
-        same = 0
+        nll = exact_nll = 0.0
+        same, of_tokens = 0, []
         targets = xp.asarray(self.ids[1:])
         for rows in spans(len(states), ROWS):
             at = slice(rows.start, rows.stop)
@@ -175,12 +201,13 @@ class Judge:
             own = xp.arange(len(rows)), targets[at]
             exact_nll -= float(expected[own].sum())
             nll -= float(found[own].sum())
-            kl += float((xp.exp(expected) * (expected - found)).sum())
+            of_tokens.append((xp.exp(expected) * (expected - found)).sum(axis=1))
             same += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
         n = len(states)
         mean = nll / n
         perplexity = math.exp(mean) if mean < np.log(np.finfo(float).max) else math.inf
-        return Judgement(perplexity, (nll - exact_nll) / n, kl / n, same / n)
+        kl = _on_host(xp.concatenate(of_tokens))
+        return Judgement(perplexity, (nll - exact_nll) / n, float(kl.mean()), same / n, kl)
 
 
 def _log_softmax(xp: Any, logits: Any) -> Any:
@@ -189,3 +216,8 @@ def _log_softmax(xp: Any, logits: Any) -> Any:
     x -= x.max(axis=1, keepdims=True)
     x -= xp.log(xp.exp(x).sum(axis=1, keepdims=True))
     return x
+
+
+def _on_host(x: Any) -> FloatArray:
+    array: FloatArray = x if isinstance(x, np.ndarray) else x.get()
+    return array

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from cuattn.cli import inputs, main
 from cuattn.cli.perplexity import command as perplexity
 from cuattn.common.typed_json import typed
 from cuattn.language_model import files
+from cuattn.language_model import judge as judging
 from cuattn.language_model.files import open_model
 from cuattn.language_model.judge import Judge
 from cuattn.presets import PRESETS
@@ -65,7 +65,7 @@ def test_schemes_are_judged_in_all_layers(given, tmp_path, capsys):
             scheme=row.scheme,
             cache=None,
             where="host",
-            **asdict(expected),
+            **expected.figures(),
         )
         assert float(lines[row.scheme][2]) == pytest.approx(expected.kl, rel=0.01)
         assert float(lines[row.scheme][3]) == pytest.approx(100 * expected.same_top1, rel=0.01)
@@ -107,6 +107,28 @@ def test_caches_are_read_token_by_token(given, tmp_path, capsys):
     assert "\ncaches\n  float16 " in text
     judge = Judge(open_model("tiny").load(), list(TEXT.encode()))
     assert rows[2].kl == judge.cache("int8", 20, 1).kl
+
+
+def test_divergences_by_position(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judging, "FIRST_RUN", 16)
+    file = tmp_path / "x.json"
+    options = ["--schemes", "int8", "--cache", "int8", "--by-position", "--tokens", "40"]
+    assert main(["perplexity", *given, *options, "--json", str(file)]) == 0
+    table = capsys.readouterr().out.partition("KL of the tokens from, to\n")[2].splitlines()
+    found = json.loads(file.read_text())["kl_by_position"]
+    assert [*found] == ["exact", "int8", "cache int8"]
+    judge = Judge(open_model("tiny").load(), list(TEXT.encode()[:40]))
+    runs = judge.scheme(PRESETS["int8"]).kl_by_position()
+    assert [*runs] == [range(1, 17), range(17, 33), range(33, 40)]
+    assert [(x["first"], x["last"]) for x in found["int8"]] == [(1, 16), (17, 32), (33, 39)]
+    assert [x["kl"] for x in found["int8"]] == [*runs.values()]
+    assert [line.split()[:3] for line in table] == [
+        ["1", "to", "16"],
+        ["17", "to", "32"],
+        ["33", "to", "39"],
+    ]
+    for line, kl in zip(table, runs.values(), strict=True):
+        assert float(line.split()[3]) == pytest.approx(kl, rel=0.01)
 
 
 def test_q_k_and_v_of_layers_are_written_as_report_reads_them(given, tmp_path, capsys):

@@ -59,6 +59,16 @@ def test_figures_are_those_of_their_definitions(model, judge, monkeypatch):
     assert found.delta_nll == pytest.approx(p[own].mean() - q[own].mean(), rel=1e-5)
     assert found.perplexity == pytest.approx(np.exp(-q[own].mean()), rel=1e-6)
     assert found.same_top1 == (p.argmax(axis=1) == q.argmax(axis=1)).mean() < 1
+    np.testing.assert_allclose(found.kl_of_tokens, (np.exp(p) * (p - q)).sum(axis=1), rtol=1e-5)
+
+
+def test_runs_of_positions_double_and_cover_the_text(judge, monkeypatch):
+    monkeypatch.setattr(judging, "FIRST_RUN", 8)
+    found = judge.scheme(INT8)
+    runs = found.kl_by_position()
+    assert [*runs] == [range(1, 9), range(9, 17), range(17, 33), range(33, 60)]
+    assert sum(len(x) * kl for x, kl in runs.items()) == pytest.approx(59 * found.kl)
+    assert runs[range(9, 17)] == found.kl_of_tokens[8:16].mean()
 
 
 def test_fewer_bits_diverge_more(judge):

@@ -69,6 +69,9 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="a plan of schemes by layer, too")
     parser.add_argument("--host", action="store_true", help="emulate, though there is a GPU")
+    parser.add_argument(
+        "--by-position", action="store_true", help="divergences by position in the text, too"
+    )
     layers = parser.add_argument_group("by layer")
     layers.add_argument(
         "--by-layer", action="store_true", help="each scheme in one layer at a time, too"
@@ -140,6 +143,8 @@ def run(args: argparse.Namespace) -> None:
             chosen = plan_layers(findings.by_layer, args.max_kl)
             findings.add_scheme("the plan", schemes_of(chosen, layers))
     print(f"\n{findings.table()}")
+    if args.by_position:
+        print(f"\n{findings.position_table()}")
     if findings.by_layer:
         print(f"\n{findings.layer_table()}")
     if chosen is not None:

@@ -19,6 +19,7 @@ __all__ = ["Findings"]
 
 COLUMNS = ("perplexity", "change of NLL", "KL", "same first choice, %")
 BY_LAYER = "KL with the scheme in one layer, 1e-6 nats"
+BY_POSITION = "KL of the tokens from, to"
 
 
 @dataclass
@@ -80,6 +81,21 @@ class Findings:
         rows.append(("sum", [1e6 * sum(kl) for kl in of_schemes]))
         return Table([scheme.name for scheme in self.by_layer], [Group(BY_LAYER, rows)])
 
+    def by_position(self) -> dict[str, dict[range, float]]:
+        """Return divergences by the number of tokens that a prediction is made of."""
+        return {
+            title if cache is None else f"cache {title}": x.kl_by_position()
+            for title, _, cache, x in self.judged
+        }
+
+    def position_table(self) -> Table:
+        """Return what `by_position` does, but for exact attention."""
+        (_, exact), *others = self.by_position().items()
+        rows: list[Row] = [
+            (f"{run.start} to {run.stop - 1}", [found[run] for _, found in others]) for run in exact
+        ]
+        return Table([title for title, _ in others], [Group(BY_POSITION, rows)])
+
     def document(
         self, model: str, text: str, tokens: int, where: Literal["gpu", "host"]
     ) -> dict[str, Any]:
@@ -91,7 +107,7 @@ class Findings:
                 tokens=tokens,
                 scheme=scheme,
                 cache=cache,
-                **asdict(x),
+                **x.figures(),
                 where=where,
             )
             for _, scheme, cache, x in self.judged
@@ -100,4 +116,11 @@ class Findings:
             "cuattn": __version__,
             "language_model": [asdict(row) for row in rows],
             "kl_by_layer": {scheme.name: kl for scheme, kl in self.by_layer.items()},
+            "kl_by_position": {
+                title: [
+                    {"first": run.start, "last": run.stop - 1, "kl": kl}
+                    for run, kl in found.items()
+                ]
+                for title, found in self.by_position().items()
+            },
         }
