@@ -36,14 +36,17 @@ class DecodeRows:
 
     def faster(self, name: str, case: Case) -> float | None:
         """Return how many times as fast as the fastest with float16 K and V."""
+        mine = self.row(KIND, name, case)
+        return _ratio(self.float16(case), mine.kernel_ms if mine else None)
+
+    def float16(self, case: Case) -> float | None:
+        """Return the milliseconds of the fastest with float16 K and V."""
         float16 = [
             t.kernel_ms
             for (kind, _, *sizes), t in self._rows.items()
             if kind == KIND and t.scheme == FP16 and tuple(sizes) == _sizes(case)
         ]
-        mine = self.row(KIND, name, case)
-        best = min((ms for ms in float16 if ms), default=None)
-        return _ratio(best, mine.kernel_ms if mine else None)
+        return min((ms for ms in float16 if ms), default=None)
 
     def beside(self, kind: str, other: str, name: str, case: Case) -> float | None:
         """Return the bandwidth in a kind of measurement over that in another, of one name."""

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "h200.json"
 DOCUMENTS = (
     "README.md",
+    "docs/howto/decode.md",
     "docs/howto/several-gpus.md",
     "docs/lab-notebook.md",
     "docs/numerics.md",

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real_model
+from cuattn.bench.cases import DECODE
 from cuattn.errors import ArgumentError, CuattnError
 from cuattn.records.record import (
     Accuracy,
     Ceiling,
     Counts,
     FirstCall,
+    LanguageModelRow,
     PhaseRun,
     Record,
     Sanitizer,
@@ -196,6 +198,44 @@ def test_models_have_the_best_of_other_libraries_beside_ours():
     (row,) = map(cells, SECTIONS["models"](figures).splitlines()[2:])
     shape = "4 × 32, N 4096, D 128"
     assert row == ["Llama", shape, "–", "–", "–", "1.00", "2.00", "cuDNN FP16"]
+
+
+def test_caches_have_bits_errors_and_times_beside_what_others_publish():
+    case = asdict(DECODE[0])
+    timings = [
+        Timing(
+            **case, case="decode", implementation=name, scheme=scheme, family="any", kernel_ms=ms
+        )
+        for name, scheme, ms in (
+            ("cuattn", "kv-int8", 0.07),
+            ("pytorch-flash", "fp16", 0.2),
+            ("pytorch-cudnn", "fp16", 0.15),
+        )
+    ]
+    judged = [
+        LanguageModelRow(
+            model="m",
+            text=text,
+            tokens=2048,
+            scheme="exact",
+            cache="int8",
+            perplexity=12.0,
+            delta_nll=0.0,
+            kl=kl,
+            same_top1=0.99,
+            where="gpu",
+        )
+        for text, kl in (("a", 2e-4), ("b", 4e-4))
+    ]
+    found = Figures(Record("0", "NVIDIA Test", {}, timings=timings, language_model=judged))
+    rows = [cells(x) for x in SECTIONS["caches"](found).splitlines()[2:]]
+    of_names = {row[0]: row[1:] for row in rows}
+    assert of_names["float16, the fastest kernel"] == ["16", "–", "–", "150"]
+    assert of_names["`bits=8`"] == ["8.50 / 8.25", "KL 3.0e-04", "–", "70"]
+    assert of_names["`bits=4`"] == ["4.66 / 4.53", "–", "–", "–"]
+    for row in rows[4:]:
+        assert "https://" in row[0] or row[0] in rows[rows.index(row) - 1][0]
+        assert row[3:] == ["–", "–"]
 
 
 def test_missed_goals_are_those_of_all_tables():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tools.tables import (
+    caches,
     decode,
     errors,
     features,
@@ -58,6 +59,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decode": decode.decode,
     "decode-summary": decode.summary,
     "decode-errors": decode.errors,
+    "caches": caches.caches,
     "several-status": several.status,
     "several-rings": several.rings,
     "several-decoding": several.decoding,
