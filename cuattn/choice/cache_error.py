@@ -221,7 +221,7 @@ def runs_of_ages(tokens: int, fine: NDArray[np.bool_] | None) -> list[range]:
     if fine is not None:
         changes = tokens - 1 - np.flatnonzero(np.diff(fine))
         # The newest tokens of more bits end where a unit does, which is no run of its own.
-        ends = {x for x in ends if (np.abs(x - changes) >= UNIT_TOKENS).all() or x == tokens}
+        ends = {x for x in ends if (np.abs(x - changes) > UNIT_TOKENS).all() or x == tokens}
         ends.update(changes.tolist())
     edges = [0, *sorted(ends)]
     return [range(a + 1, b + 1) for a, b in pairwise(edges)]
