@@ -42,8 +42,8 @@ class Clock:
             from cuattn.choice.timing import ColdL2
 
             self._flush = ColdL2(None, REST)
-            every = cupy.zeros(group.size * TOKEN, cupy.uint8)
-            self._tokens = [every[i * TOKEN : (i + 1) * TOKEN] for i in range(group.size)]
+            self._tokens = cupy.zeros(group.size * TOKEN, cupy.uint8)
+            self._own_token = self._tokens[group.rank * TOKEN : (group.rank + 1) * TOKEN]
 
     def seconds(self, call: Callable[[], object], repeats: int = 1) -> float:
         """Return the seconds of a call, of `repeats` in a row."""
@@ -67,7 +67,7 @@ class Clock:
     def together(self) -> None:
         """Fill the cache, and let the current stream go on when those of all ranks do."""
         self._flush()
-        self._group.all_gather(self._tokens[self._group.rank], self._tokens).wait()
+        self._group.all_gather_equal(self._own_token, self._tokens).wait()
 
     def _own(self, call: Callable[[], object], repeats: int) -> float:
         self._group.barrier()

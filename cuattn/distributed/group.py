@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import ArgumentError, RankTimeoutError
 from .arrays import copy_bytes
+from .side_stream import is_on_gpu
 
 __all__ = ["Done", "Group", "Message", "Subgroup", "Transfer", "check_timeout", "nodes", "poll"]
 
@@ -92,9 +93,25 @@ class Group(ABC):
         ----------
         send : array of uint8
         receive : sequence of array of uint8
-            By rank, each as long as what that rank sends; this rank's may be `send` itself.
+            By rank, each as long as what that rank sends.
         """
         return self.all_to_all([send] * self.size, receive)
+
+    def all_gather_equal(self, send: Any, into: Any) -> Transfer:
+        """Begin to give all ranks as many bytes, and to receive those of all, in their order.
+
+        Parameters
+        ----------
+        send : array of uint8
+            As long on every rank; a view of its place of `into`, or apart from it.
+        into : array of uint8
+            Of all ranks.
+        """
+        size = send.size
+        places = [into[i * size : (i + 1) * size] for i in range(self.size)]
+        if _address(send) == _address(places[self.rank]):
+            places[self.rank] = send
+        return self.all_gather(send, places)
 
     def all_to_all(self, send: Sequence[Any], receive: Sequence[Any]) -> Transfer:
         """Begin to give each rank bytes of its own, and to receive some from each, by rank."""
@@ -217,6 +234,10 @@ def nodes(group: Group, size: int) -> tuple[Group, Group]:
     node, number = divmod(group.rank, size)
     inner = Subgroup(group, range(node * size, (node + 1) * size))
     return inner, Subgroup(group, range(number, group.size, size))
+
+
+def _address(x: Any) -> int:
+    return int(x.data.ptr if is_on_gpu(x) else x.ctypes.data)
 
 
 def check_timeout(timeout: float) -> float:

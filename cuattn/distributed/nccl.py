@@ -86,16 +86,12 @@ class NCCLGroup(Group):
             self._nccl.groupEnd()
         return self._ended()
 
-    def all_gather(self, send: Any, receive: Sequence[Any]) -> Transfer:
-        """See `Group.all_gather`; one operation if all are as long and lie one behind the other."""
-        size = send.size
-        first = receive[0]
-        if not size or any(x.size != size for x in receive) or not is_on_gpu(first):
-            return super().all_gather(send, receive)
-        if any(x.data.ptr != first.data.ptr + i * size for i, x in enumerate(receive)):
-            return super().all_gather(send, receive)
-        kind, stream = self._begun([send, *receive])
-        self._comm.allGather(send.data.ptr, first.data.ptr, size, kind, stream)
+    def all_gather_equal(self, send: Any, into: Any) -> Transfer:
+        """See `Group.all_gather_equal`: one operation of NCCL."""
+        if not send.size:
+            return Done()
+        kind, stream = self._begun([send, into])
+        self._comm.allGather(send.data.ptr, into.data.ptr, send.size, kind, stream)
         return self._ended()
 
     def gather_bytes(self, data: bytes) -> list[bytes]:

@@ -33,7 +33,7 @@ def gathered_queries(group: Group, q: Any, heads: int, xp: Any) -> Any:
     own = raw_bytes(q, xp)
     every = xp.empty(group.size * own.size, "uint8")
     places = [every[i * own.size : (i + 1) * own.size] for i in range(group.size)]
-    group.all_gather(own, places).wait()
+    group.all_gather_equal(own, every).wait()
     return concat([from_bytes(x, tuple(q.shape), dtype_of(q), q) for x in places], heads)
 
 
@@ -74,7 +74,7 @@ def gathered_partials(
         o, lse = attend(None)
         copy_bytes(raw_bytes(o, xp), own[:border])
     copy_bytes(raw_bytes(lse, xp), own[border:end])
-    group.all_gather(own, places).wait()
+    group.all_gather_equal(own, every).wait()
     return parts
 
 

@@ -8,13 +8,16 @@ import cuattn
 from cuattn.distributed import (
     DistributedKVCache,
     all_gather_attention,
+    from_environment,
     ring_attention,
     run_virtual,
     shard,
     ulysses_attention,
     unshard,
 )
+from cuattn.distributed.four_bits import unpacked
 from cuattn.reference import exact
+from cuattn.reference.layout import unpack_pairs
 
 pytestmark = pytest.mark.gpu
 
@@ -121,3 +124,28 @@ def test_tensors_of_pytorch(cupy, torch, rng, dtype, wire):
     assert o.dtype == tensors[0].dtype
     wanted, _ = exact.attention(*[x.float().cpu().numpy() for x in tensors], is_causal=True)
     assert relative_l1(o.float().cpu().numpy(), wanted) < 0.03
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 37, 16), (2, 3, 1, 32), (1, 1, 0, 16)])
+def test_codes_of_four_bits_are_unpacked(cupy, rng, shape):
+    packed = rng.integers(0, 256, shape, np.uint8)
+    found = unpacked(cupy.asarray(packed))
+    assert found.dtype == np.int8
+    np.testing.assert_array_equal(found.get(), unpack_pairs(packed))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_decoding_step_is_replayed(cupy, rng, bits):
+    """Of virtual ranks a step is not captured; of one rank it is, and none asks the host."""
+    q, k, v = inputs(cupy, rng, 701)
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    cache = DistributedKVCache(from_environment(), 1, 4, 128, 1024, bits=bits)
+    cache.append(k, v)
+    cupy.cuda.get_current_stream().synchronize()
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        wanted = cache.attend(q[:, :, -1:])
+        stream.begin_capture()
+        o = cache.attend(q[:, :, -1:])
+        stream.end_capture().launch(stream)
+    stream.synchronize()
+    assert cupy.array_equal(o, wanted)
