@@ -20,6 +20,7 @@ __all__ = [
     "dtype_of",
     "empty",
     "from_bytes",
+    "is_contiguous",
     "is_writable",
     "library",
     "raw_bytes",
@@ -89,6 +90,14 @@ def is_writable(x: Any) -> bool:
     """Say whether parts of an array may be written: JAX's are immutable."""
     jax: Any = sys.modules.get("jax")
     return not isinstance(x, getattr(jax, "Array", ()))
+
+
+def is_contiguous(x: Any) -> bool:
+    """Say whether an array lies in memory without gaps and in the order of its axes."""
+    if torch_of(x) is not None:
+        return bool(x.is_contiguous())
+    flags = getattr(x, "flags", None)
+    return flags is not None and bool(flags.c_contiguous)
 
 
 def raw_bytes(x: Any, xp: Any) -> Any:

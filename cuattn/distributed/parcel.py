@@ -18,7 +18,7 @@ from ..reference.layout import LOG2_BIAS
 from ..scheme import Scheme
 from ..specs.attention import Scope
 from ..specs.coding import Name, coding, stored_scope
-from .arrays import copy_bytes, from_bytes, raw_bytes
+from .arrays import copy_bytes, from_bytes, is_contiguous, is_writable, raw_bytes
 from .four_bits import unpacked
 
 __all__ = ["WIRES", "Carrier", "Wire"]
@@ -117,7 +117,11 @@ class Carrier:
         for section in _sections(self, tokens):
             place = into[section.offset : section.end]
             if section.part == "array":
-                copy_bytes(raw_bytes(given.pop(section.operand), xp), place)
+                x = given.pop(section.operand)
+                if is_contiguous(x) or not is_writable(x):
+                    copy_bytes(raw_bytes(x, xp), place)
+                else:  # once, as it lies
+                    from_bytes(place, section.shape, section.dtype, x)[...] = x
                 continue
             array = from_bytes(place, section.shape, section.dtype, place)
             if self._is_derived(section):
