@@ -24,7 +24,7 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   // What append.cu will refuse changes nothing here either.
   if (__syncthreads_or(lacks_room<S.num_threads>(p))) return;
   if (length > kFirstTokens || tokens <= 0) return;
-  if (length > 0 && p.store.bare[sequence] == 0) return;
+  if (length > 0 && (p.store.bare[sequence] == 0 || (p.fixed && p.fixed[sequence]))) return;
   if (length == 0 && kv_head == 0 && threadIdx.x == 0) {
     p.store.bare[sequence] = tokens > kFew ? 0 : kFirstTokens;
   }

@@ -17,15 +17,17 @@ from ..errors import ArgumentError
 from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
 from .device import SCHEME, STORE, DeviceMemory, direct, store_values
+from .eviction import rolled
 from .geometry import KVGeometry
-from .memory import Writer
+from .moves import evict
+from .plans import appended, unplanned
 from .spec import AppendSpec, OffsetSpec
 
 __all__ = ["GIVEN", "AppendCall", "append_on_device", "prepare_append", "token_operands"]
 
 # The addresses of a call, in this order. Null is "counts" if all tokens of all sequences are
 # appended.
-GIVEN = (*STORE, "limits", "arrivals", "refused", "k", "v", "counts")
+GIVEN = (*STORE, "limits", "fixed", "arrivals", "refused", "k", "v", "counts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +60,17 @@ def append_on_device(
             call = memory.prepared(prepare_append, *tokens, layout, False)
             fresh = _fresh(memory, caller, counts, call.tokens)
             host_state, is_captured = memory.host_state, memory.is_captured()
-            plan = None
+            old = None
             if host_state.is_known and not isinstance(fresh, View) and not is_captured:
-                plan = host_state.appended(call.tokens if fresh is None else fresh, k_view.shape)
+                count = call.tokens if fresh is None else fresh
+                old = rolled(host_state, count)
+                plan = appended(host_state if old is None else old.after, count, k_view.shape)
+            else:
+                plan = unplanned(host_state, call.tokens, captured=is_captured)
             counts_view = _sent_counts(memory, fresh, call.tokens)
-            begins = host_state.may_begin if plan is None else plan.begins
-            undo: tuple[Writer, ...] = ()
-            if begins and memory.k_offset is not None:
+            fixes = plan.begins and memory.k_offset is not None
+            if fixes:
                 call = memory.prepared(prepare_append, *tokens, layout, True)
-                undo = () if is_captured else memory.offsets_as_they_are()
             given = (
                 *memory.append_addresses,
                 memory.counters(1),
@@ -75,13 +79,13 @@ def append_on_device(
                 v_view.ptr,
                 0 if counts_view is None else counts_view.ptr,
             )
-            after = host_state.forgotten(replayed=is_captured) if plan is None else plan.after
             if is_captured:  # which nothing undoes
-                memory.host_state = after
-            with memory.transaction(after, memory.write_lengths, memory.write_limits, *undo):
-                if plan is not None and plan.entries is not None:
-                    memory.write_entries(plan.entries)
-                    memory.write_limits(after)
+                memory.host_state = plan.after
+            if old is not None:
+                evict(memory, old)
+            undo = memory.undoing(plan, offsets=fixes and not is_captured)
+            with memory.transaction(plan.after, *undo):
+                memory.write_pages(plan)
                 call.launches(given, caller.stream)
 
 
@@ -115,7 +119,7 @@ def prepare_append(
     device = current_device()
     values = {
         "store": store_values(geometry, buffers),
-        **{name: buffers[name] for name in ("k", "v", "counts", "limits", "arrivals", "refused")},
+        **{name: buffers[name] for name in GIVEN[len(STORE) :]},
         **_strides("k", of_k),
         **_strides("v", of_v),
         "seqlen": tokens,

@@ -60,6 +60,13 @@ class KVCache(TokenCalls, SequenceCalls):
         Tokens of a page, a power of two from 16 to 256; 0 keeps each sequence in one piece.
     num_pages : int, optional
         Pages of all sequences together, by default enough for all of them at `capacity`.
+    window : int, optional
+        Keep the newest tokens of each sequence only, by whole pages: an append begins with giving
+        back those of which no token is among the last `window`, its own first one included. So
+        every new token sees at least as many, and `attend` sees all that are kept. Only with pages.
+    sink_tokens : int
+        How many tokens at the beginning of each sequence a window keeps besides, by whole pages;
+        with nested codes the `first` ones at least.
     device : {None, "cpu"}
         CuPy's current GPU, or host memory and the arithmetic of `cuattn.reference`.
 
@@ -74,7 +81,14 @@ class KVCache(TokenCalls, SequenceCalls):
     -----
     Arrays are as those of `cuattn.attention`, of any library, but all of them where the cache is. A
     call that raises has changed nothing; one that is interrupted has done all of it or nothing, but
-    that of nested codes tokens may have lost their lower halves that were to lose them.
+    that of nested codes tokens may have lost their lower halves that were to lose them, and that a
+    window may have moved on.
+
+    Sequences can share pages (`fork`, `reorder`), and lose some (`evict`, `window`). Positions of
+    tokens are the caller's, who has turned keys by them: `positions` says which is next. Distances
+    that `attend` counts (`window_size`, `alibi_slopes`) and columns of an `attn_mask` are of the
+    tokens that are there; where tokens before the last ones remain, but not all of them, there are
+    no such distances, and it refuses to count them.
 
     Making, loading or copying (`copy.deepcopy`) a cache waits for the GPU, and so do `gather`,
     `codes` and `save`; `lengths`, `truncate` and `set_page_table` do so if only the GPU knows the
@@ -82,9 +96,10 @@ class KVCache(TokenCalls, SequenceCalls):
 
     Appends are checked on the host. It no longer knows the lengths after one that is captured into
     a graph, or whose counts are on the GPU, until `lengths` is read; meanwhile the GPU refuses all
-    of an append if a sequence lacks room, and no pages are given: see `reserve`. Replays of a graph
-    it does not see: read `lengths` after them. Make every call of a graph once before, and capture
-    with an allocator of its own, as the notes of `cuattn.attention` show.
+    of an append if a sequence lacks room, no pages are given, and no window moves on: see
+    `reserve`. Replays of a graph it does not see: read `lengths` after them. Make every call of a
+    graph once before, and capture with an allocator of its own, as the notes of `cuattn.attention`
+    show.
     """
 
     def __init__(
@@ -106,6 +121,8 @@ class KVCache(TokenCalls, SequenceCalls):
         smooth_k: bool = True,
         page_size: int = 0,
         num_pages: int | None = None,
+        window: int | None = None,
+        sink_tokens: int = 0,
         device: Literal["cpu"] | None = None,
     ) -> None:
         sizes = batch, num_kv_heads, head_dim, capacity
@@ -122,6 +139,8 @@ class KVCache(TokenCalls, SequenceCalls):
             nested=nested,
             first=first,
             recent=recent,
+            window=window,
+            sink_tokens=sink_tokens,
         )
         self._memory = new_memory(geometry, smooth_k, device)
 
@@ -167,14 +186,18 @@ class KVCache(TokenCalls, SequenceCalls):
         restore(memory, saved)
         return KVCache._of(memory)
 
-    def __deepcopy__(self, memo: object = None) -> KVCache:
+    def copy(self) -> KVCache:
         """Return a cache of its own with the same contents, where this one is; waits for the GPU.
 
-        Graphs that append to this one do not append to the copy.
+        Graphs that append to this one do not append to the copy. `copy.copy` and `copy.deepcopy`
+        are the same.
         """
         return KVCache._of(self._memory.copied())
 
-    __copy__ = __deepcopy__
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: object) -> KVCache:
+        return self.copy()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise UnsupportedError("a KVCache cannot be pickled: save it to a file, and load that")

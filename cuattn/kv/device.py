@@ -64,7 +64,7 @@ class DeviceMemory(Memory):
         lengths, limits = map(_address, (self.lengths, self.limits))
         store = (units, pages, lengths, offset, *map(_address, (self.bare, self.fine, self.coarse)))
         self.attend_addresses = store
-        self.append_addresses = (*store, limits)
+        self.append_addresses = (*store, limits, _address(self.fixed))
         self.refused_address = _address(self._refused)
         self._remembered: dict[Callable[..., Any], Remembered[..., Any]] = {}
         # The first call may be on any stream.
@@ -151,6 +151,7 @@ class DeviceMemory(Memory):
         with self.on_device():
             caller = Caller(lengths, stream)
             seen = self.look_at_integers(caller, lengths, "lengths")
+            self.host_state.check_cut(lengths)
             with caller:
                 is_captured = self.is_captured()
                 after = self.host_state.forgotten(replayed=is_captured, may_begin=True)

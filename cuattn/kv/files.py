@@ -23,6 +23,7 @@ from .contents import read_units, write_units
 from .fine import fine_places, read_fine
 from .geometry import KVGeometry
 from .memory import Memory
+from .plans import appended
 from .units import pack_units, unpack_units
 
 __all__ = ["Saved", "checksum", "read", "restore", "write"]
@@ -136,7 +137,7 @@ def read(path: str | PathLike[str]) -> Saved:
 def restore(memory: Memory, saved: Saved) -> None:
     """Put the contents of a file into the memory of a cache without tokens."""
     with memory.call_on(None):
-        after, entries, _ = memory.host_state.appended(saved.lengths, saved.lengths.shape)
+        after, entries, _, _ = appended(memory.host_state, saved.lengths, saved.lengths.shape)
         memory.write_entries(entries)
         with memory.transaction(after, memory.write_lengths, memory.write_limits):
             for b, units in enumerate(saved.units):

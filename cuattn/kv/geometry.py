@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.sizes import ceil_div, is_whole_number
+from ..common.typed_json import ADDED
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS, KVFormat
 
@@ -54,6 +55,10 @@ class KVGeometry:
     first, recent : int
         Of nested codes, how many tokens at the beginning of a sequence, and at its end, have all 8
         bits; multiples of 16.
+    window : int
+        Tokens that are kept at the end of a sequence when more come, the next one included; 0: all.
+    sink_tokens : int
+        Tokens at its beginning that are kept besides.
 
     Raises
     ------
@@ -69,6 +74,8 @@ class KVGeometry:
     num_pages: int
     first: int = 0
     recent: int = 0
+    window: int = field(default=0, metadata=ADDED)
+    sink_tokens: int = field(default=0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         sizes = ("batch", "num_kv_heads", "capacity")
@@ -92,11 +99,35 @@ class KVGeometry:
                 raise ArgumentError(name, value, expected)
             if value and not self.kv_format.nested:
                 raise ArgumentError(name, value, "0, unless codes are nested (bits=4)")
+        self._check_window()
+
+    def _check_window(self) -> None:
+        for name, needs in (("window", "page_size"), ("sink_tokens", "window")):
+            value = getattr(self, name)
+            if not is_whole_number(value) or not 0 <= value <= _MAX_TOKENS:
+                raise ArgumentError(name, value, f"a whole number from 0 to {_MAX_TOKENS}")
+            if value and not getattr(self, needs):
+                raise ArgumentError(name, value, f"None or 0, unless there is a {needs}")
+        least = self.sink_pages * self.page_size + self.window + self.page_size - 1
+        if self.window and self.capacity < least:
+            expected = f"at least {least} for a window of {self.window}, whose oldest page is whole"
+            raise ArgumentError("capacity", self.capacity, expected)
 
     @property
     def first_units(self) -> int:
         """Units at the beginning of a sequence whose tokens keep all 8 bits of nested codes."""
         return min(self.first, self.capacity + -self.capacity % UNIT_TOKENS) // UNIT_TOKENS
+
+    @property
+    def first_pages(self) -> int:
+        """Pages with those units, which no sequence loses before its last tokens."""
+        return ceil_div(self.first_units * UNIT_TOKENS, self.page_size) if self.page_size else 0
+
+    @property
+    def sink_pages(self) -> int:
+        """Pages at the beginning of a sequence that stay when a window moves on."""
+        sinks = ceil_div(self.sink_tokens, self.page_size) if self.page_size else 0
+        return max(self.first_pages, sinks)
 
     @property
     def recent_units(self) -> int:
@@ -180,5 +211,6 @@ class KVGeometry:
             words += self.batch * self.pages_per_sequence
         if smooth_k:
             words += self.batch * (self.num_kv_heads * self.kv_format.head_dim + 1)
+            words += self.batch if self.page_size else 0
         fine = math.prod(self.fine_shape) if self.kv_format.nested else 0
         return self.units_bytes + fine + _WORD * words

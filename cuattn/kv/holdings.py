@@ -54,6 +54,17 @@ class Holdings:
         return self._memory.known_lengths().astype(np.int32)
 
     @property
+    def positions(self) -> NDArray[np.int64]:
+        """Position of the next token of each sequence, int64 [batch], as rotary embeddings count.
+
+        It is `lengths`, and tokens that `evict` or a window has taken from before the last ones.
+        Waits and raises as `lengths`.
+        """
+        lengths = self._memory.known_lengths()
+        evicted = self._memory.host_state.evicted
+        return lengths.copy() if evicted is None else lengths + evicted.tokens
+
+    @property
     def device_lengths(self) -> Any:
         """The same where the cache is: the array int32 [batch] that its kernels use."""
         return self._memory.lengths
@@ -62,7 +73,7 @@ class Holdings:
     def page_table(self) -> NDArray[np.int32] | None:
         """Pages of each sequence, int32 [batch, pages of the capacity]; -1 where there is none.
 
-        None for a cache without pages.
+        A page is in several rows if sequences share it. None for a cache without pages.
         """
         pages = self._memory.host_state.pages
         return None if pages is None else pages.table

@@ -22,8 +22,11 @@ from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from ..reference.kv_offsets import bare_tokens, offsets
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
+from .eviction import rolled
 from .fine import fine_places, halves, read_fine
 from .memory import Memory
+from .moves import evict
+from .plans import appended
 from .query import Query, QueryOptions
 from .scores import ScoreArrays
 from .units import Coded, pack_units, unpack_units
@@ -42,16 +45,19 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
         if counts is not None and hasattr(counts, "__dlpack_device__"):
             _check_device(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
-        plan = memory.host_state.appended(fresh, of_k.shape)
+        host_state = memory.host_state
+        old = rolled(host_state, fresh)
+        plan = appended(host_state if old is None else old.after, fresh, of_k.shape)
+        if old is not None:
+            evict(memory, old)
         means = memory.k_offset is not None and plan.begins
-        undo = memory.offsets_as_they_are() if means else ()
-        with memory.transaction(plan.after, memory.write_lengths, memory.write_limits, *undo):
-            memory.write_entries(plan.entries)
-            memory.write_limits(plan.after)
+        with memory.transaction(plan.after, *memory.undoing(plan, offsets=means)):
+            memory.write_pages(plan)
             if means:
                 lengths = memory.lengths
                 bare = bare_tokens(fresh, lengths, memory.bare)
-                memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset, bare)
+                grows = bare if memory.fixed is None else bare * (memory.fixed == 0)
+                memory.k_offset[...] = offsets(keys, fresh, lengths, memory.k_offset, grows)
                 memory.bare[...] = bare
             _write_tokens(memory, keys, values, fresh)
             memory.write_lengths(plan.after)

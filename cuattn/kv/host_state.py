@@ -5,34 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ..common.sizes import is_whole_number
-from ..errors import ArgumentError
-from ..reference.arrays import whole_numbers
+from ..errors import ArgumentError, UnsupportedError
 from ..reference.kv_offsets import FIRST_TOKENS
+from .evicted import Evicted
 from .geometry import KVGeometry
-from .pages import Entries, Pages
+from .pages import Pages
 
-__all__ = ["HostState", "Plan"]
-
-
-class Plan(NamedTuple):
-    """A change of a cache that has passed every check.
-
-    Attributes
-    ----------
-    after : HostState
-        What the host knows when it is done.
-    entries : Entries or None
-        What is new in the page table.
-    begins : bool
-        Whether sequences get tokens that have, or have had, only first ones: `FIRST_TOKENS`.
-    """
-
-    after: HostState
-    entries: Entries | None = None
-    begins: bool = False
+__all__ = ["HostState"]
 
 
 class HostState(NamedTuple):
@@ -56,6 +37,10 @@ class HostState(NamedTuple):
         Whether the lengths are those of the device, once it has done what is enqueued.
     is_replayed : bool
         Whether a graph may change the lengths at any time.
+    is_cut : bool
+        Whether a graph may shorten sequences at any time.
+    evicted : Evicted or None
+        None if no sequence with tokens has lost some that others followed.
     """
 
     geometry: KVGeometry
@@ -65,6 +50,8 @@ class HostState(NamedTuple):
     reserved: int = 0
     is_known: bool = True
     is_replayed: bool = False
+    is_cut: bool = False
+    evicted: Evicted | None = None
 
     @classmethod
     def empty(cls, geometry: KVGeometry) -> HostState:
@@ -80,73 +67,23 @@ class HostState(NamedTuple):
         """Whether there may be sequences whose offsets are not fixed: with first tokens only."""
         return bool(self.lengths.min() <= FIRST_TOKENS)
 
-    def appended(self, counts: NDArray[np.int64] | int, shape: tuple[int, ...]) -> Plan:
-        """Plan an append to lengths that are known.
-
-        Parameters
-        ----------
-        counts : ndarray of int64 [batch], or int for all sequences
-        shape : tuple of int
-            Of the caller's `k`, for the error.
+    def check_own(self, what: str) -> None:
+        """Check that the cache gives its pages itself.
 
         Raises
         ------
-        ArgumentError
-            If a sequence has no room for its tokens.
+        UnsupportedError
+            If there are none, or they are the caller's.
         """
-        lengths = self.lengths + counts
-        begins = bool((lengths > self.lengths)[self.lengths <= FIRST_TOKENS].any())
-        if (lengths <= self.limits).all():
-            return Plan(self.learned(lengths), None, begins)
-        capacity = self.geometry.capacity
-        b = int(np.argmax(lengths))
-        if lengths[b] > capacity:
-            before = self.lengths[b]
-            expected = (
-                f"of at most {capacity - before} tokens for sequence {b}, which has {before} of "
-                f"{capacity} and was to get {lengths[b] - before}"
-            )
-            raise ArgumentError("k", shape, expected)
-        after, entries, _ = self._with_room(lengths, "k", shape)
-        return Plan(after.learned(lengths), entries, begins)
-
-    def reserving(self, tokens: int) -> Plan:
-        """Plan to give every sequence the pages for a number of tokens, until all are emptied.
-
-        Raises
-        ------
-        ArgumentError
-            If it is more than the capacity, or than the free pages have room for.
-        """
-        capacity = self.geometry.capacity
-        if not is_whole_number(tokens) or not 0 <= tokens <= capacity:
-            raise ArgumentError("tokens", tokens, f"a whole number from 0 to {capacity}")
-        after, entries, _ = self._with_room(np.full_like(self.lengths, tokens), "tokens", tokens)
-        return Plan(after._replace(reserved=max(self.reserved, tokens)), entries)
-
-    def truncated(self, lengths: ArrayLike) -> HostState:
-        """Shorten sequences; pages that no token is in, and none was reserved in, are free.
-
-        Raises
-        ------
-        ArgumentError
-            If a length is not a whole number from 0 to what it is.
-        """
-        given = whole_numbers("lengths", lengths, self.lengths.shape)
-        wrong = (given < 0) | (given > self.lengths)
-        if wrong.any():
-            b = int(np.argmax(wrong))
-            expected = f"from 0 to {self.lengths[b]} for sequence {b}, not {given[b]}"
-            raise ArgumentError("lengths", lengths, expected)
-        after = self.learned(given.astype(np.int64))
         if self.pages is None:
-            return after
-        return after._with_pages(self.pages.taken_back(np.maximum(after.lengths, self.reserved)))
+            raise UnsupportedError(f"{what}, of which a cache without a page_size has none")
+        if not self.pages.is_own:
+            raise UnsupportedError(f"{what}, and set_page_table has made them the caller's")
 
     def emptied(self) -> HostState:
         """Empty all sequences, and forget what was reserved."""
-        after = self.learned(np.zeros_like(self.lengths))._replace(reserved=0)
-        return after if self.pages is None else after._with_pages(self.pages.cleared())
+        after = self.learned(np.zeros_like(self.lengths))._replace(reserved=0, evicted=None)
+        return after if self.pages is None else after.with_pages(self.pages.cleared())
 
     def replaced_pages(self, table: Any) -> HostState:
         """Take the caller's page table; see `Pages.replaced`.
@@ -154,17 +91,20 @@ class HostState(NamedTuple):
         Raises
         ------
         ArgumentError
-            If it is wrong, or the cache has no pages.
+            If it is wrong, or the cache has no pages, or a window.
         """
         if self.pages is None:
             raise ArgumentError("table", table, "given to a cache with a page_size only")
-        return self._with_pages(self.pages.replaced(table, self.lengths))
+        if self.geometry.window:
+            raise ArgumentError("table", table, "given to a cache without a window only")
+        return self.with_pages(self.pages.replaced(table, self.lengths))
 
     def learned(self, lengths: NDArray[np.int64]) -> HostState:
         """Note what the lengths are."""
         # Every append comes here: _replace takes longer.
         same = self.limits, self.pages, self.reserved
-        return HostState(self.geometry, lengths, *same, True, self.is_replayed)
+        graphs = self.is_replayed, self.is_cut
+        return HostState(self.geometry, lengths, *same, True, *graphs, self.evicted)
 
     def forgotten(self, *, replayed: bool, may_begin: bool = False) -> HostState:
         """Note that the lengths are changed by what only the device knows.
@@ -177,19 +117,48 @@ class HostState(NamedTuple):
             Whether sequences may have no or few tokens after it.
         """
         lengths = np.zeros_like(self.lengths) if may_begin else self.lengths
-        is_replayed = self.is_replayed or replayed
-        return self._replace(lengths=lengths, is_known=False, is_replayed=is_replayed)
+        return self._replace(
+            lengths=lengths,
+            is_known=False,
+            is_replayed=self.is_replayed or replayed,
+            is_cut=self.is_cut or (replayed and may_begin),
+        )
+
+    def check_cut(self, lengths: Any) -> None:
+        """Check that sequences can be shortened to lengths that the host does not know.
+
+        Raises
+        ------
+        ArgumentError
+            If tokens appended later might lie in shared pages, or it would not be known which
+            position they have.
+        """
+        shares = self.pages is not None and self.pages.extra is not None
+        for wrong, why in (
+            (shares, "while sequences share pages"),
+            (self.evicted is not None or self.geometry.window > 0, "where pages are evicted"),
+        ):
+            if wrong:
+                raise ArgumentError("lengths", lengths, f"in host memory {why}")
+
+    def check_distances(self, name: str) -> None:
+        """Check that distances between tokens can be counted in those that are there.
+
+        Raises
+        ------
+        UnsupportedError
+            If a sequence has tokens on both sides of some that are gone.
+        """
+        if self.evicted is not None and self.evicted.before.any():
+            b = int(np.argmax(self.evicted.before > 0))
+            text = f"{name} counts tokens, of which sequence {b} has lost some in its middle"
+            raise UnsupportedError(f"{text}: tokens that are left have no such distances")
 
     def copied(self) -> HostState:
         """Return the same for another cache, to which no graph appends."""
         pages = None if self.pages is None else self.pages.copied()
-        return self._replace(pages=pages, is_replayed=False)
+        return self._replace(pages=pages, is_replayed=False, is_cut=False)
 
-    def _with_room(self, tokens: NDArray[np.int64], name: str, value: Any) -> Plan:
-        if self.pages is None:
-            return Plan(self)
-        pages, entries = self.pages.given(tokens, name, value)
-        return Plan(self if entries is None else self._with_pages(pages), entries)
-
-    def _with_pages(self, pages: Pages) -> HostState:
+    def with_pages(self, pages: Pages) -> HostState:
+        """Return the same with other pages, and the room that these have."""
         return self._replace(pages=pages, limits=pages.limits)

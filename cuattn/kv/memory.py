@@ -16,6 +16,7 @@ from .geometry import KVGeometry
 from .host_state import HostState
 from .memory_arrays import MemoryArrays
 from .pages import Entries
+from .plans import Plan
 
 __all__ = ["Memory", "Writer"]
 
@@ -153,25 +154,60 @@ class Memory(MemoryArrays):
         if host_state.pages is not None:
             self.pages[...] = self.sent(np.maximum(host_state.pages.table, _NOWHERE))
 
-    def offsets_as_they_are(self) -> tuple[Writer, ...]:
-        """Return what writes the offsets again as they are now, if an append changes means."""
+    def undoing(self, plan: Plan, *, offsets: bool) -> tuple[Writer, ...]:
+        """Return what undoes an append.
+
+        Parameters
+        ----------
+        plan : Plan
+        offsets : bool
+            Whether it may change offsets.
+        """
+        writers: tuple[Writer, ...] = self.write_lengths, self.write_limits
+        if plan.copies is not None:
+            writers = (*writers, self.write_table)
+        lengths = self.host_state.lengths
+        # Those of what begins are made anew, and those of longer sequences do not change.
+        if offsets and ((lengths > 0) & (lengths <= FIRST_TOKENS)).any():
+            writers = (*writers, self.as_they_are((self.k_offset, ...), (self.bare, ...)))
+        return writers
+
+    def as_they_are(self, *parts: tuple[Any, Any]) -> Writer:
+        """Return what writes parts of arrays, each an array and an index, again as they are now."""
         before = self.host_state
-        lengths = before.lengths
-        if not ((lengths > 0) & (lengths <= FIRST_TOKENS)).any():
-            return ()  # what begins is made anew, and the others' are fixed
-        saved = self.k_offset.copy(), self.bare.copy()
+        saved = [(x, index, x[index].copy()) for x, index in parts]
 
         def write(host_state: HostState) -> None:
             if host_state is before:  # not if all has been done
-                self.k_offset[...], self.bare[...] = saved
+                for x, index, was in saved:
+                    x[index] = was
 
-        return (write,)
+        return write
+
+    def write_fixed(self, host_state: HostState) -> None:
+        """Write of which sequences the offsets stay what they are."""
+        if self.fixed is not None:
+            evicted = host_state.evicted
+            tokens = np.zeros_like(host_state.lengths) if evicted is None else evicted.tokens
+            self.fixed[...] = self.sent((tokens > 0).astype(np.int32))
 
     def write_entries(self, entries: Entries | None) -> None:
         """Write new entries of the page table, which mean nothing until the limits are raised."""
         if entries is not None:
             sequence, place, page = self.sent(np.stack(entries))
             self.pages[sequence, place] = page
+
+    def write_pages(self, plan: Plan) -> None:
+        """Give sequences the pages that a plan has for them, copy those that are to be copied."""
+        if plan.copies is not None:
+            if plan.copies.of.size:
+                of, to = self.sent(np.stack(plan.copies))
+                self.units[to] = self.units[of]
+            self.write_table(plan.after)
+        else:
+            self.write_entries(plan.entries)
+        if plan.copies is not None or plan.entries is not None:
+            self.write_limits(plan.after)
 
     def copied(self) -> Memory:
         """Return the same in memory of its own; waits for the GPU."""

@@ -33,6 +33,9 @@ class MemoryArrays:
     k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
     bare : ndarray of int32 [batch], or None
         How many first keys of a sequence it is not subtracted from.
+    fixed : ndarray of int32 [batch], or None
+        Not 0 where `k_offset` is what it stays, whatever comes: of sequences that have lost tokens
+        which others follow. None without pages or `k_offset`.
     fine : ndarray of uint8 `geometry.fine_shape`, or None
         Lower halves of nested codes.
     coarse : ndarray of int32 [batch], or None
@@ -51,9 +54,12 @@ class MemoryArrays:
             self.pages = xp.zeros((batch, geometry.pages_per_sequence), np.int32)
         self.k_offset: Any = None
         self.bare: Any = None
+        self.fixed: Any = None
         if smooth_k:
             self.k_offset = xp.zeros((batch, heads, head_dim), np.float32)
             self.bare = xp.zeros(batch, np.int32)
+            if geometry.page_size:
+                self.fixed = xp.zeros(batch, np.int32)
         self.fine: Any = None
         self.coarse: Any = None
         if geometry.kv_format.nested:
@@ -69,8 +75,13 @@ class MemoryArrays:
         """Return those of the cache's arrays that it has."""
         arrays = (
             *(self.units, self.lengths, self.limits, self.pages),
-            *(self.k_offset, self.bare, self.fine, self.coarse),
+            *(self.k_offset, self.bare, self.fixed, self.fine, self.coarse),
         )
+        return [x for x in arrays if x is not None]
+
+    def of_sequences(self) -> list[Any]:
+        """Return those, but for units and lengths, whose first axis is that of the sequences."""
+        arrays = (self.k_offset, self.bare, self.fixed, self.fine, self.coarse)
         return [x for x in arrays if x is not None]
 
     def sent(self, x: NDArray[Any]) -> Any:

@@ -33,6 +33,8 @@ def geometry_of(
     nested: bool | None = None,
     first: int | None = None,
     recent: int | None = None,
+    window: int | None = None,
+    sink_tokens: int = 0,
 ) -> KVGeometry:
     """Return the geometry of a cache, whose arguments are those of `KVCache`.
 
@@ -61,16 +63,18 @@ def geometry_of(
     )
     # Everything else is checked before a number of pages is worked out from it.
     sizes = (kv_format, batch, num_kv_heads, capacity, page_size)
+    if window is not None and (not is_whole_number(window) or window < 1):
+        raise ArgumentError("window", window, "a whole number from 1 on, or None")
     if first is None:
         first = _FIRST if nested else 0
     if recent is None:
         recent = _RECENT if nested else 0
     if not page_size:
-        geometry = KVGeometry(*sizes, num_pages=batch, first=first, recent=recent)
+        geometry = KVGeometry(*sizes, batch, first, recent, window or 0, sink_tokens)
         if num_pages is not None:
             raise ArgumentError("num_pages", num_pages, "None, unless there is a page_size")
         return geometry
-    one = KVGeometry(*sizes, num_pages=1, first=first, recent=recent)
+    one = KVGeometry(*sizes, 1, first, recent, window or 0, sink_tokens)
     wanted = batch * one.pages_per_sequence if num_pages is None else num_pages
     return replace(one, num_pages=wanted)
 

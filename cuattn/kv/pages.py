@@ -46,6 +46,8 @@ class Pages(NamedTuple):
         The first of the pages that no sequence has had, which are free too.
     is_own : bool
         Whether the cache gives pages itself: they are not the caller's.
+    extra : ndarray of int32 [num_pages], or None
+        How many sequences have each page besides a first one; None if no two share one.
     """
 
     geometry: KVGeometry
@@ -54,6 +56,7 @@ class Pages(NamedTuple):
     returned: NDArray[np.int32]
     unused: int = 0
     is_own: bool = True
+    extra: NDArray[np.int32] | None = None
 
     @classmethod
     def all_free(cls, geometry: KVGeometry) -> Pages:
@@ -96,6 +99,22 @@ class Pages(NamedTuple):
             room = int(self.limits[b])
             expected = f"such that sequence {b} has at most the {room} tokens of its pages"
             raise ArgumentError(name, value, f"{expected}, not {tokens[b]}")
+        page, after = self.taken(count, name, value)
+        sequence = np.repeat(np.arange(len(lacking)), lacking).astype(np.int32)
+        first = np.repeat(self.counts - np.cumsum(lacking) + lacking, lacking)
+        place = (first + np.arange(count)).astype(np.int32)
+        self.entries[sequence, place] = page
+        pages = after._replace(counts=self.counts + lacking)
+        return pages, Entries(sequence, place, page)
+
+    def taken(self, count: int, name: str, value: Any) -> tuple[NDArray[np.int32], Pages]:
+        """Take some of the free pages, which no sequence has yet.
+
+        Raises
+        ------
+        ArgumentError
+            Naming the argument that wants more pages than are free.
+        """
         free = len(self.returned) + self.geometry.num_pages - self.unused
         if count > free:
             expected = f"such that the {free} free pages suffice, not {count}"
@@ -103,14 +122,24 @@ class Pages(NamedTuple):
         again = self.returned[:count]
         unused = self.unused + count - len(again)
         page = np.concatenate([again, np.arange(self.unused, unused, dtype=np.int32)])
-        sequence = np.repeat(np.arange(len(lacking)), lacking).astype(np.int32)
-        first = np.repeat(self.counts - np.cumsum(lacking) + lacking, lacking)
-        place = (first + np.arange(count)).astype(np.int32)
-        self.entries[sequence, place] = page
-        pages = self._replace(
-            counts=self.counts + lacking, returned=self.returned[count:], unused=unused
-        )
-        return pages, Entries(sequence, place, page)
+        return page, self._replace(returned=self.returned[count:], unused=unused)
+
+    def left(self, dropped: NDArray[np.int32]) -> Pages:
+        """Let go of pages that sequences had; those that no other has are free, the first first.
+
+        Parameters
+        ----------
+        dropped : ndarray of int32
+            A page is there once for each sequence that had it.
+        """
+        if self.extra is None:
+            return self._replace(returned=np.concatenate([dropped, self.returned]))
+        page, times = np.unique(dropped, return_counts=True)
+        others = self.extra[page] - times
+        extra = self.extra.copy()
+        extra[page] = np.maximum(others, 0)
+        returned = np.concatenate([page[others < 0], self.returned])
+        return self._replace(returned=returned, extra=extra if extra.any() else None)
 
     def taken_back(self, tokens: NDArray[np.int64]) -> Pages:
         """Take the pages back, unless they are the caller's, that have no tokens any more."""
@@ -119,14 +148,15 @@ class Pages(NamedTuple):
         if not self.is_own or not shorter.size:
             return self
         rows = [self.entries[b, kept[b] : self.counts[b]] for b in shorter[::-1]]
-        return self._replace(counts=kept, returned=np.concatenate([*rows, self.returned]))
+        return self.left(np.concatenate(rows))._replace(counts=kept)
 
     def cleared(self) -> Pages:
         """Take all pages back, unless they are the caller's."""
         if not self.is_own:
             return self
         nothing = np.zeros(0, np.int32)
-        return self._replace(counts=np.zeros_like(self.counts), returned=nothing, unused=0)
+        counts = np.zeros_like(self.counts)
+        return self._replace(counts=counts, returned=nothing, unused=0, extra=None)
 
     def replaced(self, table: ArrayLike, lengths: NDArray[np.int64]) -> Pages:
         """Take the caller's pages instead.
@@ -161,7 +191,7 @@ class Pages(NamedTuple):
             expected = f"with pages for the {lengths[b]} tokens of sequence {b}"
             raise ArgumentError("table", table, expected)
         entries = np.where(used, given, 0).astype(np.int32)
-        return self._replace(entries=entries, counts=counts, is_own=False)
+        return self._replace(entries=entries, counts=counts, is_own=False, extra=None)
 
     def copied(self) -> Pages:
         """Return the same for a cache of its own, whose pages are given apart from this one's."""

@@ -132,6 +132,10 @@ class TokenCalls(Holdings):
         arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
         scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
         window = window_size if window_size is ALL_KEYS else checked_window(window_size)
+        if window[0] >= 0 or alibi_slopes is not None:
+            self._memory.host_state.check_distances(
+                "alibi_slopes" if window[0] < 0 else "window_size"
+            )
         options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
         if isinstance(self._memory, DeviceMemory):
             return attend_on_device(self._memory, q, options, scores, out, stream)

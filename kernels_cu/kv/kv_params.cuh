@@ -82,6 +82,7 @@ struct OffsetParams {
   const void* k;           // as in AppendParams
   const i32* counts;
   const i32* limits;
+  const i32* fixed;        // [batch], not 0: the offset stays what it is; null: none does
   i64 k_stride_batch;
   i64 k_stride_head;
   i64 k_stride_token;

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cuattn.errors import ArgumentError
+from cuattn.kv import plans
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.host_state import HostState
 from cuattn.kv.pages import NO_PAGE
@@ -19,7 +20,7 @@ def host_state(num_pages=8, capacity=64, page_size=16):
 
 def grown(of, *counts):
     """Return the host state after an append."""
-    return of.appended(np.array(counts), (0,)).after
+    return plans.appended(of, np.array(counts), (0,)).after
 
 
 def table(*rows):
@@ -32,15 +33,15 @@ def used(of):
 
 def test_sequences_get_pages_as_they_need_them():
     assert host_state().pages.entries.dtype == np.int32
-    plan = host_state().appended(np.array([17, 0, 16]), (0,))
+    plan = plans.appended(host_state(), np.array([17, 0, 16]), (0,))
     assert plan.entries.sequence.tolist() == [0, 0, 2]
     assert plan.entries.place.tolist() == [0, 1, 0]
     assert plan.entries.page.tolist() == [0, 1, 2]
     of = plan.after
     assert of.limits.tolist() == [32, 0, 16]
-    plan = of.appended(np.array([15, 0, 0]), (0,))
+    plan = plans.appended(of, np.array([15, 0, 0]), (0,))
     assert plan.entries is None
-    plan = plan.after.appended(np.array([1, 1, 0]), (0,))
+    plan = plans.appended(plan.after, np.array([1, 1, 0]), (0,))
     assert plan.entries.page.tolist() == [3, 4]
     of = plan.after
     assert of.pages.table.tolist() == table([0, 1, 3], [4], [2])
@@ -51,7 +52,7 @@ def test_a_plan_that_is_dropped_has_given_nothing():
     of = grown(host_state(), 17, 0, 16)
     before = of.pages.table
     for counts in ([30, 30, 0], [0, 0, 48]):
-        of.appended(np.array(counts), (0,))
+        plans.appended(of, np.array(counts), (0,))
         np.testing.assert_array_equal(of.pages.table, before)
     after = grown(of, 16, 16, 0)
     assert after.pages.table.tolist() == table([0, 1, 3], [4], [2])
@@ -80,7 +81,7 @@ def test_free_pages_limit():
 
 
 def test_truncated_sequences_give_pages_back():
-    of = grown(host_state(num_pages=4), 40, 16, 0).truncated([16, 16, 0])
+    of = plans.truncated(grown(host_state(num_pages=4), 40, 16, 0), [16, 16, 0]).after
     assert of.pages.table.tolist() == table([0], [3], [])
     assert of.limits.tolist() == [16, 16, 0]
     of = grown(of, 0, 0, 32)
@@ -88,7 +89,7 @@ def test_truncated_sequences_give_pages_back():
 
 
 def test_pages_that_were_given_back_are_given_first():
-    of = grown(host_state(num_pages=6), 32, 32, 0).truncated([16, 0, 0])
+    of = plans.truncated(grown(host_state(num_pages=6), 32, 32, 0), [16, 0, 0]).after
     assert grown(of, 0, 0, 64).pages.table.tolist() == table([0], [], [2, 3, 1, 4])
     with pytest.raises(ArgumentError, match="the 5 free pages suffice, not 6"):
         grown(of, 32, 0, 64)
@@ -102,18 +103,18 @@ def test_pages_that_were_given_back_are_given_first():
 
 
 def test_reserved_pages_stay_until_all_are_emptied():
-    plan = host_state().reserving(20)
+    plan = plans.reserving(host_state(), 20)
     assert plan.entries.sequence.tolist() == [0, 0, 1, 1, 2, 2]
     of = plan.after
     assert of.limits.tolist() == [32] * 3
-    assert of.reserving(17).entries is None
-    of = grown(of.reserving(17).after, 40, 20, 0).truncated([0, 0, 0])
+    assert plans.reserving(of, 17).entries is None
+    of = plans.truncated(grown(plans.reserving(of, 17).after, 40, 20, 0), [0, 0, 0]).after
     assert of.limits.tolist() == [32] * 3
     of = of.emptied()
     assert of.reserved == 0
     assert of.limits.tolist() == [0] * 3
     assert used(of) == []
-    plan = of.appended(np.array([64, 64, 0]), (0,))
+    plan = plans.appended(of, np.array([64, 64, 0]), (0,))
     assert sorted(used(plan.after)) == list(range(8))
     assert [x.dtype for x in plan.entries] == [np.int32] * 3
 
@@ -121,16 +122,16 @@ def test_reserved_pages_stay_until_all_are_emptied():
 def test_reserving_too_much_changes_nothing():
     of = host_state(num_pages=5)
     with pytest.raises(ArgumentError) as error:
-        of.reserving(17)
+        plans.reserving(of, 17)
     words = "tokens must be such that the 5 free pages suffice, not 6, got 17"
     assert str(error.value) == words
     assert used(of) == []
     for tokens in (-1, 65, 1.0, True, "all"):
         with pytest.raises(ArgumentError) as error:
-            of.reserving(tokens)
+            plans.reserving(of, tokens)
         words = f"tokens must be a whole number from 0 to 64, got {tokens!r}"
         assert str(error.value) == words
-    nothing = of.reserving(0)
+    nothing = plans.reserving(of, 0)
     assert nothing.entries is None
     assert nothing.after.reserved == 0
 
@@ -150,13 +151,13 @@ def test_own_pages_of_the_caller():
     of = grown(host_state(), 16, 0, 0).replaced_pages(rows)
     assert (of.pages.entries.dtype, of.pages.counts.dtype) == (np.int32, np.int64)
     assert of.limits.tolist() == [32, 16, 0]
-    plan = of.appended(np.array([16, 16, 0]), (0,))
+    plan = plans.appended(of, np.array([16, 16, 0]), (0,))
     assert plan.entries is None
     with pytest.raises(ArgumentError) as error:
         grown(plan.after, 0, 0, 1)
     words = "such that sequence 2 has at most the 0 tokens of its pages, not 1"
     assert str(error.value) == f"k must be {words}, got (0,)"
-    of = plan.after.truncated([1, 0, 0]).emptied()
+    of = plans.truncated(plan.after, [1, 0, 0]).after.emptied()
     assert of.limits.tolist() == [32, 16, 0]
     assert used(of) == [7, 1, 3]
 
@@ -186,11 +187,11 @@ def test_wrong_tables_are_refused(rows, message):
 def test_a_cache_in_one_piece_has_no_table():
     of = HostState.empty(KVGeometry(KVFormat(64), BATCH, 1, 20, 0, BATCH))
     assert of.limits.tolist() == [20] * 3
-    assert of.reserving(20).entries is None
-    plan = of.appended(np.array([20, 0, 1]), (0,))
+    assert plans.reserving(of, 20).entries is None
+    plan = plans.appended(of, np.array([20, 0, 1]), (0,))
     assert (plan.entries, plan.begins) == (None, True)
     assert plan.after.emptied().limits.tolist() == [20] * 3
-    assert plan.after.appended(np.array([0, 0, 0]), (0,)).begins is False
+    assert plans.appended(plan.after, np.array([0, 0, 0]), (0,)).begins is False
     with pytest.raises(ArgumentError, match="at most 19 tokens for sequence 2, which has 1 of 20"):
         grown(plan.after, 0, 0, 20)
     with pytest.raises(ArgumentError) as error:
@@ -202,13 +203,13 @@ def test_a_cache_in_one_piece_has_no_table():
 def test_an_append_begins_sequences_that_have_first_tokens_only():
     of = host_state(30, 160)
     assert of.may_begin
-    assert of.appended(np.array([1, 0, 0]), (0,)).begins
+    assert plans.appended(of, np.array([1, 0, 0]), (0,)).begins
     of = grown(of, FIRST_TOKENS + 1, FIRST_TOKENS + 2, FIRST_TOKENS)
-    assert not of.appended(np.array([5, 5, 0]), (0,)).begins
-    assert of.appended(1, (0,)).begins
+    assert not plans.appended(of, np.array([5, 5, 0]), (0,)).begins
+    assert plans.appended(of, 1, (0,)).begins
     of = grown(of, 0, 0, 1)
     assert not of.may_begin
-    assert not of.appended(1, (0,)).begins
+    assert not plans.appended(of, 1, (0,)).begins
     # What the GPU shortens may have no tokens left.
     assert not of.forgotten(replayed=False).may_begin
     assert of.forgotten(replayed=False, may_begin=True).may_begin
@@ -226,7 +227,7 @@ def test_an_append_begins_sequences_that_have_first_tokens_only():
 def test_truncating_to_other_lengths_is_refused(lengths, message):
     of = grown(host_state(), 3, 2, 1)
     with pytest.raises(ArgumentError) as error:
-        of.truncated(lengths)
+        plans.truncated(of, lengths)
     assert str(error.value) == str(ArgumentError("lengths", lengths, message))
 
 
@@ -251,7 +252,7 @@ def test_what_only_the_device_knows():
 
 
 def test_a_copy_gives_pages_of_its_own():
-    of = grown(host_state(), 17, 0, 0).reserving(20).after.forgotten(replayed=True)
+    of = plans.reserving(grown(host_state(), 17, 0, 0), 20).after.forgotten(replayed=True)
     other = of.copied()
     assert (other.is_known, other.is_replayed, other.reserved) == (False, False, 20)
     assert other.lengths.tolist() == of.lengths.tolist()

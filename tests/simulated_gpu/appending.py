@@ -21,7 +21,8 @@ def fix_offsets(values, spec, grid):
         return
     lengths, bare = lengths_of(values), bare_of(values)
     bare[...] = bare_tokens(counts, lengths, bare)
-    vectors[...] = offsets(k, counts, lengths, vectors, bare)
+    fixed = integers(values["fixed"], len(lengths)) if values["fixed"] else np.zeros_like(bare)
+    vectors[...] = offsets(k, counts, lengths, vectors, bare * (fixed == 0))
 
 
 def append_tokens(values, spec, grid):
