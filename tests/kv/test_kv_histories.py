@@ -1,0 +1,47 @@
+"""Any calls on a KV cache that change its sequences, against a plain model of it."""
+
+import pytest
+from helpers.kv_contents_cases import GPU, HOST, Place, _kernels  # noqa: F401
+from helpers.kv_histories import histories, live
+from hypothesis import given, settings
+
+
+class Simulated(Place):
+    """A GPU that is simulated, whose arrays are NumPy's."""
+
+    def array(self, x, dtype="float16"):
+        return x.astype(dtype)
+
+    def host(self, x):
+        return x
+
+
+@settings(max_examples=60)
+@given(history=histories())
+def test_any_history_on_the_host(history):
+    live(HOST, history)
+
+
+@settings(max_examples=30)
+@given(history=histories())
+def test_any_history_of_calls_on_a_simulated_gpu(history):
+    pytest.importorskip("cupy")
+    from simulated_gpu import SimulatedGPU
+
+    with pytest.MonkeyPatch.context() as patch:
+        SimulatedGPU(patch)
+        live(Simulated(None), history)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000)
+@given(history=histories())
+def test_a_thousand_histories_on_the_host(history):
+    live(HOST, history)
+
+
+@pytest.mark.gpu
+@settings(max_examples=1000)
+@given(history=histories())
+def test_a_thousand_histories_on_the_gpu(history):
+    live(GPU, history)
