@@ -13,7 +13,6 @@ from ..arrays.caller import on_device
 from ..errors import ArgumentError, UnsupportedError
 from ..kv.cache import KVCache
 from .attention import Rules, attend, moved
-from .beams import reorder
 from .cached import Cached
 from .masks import Slots
 
@@ -205,7 +204,7 @@ class CacheLayer(CacheLayerMixin):  # type: ignore[misc]
     def reorder(self, sequences: Sequence[int]) -> None:
         """Give sequence b the tokens of ``sequences[b]``."""
         if self.kv is not None and list(sequences) != list(range(self.batch_size)):
-            reorder(self.kv, sequences, self._stream())
+            self.kv.reorder(sequences, stream=self._stream())
 
     def learn_lengths(self) -> None:
         """Read from the GPU how many tokens a graph has appended."""

@@ -313,6 +313,7 @@ def histories(draw):
         "pages": draw(st.integers(4, 24)) if page_size else None,
         "window": draw(st.sampled_from([None, None, 1, 20, 40])) if page_size else None,
         "sink_tokens": draw(st.sampled_from([0, 0, 5, 33])),
+        "begin": draw(st.tuples(*[st.integers(0, 120)] * 4)),
         "turns": draw(st.lists(turn, min_size=1, max_size=14)),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
@@ -329,6 +330,7 @@ def live(place, history):
     if history["window"]:
         options |= {"window": history["window"], "sink_tokens": history["sink_tokens"]}
     pair = Pair(place, batch, 200, **options)
+    pair.append(rng, history["begin"][:batch])
     for call, numbers in history["turns"]:
         model = pair.model
         if call == "append":

@@ -62,11 +62,15 @@ def new_tokens(count):
     return tokens(np.random.default_rng(count), BATCH, HEADS, count, 64)
 
 
-def filled(device, page_size, reserved=0):
+def filled(device, page_size, reserved=0, **options):
     """Return a cache with sequences of 20, 37 and 0 tokens, whose pages are not in order."""
     num_pages = NUM_PAGES if page_size else None
     cache = KVCache(
-        BATCH, HEADS, 64, CAPACITY, page_size=page_size, num_pages=num_pages, device=device
+        *(BATCH, HEADS, 64, CAPACITY),
+        page_size=page_size,
+        num_pages=num_pages,
+        device=device,
+        **options,
     )
     for count in ([40, 5, 20], [0, 32, 10]):
         cache.append(*new_tokens(max(count)), counts=count)
@@ -77,7 +81,11 @@ def filled(device, page_size, reserved=0):
 
 def original_for(name, device, page_size=16):
     """Return a cache for a call; one whose table is replaced has pages behind its tokens."""
-    return filled(device, page_size, 48 if name == "set_page_table" else 0)
+    options = {"bits": 4, "recent": 16} if name.endswith("nested codes") else {}
+    cache = filled(device, page_size, 48 if name == "set_page_table" else 0, **options)
+    if name in SHARING:
+        cache.fork(1, 2)
+    return cache
 
 
 def moved(cache):
@@ -100,9 +108,24 @@ CALLS = {
     "reset": lambda cache: cache.reset(),
     "reserve": lambda cache: cache.reserve(50),
     "set_page_table": lambda cache: cache.set_page_table(moved(cache)),
+    "fork": lambda cache: cache.fork(1, 0),
+    "reorder": lambda cache: cache.reorder([2, 0, 1]),
+    "evict": lambda cache: cache.evict(1, [0]),
+    "fork nested codes": lambda cache: cache.fork(1, 0),
+    "reorder nested codes": lambda cache: cache.reorder([1, 0, 0]),
+    "evict nested codes": lambda cache: cache.evict(1, [1]),
+    "append to shared pages": lambda cache: cache.append(*new_tokens(14), counts=[0, 1, 14]),
+    "append to shared pages with counts of the GPU": lambda cache: cache.append(
+        *new_tokens(2), counts=np.array([1, 2, 2])
+    ),
+    "truncate to shared pages": lambda cache: cache.truncate([20, 20, 3]),
+    "reserve with shared pages": lambda cache: cache.reserve(50),
 }
+# Of which sequences 1 and 2 are the same before.
+SHARING = {name for name in CALLS if "shared pages" in name} | {"reorder"}
+PAGED = ("set_page_table", "evict", "evict nested codes")
 # Of a cache in one piece.
-PLAIN = [name for name in CALLS if name != "set_page_table"]
+PLAIN = [name for name in CALLS if name not in (*PAGED, *SHARING)] + ["reorder"]
 every_call = pytest.mark.parametrize("name", CALLS)
 
 
@@ -121,10 +144,13 @@ def assert_agreement(cache):
         np.testing.assert_array_equal(memory.pages[b, :count], pages.table[b, :count])
         given += memory.pages[b, :count].tolist()
     assert 0 <= memory.pages.min() <= memory.pages.max() < NUM_PAGES
-    assert len(set(given)) == len(given)
+    extra = np.zeros(NUM_PAGES, int) if pages.extra is None else pages.extra
+    page, times = np.unique(np.array(given, int), return_counts=True)
+    np.testing.assert_array_equal(extra[page], times - 1)
     if pages.is_own:
         free = [*pages.returned.tolist(), *range(pages.unused, NUM_PAGES)]
-        assert sorted(given + free) == list(range(NUM_PAGES))
+        assert sorted([*page.tolist(), *free]) == list(range(NUM_PAGES))
+        assert not extra[free].any()
 
 
 def state(cache):
@@ -227,6 +253,35 @@ def test_what_cannot_be_undone_at_once_is_undone_by_the_next_call(
         NEXT[then](one)
         assert_agreement(one)
     assert same(state(cache), state(expected))
+
+
+def test_a_fault_where_a_window_moves_on_loses_nothing_inside(device):
+    original = filled(device, 16, window=20)
+    call = CALLS["append"]
+    before, done = state(original), copy_of(original)
+    call(done)
+    rolled = copy_of(original)
+    rolled.evict(1, [0])
+    ends = [state(x) for x in (original, rolled, done)]
+    found = []
+    for at in range(10_000):
+        cache, error = copy_of(original), ERRORS[at % 2]
+        try:
+            with fault(error, at):
+                call(cache)
+            break
+        except error:
+            pass
+        now = state(cache)
+        assert_agreement(cache)
+        found.append(next(i for i, end in enumerate(ends) if same(now, end)))
+        if found[-1] < 2:
+            call(cache)
+        assert same(state(cache), ends[2])
+    assert same(before, ends[0])
+    assert found == sorted(found)
+    assert found.count(0) > 10
+    assert found.count(1) > 10
 
 
 def test_a_fault_in_a_capture_leaves_a_cache_that_can_be_used(monkeypatch):
