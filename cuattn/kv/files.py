@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -17,47 +17,20 @@ from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
 from ..kv_format import UNIT_TOKENS
-from ..reference.kv_cache import fine_units
-from ..reference.kv_offsets import FIRST_TOKENS
 from .contents import read_units, write_units
 from .fine import fine_places, read_fine
 from .geometry import KVGeometry
 from .memory import Memory
 from .plans import appended
+from .saved import Saved, checked
+from .sharing import in_rows, numbered
 from .units import pack_units, unpack_units
 
-__all__ = ["Saved", "checksum", "read", "restore", "write"]
+__all__ = ["checksum", "read", "restore", "write"]
 
 # What metadata says of a file that `write` has written, and of the form of its contents.
 _KIND = "cuattn KV cache"
 _VERSION = "3"
-
-
-@dataclass(frozen=True, eq=False)
-class Saved:
-    """The contents of a file.
-
-    Attributes
-    ----------
-    geometry : KVGeometry
-    lengths : ndarray of int64 [batch]
-    k_offset : ndarray of float32 [batch, num_kv_heads, head_dim], or None
-    bare : ndarray of int32 [batch], or None
-    units : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
-        Of each sequence those with tokens.
-    coarse : ndarray of int64 [batch], or None
-        Of nested codes, see `Memory`.
-    fine : list of ndarray of uint8 [num_kv_heads, unit, unit_bytes]
-        Lower halves of those units that have them; nothing of other codes.
-    """
-
-    geometry: KVGeometry
-    lengths: NDArray[np.int64]
-    k_offset: NDArray[np.float32] | None
-    bare: NDArray[np.int32] | None
-    units: list[NDArray[np.uint8]]
-    coarse: NDArray[np.int64] | None
-    fine: list[NDArray[np.uint8]]
 
 
 def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64]) -> None:
@@ -85,6 +58,11 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     if memory.coarse is not None:
         coarse = memory.to_host(memory.coarse)
         arrays["coarse"] = np.minimum(coarse, -(-lengths // UNIT_TOKENS)).astype(np.int32)
+    pages, evicted = memory.host_state.pages, memory.host_state.evicted
+    if pages is not None and pages.extra is not None:
+        arrays["pages"] = numbered(pages, lengths)
+    if evicted is not None:
+        arrays["evicted"] = np.stack(evicted)
     contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     geometry = json.dumps(asdict(memory.geometry))
     metadata = {
@@ -127,7 +105,7 @@ def read(path: str | PathLike[str]) -> Saved:
         text = metadata.get("geometry", "")
         if metadata.get("sha256") != checksum(text, arrays):
             raise ArgumentError("sha256", metadata.get("sha256"), "that of the contents")
-        return _checked(typed(json.loads(text), KVGeometry, "geometry"), arrays)
+        return checked(typed(json.loads(text), KVGeometry, "geometry"), arrays)
     except (OSError, TypeError, ValueError, RecursionError, library.SafetensorError) as error:
         if isinstance(error, ArgumentError) and error.argument == "path":
             raise
@@ -137,8 +115,13 @@ def read(path: str | PathLike[str]) -> Saved:
 def restore(memory: Memory, saved: Saved) -> None:
     """Put the contents of a file into the memory of a cache without tokens."""
     with memory.call_on(None):
-        after, entries, _, _ = appended(memory.host_state, saved.lengths, saved.lengths.shape)
-        memory.write_entries(entries)
+        if saved.table is None:
+            after = appended(memory.host_state, saved.lengths, saved.lengths.shape).after
+        else:
+            pages = in_rows(memory.geometry, saved.table)
+            after = memory.host_state.learned(saved.lengths).with_pages(pages)
+        after = after._replace(evicted=saved.evicted)
+        memory.write_table(after)
         with memory.transaction(after, memory.write_lengths, memory.write_limits):
             for b, units in enumerate(saved.units):
                 write_units(memory, b, 0, memory.sent(units[None]))
@@ -150,6 +133,7 @@ def restore(memory: Memory, saved: Saved) -> None:
             if saved.k_offset is not None and saved.bare is not None:
                 memory.k_offset[...] = memory.sent(saved.k_offset)
                 memory.bare[...] = memory.sent(saved.bare)
+            memory.write_fixed(after)
             memory.write_limits(after)
             memory.write_lengths(after)
     memory.wait()
@@ -177,50 +161,6 @@ def _used_units(memory: Memory, units: Any, length: int) -> NDArray[np.uint8]:
         array[:, :, length:] = 0
     whole: NDArray[np.uint8] = pack_units(*tokens, memory.geometry.kv_format)[0]
     return whole
-
-
-def _checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
-    batch, heads, kv_format = geometry.batch, geometry.num_kv_heads, geometry.kv_format
-    lengths = _array(arrays, "lengths", (batch,), np.int32)
-    if not 0 <= lengths.min() <= lengths.max() <= geometry.capacity:
-        raise ArgumentError("lengths", lengths.tolist(), f"from 0 to {geometry.capacity}")
-    counts = [ceil_div(length, UNIT_TOKENS) for length in lengths.tolist()]
-    if geometry.page_size and sum(ceil_div(n, geometry.page_units) for n in counts) > (
-        geometry.num_pages
-    ):
-        raise ArgumentError("lengths", lengths.tolist(), f"within {geometry.num_pages} pages")
-    units = [
-        _array(arrays, f"units.{b}", (heads, count, kv_format.unit_bytes), np.uint8)
-        for b, count in enumerate(counts)
-    ]
-    k_offset = bare = None
-    if "k_offset" in arrays:
-        shape = (batch, heads, kv_format.head_dim)
-        k_offset = _array(arrays, "k_offset", shape, np.float32)
-        bare = _array(arrays, "bare", (batch,), np.int32)
-        if not np.isin(bare, (0, FIRST_TOKENS)).all():
-            raise ArgumentError("bare", bare.tolist(), f"each 0 or {FIRST_TOKENS}")
-    coarse, fine = None, []
-    if kv_format.nested:
-        coarse = _array(arrays, "coarse", (batch,), np.int32).astype(np.int64)
-        first, places = geometry.first_units, geometry.recent_units
-        if ((coarse < 0) | (coarse > counts) | (np.array(counts) - coarse > first + places)).any():
-            expected = f"from 0 to {counts}, and no more than {places} below"
-            raise ArgumentError("coarse", coarse.tolist(), expected)
-        fine = [
-            _array(arrays, f"fine.{b}", (heads, has.sum(), kv_format.unit_bytes), np.uint8)
-            for b, has in enumerate(map(fine_units, lengths.tolist(), coarse, [first] * batch))
-        ]
-    return Saved(geometry, lengths.astype(np.int64), k_offset, bare, units, coarse, fine)
-
-
-def _array(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-    if name not in arrays:
-        raise ArgumentError(name, None, f"in a file with the arrays {sorted(arrays)}")
-    x = arrays[name]
-    if x.shape != shape or x.dtype != dtype:
-        raise ArgumentError(name, x, f"{np.dtype(dtype).name} {list(shape)}")
-    return x
 
 
 def _safetensors() -> Any:

@@ -7,9 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .pages import Pages
+from ..errors import ArgumentError
+from .geometry import KVGeometry
+from .pages import NO_PAGE, Pages
 
-__all__ = ["Copies", "own_pages", "rearranged", "shares"]
+__all__ = [
+    "Copies",
+    "check_numbered",
+    "in_rows",
+    "numbered",
+    "own_pages",
+    "rearranged",
+    "shares",
+]
 
 
 class Copies(NamedTuple):
@@ -115,3 +125,50 @@ def own_pages(
     holds = place * pages.geometry.page_size < lengths[sequence]
     after = after._replace(entries=entries, extra=extra if extra.any() else None)
     return after, Copies(old[holds], page[holds])
+
+
+def numbered(pages: Pages, lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the page table of tokens only, with pages numbered as they are first met, from 0 on.
+
+    Returns
+    -------
+    ndarray of int32 [batch, pages_per_sequence]
+        -1 behind the pages of a sequence.
+    """
+    table = pages.table
+    table[np.arange(table.shape[1]) * pages.geometry.page_size >= lengths[:, None]] = NO_PAGE
+    page, first, where = np.unique(table, return_index=True, return_inverse=True)
+    number = np.empty(len(page), np.int32)
+    number[np.argsort(np.where(page == NO_PAGE, -1, first))] = np.arange(len(page))
+    is_some_missing = bool((page == NO_PAGE).any())
+    return number[where.reshape(table.shape)] - np.int32(is_some_missing)
+
+
+def check_numbered(table: NDArray[np.int32], counts: list[int], num_pages: int) -> None:
+    """Check a table as `numbered` returns it, of sequences with so many pages.
+
+    Raises
+    ------
+    ArgumentError
+        If it is another one.
+    """
+    inside = np.arange(table.shape[1]) < np.array(counts)[:, None]
+    used = np.unique(table[inside])
+    is_right = (table[~inside] == NO_PAGE).all() and (used == np.arange(len(used))).all()
+    once = all(len(set(row[:n])) == n for row, n in zip(table.tolist(), counts, strict=True))
+    if not is_right or not once or len(used) > num_pages:
+        expected = f"rows of {counts} pages, numbered from 0 and fewer than {num_pages + 1}"
+        raise ArgumentError("pages", table.tolist(), expected)
+
+
+def in_rows(geometry: KVGeometry, table: NDArray[np.int32]) -> Pages:
+    """Return the pages of a cache, of which the first ones are in rows as `numbered` has them."""
+    counts = (table != NO_PAGE).sum(axis=1, dtype=np.int64)
+    times = np.bincount(table[table != NO_PAGE], minlength=geometry.num_pages)
+    extra = np.maximum(times - 1, 0).astype(np.int32)
+    return Pages.all_free(geometry)._replace(
+        entries=np.maximum(table, 0),
+        counts=counts,
+        unused=int((times > 0).sum()),
+        extra=extra if extra.any() else None,
+    )

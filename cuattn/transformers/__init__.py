@@ -4,7 +4,7 @@ Imported only on request, it imports PyTorch and Transformers. `masks` says whic
 hold tokens, `attention` answers a layer's call, `cache_layer` keeps the tokens of a layer in a
 `cuattn.KVCache`, and `cached` has what stands for them on their way to the attention.
 
-May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `arrays`, `operands`, `attention`,
+May import `errors`, `common`, `scheme`, `presets`, `arrays`, `operands`, `attention`,
 `kv`, `choice` and `torch`.
 """
 

@@ -364,3 +364,53 @@ def test_copy_is_that_of_the_module(device, rng):
     other.append(*tokens(rng, 3, 2, 3, 64))
     assert shared_with(cache, 1) == 4
     assert shared_with(other, 1) == 3
+
+
+@pytest.mark.parametrize("kv_format", [FORMATS["8"], FORMATS["nested"]], ids=["8", "nested"])
+def test_a_file_knows_what_is_shared_and_what_is_gone(device, rng, tmp_path, kv_format):
+    pytest.importorskip("safetensors")
+    others = {"first": 16, "recent": 16} if kv_format.nested else {}
+    cache = filled(rng, device, kv_format, (70, 0, 0), page_size=16, num_pages=7, **others)
+    cache.fork(0, 1)
+    cache.evict(1, [2])
+    cache.fork(0, 2)
+    cache.save(tmp_path / "cache.safetensors")
+    loaded = KVCache.load(tmp_path / "cache.safetensors", device)
+    for one in (cache, loaded):
+        one.append(*tokens(np.random.default_rng(5), 3, 2, 5, 64), counts=[0, 5, 5])
+    assert_same_contents(loaded, cache)
+    assert loaded.positions.tolist() == cache.positions.tolist() == [70, 75, 75]
+    assert free_pages(loaded) == free_pages(cache) == 0
+    for b in (1, 2):
+        assert shared_with(loaded, b) == shared_with(cache, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("pages", lambda x: np.where(x == 1, 9, x)),
+        ("pages", lambda x: np.where(x == 1, 0, x)),
+        ("pages", lambda x: np.maximum(x, 0)),
+        ("evicted", lambda x: x + 100),
+        ("evicted", lambda x: x - 1),
+    ],
+)
+def test_files_with_other_pages_are_refused(rng, tmp_path, name, change):
+    library = pytest.importorskip("safetensors")
+    from safetensors.numpy import save_file
+
+    from cuattn.kv.files import checksum
+
+    path = tmp_path / "cache.safetensors"
+    cache = filled(rng, counts=(40, 0, 0), **PAGED)
+    cache.fork(0, 1)
+    cache.evict(1, [1])
+    cache.save(path)
+    with library.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    arrays[name] = change(arrays[name]).astype(arrays[name].dtype)
+    metadata["sha256"] = checksum(metadata["geometry"], arrays)
+    save_file(arrays, path, metadata)
+    with pytest.raises(ArgumentError, match=rf"the file of a sound cache \({name} must be"):
+        KVCache.load(path, "cpu")
