@@ -11,9 +11,63 @@
 #include "kv/arrivals.cuh"
 #include "kv/queries.cuh"
 #include "kv/score_rules.cuh"
+#include "kv/simple_blocks.cuh"
 #include "kv/unit_copies.cuh"
 #include "kv/unit_scores.cuh"
 #include "kv/unit_values.cuh"
+
+// What a warp has of the loop's state while it takes one block of a head after the other.
+template <DecodeSpec S>
+struct HeadLoop {
+  const DecodeParams& p;
+  DecodeStorage<S>& storage;
+  const UnitRing& units;
+  const Queries<S>& q;
+  BlockSoftmax<S>& softmax;
+  typename DecodeShape<S>::Output& o;
+  Turn<S.stages>& turn;
+  int bare;
+  int warp;
+  int lane;
+  // Of a matrix of K: lanes 16 to 31 have the second unit's. Of V: every eight have a unit's.
+  u32 k_lane = (warp * kWarpUnits + lane / 16) * Unit<S>::kBytes + lane % 16 * 16;
+  u32 v_lane = lane / 8 * Unit<S>::kBytes + Unit<S>::kV + lane % 8 * 16;
+
+  // Takes a block, which is the warp's from token `first` on. `fine` has a bit for each unit that
+  // has lower halves of nested codes.
+  template <bool Simple>
+  __device__ __forceinline__ void take(int first, u32 fine) {
+    constexpr int kStage = kBlockUnits * Unit<S>::kBytes;
+    const u32 stage = units.units + turn.buffer * kStage;
+    // Lower halves of nested codes are in a stage of their own, the next one.
+    Turn<S.stages> last = turn;
+    if (fine) {
+      last.next();
+      last.wait_full(units.full);
+    }
+    const u32 lower = (last.buffer - turn.buffer) * kStage;
+    const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits],
+                               storage.units[last.buffer][warp * kWarpUnits],
+                               fine >> warp * kWarpUnits & 3, lane};
+    typename DecodeShape<S>::Scores s;
+    unit_scores<S>(s, q, tokens, stage + k_lane, lower, lane);
+    apply_rules<S>(s, p, q, first, bare, lane);
+    if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
+    softmax.template step<Simple>(s, storage, tokens, first, warp, lane);
+    if (S.nested && fine) {
+      add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);
+    } else {
+      add_unit_values<S, false>(o, storage, softmax, stage + v_lane, 0, 0, warp, lane);
+    }
+    __syncwarp();
+    if (lane == 0) {
+      ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
+      if (fine) ptx::mbarrier_arrive(units.empty + 8 * last.buffer);
+    }
+    turn = last;
+    turn.next();
+  }
+};
 
 template <DecodeSpec S>
 __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
@@ -21,9 +75,6 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
                                              const QueryRing& queries) {
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
-  // Of a matrix of K: lanes 16 to 31 have the second unit's. Of V: every eight have a unit's.
-  const u32 k_lane = (warp * kWarpUnits + lane / 16) * Unit<S>::kBytes + lane % 16 * 16;
-  const u32 v_lane = lane / 8 * Unit<S>::kBytes + Unit<S>::kV + lane % 8 * 16;
   Turn<S.stages> turn;
   Turn<kQueryBuffers> query_turn;
   Arrivals arrivals;
@@ -36,39 +87,18 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     const int skipped = partition.hidden_blocks(head.at.length);
     const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
+    const SimpleBlocks<S> simple(p, head.at.length, coarse);
+    HeadLoop<S> loop{p, storage, units, q, softmax, o, turn, bare, warp, lane};
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
-      const u32 stage = units.units + turn.buffer * kBlockUnits * Unit<S>::kBytes;
       const int first = (skipped + block) * kKvBlock + warp * kWarpUnits * kUnitTokens;
-      typename DecodeShape<S>::Scores s;
       turn.wait_full(units.full);
-      // Lower halves of nested codes are in a stage of their own, the next one.
-      const u32 fine = BlockUnits<S>(partition, head.at.length, block).fine(p.store, coarse);
-      Turn<S.stages> last = turn;
-      if (fine) {
-        last.next();
-        last.wait_full(units.full);
-      }
-      const u32 lower = (last.buffer - turn.buffer) * kBlockUnits * Unit<S>::kBytes;
-      const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits],
-                                 storage.units[last.buffer][warp * kWarpUnits],
-                                 fine >> warp * kWarpUnits & 3, lane};
-      unit_scores<S>(s, q, tokens, stage + k_lane, lower, lane);
-      apply_rules<S>(s, p, q, first, bare, lane);
-      if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
-      softmax.step(s, storage, tokens, first, warp, lane);
-      if (S.nested && fine) {
-        add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);
+      if (simple.has(block)) {
+        loop.template take<true>(first, 0);
       } else {
-        add_unit_values<S, false>(o, storage, softmax, stage + v_lane, 0, 0, warp, lane);
+        loop.template take<false>(first, BlockUnits<S>(partition, head.at.length, block)
+                                             .fine(p.store, coarse));
       }
-      __syncwarp();
-      if (lane == 0) {
-        ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
-        if (fine) ptx::mbarrier_arrive(units.empty + 8 * last.buffer);
-      }
-      turn = last;
-      turn.next();
     }
     store_rows<S>(p, storage, q, softmax, o, head, warp, lane);
     meet();  // also before what `storage` holds of this head is overwritten

@@ -31,14 +31,16 @@ struct BlockSoftmax {
     });
   }
 
-  // Scores become probabilities, in `storage`. `first` is the number of the warp's first token.
+  // Scores become probabilities, in `storage`. `first` is the number of the warp's first token,
+  // `Simple` as in simple_blocks.cuh.
+  template <bool Simple>
   __device__ __forceinline__ void step(typename H::Scores& s, DecodeStorage<S>& storage,
                                        const LaneTokens<S>& tokens, int first, int warp, int lane) {
     H::for_rows([&](int tile, int half) {
 #pragma unroll
       for (int i = 0; i < kLaneTokens; ++i) {
         float& x = score_of<S>(s[tile], i / 4, i % 4, half);
-        x = visible.sees(tile, half, first, i, lane) ? x : -kInf;
+        x = visible.template sees<Simple>(tile, half, first, i, lane) ? x : -kInf;
       }
     });
     ValueScales<S> scales;
@@ -52,7 +54,7 @@ struct BlockSoftmax {
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       if constexpr (kGroups > 1) scales.load(tokens, group);
-      exponentiate(s, storage, scales, group, first, warp, lane);
+      exponentiate<Simple>(s, storage, scales, group, first, warp, lane);
     }
     meet();
   }
@@ -83,6 +85,14 @@ struct BlockSoftmax {
     });
   }
 
+  // A token's part of a sum over tokens, of which `x` is anything if the row does not see it. Of
+  // nested codes it is one operation, in simple blocks and in others.
+  static __device__ __forceinline__ float with_token(float sum, float y, float x, bool seen) {
+    if constexpr (S.nested) return __fmaf_rn(y, seen ? x : 0.0f, sum);
+    return sum + (seen ? y * x : 0.0f);
+  }
+
+  template <bool Simple>
   __device__ __forceinline__ void exponentiate(typename H::Scores& s, DecodeStorage<S>& storage,
                                                const ValueScales<S>& scales, int group, int first,
                                                int warp, int lane) {
@@ -101,11 +111,13 @@ struct BlockSoftmax {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int i = 4 * unit + e;
-            const bool seen = visible.sees(tile, half, first, i, lane);
+            const bool seen = visible.template sees<Simple>(tile, half, first, i, lane);
             y[e] = ptx::ex2(score_of<S>(s[tile], unit, e, half) + (scales.log2[i] + start));
             y[e] = seen ? y[e] : 0.0f;
-            if (group == 0) sum += seen ? y[e] * scales.inverse[i] : 0.0f;
-            if constexpr (Unit<S>::kHasVZero) of_zeros += seen ? y[e] * scales.zero[i] : 0.0f;
+            if (group == 0) sum = with_token(sum, y[e], scales.inverse[i], seen);
+            if constexpr (Unit<S>::kHasVZero) {
+              of_zeros = with_token(of_zeros, y[e], scales.zero[i], seen);
+            }
           }
           word[2 * unit + half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
         }

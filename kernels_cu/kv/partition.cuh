@@ -12,36 +12,45 @@ struct BlockCursor {
   int block;   // of those in the list
   int blocks;  // of a head
   int length;  // tokens of the sequence
+  int ahead;   // empty places of a head in the list, before its blocks
+  int behind;  // and behind them
+
+  __device__ __forceinline__ int places() const { return ahead + blocks + behind; }
 };
 
+// Blocks of nested codes that have lower halves take about twice as long; those are a head's newest
+// ones, but for its first. So an empty place is behind its blocks for each of them. And where every
+// head may have as many CTAs as any other, places ahead of its blocks make its last share a full
+// one: no CTA has two heads. reference/partition.py has the same.
 template <DecodeSpec S>
 struct Partition {
   const i32* lengths;
   int batch;
   int heads;    // of a sequence
-  int total;    // blocks
+  int total;    // places in the list
   int share;    // of a CTA; the last one may have fewer
   u32 reach;    // of S.window: see hidden_tokens
-  int scanned;  // blocks of a head of the sequences up to the lane's number
+  int scanned;  // places of a head of the sequences up to the lane's number
+  int recent;   // of S.nested: units at a sequence's end that have lower halves
+  int granule;  // likewise: what places of a head are a multiple of
 
   // By whole warps.
   __device__ __forceinline__ explicit Partition(const DecodeParams& p)
       : lengths(p.store.lengths), batch(p.store.batch), heads(p.store.num_kv_heads * p.row_tiles) {
     if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
-    const int lane = threadIdx.x % kWarpSize;
-    scanned = up_to_lane(blocks_of(lane));
-    int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
-    for (int b = kWarpSize; b < batch; b += kWarpSize) {
-      sum += __shfl_sync(0xffffffffu, up_to_lane(blocks_of(b + lane)), kWarpSize - 1);
+    if constexpr (S.nested) {
+      recent = p.store.recent_units;
+      granule = 1;
     }
-    total = sum * heads;
+    scan();
     share = ceil_div(total, static_cast<int>(gridDim.x));
     // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
     // powers of two: a head that is cut has to be merged.
     if (share >= kWholes) {
-      const int granule = 1 << (31 - __clz(share / kWholes));
-      share = ceil_div(share, granule) * granule;
+      const int multiple = 1 << (31 - __clz(share / kWholes));
+      share = ceil_div(share, multiple) * multiple;
     }
+    if constexpr (S.nested) give_heads_shares();
   }
 
   __device__ __forceinline__ int begin(int cta) const { return min_of(cta * share, total); }
@@ -57,45 +66,88 @@ struct Partition {
     return hidden(length) / kKvBlock;
   }
 
-  // The block at a place in the list, below `total`. By whole warps.
+  // The block at a place in the list, below `total`: one that is none if the place is empty. By
+  // whole warps.
   __device__ __forceinline__ BlockCursor at(int index) const {
     const int lane = threadIdx.x % kWarpSize;
     int before = 0;  // blocks of the sequences before
     for (int sequence = 0;; sequence += kWarpSize) {
       const int end =
-          before + heads * (sequence == 0 ? scanned : up_to_lane(blocks_of(sequence + lane)));
+          before + heads * (sequence == 0 ? scanned : up_to_lane(places_of(sequence + lane)));
       const u32 beyond = __ballot_sync(0xffffffffu, end > index);
       if (beyond) {
         const int found = __ffs(beyond) - 1;
         BlockCursor at;
         at.sequence = sequence + found;
         enter(at);
-        const int inside = index - __shfl_sync(0xffffffffu, end, found) + heads * at.blocks;
-        at.head = inside / at.blocks;
-        at.block = inside % at.blocks;
+        const int inside = index - __shfl_sync(0xffffffffu, end, found) + heads * at.places();
+        at.head = inside / at.places();
+        at.block = inside % at.places() - at.ahead;
         return at;
       }
       before = __shfl_sync(0xffffffffu, end, kWarpSize - 1);
     }
   }
 
-  // To the first block of the next head; there has to be one.
+  // To the first place of the next head; there has to be one.
   __device__ __forceinline__ void next_head(BlockCursor& at) const {
-    at.block = 0;
+    at.block = -at.ahead;
     if (++at.head < heads) return;
     at.head = 0;
     do {
       ++at.sequence;
       enter(at);
     } while (at.blocks == 0);
+    at.block = -at.ahead;
   }
 
  private:
   static constexpr int kWholes = 16;
 
+  // Counts the places of all sequences.
+  __device__ __forceinline__ void scan() {
+    const int lane = threadIdx.x % kWarpSize;
+    scanned = up_to_lane(places_of(lane));
+    int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
+    for (int b = kWarpSize; b < batch; b += kWarpSize) {
+      sum += __shfl_sync(0xffffffffu, up_to_lane(places_of(b + lane)), kWarpSize - 1);
+    }
+    total = sum * heads;
+  }
+
+  // Lets heads begin where shares do, if these become longer by a sixteenth at most.
+  __device__ __forceinline__ void give_heads_shares() {
+    const int of_head = static_cast<int>(gridDim.x) / (batch * heads);  // CTAs
+    if (recent == 0 || of_head == 0) return;
+    int most = 0;
+    for (int b = threadIdx.x % kWarpSize; b < batch; b += kWarpSize) {
+      most = max_of(most, places_of(b));
+    }
+    most = static_cast<int>(__reduce_max_sync(0xffffffffu, static_cast<u32>(most)));
+    const int even = ceil_div(most, of_head);
+    if (even > share + share / kWholes) return;
+    share = max_of(even, 1);
+    granule = share;
+    scan();
+  }
+
   // 0 beyond the batch.
-  __device__ __forceinline__ int blocks_of(int sequence) const {
-    return sequence < batch ? blocks_in(__ldg(lengths + sequence)) : 0;
+  __device__ __forceinline__ int places_of(int sequence) const {
+    if (sequence >= batch) return 0;
+    BlockCursor at;
+    count(at, __ldg(lengths + sequence));
+    return at.places();
+  }
+  __device__ __forceinline__ void count(BlockCursor& at, int length) const {
+    at.length = length;
+    at.blocks = blocks_in(length);
+    at.ahead = 0;
+    at.behind = 0;
+    if constexpr (S.nested) {
+      const int first_recent = max_of(ceil_div(length, kUnitTokens) - recent, 0) / kBlockUnits;
+      at.behind = min_of(ceil_div(length, kKvBlock) - first_recent, at.blocks);
+      at.ahead = ceil_div(at.places(), granule) * granule - at.places();
+    }
   }
   __device__ __forceinline__ int blocks_in(int length) const {
     return ceil_div(length, kKvBlock) - hidden_blocks(length);
@@ -110,15 +162,14 @@ struct Partition {
     return x;
   }
   __device__ __forceinline__ void enter(BlockCursor& at) const {
-    at.length = __ldg(lengths + at.sequence);
-    at.blocks = blocks_in(at.length);
+    count(at, __ldg(lengths + at.sequence));
   }
 };
 
-// Blocks of one head that a CTA has, at `at` and after.
+// Blocks of one head that a CTA has, at `at` and after; none if the places that it has are empty.
 struct HeadShare {
   BlockCursor at;
-  int begin;      // place of the head's first block in the list
+  int begin;      // place of the head's first block in the list, none of its empty ones
   int last;       // end of the blocks
   bool is_first;  // of the CTA's
   bool is_whole;  // no other CTA has any of the head
@@ -126,6 +177,7 @@ struct HeadShare {
   // At a place `n` of the list, in a share that ends at `end`.
   __device__ __forceinline__ HeadShare(const BlockCursor& cursor, int n, int end, bool first)
       : at(cursor), begin(n - cursor.block), is_first(first) {
+    at.block = max_of(at.block, 0);
     last = min_of(at.blocks, end - begin);
     is_whole = at.block == 0 && last == at.blocks;
   }
@@ -140,8 +192,8 @@ __device__ __forceinline__ void for_heads(const Partition<S>& partition, F f) {
 #pragma unroll 1
   for (int n = begin; n < end;) {
     const HeadShare head(at, n, end, n == begin);
-    f(head);
-    n = head.begin + head.last;
+    if (!S.nested || head.at.block < head.last) f(head);
+    n = head.begin + (S.nested ? at.blocks + at.behind : head.last);
     if (n < end) partition.next_head(at);
   }
 }

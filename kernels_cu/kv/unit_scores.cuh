@@ -93,11 +93,11 @@ __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
           for (int e = 0; e < 4; ++e) {
             const int product = __float_as_int(score_of<S>(sum[tile], unit, e, half));
             float& to = score_of<S>(total[tile], unit, e, half);
-            to = __fmaf_rn(static_cast<float>(product), scale[e], to);
-            if constexpr (S.nested) {
+            if constexpr (S.nested) {  // first what does not wait for products
               to = __fmaf_rn(queries.code_sum[group][16 * tile + 8 * half + lane / 4], zero[e],
                              to);
             }
+            to = __fmaf_rn(static_cast<float>(product), scale[e], to);
           }
         }
       }

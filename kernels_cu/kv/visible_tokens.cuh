@@ -48,8 +48,11 @@ struct VisibleTokens {
     });
   }
 
-  // Whether a row sees token i of the lane, of a block whose first token of the warp is `first`.
+  // Whether a row sees token i of the lane, of a block whose first token of the warp is `first`; of
+  // a `Simple` block every row sees all.
+  template <bool Simple>
   __device__ __forceinline__ bool sees(int tile, int half, int first, int i, int lane) const {
+    if constexpr (Simple) return true;
     if constexpr (kHas<S.attn_mask>) return (noted >> bit_of(tile, half, i) & 1) != 0;
     return sees_place(tile, half, first, i, lane);
   }

@@ -50,6 +50,47 @@ def test_shares_end_where_heads_do():
         assert all(start % min(blocks, 32) == 0 for start in starts)
 
 
+@given(
+    lengths=st.lists(st.integers(0, 9000), min_size=1, max_size=5),
+    heads=st.integers(1, 4),
+    workers=st.integers(1, 150),
+    recent_units=st.integers(1, 20),
+)
+def test_shares_of_nested_codes_hold_every_block_once(lengths, heads, workers, recent_units):
+    shares = partition(lengths, heads, workers, recent_units)
+    found = [(x.sequence, x.head, n) for share in shares for x in share for n in x.blocks]
+    every = [
+        (b, h, n)
+        for b, length in enumerate(lengths)
+        for h in range(heads)
+        for n in range(-(-length // 128))
+    ]
+    assert found == every
+
+
+def costs(shares, lengths, recent_units):
+    """Stages of each worker: two for a block with one of the newest units."""
+    return [
+        sum(
+            1 + (8 * n + 8 > -(-lengths[piece.sequence] // 16) - recent_units)
+            for piece in share
+            for n in piece.blocks
+        )
+        for share in shares
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "workers", "most", "without"),
+    [([131072], 8, 264, 32, 35), ([131072], 8, 396, 21, 24), ([8192] * 16, 8, 396, 23, 24)],
+)
+def test_shares_of_nested_codes_take_alike(lengths, heads, workers, most, without):
+    shares = partition(lengths, heads, workers, 17)
+    assert all(len(share) <= 1 for share in shares)
+    assert max(costs(shares, lengths, 17)) == most
+    assert max(costs(partition(lengths, heads, workers), lengths, 17)) == without
+
+
 def partial(rng, unseen=()):
     row_max, row_sum = 100 * rng.standard_normal(6), rng.uniform(1, 128, 6)
     o = rng.standard_normal((6, 5))
