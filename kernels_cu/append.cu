@@ -47,6 +47,16 @@ __device__ __forceinline__ void append_keys(u8* unit, Rows& rows, const NewToken
   store_keys<S.k_bits>(unit + At::kK, image, fresh);
 }
 
+template <int Bits, bool Upper, int HeadDim, class Rows>
+__device__ __forceinline__ void store_values(u8* to, UnitImage<HeadDim>& image, const Rows& rows,
+                                             const NewTokens& fresh) {
+  if constexpr (Rows::kSingle) {
+    store_slot<Bits, Upper>(to, image, rows.first_slot);
+  } else {
+    store_slots<Bits, Upper>(to, image, fresh);
+  }
+}
+
 template <AppendSpec S, class Rows>
 __device__ __forceinline__ void append_values(u8* unit, Rows& rows, const NewTokens& fresh,
                                               UnitImage<S.head_dim>& image) {
@@ -65,7 +75,7 @@ __device__ __forceinline__ void append_values(u8* unit, Rows& rows, const NewTok
     put_values(image, rows, codes);
   }
   __syncwarp();
-  store_slots<S.v_bits>(unit + At::kV, image, fresh);
+  store_values<S.v_bits, false>(unit + At::kV, image, rows, fresh);
 }
 
 // K or V of nested codes. `fine` is where their lower halves belong, null if nowhere.
@@ -87,8 +97,8 @@ __device__ __forceinline__ void append_nested(u8* unit, u8* fine, const Rows& fr
   if constexpr (Values) {
     put_nested_values(image, rows, codes);
     __syncwarp();
-    store_slots<4, true>(unit + At::kV, image, fresh);
-    if (fine) store_slots<4>(fine + At::kV, image, fresh);
+    store_values<4, true>(unit + At::kV, image, rows, fresh);
+    if (fine) store_values<4, false>(fine + At::kV, image, rows, fresh);
   } else {
     put_nested_keys(image, rows, codes);
     __syncwarp();
@@ -99,7 +109,7 @@ __device__ __forceinline__ void append_nested(u8* unit, u8* fine, const Rows& fr
 
 template <AppendSpec S>
 __device__ __forceinline__ void append_tokens(const AppendParams& p) {
-  using Rows = UnitRows<S.input, S.head_dim>;
+  using Rows = UnitRows<S.input, S.head_dim, S.single>;
   using Image = UnitImage<S.head_dim>;
   constexpr int kWarps = S.num_threads / kWarpSize;
   constexpr int kUnits = kWarps / 2;
@@ -112,6 +122,16 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   const int head = blockIdx.x / pieces;
   const int sequence = head / p.store.num_kv_heads;
   const int kv_head = head % p.store.num_kv_heads;
+  Rows rows;
+  typename Rows::Vector vector;
+  const HeadRows from = rows_of<S.input>(p, of_values, sequence, kv_head);
+  // What does not depend on the length is under way before that is there.
+  if constexpr (S.single) {
+    if (warp < 2) {
+      rows.template load<S.aligned, S.channels>(from.first, 0, {0, 1}, of_values);
+      if (!of_values && p.store.k_offset) vector.load(p.store.k_offset, head, S.channels);
+    }
+  }
   const int length = p.store.lengths[sequence];
   const int ahead = blockIdx.x % pieces * kUnits + warp / 2;  // of the first unit of them all
   const int unit = length / kUnitTokens + ahead;
@@ -128,15 +148,20 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   if (ends) append_end.arrive(p);
 
   if (!refused && fresh.any()) {
-    Rows rows;
-    const HeadRows from = rows_of<S.input>(p, of_values, sequence, kv_head);
-    rows.template load<S.aligned, S.channels>(from.first, from.stride, fresh, of_values);
+    if constexpr (S.single) {
+      rows.place(length % kUnitTokens);
+    } else {
+      rows.template load<S.aligned, S.channels>(from.first, from.stride, fresh, of_values);
+    }
     const int page = page_of(p.store, sequence, unit);
     u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
     Image& image = reinterpret_cast<Image*>(smem)[warp];
-    typename Rows::Vector vector;
-    if (!of_values && p.store.k_offset && unit * kUnitTokens >= bare_tokens(p.store, sequence)) {
-      vector.load(p.store.k_offset, head, S.channels);
+    const bool has_offset = !of_values && p.store.k_offset &&
+                            unit * kUnitTokens >= bare_tokens(p.store, sequence);
+    if constexpr (S.single) {
+      if (!has_offset) vector = {};
+    } else {
+      if (has_offset) vector.load(p.store.k_offset, head, S.channels);
     }
     if constexpr (S.nested) {
       const bool fine = is_fine(p.store, coarse, unit);

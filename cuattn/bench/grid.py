@@ -168,5 +168,6 @@ def _of_caches(case: Case, target: Target) -> Iterator[Spec]:
         sizes = case.batch, case.num_kv_heads, case.head_dim, case.seqlen_kv
         kv_format = geometry_of(*sizes, **options).kv_format
         yield decode_spec(kv_format, Type.fp16, rows, target)
-        yield AppendSpec.of(kv_format, Type.fp16, aligned=True)
+        for single in (False, True):
+            yield AppendSpec.of(kv_format, Type.fp16, aligned=True, single=single)
     yield OffsetSpec(Type.fp16, case.head_dim, True)

@@ -129,7 +129,7 @@ def prepare_append(
         offsets = OffsetSpec(of_k.dtype, geometry.kv_format.head_dim, of_k.aligned)
         launches.append(Launch(offsets, device, (of_k.heads,), values))
     aligned = of_k.aligned and of_v.aligned
-    append = AppendSpec.of(geometry.kv_format, of_k.dtype, aligned=aligned)
+    append = AppendSpec.of(geometry.kv_format, of_k.dtype, aligned=aligned, single=tokens == 1)
     grid = (of_k.heads * append.pieces(tokens),)
     launches.append(Launch(append, device, grid, values))
     return AppendCall(tokens, Chain(launches, buffers))

@@ -75,6 +75,8 @@ def kv_specs(
         for rows in _ROWS:
             specs[decode_spec(kv_format, element, rows, target)] = None
         for aligned in (True, False):
-            specs[AppendSpec.of(kv_format, element, aligned=aligned)] = None
+            for single in (False, True):
+                append = AppendSpec.of(kv_format, element, aligned=aligned, single=single)
+                specs[append] = None
             specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
     return list(specs)

@@ -152,6 +152,8 @@ class AppendSpec(_OfFormat):
     ----------
     aligned : bool
         Whether bases and strides of the arrays are multiples of 16 bytes.
+    single : bool
+        Whether they have one token of each sequence.
     """
 
     source: ClassVar[str] = "append.cu"
@@ -162,18 +164,24 @@ class AppendSpec(_OfFormat):
     num_threads: ClassVar[int] = 128
 
     aligned: bool
+    single: bool = False
 
     @classmethod
-    def of(cls, kv_format: KVFormat, element: Type, *, aligned: bool) -> AppendSpec:
+    def of(
+        cls, kv_format: KVFormat, element: Type, *, aligned: bool, single: bool = False
+    ) -> AppendSpec:
         """Return the spec of a format, for tokens of a type."""
-        return cls(input=element, **cls.fields_of(kv_format), aligned=aligned)
+        of_format = cls.fields_of(kv_format)
+        return cls(input=element, **of_format, aligned=aligned, single=single)
 
     @property
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: a warp has a unit of K or V in registers.
 
-        In float32, if it is rotated or its codes are nested.
+        In float32, if it is rotated or its codes are nested. Or it has a single token.
         """
+        if self.single:
+            return 6
         if self.rotate or self.nested:
             return 4 if self.head_dim <= _NARROW else 2
         row_bytes = self.head_dim * self.input.nbytes

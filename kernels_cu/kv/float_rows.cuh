@@ -8,6 +8,7 @@ template <class Of>
 struct FloatRows {
   using Lanes = typename Of::Lanes;
   using Vector = typename Of::Vector;
+  static constexpr bool kSingle = Of::kSingle;
   static constexpr int kRows = Of::kRows;
 
   struct Tile {

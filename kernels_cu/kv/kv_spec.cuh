@@ -39,6 +39,7 @@ struct AppendSpec {
   bool rotate;      // keys and queries, along head_dim
   bool nested;      // codes are the upper halves of those of 8 bits: unit.cuh
   bool aligned;     // bases and strides of K and V are multiples of 16 bytes
+  bool single;      // one new token of each sequence
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -43,7 +43,9 @@ __device__ __forceinline__ void put_nested_values(UnitImage<HeadDim>& to, const 
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         u8* slots = to.at(Lanes::channel(c) + 4 * w + i) + rows.first_slot;
-        if constexpr (Rows::kRows == 2) {
+        if constexpr (Rows::kSingle) {
+          *slots = static_cast<u8>(turned[i][0]);
+        } else if constexpr (Rows::kRows == 2) {
           *reinterpret_cast<u16*>(slots) = static_cast<u16>(turned[i][0]);
         } else {
           store_words(slots, turned[i]);

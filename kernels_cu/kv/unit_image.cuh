@@ -31,6 +31,16 @@ struct UnitImage {
       return make_uint4(join(x.x, y.x), join(x.y, y.y), join(x.z, y.z), join(x.w, y.w));
     }
   }
+
+  // One of these bytes.
+  template <int Bits, int Pair, bool Upper>
+  __device__ __forceinline__ u8 get_byte(int i, int byte) {
+    if constexpr (Bits == 8) return at(i)[byte];
+    const int lower = i / Pair * (2 * Pair) + i % Pair;
+    const u8 x = at(lower)[byte];
+    const u8 y = at(lower + Pair)[byte];
+    return Upper ? x >> 4 | (y & 0xf0) : (x & 0x0f) | (y & 0x0f) << 4;
+  }
 };
 
 // Rows of K are those of tokens, of blocks of 16 channels.
@@ -84,7 +94,9 @@ __device__ __forceinline__ void put_values(UnitImage<HeadDim>& to, const Rows& r
           packed[k] = Codes::pack(x[4 * k][i], x[4 * k + 1][i], x[4 * k + 2][i], x[4 * k + 3][i]);
         }
         u8* slots = to.at(Lanes::channel(c) + w * Piece::kPerWord + i) + rows.first_slot;
-        if constexpr (Rows::kRows == 2) {
+        if constexpr (Rows::kSingle) {
+          *slots = static_cast<u8>(packed[0]);
+        } else if constexpr (Rows::kRows == 2) {
           *reinterpret_cast<u16*>(slots) = static_cast<u16>(packed[0]);
         } else {
           store_words(slots, packed);
@@ -102,6 +114,15 @@ __device__ __forceinline__ void store_keys(u8* to, UnitImage<HeadDim>& from,
     if (fresh.has(row % kUnitTokens)) {
       reinterpret_cast<uint4*>(to)[row] = from.template get<Bits, kUnitTokens, Upper>(row);
     }
+  }
+}
+
+// The slot of a single new token.
+template <int Bits, bool Upper = false, int HeadDim>
+__device__ __forceinline__ void store_slot(u8* to, UnitImage<HeadDim>& from, int slot) {
+#pragma unroll
+  for (int row = threadIdx.x % kWarpSize; row < HeadDim * Bits / 8; row += kWarpSize) {
+    to[row * kUnitTokens + slot] = from.template get_byte<Bits, 8, Upper>(row, slot);
   }
 }
 

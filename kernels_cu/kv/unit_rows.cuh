@@ -19,18 +19,27 @@ struct NewTokens {
 // Channels that pad a row may repeat so many, its last ones.
 constexpr int kPadStep = 16;
 
-// A lane has rows in adjacent slots, which is how it has adjacent bytes of V's channels.
-template <Type In, int HeadDim>
+// A lane has rows in adjacent slots, which is how it has adjacent bytes of V's channels. Or, if
+// there is a `Single` new token, that one, in all lanes that would have others: a step of a loop of
+// tokens takes as long as its instructions, of which the other rows had most.
+template <Type In, int HeadDim, bool Single>
 struct UnitRows {
   using Lanes = RowLanes<In, HeadDim>;
   static constexpr Type kType = In;
-  static constexpr int kRows = kUnitTokens / Lanes::kWarpRows;
+  static constexpr bool kSingle = Single;
+  static constexpr int kRows = Single ? 1 : kUnitTokens / Lanes::kWarpRows;
   using Tile = RowTile<In, HeadDim, kRows>;
   using Vector = typename Tile::Vector;
 
-  int first_slot = Lanes::group() % Lanes::kWarpRows * kRows;
+  int first_slot = Single ? 0 : Lanes::group() % Lanes::kWarpRows * kRows;
   int first_token = token_in_slot(first_slot);
   Tile tile;
+
+  // Says which token of its unit a single one is, after it has been loaded as token 0.
+  __device__ __forceinline__ void place(int token) {
+    first_token = token;
+    first_slot = slot_of(token);
+  }
 
   __device__ __forceinline__ int slot(int r) const { return first_slot + r; }
   __device__ __forceinline__ int token(int r) const { return first_token + token_in_slot(r); }

@@ -56,7 +56,8 @@ FEATURES = (
 def append_specs():
     kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE), *PADDED]
     for (head_dim, kind), element, aligned in product(kinds, INPUTS, (True, False)):
-        yield AppendSpec.of(KVFormat(head_dim, *kind), element, aligned=aligned)
+        for single in (False, True):
+            yield AppendSpec.of(KVFormat(head_dim, *kind), element, aligned=aligned, single=single)
 
 
 def offset_specs():

@@ -64,7 +64,8 @@ def _specs(facts):
             for dtype in DTYPES if some else ("float16",):
                 element, kv_format = TYPES[dtype], format_of(head_dim, options)
                 yield OffsetSpec(element, head_dim, True)
-                yield AppendSpec.of(kv_format, element, aligned=True)
+                for single in (False, True):
+                    yield AppendSpec.of(kv_format, element, aligned=True, single=single)
                 for rows in ROWS:
                     yield decode_spec(kv_format, element, rows, facts)
 
