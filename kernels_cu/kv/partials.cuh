@@ -2,6 +2,7 @@
 // workspace, to be merged with others (merge.cuh).
 #pragma once
 #include "attn/elements.cuh"
+#include "kv/head_share.cuh"
 #include "kv/row_sums.cuh"
 #include "kv/sinks.cuh"
 

@@ -2,21 +2,9 @@
 // which every CTA has an equal share, whatever the batch and the lengths. It is worked out from the
 // lengths on the device, so that a captured graph follows them.
 #pragma once
+#include "kv/block_cursor.cuh"
 #include "kv/decode_shape.cuh"
-
-// A block in the list, which is ordered by sequence, head and block. A head is that of K and V with
-// one tile of its rows of Q.
-struct BlockCursor {
-  int sequence;
-  int head;    // kv_head * row_tiles + row tile
-  int block;   // of those in the list
-  int blocks;  // of a head
-  int length;  // tokens of the sequence
-  int ahead;   // empty places of a head in the list, before its blocks
-  int behind;  // and behind them
-
-  __device__ __forceinline__ int places() const { return ahead + blocks + behind; }
-};
+#include "ptx/reduce.cuh"
 
 // Blocks of nested codes that have lower halves take about twice as long; those are a head's newest
 // ones, but for its first. So an empty place is behind its blocks for each of them. And where every
@@ -72,8 +60,9 @@ struct Partition {
     const int lane = threadIdx.x % kWarpSize;
     int before = 0;  // blocks of the sequences before
     for (int sequence = 0;; sequence += kWarpSize) {
-      const int end =
-          before + heads * (sequence == 0 ? scanned : up_to_lane(places_of(sequence + lane)));
+      const int up_to =
+          sequence == 0 ? scanned : ptx::sum_up_to_lane(places_of(sequence + lane));
+      const int end = before + heads * up_to;
       const u32 beyond = __ballot_sync(0xffffffffu, end > index);
       if (beyond) {
         const int found = __ffs(beyond) - 1;
@@ -107,10 +96,10 @@ struct Partition {
   // Counts the places of all sequences.
   __device__ __forceinline__ void scan() {
     const int lane = threadIdx.x % kWarpSize;
-    scanned = up_to_lane(places_of(lane));
+    scanned = ptx::sum_up_to_lane(places_of(lane));
     int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
     for (int b = kWarpSize; b < batch; b += kWarpSize) {
-      sum += __shfl_sync(0xffffffffu, up_to_lane(places_of(b + lane)), kWarpSize - 1);
+      sum += __shfl_sync(0xffffffffu, ptx::sum_up_to_lane(places_of(b + lane)), kWarpSize - 1);
     }
     total = sum * heads;
   }
@@ -152,48 +141,7 @@ struct Partition {
   __device__ __forceinline__ int blocks_in(int length) const {
     return ceil_div(length, kKvBlock) - hidden_blocks(length);
   }
-  // Sum over this lane and those below.
-  static __device__ __forceinline__ int up_to_lane(int x) {
-#pragma unroll
-    for (int step = 1; step < kWarpSize; step *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, x, step);
-      if (static_cast<int>(threadIdx.x) % kWarpSize >= step) x += other;
-    }
-    return x;
-  }
   __device__ __forceinline__ void enter(BlockCursor& at) const {
     count(at, __ldg(lengths + at.sequence));
   }
 };
-
-// Blocks of one head that a CTA has, at `at` and after; none if the places that it has are empty.
-struct HeadShare {
-  BlockCursor at;
-  int begin;      // place of the head's first block in the list, none of its empty ones
-  int last;       // end of the blocks
-  bool is_first;  // of the CTA's
-  bool is_whole;  // no other CTA has any of the head
-
-  // At a place `n` of the list, in a share that ends at `end`.
-  __device__ __forceinline__ HeadShare(const BlockCursor& cursor, int n, int end, bool first)
-      : at(cursor), begin(n - cursor.block), is_first(first) {
-    at.block = max_of(at.block, 0);
-    last = min_of(at.blocks, end - begin);
-    is_whole = at.block == 0 && last == at.blocks;
-  }
-};
-
-// Calls f for each head that a CTA has a share of. By whole warps.
-template <DecodeSpec S, class F>
-__device__ __forceinline__ void for_heads(const Partition<S>& partition, F f) {
-  const int begin = partition.begin(blockIdx.x);
-  const int end = partition.begin(blockIdx.x + 1);
-  BlockCursor at = partition.at(begin);
-#pragma unroll 1
-  for (int n = begin; n < end;) {
-    const HeadShare head(at, n, end, n == begin);
-    if (!S.nested || head.at.block < head.last) f(head);
-    n = head.begin + (S.nested ? at.blocks + at.behind : head.last);
-    if (n < end) partition.next_head(at);
-  }
-}

@@ -1,6 +1,7 @@
 // The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
 // per token, as left operands of Q K^T.
 #pragma once
+#include "kv/head_share.cuh"
 #include "kv/query_row.cuh"
 #include "kv/score_rules.cuh"
 #include "ptx/reduce.cuh"

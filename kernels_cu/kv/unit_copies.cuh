@@ -1,7 +1,7 @@
 // The warp that copies: it brings the units of one block after the other into shared memory.
 #pragma once
 #include "kv/fine_units.cuh"
-#include "kv/partition.cuh"
+#include "kv/head_share.cuh"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/cp_async.cuh"
 #include "tile/turns.cuh"
