@@ -36,7 +36,9 @@ struct Arrivals {
     for (int i = 0; i < 2; ++i) {
       if (!left[i]) continue;
       const int cta = partition.owner(begin[i]);
-      parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - at[i].ahead);
+      BlockCursor head;
+      partition.count(head, at[i].length);
+      parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - head.ahead);
       parts[i].rest = &partial_of<S>(p, cta + 1, true);
       parts[i].count = partition.owner(begin[i] + at[i].blocks - 1) - cta + 1;
       if (threadIdx.x == 0) storage.arrived[i] = before[i];

@@ -90,6 +90,19 @@ struct Partition {
     at.block = -at.ahead;
   }
 
+  // Makes what a length says of a head.
+  __device__ __forceinline__ void count(BlockCursor& at, int length) const {
+    at.length = length;
+    at.blocks = blocks_in(length);
+    at.ahead = 0;
+    at.behind = 0;
+    if constexpr (S.nested) {
+      const int first_recent = max_of(ceil_div(length, kUnitTokens) - recent, 0) / kBlockUnits;
+      at.behind = min_of(ceil_div(length, kKvBlock) - first_recent, at.blocks);
+      at.ahead = ceil_div(at.places(), granule) * granule - at.places();
+    }
+  }
+
  private:
   static constexpr int kWholes = 16;
 
@@ -126,17 +139,6 @@ struct Partition {
     BlockCursor at;
     count(at, __ldg(lengths + sequence));
     return at.places();
-  }
-  __device__ __forceinline__ void count(BlockCursor& at, int length) const {
-    at.length = length;
-    at.blocks = blocks_in(length);
-    at.ahead = 0;
-    at.behind = 0;
-    if constexpr (S.nested) {
-      const int first_recent = max_of(ceil_div(length, kUnitTokens) - recent, 0) / kBlockUnits;
-      at.behind = min_of(ceil_div(length, kKvBlock) - first_recent, at.blocks);
-      at.ahead = ceil_div(at.places(), granule) * granule - at.places();
-    }
   }
   __device__ __forceinline__ int blocks_in(int length) const {
     return ceil_div(length, kKvBlock) - hidden_blocks(length);
