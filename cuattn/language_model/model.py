@@ -12,11 +12,18 @@ from ..reference.arrays import Progress
 from .sizes import Sizes
 from .weights import Layer, Weights
 
-__all__ = ["Attend", "LanguageModel"]
+__all__ = ["Attend", "LanguageModel", "Product"]
 
 # Called as attend(layer, q, k, v) with the number of the layer and arrays of float32
 # [1, head, token, head_dim], K turned by its positions; returns what is like q.
 Attend: TypeAlias = Callable[[int, Any, Any, Any], Any]
+
+# Called as product(x, w) with tokens [token, in] and weights [out, in]; returns [token, out].
+Product: TypeAlias = Callable[[Any, Any], Any]
+
+
+def _product(x: Any, w: Any) -> Any:
+    return x @ w.T
 
 
 class LanguageModel:
@@ -31,10 +38,16 @@ class LanguageModel:
         Arrays of `xp`.
     xp : module
         NumPy or CuPy.
+    product : callable
+        How layers multiply by their weights; by default all tokens at once, so that the last bits
+        of a token may depend on how many there are.
     """
 
-    def __init__(self, sizes: Sizes, weights: Weights, xp: Any = np) -> None:
+    def __init__(
+        self, sizes: Sizes, weights: Weights, xp: Any = np, product: Product = _product
+    ) -> None:
         self.sizes, self.weights, self.xp = sizes, weights, xp
+        self._product = product
 
     def embed(self, ids: Sequence[int]) -> Any:
         """Return the embeddings of tokens, [token, width].
@@ -66,9 +79,10 @@ class LanguageModel:
         part = self.weights.layers[i]
         q, k, v = self._heads(part, self._norm(x, part.attention_norm), turn)
         o = attend(i, q, k, v)
-        x = x + o[0].swapaxes(0, 1).reshape(len(x), -1) @ part.out.T
+        x = x + self._product(o[0].swapaxes(0, 1).reshape(len(x), -1), part.out)
         h = self._norm(x, part.mlp_norm)
-        return x + (self._silu(h @ part.gate.T) * (h @ part.up.T)) @ part.down.T
+        h = self._silu(self._product(h, part.gate)) * self._product(h, part.up)
+        return x + self._product(h, part.down)
 
     def finish(self, x: Any) -> Any:
         """Return tokens behind the last layer as `logits` takes them."""
@@ -117,8 +131,12 @@ class LanguageModel:
 
     def _heads(self, part: Layer, h: Any, turn: tuple[Any, Any]) -> tuple[Any, Any, Any]:
         q, k, v = (
-            (h @ w.T if bias is None else h @ w.T + bias).reshape(len(h), -1, self.sizes.head_dim)
-            for w, bias in ((part.q, part.q_bias), (part.k, part.k_bias), (part.v, part.v_bias))
+            (y if bias is None else y + bias).reshape(len(h), -1, self.sizes.head_dim)
+            for y, bias in (
+                (self._product(h, part.q), part.q_bias),
+                (self._product(h, part.k), part.k_bias),
+                (self._product(h, part.v), part.v_bias),
+            )
         )
         if part.q_norm is not None:
             q = self._norm(q, part.q_norm)
