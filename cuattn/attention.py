@@ -62,7 +62,7 @@ def attention(
     q : array [batch, num_q_heads, seqlen_q, head_dim], or QuantizedTensor
     k, v : array [batch, num_kv_heads, seqlen_kv, head_dim], or QuantizedTensor
         With layout "NHD" tokens come before heads. float16, bfloat16 or float32, all arrays of one
-        type. `head_dim` is a multiple of 8 up to 256, that of `v` perhaps another one than that of
+        type. `head_dim` is a multiple of 8 up to 512, that of `v` perhaps another one than that of
         `q` and `k`; `num_q_heads` is a multiple of `num_kv_heads`; lengths may be 0. Arrays of
         CuPy, PyTorch, JAX or anything else with ``__dlpack__`` on one GPU, or arrays in host
         memory, for which the scheme is emulated in NumPy. They are never written to. A tensor of

@@ -11,6 +11,7 @@
 #include "attn/sequence_params.cuh"
 #include "attn/shape.cuh"
 #include "attn/softmax.cuh"
+#include "attn/value_part.cuh"
 #include "attn/values.cuh"
 #include "attn/visits.cuh"
 #include "attn/work.cuh"
@@ -75,7 +76,7 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
       thread, p.v_stride_row, v_bytes);
   // From one key to the next, and for V stored by blocks from one block to the next.
   const i64 k_stride = H::kScaledScores ? H::kQkBytes : p.k_stride_row;
-  const i64 v_stride = H::kScaledValues ? S.head_dim_v : p.v_stride_row;
+  const i64 v_stride = H::kScaledValues ? S.channels_v() : p.v_stride_row;
   const KeyScaleLoader<S> scale_loader(p, work.batch_head, work.batch_kv_head, work.first_row);
 
   const Ring<S.stages> ring(shared + Storage<S>::kBarriers);
@@ -211,6 +212,16 @@ __device__ __forceinline__ void attend(const AttentionParams& p) {
   }
 }
 
+// What the CTA has of V's channels.
+template <AttentionSpec S>
+__device__ __forceinline__ void attend_part(const AttentionParams& p) {
+  if constexpr (S.v_parts > 1) {
+    attend<S>(value_part<S>(p));
+  } else {
+    attend<S>(p);
+  }
+}
+
 template <AttentionSpec S>
 __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
   if constexpr (S.rules.varlen) {
@@ -219,8 +230,8 @@ __device__ __forceinline__ void attention_mma(const AttentionParams& p) {
         sequence_params<S, Shape<S>, Shape<S>::kGroups>(p, place_of(p, batch), batch);
     // The grid is that of the longest sequence there may be.
     if (Work<S>(own, static_cast<int>(blockIdx.x)).first_row >= own.seqlen_q) return;
-    attend<S>(own);
+    attend_part<S>(own);
   } else {
-    attend<S>(p);
+    attend_part<S>(p);
   }
 }

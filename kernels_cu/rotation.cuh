@@ -5,12 +5,12 @@
 
 // Of the channels that have kernels, one bit each: set for -1.
 struct RotationSigns {
-  u32 word[256 / 32] = {};
+  u32 word[512 / 32] = {};
 
   // xorshift32 (Marsaglia, 2003); a channel's sign is the upper bit of its number.
   constexpr RotationSigns() {
     u32 state = 0x9e3779b9u;
-    for (int channel = 0; channel < 256; ++channel) {
+    for (int channel = 0; channel < 512; ++channel) {
       state ^= state << 13;
       state ^= state >> 17;
       state ^= state << 5;

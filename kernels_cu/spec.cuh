@@ -57,7 +57,8 @@ struct AttentionSpec {
   Type pv;              // operands of P V
   Type out;             // elements of O
   int head_dim;         // of Q and K, padded to the layouts of the quantizer
-  int head_dim_v;       // of V and O, likewise
+  int head_dim_v;       // of what a CTA has of V and O: all, or one of v_parts
+  int v_parts;          // CTAs that share out the channels of V, each with scores of its own
   bool equal_rows;      // rows of K and V, neither of them codes, have as many channels
   Scope k_scope;        // token, group (as of Q), thread, sorted or block, of scales as stored
   int qk_group;         // channels of a group
@@ -76,4 +77,7 @@ struct AttentionSpec {
   int num_threads;
   int min_ctas;         // a multiprocessor should hold this many CTAs
   int smem_bytes;
+
+  // Channels of V as they are stored.
+  __host__ __device__ constexpr int channels_v() const { return head_dim_v * v_parts; }
 };

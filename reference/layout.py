@@ -13,6 +13,7 @@ __all__ = [
     "HEAD_DIMS",
     "LOG2_BIAS",
     "TOKEN_OF_SLOT",
+    "WIDE_HEAD_DIMS",
     "in_slots",
     "in_tokens",
     "pack_pairs",
@@ -26,6 +27,9 @@ Code = TypeVar("Code", np.int8, np.uint8)
 
 # Head dimensions that the kernels are built for; others are padded with zero channels.
 HEAD_DIMS = (32, 64, 96, 128, 192, 256)
+
+# Larger ones, whose kernels are compiled when they are first called for.
+WIDE_HEAD_DIMS = (320, 384, 512)
 
 # Tokens are padded to this, so that no copy of a whole block reads past the end.
 TOKEN_PAD = 128
@@ -50,12 +54,12 @@ def pad_head_dim(head_dim: int) -> int:
     Raises
     ------
     ArgumentError
-        If it is not in 1 … 256.
+        If it is not in 1 … 512.
     """
-    for padded in HEAD_DIMS:
+    for padded in (*HEAD_DIMS, *WIDE_HEAD_DIMS):
         if 1 <= head_dim <= padded:
             return padded
-    raise ArgumentError("head_dim", head_dim, f"in 1..{HEAD_DIMS[-1]}")
+    raise ArgumentError("head_dim", head_dim, f"in 1..{WIDE_HEAD_DIMS[-1]}")
 
 
 def in_slots(x: Any) -> Any:

@@ -134,12 +134,12 @@ def choose(call: Shape, name: str, found: Found | None) -> AutoChoice:
 
 def _in_order(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Return a shape as [batch, head, token, head_dim]."""
-    expected = "four whole numbers of at least 1, of which the last is a multiple of 8 up to 256"
+    expected = "four whole numbers of at least 1, of which the last is a multiple of 8 up to 512"
     try:
         sizes = [-1 if isinstance(x, bool) else operator.index(x) for x in shape]
     except TypeError:
         raise ArgumentError("shape", shape, expected) from None
-    if len(sizes) != 4 or min(sizes) < 1 or sizes[3] % 8 or sizes[3] > 256:
+    if len(sizes) != 4 or min(sizes) < 1 or sizes[3] % 8 or sizes[3] > 512:
         raise ArgumentError("shape", shape, expected)
     batch, a, b, head_dim = sizes
     return (batch, b, a, head_dim) if layout == "NHD" else (batch, a, b, head_dim)

@@ -16,9 +16,9 @@ from ..errors import ArgumentError
 from ..kv.listing import kv_specs
 from ..kv_format import KV_BITS, KV_HEAD_DIMS
 from ..operands.operand import DTYPES
-from ..plan.kernels import supported
+from ..plan.kernels import has_kernels, supported
 from ..plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
-from ..reference.layout import HEAD_DIMS
+from ..reference.layout import HEAD_DIMS, WIDE_HEAD_DIMS
 from .cache import summary
 from .options import at_least, items, one_of, schemes
 from .progress import Bar, duration
@@ -61,7 +61,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--head-dims",
         type=items(_head_dim),
-        help=f"comma-separated channels of a head, of {','.join(map(str, HEAD_DIMS))} (all)",
+        help=f"comma-separated channels of a head, of {','.join(map(str, HEAD_DIMS))} (all of "
+        f"these), {','.join(map(str, WIDE_HEAD_DIMS))}",
     )
     parser.add_argument(
         "--dtypes",
@@ -104,10 +105,11 @@ def run(args: argparse.Namespace) -> None:
 def _head_dim(text: str) -> int:
     """Read channels that kernels are made for; others run those of the next larger number."""
     value = at_least(1)(text)
-    if value not in HEAD_DIMS:
-        larger = min((x for x in HEAD_DIMS if x > value), default=None)
+    all_sizes = [*HEAD_DIMS, *WIDE_HEAD_DIMS]
+    if value not in all_sizes:
+        larger = min((x for x in all_sizes if x > value), default=None)
         hint = "" if larger is None else f", which runs the kernels of {larger}"
-        raise argparse.ArgumentTypeError(f"must be among {[*HEAD_DIMS]}, got {value}{hint}")
+        raise argparse.ArgumentTypeError(f"must be among {all_sizes}, got {value}{hint}")
     return value
 
 
@@ -116,8 +118,8 @@ def _bits(text: str) -> int:
 
 
 def _specs(args: argparse.Namespace, facts: Target) -> list[Spec]:
-    chosen = args.schemes or supported(facts)
     head_dims = args.head_dims or HEAD_DIMS
+    chosen = args.schemes or [x for x in supported(facts) if has_kernels(x, max(head_dims), facts)]
     dtypes = args.dtypes or DTYPES
     bits = KV_BITS if args.all else args.kv or ()
     return _mixed(

@@ -53,7 +53,7 @@ def dot_product_attention(
     Parameters
     ----------
     query : array [batch, T, N, H] or [T, N, H]
-        float16, bfloat16 or float32; H is a multiple of 8 up to 256.
+        float16, bfloat16 or float32; H is a multiple of 8 up to 512.
     key, value : array [batch, S, K, H] or [S, K, H]
         Of the type of `query`; N is a multiple of K. H of `value` may be another one.
     bias : array of floats, optional

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
+from ..reference.layout import HEAD_DIMS, WIDE_HEAD_DIMS, pad_head_dim
 from ..scheme import Scheme
 from ..specs.attention import Type
 from ..specs.coding import Name, coding
@@ -34,7 +35,7 @@ DTYPES = {"float16": Type.fp16, "bfloat16": Type.bf16, "float32": Type.fp32}
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _LAYOUTS = {"HND": "[batch, head, token, head_dim]", "NHD": "[batch, token, head, head_dim]"}
-_MAX_HEAD_DIM = 256
+_MAX_HEAD_DIM = WIDE_HEAD_DIMS[-1]
 
 # Kernels count tokens, and rows of all heads, in 32-bit integers and round up to whole tiles.
 _MAX_TOKENS = 2**30
@@ -125,8 +126,9 @@ def operand_of(name: Name, x: Array | Coded, scheme: Scheme, layout: str) -> Ope
         raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_TOKENS} tokens")
     if name != "q" and operand.shape[1] > _MAX_KV_HEADS:
         raise ArgumentError(f"{name}.shape", x.shape, f"of at most {_MAX_KV_HEADS} heads")
-    if operand.heads * max(operand.tokens, _MAX_HEAD_DIM) > _MAX_ROWS:
-        expected = f"such that batch * heads * max(tokens, {_MAX_HEAD_DIM}) <= {_MAX_ROWS}"
+    channels = max(HEAD_DIMS[-1], pad_head_dim(head_dim))
+    if operand.heads * max(operand.tokens, channels) > _MAX_ROWS:
+        expected = f"such that batch * heads * max(tokens, {channels}) <= {_MAX_ROWS}"
         raise ArgumentError(f"{name}.shape", x.shape, expected)
     return operand
 

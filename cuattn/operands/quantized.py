@@ -35,7 +35,8 @@ class QuantizedTensor:
     All arrays are contiguous and of one library: CuPy, or NumPy for tensors in host memory. It can
     be copied and pickled; CuPy's arrays are unpickled to its current GPU, whichever that is. With H
     and D standing for the heads and the head_dim of this operand, Dp for D rounded up to one of 32,
-    64, 96, 128, 192, 256, and Np for the number of tokens N rounded up to a multiple of 128:
+    64, 96, 128, 192, 256, 320, 384, 512, and Np for the number of tokens N rounded up to a multiple
+    of 128:
 
     Attributes
     ----------

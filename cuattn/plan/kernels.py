@@ -10,6 +10,7 @@ from ..arrays.device import Target, current_device, gpu_status
 from ..arrays.device import target as target_of
 from ..errors import UnsupportedError
 from ..presets import PRESETS
+from ..reference.layout import HEAD_DIMS, WIDE_HEAD_DIMS
 from ..scheme import Scheme
 from ..specs.attention import AttentionSpec, PRange, Scope, Type
 from ..specs.coding import Name, code_type, stored_scope
@@ -31,6 +32,7 @@ __all__ = [
     "attention_spec",
     "check_supported",
     "half_type",
+    "has_kernels",
     "needs_stats",
     "runnable",
     "supported",
@@ -47,6 +49,9 @@ AnySpec = (
     | RotateSpec
     | UnpackSpec
 )
+
+# Channels of the kernels that all targets have; more are for the family of mma.sync alone.
+_WIDEST = HEAD_DIMS[-1]
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
@@ -85,6 +90,9 @@ TILES: dict[tuple[str, Type, int], Tile] = {
     ("mma", Type.fp16, 192): Tile(8, 1, 2, False, 1),
     ("mma", Type.fp16, 256): Tile(8, 1, 2, False, 1),
 }
+
+# Of more channels; `_smaller_and_smaller` makes it what shared memory holds.
+_WIDE_TILE = Tile(8, 1, 2, False, 1)
 
 # What differs where scores have scales, or a caller's expressions, which take registers too.
 SCALED_TILES: dict[tuple[str, Type, int], Tile] = {
@@ -170,21 +178,27 @@ def attention_spec(
     Raises
     ------
     UnsupportedError
-        If the target has no kernel of the scheme's products, or none fits its shared memory.
+        If the target has no kernel of the scheme's products, or none fits its shared memory, or
+        head dimensions are too large for the scheme.
     """
     check_supported(scheme, target)
+    _check_width(scheme, head_dim, head_dim_v)
     half = half_type(scheme, dtype)
-    equal_rows = scheme.qk == scheme.pv == "fp16" and head_dim_v is None
+    # Parts of V's channels, as few as leave a warp the registers of its O.
+    v_parts = 1 if (head_dim_v or head_dim) <= _WIDEST else 2
+    equal_rows = scheme.qk == scheme.pv == "fp16" and head_dim_v is None and v_parts == 1
     head_dim_v = head_dim if head_dim_v is None else head_dim_v
-    if wgmma_serves(target, scheme):
+    dims = head_dim, head_dim_v
+    if max(dims) <= _WIDEST and wgmma_serves(target, scheme):
         mask = is_causal, rules
-        dims = head_dim, head_dim_v
         return wgmma_spec(scheme, half, dims, dtype, mask, target, long_kv=long_kv)
     codes = code_type(scheme, "v")
     # Registers are for O, and for Q or what is read of K; shared memory is for all.
-    row = "mma", Type.fp16 if codes is None else Type.int8, max(head_dim, head_dim_v)
+    row = "mma", Type.fp16 if codes is None else Type.int8, max(dims)
     plain = scheme.qk == "fp16" and not rules.hide_anywhere
-    tile = TILES[row] if plain else SCALED_TILES.get(row, TILES[row])
+    tile = _WIDE_TILE
+    if max(dims) <= _WIDEST:
+        tile = TILES[row] if plain else SCALED_TILES.get(row, TILES[row])
     if scheme.k_scope == "group":
         # Q is read once for every two tiles of keys, with its scales.
         tile = replace(tile, row_tiles=1, q_in_registers=True)
@@ -193,7 +207,8 @@ def attention_spec(
         pv=codes or half,
         out=dtype,
         head_dim=head_dim,
-        head_dim_v=head_dim_v,
+        head_dim_v=head_dim_v // v_parts,
+        v_parts=v_parts,
         equal_rows=equal_rows,
         k_scope=stored_scope(scheme, "k") if scheme.qk != "fp16" else Scope.block,
         qk_group=scheme.qk_group if scheme.k_scope == "group" else 0,
@@ -212,9 +227,47 @@ def attention_spec(
             of_sm = target.max_smem_per_sm // (candidate.smem_bytes + _RESERVED_SMEM)
             return replace(candidate, min_ctas=min(spec.min_ctas, of_sm))
     raise UnsupportedError(
-        f"scheme {scheme.name} with head_dim {max(head_dim, head_dim_v)} needs more shared memory "
+        f"scheme {scheme.name} with head_dim {max(dims)} needs more shared memory "
         f"than the {target.max_smem_per_cta} bytes of sm_{target.arch}"
     )
+
+
+def _check_width(scheme: Scheme, head_dim: int, head_dim_v: int | None) -> None:
+    """Refuse more channels than kernels of a scheme have.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if max(head_dim, head_dim_v or 0) <= _WIDEST:
+        return
+    if scheme.k_scope == "group" and head_dim > _WIDEST:
+        # Q would have to be in registers, all of it.
+        raise UnsupportedError(
+            f"scheme {scheme.name} has scales of groups of channels, of which kernels take "
+            f"head_dim up to {_WIDEST}, not {head_dim}; 'int4' takes up to {WIDE_HEAD_DIMS[-1]}"
+        )
+    if scheme.q_scope in ("block", "thread") and head_dim > _WIDEST:
+        # A CTA of the quantizer would have to hold all of them at a time.
+        raise UnsupportedError(
+            f"scheme {scheme.name} has scales of several queries, of which kernels take head_dim "
+            f"up to {_WIDEST}, not {head_dim}; 'int8' takes up to {WIDE_HEAD_DIMS[-1]}"
+        )
+    if scheme.rotates("v") and (head_dim_v or head_dim) > _WIDEST:
+        # No CTA has all channels of a row of O.
+        raise UnsupportedError(
+            f"scheme {scheme.name} rotates V, of which kernels take head_dim up to {_WIDEST}, not "
+            f"{head_dim_v or head_dim}; with rotate='qk' up to {WIDE_HEAD_DIMS[-1]}"
+        )
+
+
+def has_kernels(scheme: Scheme, head_dim: int, target: Target) -> bool:
+    """Whether a target has kernels of a scheme for a padded head dimension."""
+    try:
+        attention_spec(scheme, head_dim, Type.fp32, True, target)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _native_int4(scheme: Scheme, head_dim: int, target: Target) -> bool:
@@ -224,9 +277,23 @@ def _native_int4(scheme: Scheme, head_dim: int, target: Target) -> bool:
 
 
 def _smaller_and_smaller(spec: AttentionSpec) -> Iterator[AttentionSpec]:
-    """Give up rows first, then the overlap of copies with arithmetic."""
-    fewest = 2  # warps of a CTA that hide anything
+    """Give up rows first, then the overlap of copies with arithmetic.
+
+    Of many channels also that scores are made once for 160 to 256 channels of V.
+    """
+    yield from _fewer_rows(spec)
+    if spec.head_dim > _WIDEST and not spec.v_rotated:
+        for channels in (128, 96, 64):
+            parts, rest = divmod(spec.channels_v, channels)
+            if not rest and parts > spec.v_parts:
+                yield from _fewer_rows(replace(spec, head_dim_v=channels, v_parts=parts, stages=1))
+
+
+def _fewer_rows(spec: AttentionSpec) -> Iterator[AttentionSpec]:
     for stages in range(spec.stages, 0, -1):
+        # Warps of a CTA that hide anything. Of many channels, fewer than four would wait for K
+        # longer than copies that no arithmetic hides take eight.
+        fewest = 4 if stages > 1 and max(spec.head_dim, spec.channels_v) > _WIDEST else 2
         smaller = replace(spec, stages=stages)
         yield smaller
         while smaller.row_tiles > 1 or smaller.num_warps // 2 >= fewest:

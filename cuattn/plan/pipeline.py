@@ -175,7 +175,7 @@ def _attend(
             Launch(
                 spec,
                 device,
-                (row_blocks * problem.group, heads, min(batch - first, _MAX_GRID_Z)),
+                (row_blocks * problem.group * spec.v_parts, heads, min(batch - first, _MAX_GRID_Z)),
                 {**arguments, "first_batch": first},
             )
             for first in range(0, batch, _MAX_GRID_Z)

@@ -133,6 +133,7 @@ class AttentionSpec(KernelSpec):
     out: Type
     head_dim: int
     head_dim_v: int
+    v_parts: int
     equal_rows: bool
     k_scope: Scope
     qk_group: int
@@ -154,6 +155,11 @@ class AttentionSpec(KernelSpec):
     def prelude(self) -> str:
         """The caller's own expressions."""
         return prelude(self.rules.score_mod, self.rules.mask_mod)
+
+    @property
+    def channels_v(self) -> int:
+        """Channels of V and O, padded."""
+        return self.head_dim_v * self.v_parts
 
     @property
     def rows(self) -> int:

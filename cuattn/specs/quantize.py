@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ..common.sizes import ceil_div, round_up
-from ..reference.layout import TOKEN_PAD
+from ..reference.layout import HEAD_DIMS, TOKEN_PAD
 from ..reference.smoothing import Q_BLOCK
 from ..scheme import Scheme
 from .attention import Scope, Type
@@ -38,7 +38,7 @@ class QuantizeSpec(KernelSpec):
     qk_bits, v_bits : int
         Of an integer code: 4 in an int8 are one code a byte.
     head_dim, head_dim_v : int
-        Of Q and K, and of V. Padded: one of 32, 64, 96, 128, 192, 256.
+        Of Q and K, and of V. Padded: one of those of `cuattn.reference.layout`.
     q_scope, k_scope : Scope
         token, group, thread, block (of 128 rows of Q, of `k_block` keys) or tensor; of K sorted.
     k_stored : Scope
@@ -63,6 +63,7 @@ class QuantizeSpec(KernelSpec):
 
     derived: ClassVar[tuple[str, ...]] = (
         "qk_lanes",
+        "k_read_again",
         "staged",
         "v_staged",
         "q_tile",
@@ -162,6 +163,8 @@ class QuantizeSpec(KernelSpec):
         """Threads of one CTA: more only where registers must hold large blocks of tokens."""
         least = max(self._q_scope_tokens, self._k_scope_tokens)
         many = least * self.head_dim * self._width > 16 * _LOADS * _THREADS
+        if self.k_read_again:
+            many = self._k_scope_tokens > 64  # two rows of a lane either way
         threads = 2 * _THREADS if many else _THREADS
         if not self._sorted:
             return threads
@@ -177,7 +180,15 @@ class QuantizeSpec(KernelSpec):
         """
         if not self.rotate or self.q_scope is Scope.group:
             return 0
-        return {192: 4, 256: 4}.get(self.head_dim, 2)
+        return {192: 4, 256: 4}.get(self.head_dim, 2 if self.head_dim < 192 else 8)
+
+    @property
+    def k_read_again(self) -> bool:
+        """Whether rows of K whose scales belong together are read twice: `RowsAgain`.
+
+        Those of more than 256 channels are more than the registers of a CTA hold.
+        """
+        return self.k.coded and self._k_scope_tokens > 0 and self.head_dim > HEAD_DIMS[-1]
 
     @property
     def q_tile(self) -> int:
@@ -203,6 +214,8 @@ class QuantizeSpec(KernelSpec):
     @property
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: as many as leave registers for the 16-byte loads of a lane."""
+        if self.k_read_again:
+            return 2 * _THREADS // self.num_threads
         if self._sorted:
             # Bytes of keys that a lane holds while V is looked at, and of what is subtracted.
             held = TOKEN_PAD * self.head_dim * self._width // self.num_threads
@@ -227,7 +240,7 @@ class QuantizeSpec(KernelSpec):
         each of which all warps have some of V; of a V of fewer channels they would not. It counts
         tiles of heads that all have as many, which sequences do not.
         """
-        wanted = self.q.coded and (self.rotate or self._sorted)
+        wanted = self.q.coded and (self.rotate or self._sorted) and not self.k_read_again
         possible = self.aligned and not self.varlen and self.head_dim == self.head_dim_v
         return wanted and possible and self._fits(True, False)
 
@@ -304,7 +317,7 @@ class QuantizeSpec(KernelSpec):
         if not self.rotate:
             return rows
         # Rotated rows are held in float32.
-        return min(rows, _ROTATED * self._row_lanes // self.head_dim)
+        return max(min(rows, _ROTATED * self._row_lanes // self.head_dim), 1)
 
 
 def _loaded_rows(row_bytes: int) -> int:

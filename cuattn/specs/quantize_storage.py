@@ -51,6 +51,8 @@ class _Stored(Protocol):
     @property
     def qk_lanes(self) -> int: ...
     @property
+    def k_read_again(self) -> bool: ...
+    @property
     def q_tile(self) -> int: ...
     @property
     def k_tile(self) -> int: ...
@@ -84,7 +86,8 @@ def storage_bytes(spec: _Stored, staged: bool, v_staged: bool) -> int:
 
     # What smoothing subtracts from Q or K, if it is in shared memory, and from V: for each warp.
     shared = spec.q.coded and (staged or spec.qk_lanes > 0)
-    vectors = spec.head_dim if shared and (spec.q_smooth or spec.k_smooth) else 0
+    smooth = spec.q_smooth or (spec.k_smooth and not spec.k_read_again)
+    vectors = spec.head_dim if shared and smooth else 0
     vectors += spec.head_dim_v if v_staged and spec.v_smooth else 0
     maxima = max(
         warps,

@@ -24,7 +24,7 @@ class RotateSpec(KernelSpec):
     input : Type
         Elements of V.
     head_dim : int
-        Padded: one of 32, 64, 96, 128, 192, 256.
+        Padded: one of those of `cuattn.reference.layout`.
     aligned : bool
         Whether base and strides of V are multiples of 16 bytes.
     varlen : bool

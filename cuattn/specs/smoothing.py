@@ -28,7 +28,7 @@ class BlockMeansSpec(KernelSpec):
     input : Type
         Elements of Q.
     head_dim : int
-        Padded: one of 32, 64, 96, 128, 192, 256.
+        Padded: one of those of `cuattn.reference.layout`.
     aligned : bool
         Whether base and strides of Q are multiples of 16 bytes.
     varlen : bool

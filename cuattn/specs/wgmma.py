@@ -74,6 +74,11 @@ class WgmmaSpec(KernelSpec):
         return prelude(self.rules.score_mod, self.rules.mask_mod)
 
     @property
+    def channels_v(self) -> int:
+        """Channels of V and O, padded."""
+        return self.head_dim_v
+
+    @property
     def rows(self) -> int:
         """Query rows of one CTA."""
         return GROUP_ROWS * self.groups

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 __all__ = ["Refusal", "refusal_of_tensors"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_MAX_HEAD_DIM = 256
+_MAX_HEAD_DIM = 512
 
 
 class Refusal(NamedTuple):
@@ -70,7 +70,7 @@ def refusal_of_tensors(
             return Refusal("device", f"{name}.device", x.device, expected)
         head_dim = x.shape[-1]
         if head_dim % 8 or not 0 < head_dim <= _MAX_HEAD_DIM:
-            expected = "of a head_dim that is a multiple of 8 up to 256"
+            expected = "of a head_dim that is a multiple of 8 up to 512"
             return Refusal("head_dim", f"{name}.shape", tuple(x.shape), expected)
     if q.shape[-1] != k.shape[-1]:
         expected = f"of head_dim {q.shape[-1]}, that of {names[0]}"

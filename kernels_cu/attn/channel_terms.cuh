@@ -18,7 +18,7 @@ struct GlobalTerms {
   __device__ __forceinline__ GlobalTerms(const AttentionParams& p, int batch, int kv_head)
       : head_dim_v(p.head_dim_v) {
     const i64 head = static_cast<i64>(batch) * (p.num_q_heads / p.heads_per_kv) + kv_head;
-    scales = p.v_scale + head * S.head_dim_v;
+    scales = p.v_scale + head * S.channels_v();
     means = p.v_mean ? p.v_mean + head * p.head_dim_v : nullptr;
   }
   __device__ __forceinline__ ChannelTerms operator()(int channel) const {

@@ -63,12 +63,12 @@ struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
       if constexpr (S.q_smooth) add(added, four(this->delta[0], pair, lane));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float start = -kMagic * sk[i];
+        const float start = -H::kScoreStart * sk[i];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float& x = s[2 * pair + i / 2][2 * half + i % 2];
           if constexpr (H::kThreadK) {
-            x = __fmaf_rn(x - kMagic, row_scale[half] * sk[i], added[i]);
+            x = __fmaf_rn(x - H::kScoreStart, row_scale[half] * sk[i], added[i]);
           } else {
             if constexpr (!H::kGroupK) x = __fmaf_rn(x, sk[i], start);
             x = __fmaf_rn(x, row_scale[half], added[i]);

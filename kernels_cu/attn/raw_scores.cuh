@@ -11,7 +11,8 @@ struct RawScores {
   static constexpr bool kRuled = S.rules.change_scores();
   static constexpr bool kExponents = Shape<S>::kTokenK || kRuled;  // scales or rules make them so
   static constexpr bool kUnitSlope = kExponents && !kCapUnits<S>;
-  static constexpr bool kAsIntegers = Shape<S>::kIntegerScores && !kExponents;
+  static constexpr bool kAsIntegers =
+      Shape<S>::kIntegerScores && !kExponents && !Shape<S>::kWideScores;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 

@@ -13,7 +13,7 @@ __device__ __forceinline__ void apply_rules_to(typename Shape<S>::Scores& s,
                                                const ScoreRules<S>& rules, const Mask<S>& mask,
                                                int block, int lane) {
   using H = Shape<S>;
-  constexpr float kStart = H::kTokenK ? 0.0f : kAccumulatorStart<S.qk>;
+  constexpr float kStart = H::kTokenK ? 0.0f : H::kScoreStart;
   const auto of_v = [&](int tile, int e) {
     if constexpr (H::kTokenV) return keys.token_log2_v(tile, e, lane);
     if constexpr (H::kSorted) return keys.section_log2_v(section_of(2 * tile), lane);

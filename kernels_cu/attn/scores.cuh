@@ -30,11 +30,11 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u3
 }
 
 // One step of k of a sum that begins at step 0.
-template <Type T, bool UnsignedA = false>
+template <Type T, bool UnsignedA = false, bool Wide = false>
 __device__ __forceinline__ void mma_step(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1,
                                          int step) {
   if (step == 0) {
-    constexpr float kStart = kAccumulatorStart<T>;
+    constexpr float kStart = Wide ? 0.0f : kAccumulatorStart<T>;
     const float start[4] = {kStart, kStart, kStart, kStart};
     mma<T, UnsignedA>(d, a, b0, b1, start);
   } else {
@@ -134,8 +134,16 @@ __device__ __forceinline__ void scores(typename Shape<S>::Scores& s, const Queri
     for (int pair = 0; pair < H::kKeyTiles / 2; ++pair) {
       u32 b[4];
       ptx::ldmatrix_x4(b, H::KTile::advance(k, step * 32) + pair * 16 * H::KTile::row_bytes);
-      mma_step<S.qk>(s[2 * pair], a, b[0], b[1], step);
-      mma_step<S.qk>(s[2 * pair + 1], a, b[2], b[3], step);
+      mma_step<S.qk, false, H::kWideScores>(s[2 * pair], a, b[0], b[1], step);
+      mma_step<S.qk, false, H::kWideScores>(s[2 * pair + 1], a, b[2], b[3], step);
+    }
+  }
+  if constexpr (H::kWideScores) {
+#pragma unroll
+    for (auto& tile : s) {
+      // Exact: below 2^24.
+#pragma unroll
+      for (float& x : tile) x = static_cast<float>(__float_as_int(x));
     }
   }
 }

@@ -57,7 +57,7 @@ __device__ __forceinline__ AttentionParams sequence_params(const AttentionParams
   own.k = static_cast<const char*>(p.k) +
           (H::kScaledScores ? padded * row_bytes(S.qk, S.head_dim) : token * p.k_stride_row);
   own.v = static_cast<const char*>(p.v) +
-          (H::kScaledValues ? padded * row_bytes(S.pv, S.head_dim_v) : token * p.v_stride_row);
+          (H::kScaledValues ? padded * row_bytes(S.pv, S.channels_v()) : token * p.v_stride_row);
   const int heads = p.num_q_heads / p.heads_per_kv;
   const i64 blocks = shift_of(at.kv.block, batch, heads, p.kv_pitch / kTokenPad);
   constexpr int kPerBlock = H::kSorted    ? 4

@@ -17,6 +17,9 @@ struct Shape {
   static constexpr int kValueSteps = S.block_kv * bytes_of(S.pv) / 32;  // steps of k of P V
 
   static constexpr bool kIntegerScores = is_integer(S.qk);
+  // Sums of so many products that float32 has no room for them beside kMagic: converted instead.
+  static constexpr bool kWideScores = kIntegerScores && S.head_dim > 256;
+  static constexpr float kScoreStart = kIntegerScores && !kWideScores ? kMagic : 0.0f;
   static constexpr bool kScaledScores = is_code(S.qk);
   static constexpr bool kIntegerValues = S.pv == Type::int8;
   static constexpr bool kScaledValues = is_code(S.pv);

@@ -65,7 +65,7 @@ struct OnlineSoftmax {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float& m = row_max_log2[half];
-        m = (Raw::kAsIntegers ? top[half] - kMagic : top[half]) * slope[half];
+        m = (Raw::kAsIntegers ? top[half] - H::kScoreStart : top[half]) * slope[half];
         if (Masked && Raw::is_lowest(top[half])) m = -kInf;
       }
     }
@@ -76,7 +76,7 @@ struct OnlineSoftmax {
       float& b = intercept[half];
       const bool hides = Masked || S.rules.score_mod;
       b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
-      if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-kMagic, slope[half], b);
+      if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-H::kScoreStart, slope[half], b);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }

@@ -35,7 +35,7 @@ __device__ __forceinline__ void sorted_row_max(float (&m)[2], typename Shape<S>:
     const float of_v = keys.section_log2_v(section_of(2 * tile), lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float x = __fmaf_rn(top[half] - kMagic, slope[half], of_v);
+      const float x = __fmaf_rn(top[half] - Shape<S>::kScoreStart, slope[half], of_v);
       m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half]) ? -kInf : x);
     }
   }
@@ -65,7 +65,7 @@ struct SortedSections {
       const int section = section_of(2 * tile);
       if (i % 2 == 0 && begins_section(tile)) {
         const float b = row_intercept + keys.section_log2_v(section, lane);
-        intercept[half] = Raw::kRuled ? row_intercept : __fmaf_rn(-kMagic, slope, b);
+        intercept[half] = Raw::kRuled ? row_intercept : __fmaf_rn(-Shape<S>::kScoreStart, slope, b);
         sum[half] = 0.0f;
       }
       const float x = s[tile][2 * half + i % 2];

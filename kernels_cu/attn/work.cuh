@@ -3,8 +3,8 @@
 #include "attn/shape.cuh"
 #include "params.cuh"
 
-// Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv, num_kv_heads,
-// batches from p.first_batch on): what K and V need are coordinates of the CTA, which the compiler
+// Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv * v_parts,
+// num_kv_heads, batches from p.first_batch on): what K and V need are coordinates of the CTA, which the compiler
 // knows to be the same for all threads and keeps in uniform registers. A grid has at most 65535
 // batches; others are those of further launches.
 template <AttentionSpec S>
@@ -19,6 +19,7 @@ struct Work {
   __device__ __forceinline__ Work(const AttentionParams& p, int x) {
     batch = p.first_batch + static_cast<int>(blockIdx.z);
     kv_head = blockIdx.y;
+    x /= S.v_parts;
     head = kv_head * p.heads_per_kv + x / p.row_blocks;
     const int row_block = x % p.row_blocks;
     // The longest rows first, so that no CTA starts a long one when the others end.

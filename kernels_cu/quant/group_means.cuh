@@ -85,7 +85,6 @@ struct MeanGroups {
   static constexpr int kParts = max_of(Groups::kGroups / kMeanGroups, 1);
   static constexpr int kSlots = kMeanGroups * kParts;
   static constexpr int kExtremes = Kinds == 3 ? Groups::kGroups : 0;
-  static_assert(Threads >= HeadDim);
   // Sums of slots, then the smallest elements that threads have seen, then the largest.
   float row[kSlots + 2 * kExtremes][HeadDim];
 
@@ -108,15 +107,17 @@ struct MeanGroups {
       }
     }
     __syncthreads();
-    const int channel = threadIdx.x;
-    if (channel >= HeadDim) return;
-    float sum[kMeanGroups];
+    for_own_channels<HeadDim, Threads>([&](int channel) {
+      float sum[kMeanGroups];
 #pragma unroll
-    for (int g = 0; g < kMeanGroups; ++g) sum[g] = join_rows<kParts>(0, row + g * kParts, channel);
-    result(0, channel, mean_of_groups(sum, rows, robust));
-    if constexpr (Kinds == 3) {
-      result(1, channel, join_rows<kExtremes>(1, row + kSlots, channel));
-      result(2, channel, join_rows<kExtremes>(2, row + kSlots + kExtremes, channel));
-    }
+      for (int g = 0; g < kMeanGroups; ++g) {
+        sum[g] = join_rows<kParts>(0, row + g * kParts, channel);
+      }
+      result(0, channel, mean_of_groups(sum, rows, robust));
+      if constexpr (Kinds == 3) {
+        result(1, channel, join_rows<kExtremes>(1, row + kSlots, channel));
+        result(2, channel, join_rows<kExtremes>(2, row + kSlots + kExtremes, channel));
+      }
+    });
   }
 };

@@ -1,6 +1,7 @@
 // Sum, smallest and largest element of channels over rows, always added in the same order.
 #pragma once
 #include "quant/chunk_moments.cuh"
+#include "quant/own_channels.cuh"
 
 // Tokens that stand for all when a mean is taken of a sample; reference/smoothing.py takes the
 // same.
@@ -84,7 +85,6 @@ __device__ __forceinline__ float mean_of(float sum, int count) {
 template <Type T, int HeadDim, int Threads, int Kinds>
 struct GroupMoments {
   using Groups = RowGroups<T, HeadDim, Threads>;
-  static_assert(Threads >= HeadDim);
   float part[Kinds][Groups::kGroups][HeadDim];
 
   // Calls result(kind, channel, x): the sum, low and high of each channel in turn.
@@ -98,11 +98,11 @@ struct GroupMoments {
       }
     }
     __syncthreads();
-    const int channel = threadIdx.x;
-    if (channel >= HeadDim) return;
+    for_own_channels<HeadDim, Threads>([&](int channel) {
 #pragma unroll
-    for (int kind = 0; kind < Kinds; ++kind) {
-      result(kind, channel, join_rows<Groups::kGroups>(kind, part[kind], channel));
-    }
+      for (int kind = 0; kind < Kinds; ++kind) {
+        result(kind, channel, join_rows<Groups::kGroups>(kind, part[kind], channel));
+      }
+    });
   }
 };

@@ -45,7 +45,7 @@ template <QuantizeSpec S, Role R>
 __device__ __forceinline__ int quantize_rows(const QuantizeParams& p, const QuantizeOperand& x,
                                               int cta, QuantizeStorage<S>& storage) {
   using T = Rows<S, R>;
-  using Values = typename Choice<S.rotate, RotatedValues<T>, RowValues<T>>::type;
+  using Values = ValuesOf<S, T>;
   if (cta >= x.heads * x.tiles) return cta;
   f32* vector = storage.row_vectors.mine();
   RowSource<S, R> source = {x, p.head_dim, either<R == Role::query>(storage.q, storage.k),

@@ -34,7 +34,7 @@ template <QuantizeSpec S>
 __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int block,
                                                 QuantizeStorage<S>& storage) {
   using K = Rows<S, Role::key>;
-  using KValues = typename Choice<S.rotate, RotatedValues<K>, RowValues<K>>::type;
+  using KValues = ValuesOf<S, K>;
   static_assert(S.k_tile == kSortedBlock && S.v_tile == kSortedBlock);
   SortedTokens& sorted = storage.sorted;
   const bool has_k = p.k.heads > 0;

@@ -25,6 +25,7 @@ struct QuantizeSpec {
   bool aligned;        // bases and strides of the inputs are multiples of 16 bytes
   bool varlen;         // lengths are read from memory
   int qk_lanes;        // at most so many share a row of Q or K; as many as may be if it is 0
+  bool k_read_again;   // rows of K are read twice: registers do not hold those of a CTA
   bool staged;         // rows of Q and K come a tile ahead, by way of shared memory
   bool v_staged;       // so do those of V, which are sorted
   int q_tile;          // tokens of one CTA

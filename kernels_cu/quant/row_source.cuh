@@ -1,6 +1,7 @@
 // Rows of Q or K as a CTA gets them, tile by tile.
 #pragma once
 #include "quant/row_values.cuh"
+#include "quant/rows_again.cuh"
 #include "quant/storage.cuh"
 
 // `Behind` is how many operands are fetched between two tiles of this one.
@@ -37,7 +38,9 @@ struct RowSource {
       __syncwarp();
       rows.tile.read(staged, rows.order);
     } else {
-      rows.tile.template load<S.aligned>(tile, rows.order, head_dim);
+      if constexpr (!T::kReadAgain) {
+        rows.tile.template load<S.aligned>(tile, rows.order, head_dim);
+      }
       if constexpr (T::kSharesVector) {
         share_vector<S.head_dim>(vector, smoothing_vector<T>(tile, x, head_dim), head_dim);
       }

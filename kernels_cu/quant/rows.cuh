@@ -38,8 +38,12 @@ struct Rows {
   using Staged = typename Choice<
       kStaged, StagedRows<S.input, kHeadDim, kTokens, S.num_threads, Lanes>,
       NoStagedRows>::type;
+  // A block of keys this wide is more than registers hold: each row is read twice instead.
+  static constexpr bool kReadAgain = kKeys && S.k_read_again;
+  static constexpr bool kAligned = S.aligned;
+  static constexpr Type kInput = S.input;
   // What smoothing subtracts is in shared memory, too.
-  static constexpr bool kSharesVector = kSmooth && (kStaged || kFewLanes);
+  static constexpr bool kSharesVector = kSmooth && !kReadAgain && (kStaged || kFewLanes);
 
   using Tile = RowTile<S.input, kHeadDim, kRows, Lanes>;
   using Vector = typename Tile::Vector;

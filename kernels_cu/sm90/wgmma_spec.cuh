@@ -34,4 +34,7 @@ struct WgmmaSpec {
   int num_threads;
   int min_ctas;
   int smem_bytes;
+
+  // Channels of V as they are stored.
+  __host__ __device__ constexpr int channels_v() const { return head_dim_v; }
 };

@@ -18,6 +18,8 @@ struct TileLoader {
   static constexpr int kSteps = ceil_div(Tile::rows, kRowStep);
   static constexpr bool kEven =
       Threads == kRowStep * kRowChunks && Tile::rows % kRowStep == 0;
+  // Of long rows few are copied at a time: the compiler would keep an offset of each.
+  static constexpr int kUnrolled = !kAlike && kRowChunks > 32 ? 1 : kSteps;
 
   i64 stride_row;
   u32 smem_offset;
@@ -40,14 +42,14 @@ struct TileLoader {
   __device__ __forceinline__ void load(u32 smem, const char* gmem, int valid_rows) const {
     const i64 step = kRowStep * (Packed ? Tile::row_bytes : stride_row);
     if (in_row && valid_rows >= Tile::rows) {
-#pragma unroll
+#pragma unroll kUnrolled
       for (int i = 0; i < kSteps; ++i) {
         if (kEven || row + i * kRowStep < Tile::rows) {
           ptx::cp_async_16(smem + offset(i), gmem + i * step + gmem_offset);
         }
       }
     } else {
-#pragma unroll
+#pragma unroll kUnrolled
       for (int i = 0; i < kSteps; ++i) {
         const int at = row + i * kRowStep;
         const bool valid = in_row && at < valid_rows;

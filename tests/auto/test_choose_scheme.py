@@ -159,7 +159,7 @@ H200 = {"gpu": "NVIDIA H200"}
         ([(1, 2, 64, 64)], {"scheme": "int8"}, "scheme must be one of .'auto', 'auto-block'"),
         ([(1, 2, 64, 64)], {"layout": "DNH"}, "layout must be 'HND' or 'NHD'"),
         ([(1, 2, 64, 64)], {"gpu": "mine"}, "gpu must be one that a table comes with: .*H200"),
-        ([(1, 2, 64, 512)], H200, "shape must be four whole numbers .* up to 256"),
+        ([(1, 2, 64, 520)], H200, "shape must be four whole numbers .* up to 512"),
         ([(1, 2, 64, 60)], H200, "shape must be four whole numbers"),
         ([(1, 2, True, 64)], H200, "shape must be four whole numbers"),
         ([5], H200, "shape must be four whole numbers"),

@@ -125,7 +125,7 @@ def gpu(monkeypatch):
         (["--caches", "8192"], "argument --caches: must be sequences x tokens like 16x8192"),
         (["--caches", "0x8192"], "argument --caches: must be at least 1, got 0"),
         (["--kv-heads", "3"], "kv_heads must be a divisor of 32 heads, got 3"),
-        (["--head-dim", "512"], "head_dim must be in 1..256, got 512"),
+        (["--head-dim", "520"], "head_dim must be in 1..512, got 520"),
         (["--rounds", "1"], "argument --rounds: must be at least 2, got 1"),
         (["--json", "gone/x.json"], "--json must be a file in an existing folder"),
         (["--html", "gone/x.html"], "--html must be a file in an existing folder"),

@@ -24,9 +24,10 @@ from cuattn.arrays.device import TARGETS, target
 from cuattn.plan.kernels import attention_spec, supported
 from cuattn.plan.listing import attention_specs
 from cuattn.presets import PRESETS
-from cuattn.reference.layout import HEAD_DIMS
+from cuattn.reference.layout import HEAD_DIMS, WIDE_HEAD_DIMS
 from cuattn.specs.attention import AttentionSpec, Scope, Type
 from cuattn.specs.quantize import QuantizeSpec
+from cuattn.specs.stats import StatsSpec
 from cuattn.specs.wgmma import WgmmaSpec
 
 pytest.importorskip("cupy")
@@ -113,9 +114,13 @@ SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
 
 # Of a few of the quantizer's many kernels: addresses that loops over tiles keep, never rows.
 QUANTIZER_SPILL = 64
+# Lanes have 48 to 80 floats of a row that is rotated, beside what is loaded of it.
+WIDE_QUANTIZER_SPILL = 320
 
 # Of the other family, by the larger head_dim.
-MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 240, 192: 640, 256: 1050}
+MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 240, 192: 640, 256: 1050} | dict.fromkeys(
+    WIDE_HEAD_DIMS, 300
+)
 
 
 def allowed_spill(spec):
@@ -130,7 +135,9 @@ def allowed_spill(spec):
         return WGMMA_SPILL[has_token_scales(spec) or spec.v_rotated].get(spec.head_dim_v, 0)
     if isinstance(spec, AttentionSpec):
         return MMA_SPILL[max(spec.head_dim, spec.head_dim_v)]
-    return QUANTIZER_SPILL if isinstance(spec, QuantizeSpec) else 0
+    if isinstance(spec, QuantizeSpec):
+        return WIDE_QUANTIZER_SPILL if spec.head_dim > HEAD_DIMS[-1] else QUANTIZER_SPILL
+    return 0
 
 
 def bounds(arch):
@@ -176,6 +183,28 @@ def test_kernels_with_a_head_dim_of_v(arch, dims):
             kind = scheme, head_dim, dtype, is_causal, target(arch)
             specs.append(attention_spec(*kind, head_dim_v=head_dim_v))
         specs.append(QuantizeSpec.of(scheme, dtype, head_dim, i % 2 == 0, head_dim_v=head_dim_v))
+    assert complaints(specs, arch, bounds(arch)) == ""
+
+
+# Of every architecture's shared memory one, with what quantizes for it.
+OF_WIDE = {
+    "80": ("int8", "fp16"),
+    "89": ("int8-block", "int4"),
+    "90a": ("int8-block", "fp16"),
+    "120a": ("int8", "int8-token"),
+}
+
+
+@pytest.mark.parametrize("arch", OF_WIDE)
+def test_kernels_of_many_channels(arch):
+    specs = []
+    for i, (name, head_dim) in enumerate(product(OF_WIDE[arch], WIDE_HEAD_DIMS)):
+        scheme, dtype = PRESETS[name], list(DTYPES.values())[i % 3]
+        if name != "fp16" or head_dim < 512 or arch in ("80", "90a"):
+            specs.append(attention_spec(scheme, head_dim, dtype, i % 2 == 0, target(arch)))
+        specs.append(QuantizeSpec.of(scheme, dtype, head_dim, aligned=i % 2 == 0))
+        stats = StatsSpec.of(scheme, dtype, head_dim, aligned=i % 2 == 1)
+        specs += [stats, stats.finish] if i % 3 == 0 else []
     assert complaints(specs, arch, bounds(arch)) == ""
 
 

@@ -83,7 +83,7 @@ def test_masks_and_lengths_are_combined():
     [
         ({"heads": 6, "kv_heads": 4}, "kv_heads must be a divisor of 6 heads, got 4"),
         ({"kv_heads": 5}, "a divisor of 32 heads"),
-        ({"head_dims": (64, 300)}, "head_dim must be in 1..256, got 300"),
+        ({"head_dims": (64, 600)}, "head_dim must be in 1..512, got 600"),
         ({"head_dims": (64, 100)}, "head_dim must be a multiple of 8, got 100"),
         ({"head_dims": (80,), "parts": ("decode",)}, "some that caches have"),
     ],

@@ -196,7 +196,7 @@ FEATURES = {
     "`check_finite=True`": finite,
 }
 HEAD_DIM = "`head_dim`"
-SIZES = {"×8 to 256": {*range(8, 257, 8)}, "×16 to 256": {*range(16, 257, 16)}}
+SIZES = {"×8 to 512": {*range(8, 513, 8)}, "×16 to 256": {*range(16, 257, 16)}}
 
 
 @pytest.fixture(params=range(len(COLUMNS)), ids=lambda i: f"column {i + 1}")
@@ -221,7 +221,7 @@ def test_feature_is_as_the_table_says(column, rng, name):
 
 def test_head_dims_are_as_the_table_says(column, rng):
     allowed = SIZES[features()[HEAD_DIM][column]]
-    for head_dim in (8, 12, 40, 64, 80, 96, 128, 192, 256, 264):
+    for head_dim in (8, 12, 40, 64, 80, 96, 128, 192, 256, 264, 512, 520):
         refused = pytest.raises((ArgumentError, UnsupportedError))
         with nullcontext() if head_dim in allowed else refused:
             Feature(COLUMNS[column], rng).check(sizes={"head_dim": head_dim})

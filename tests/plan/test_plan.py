@@ -226,7 +226,7 @@ def test_listing_takes_names_and_pads_head_dims():
 
 def test_listing_refuses_what_has_no_kernel():
     with pytest.raises(ArgumentError, match=r"^head_dim must be"):
-        attention_specs(["int8"], [300], ["float16"], TARGETS["90a"])
+        attention_specs(["int8"], [600], ["float16"], TARGETS["90a"])
     with pytest.raises(ArgumentError, match=r"^scheme must be"):
         attention_specs(["int3"], [64], ["float16"], TARGETS["90a"])
 

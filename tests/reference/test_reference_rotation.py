@@ -17,7 +17,7 @@ from cuattn.reference.rotation import (
 )
 
 
-@pytest.mark.parametrize("head_dim", [2, 40, 64, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [2, 40, 64, 96, 128, 256, 320, 512])
 def test_rotation_is_orthogonal(rng, head_dim):
     matrix = rotate_exactly(np.eye(head_dim))
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(head_dim), atol=1e-14)

@@ -38,7 +38,8 @@ def list_units(values, spec, grid):
 def attention_mma(values, spec, grid):
     p = numbers(values)
     group = p["heads_per_kv"]
-    assert grid[:2] == (p["row_blocks"] * group, p["num_q_heads"] // group)
+    ctas = p["row_blocks"] * group * spec.v_parts
+    assert grid[:2] == (ctas, p["num_q_heads"] // group)
     attend_each(p, spec, grid[2], ByAddress)
 
 
@@ -134,7 +135,7 @@ def arguments(p, spec, q, k):
     if spec.k_scope is Scope.block and not packed:
         of_k = k.all_heads * -(-p["kv_pitch"] // spec.block_kv)
     of_v = {Scope.token: 3 * BLOCK, Scope.sorted: 48, Scope.block: 1}
-    at_v = block * of_v[spec.v_scope] if spec.v_scope in of_v else k.all_heads * spec.head_dim_v
+    at_v = block * of_v[spec.v_scope] if spec.v_scope in of_v else k.all_heads * spec.channels_v
     shifts = {
         "lse": row,
         "lse_shift": row,

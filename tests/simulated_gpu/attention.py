@@ -22,7 +22,8 @@ PRODUCTS = {Type.int8: "int8", Type.int4: "int8", Type.e4m3: "fp8"}
 def attention_mma(values, spec, grid):
     p = numbers(values)
     group, first = p["heads_per_kv"], p["first_batch"]
-    assert grid[:2] == (p["row_blocks"] * group, p["num_q_heads"] // group)
+    ctas = p["row_blocks"] * group * spec.v_parts
+    assert grid[:2] == (ctas, p["num_q_heads"] // group)
     batch = first + grid[2]
     attend(p, spec, batch, ByAddress(p, spec, batch), first)
 
@@ -60,7 +61,7 @@ class ByAddress:
     def v_codes(self, blocks):
         # The kernel takes the codes of a head to be packed, whatever the strides of its blocks.
         shape = (*self.kv_shape[:2], blocks)
-        channels = self.spec.head_dim_v
+        channels = self.spec.channels_v
         assert blocks == 1 or self.p["v_stride_row"] == channels * BLOCK
         v = rows(self.p, "v", shape, channels * BLOCK, self.spec.pv)
         return v.reshape(*shape, channels, BLOCK)

@@ -66,7 +66,7 @@ def coded_v(p, spec, kv_shape, source):
     elif spec.v_scope is Scope.block:
         scale = floats(p["v_scale"], shape)
     else:
-        scale = floats(p["v_scale"], (*shape[:2], spec.head_dim_v))[..., :head_dim]
+        scale = floats(p["v_scale"], (*shape[:2], spec.channels_v))[..., :head_dim]
     return Quantized(v, scale, spec.v_scope.value, BLOCK, mean, spec.v_rotated)
 
 

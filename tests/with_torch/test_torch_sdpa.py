@@ -92,8 +92,8 @@ REFUSED = {
     "types": (lambda q, k, v: ((q, k.half(), v), {}), "key.dtype must be"),
     "head_dim": (lambda q, k, v: ((q[..., :12], k[..., :12], v), {}), "query.shape must be .* 8"),
     "long head_dim": (
-        lambda q, k, v: ([x.repeat(1, 1, 1, 9) for x in (q, k, v)], {}),
-        "query.shape .* up to 256",
+        lambda q, k, v: ([x.repeat(1, 1, 1, 17) for x in (q, k, v)], {}),
+        "query.shape .* up to 512",
     ),
     "axes": (lambda q, k, v: ([x[None] for x in (q, k, v)], {}), "query.shape must be of four"),
     "heads": (lambda q, k, v: ((q[:, :1], k, v), {}), "key.shape must be of 1 heads"),
