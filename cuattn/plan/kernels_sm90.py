@@ -77,15 +77,18 @@ def wgmma_spec(
     v_scope = stored_scope(scheme, "v") if pv.coded else Scope.channel
     tile = _tile(pv, p_range, head_dim_v, is_causal=is_causal, integer_o=integer_o)
     if (
-        not is_causal
-        and replace(rules, varlen=False) == PLAIN
+        replace(rules, varlen=False) == PLAIN
         and scheme.p_terms == 1
         and p_range in (PRange.block, PRange.row_pow2)
     ):
-        # What gains time without a mask, of what was measured with 64 and 128 channels.
-        plain = _plain(qk, pv, k_scope, v_scope)
-        tied = (integer_o and plain) or (k_scope is Scope.sorted and head_dim_v == 128)
-        floats = p_range is PRange.block and plain and head_dim_v == 128
+        # What gains time, of what was measured with 64 and 128 channels.
+        plain, is_wide = _plain(qk, pv, k_scope, v_scope), head_dim_v == 128
+        if is_causal:
+            tied = integer_o and plain and is_wide
+            tile = replace(tile, order=Order.ahead if tied else tile.order)
+        else:
+            tied = (integer_o and plain) or (k_scope is Scope.sorted and is_wide)
+        floats = p_range is PRange.block and plain and is_wide
         tile = replace(tile, tied_steps=tied and head_dim_v in (64, 128), float_sums=floats)
     elif rules.mapped or rules.hide_anywhere:
         # A visit's bits and addresses, or a caller's expressions, take registers that scores in

@@ -20,7 +20,7 @@ from cuattn.specs.rotate import RotateSpec
 from cuattn.specs.smoothing import BlockMeansSpec, DeltaSpec
 from cuattn.specs.stats import FinishSpec, StatsSpec
 from cuattn.specs.unpack import UnpackSpec
-from cuattn.specs.wgmma import WgmmaSpec
+from cuattn.specs.wgmma import Order, WgmmaSpec
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -98,7 +98,7 @@ def test_integers_of_o_cannot_overflow():
 
 
 def test_ties_are_where_they_were_measured_to_pay():
-    """Nothing with a mask, with a scale for each key or a head dimension that was not measured."""
+    """Nothing with a scale for each key, or a mask or head dimension that was not measured with."""
     tied = [spec for spec in attentions("90a") if spec.tied_steps]
     assert {(spec.head_dim, spec.k_scope, spec.p_range, spec.integer_o) for spec in tied} == {
         (64, Scope.block, PRange.row_pow2, True),
@@ -106,12 +106,14 @@ def test_ties_are_where_they_were_measured_to_pay():
         (128, Scope.sorted, PRange.block, False),
     }
     for spec in tied:
-        assert not spec.is_causal
+        assert not spec.is_causal or (spec.head_dim, spec.order) == (128, Order.ahead)
+        assert not spec.is_causal or spec.integer_o
         assert (spec.qk, spec.pv) == (Type.int8, Type.int8)
-    for name, wanted in {"int8": True, "int8-block": False, "int8-fast": True}.items():
+    ways = {"int8": (True, False), "int8-block": (False, False), "int8-fast": (True, True)}
+    for name, wanted in ways.items():
         kind = PRESETS[name], 128, Type.fp16
-        plain, masked = (attention_spec(*kind, x, TARGETS["90a"]) for x in (False, True))
-        assert (plain.tied_steps, masked.tied_steps) == (wanted, False)
+        specs = [attention_spec(*kind, causal, TARGETS["90a"]) for causal in (False, True)]
+        assert tuple(spec.tied_steps for spec in specs) == wanted
 
 
 def test_sums_begin_as_floats_where_that_was_measured_to_pay():
@@ -119,12 +121,14 @@ def test_sums_begin_as_floats_where_that_was_measured_to_pay():
     floats = [spec for spec in attentions("90a") if spec.float_sums]
     assert floats
     for spec in floats:
-        assert not spec.is_causal
         assert not spec.q_smooth
         assert (spec.head_dim, spec.p_range, spec.p_terms) == (128, PRange.block, 1)
         assert (spec.qk, spec.pv) == (Type.int8, Type.int8)
         assert (spec.k_scope, spec.v_scope) == (Scope.block, Scope.channel)
-    assert attention_spec(PRESETS["int8-block"], 128, Type.fp16, False, TARGETS["90a"]) in floats
+    for causal in (False, True):
+        assert (
+            attention_spec(PRESETS["int8-block"], 128, Type.fp16, causal, TARGETS["90a"]) in floats
+        )
 
 
 @every_target
