@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["NAME", "timings"]
 NAME = "pytorch-context-parallel"
 # What it attends with on each GPU, the fastest first; the first one that works is timed.
 BACKENDS = ("CUDNN_ATTENTION", "FLASH_ATTENTION")
+# Tokens of the call whose result is compared with one GPU's.
+CHECKED = 1024
 
 
 def timings(group: Any, is_over: Callable[[], bool]) -> Iterator[Timing]:
@@ -34,11 +37,15 @@ def timings(group: Any, is_over: Callable[[], bool]) -> Iterator[Timing]:
     mesh = init_device_mesh("cuda", (group.size,))
     clock = Clock(group, on_gpu=True)
     backends = list(BACKENDS)
+    checked = False
     for own in LENGTHS:
         if is_over():
             return
         while backends:
             try:
+                if not checked:
+                    _check(mesh, backends[0])
+                    checked = True
                 seconds = _seconds(mesh, clock, own * group.size, backends[0])
             except (AttributeError, ImportError, RuntimeError, TypeError) as error:
                 # The same on all ranks: nothing has been sent yet, or by all.
@@ -65,15 +72,39 @@ def timings(group: Any, is_over: Callable[[], bool]) -> Iterator[Timing]:
 
 
 def _seconds(mesh: Any, clock: Clock, tokens: int, backend: str) -> float:
+    with _context(mesh, tokens, backend) as (functional, whole):
+        # By its module's name, which is what the context replaces.
+        return clock.seconds(
+            lambda: functional.scaled_dot_product_attention(*whole, is_causal=True)
+        )
+
+
+def _check(mesh: Any, backend: str) -> None:
+    """Raise RuntimeError unless a short call has the result of one GPU."""
+    import torch
+    from torch.distributed.tensor.experimental._attention import context_parallel_unshard
+
+    with _context(mesh, CHECKED, backend) as (functional, whole):
+        own = functional.scaled_dot_product_attention(*whole, is_causal=True)
+        found, *inputs = context_parallel_unshard(mesh, [own, *whole], [2] * 4)
+    wanted = functional.scaled_dot_product_attention(*inputs, is_causal=True)
+    if not torch.allclose(found, wanted, rtol=0.0, atol=0.02):
+        raise RuntimeError("its result is not that of one GPU")
+
+
+@contextmanager
+def _context(mesh: Any, tokens: int, backend: str) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield the module with the replaced function, and this rank's part of q, k and v."""
     import torch
     from torch.distributed.tensor.experimental import context_parallel
+    from torch.nn import functional
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention as attend
 
+    torch.manual_seed(0)
     shape = 1, HEADS, tokens, HEAD_DIM
     whole = [torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3)]
     in_context = context_parallel(
         mesh, buffers=whole, buffer_seq_dims=[2, 2, 2], no_restore_buffers=set(whole)
     )
     with torch.no_grad(), sdpa_kernel(getattr(SDPBackend, backend)), in_context:
-        return clock.seconds(lambda: attend(*whole, is_causal=True))
+        yield functional, whole
