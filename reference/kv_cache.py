@@ -101,6 +101,18 @@ class CachedOperand:
                 x += np.where(self.has_offset()[:, None, :, None], self.vector[:, :, None, :], 0)
             return x
 
+    def of_sequence(self, b: int) -> CachedOperand:
+        """Return sequence `b`, as a batch of 1."""
+        here = slice(b, b + 1)
+        return replace(
+            self,
+            codes=self.codes[here],
+            scale=self.scale[here],
+            zero=None if self.zero is None else self.zero[here],
+            vector=None if self.vector is None else self.vector[here],
+            bare=None if self.bare is None else self.bare[here],
+        )
+
     def has_offset(self) -> NDArray[np.bool_]:
         """Return whether the offset was subtracted from keys, [batch, token]."""
         return _has_offset(self.codes.shape, None, self.bare)

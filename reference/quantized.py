@@ -92,6 +92,7 @@ def quantize(
     rounded: bool = True,
     to: CodeType = "int8",
     order: NDArray[np.uint8] | None = None,
+    sizes: Float32Array | None = None,
 ) -> Quantized:
     r"""Quantize to 8 or 4 bits, symmetrically, with one scale for each scope.
 
@@ -129,6 +130,8 @@ def quantize(
         Type of the codes; "fp8" is e4m3. 4-bit codes are kept one to a byte, as int8.
     order : ndarray of uint8 [batch, head, block, 128], optional
         Of sorted tokens, by default that of columns: `sorting.natural_order`.
+    sizes : ndarray of float32 [batch, head, token], optional
+        Of sorted tokens, what counts as the largest magnitude of each; by default what it is.
 
     Raises
     ------
@@ -152,7 +155,11 @@ def quantize(
         order = natural_order(*x.shape[:3])
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         d, r = _values(x, vector, rotated, factor_first)
-        amax = _amax(d, scope, block) if order is None else _sorted_amax(d, scope, order)
+        if order is None:
+            amax = _amax(d, scope, block)
+        else:
+            of_token = np.max(np.abs(d), axis=-1, initial=0.0) if sizes is None else sizes
+            amax = _sorted_amax(of_token, scope, order)
         a: Float32Array = np.maximum(r * amax, np.float32(AMAX_FLOOR))
         largest = np.float32(LARGEST_CODE[to])
         scale = a / largest
@@ -191,12 +198,11 @@ def _values(
     return (d * r, np.float32(1)) if factor_first else (d, r)
 
 
-def _sorted_amax(d: Float32Array, scope: Scope, order: NDArray[np.uint8]) -> Float32Array:
-    """Largest magnitude of what shares each token's scale; NaN wins."""
-    of_token: Float32Array = np.max(np.abs(d), axis=-1, initial=0.0)
-    scopes = scopes_of_order(order, scope, d.shape[2])
+def _sorted_amax(of_token: Float32Array, scope: Scope, order: NDArray[np.uint8]) -> Float32Array:
+    """Largest magnitude of what shares each token's scale, from that of tokens; NaN wins."""
+    scopes = scopes_of_order(order, scope, of_token.shape[2])
     amax: Float32Array = np.empty_like(of_token)
-    for at in np.ndindex(d.shape[:2]):
+    for at in np.ndindex(of_token.shape[:2]):
         of_scope = np.zeros(scopes[at].max(initial=-1) + 1, np.float32)
         np.maximum.at(of_scope, scopes[at], of_token[at])
         amax[at] = of_scope[scopes[at]]

@@ -56,33 +56,38 @@ class Buffers:
 
     def __init__(self, *given: str) -> None:
         self._numbers = {name: number for number, name in enumerate(given, 1)}
+        self._given = len(given)
         self._offsets: list[int] = []
         self.nbytes = 0
         self.cleared: list[tuple[int, int]] = []
 
     def __getitem__(self, name: str) -> int:
-        """Return the number of a given address."""
+        """Return the number of a given address, or of one that has been named."""
         return self._numbers[name]
+
+    def name(self, **numbers: int) -> None:
+        """Give addresses that have numbers names as well."""
+        self._numbers |= numbers
 
     @property
     def count(self) -> int:
         """How many addresses there are."""
-        return 1 + len(self._numbers) + len(self._offsets)
+        return 1 + self._given + len(self._offsets)
 
     @property
     def parts(self) -> list[tuple[int, int]]:
         """Number and offset of each part of the workspace."""
-        return [*enumerate(self._offsets, 1 + len(self._numbers))]
+        return [*enumerate(self._offsets, 1 + self._given)]
 
     def take(self, nbytes: int) -> int:
         """Reserve a part of the workspace and return its number."""
         self._offsets.append(self.nbytes)
         self.nbytes += round_up(nbytes, _ALIGNMENT)
-        return len(self._numbers) + len(self._offsets)
+        return self._given + len(self._offsets)
 
     def clear(self, number: int, nbytes: int) -> None:
         """Have a part of the workspace set to zeros before the first launch."""
-        self.cleared.append((self._offsets[number - len(self._numbers) - 1], nbytes))
+        self.cleared.append((self._offsets[number - self._given - 1], nbytes))
 
 
 class Launch:

@@ -20,7 +20,9 @@ from ..operands.score_arrays import SCORE_NAMES, ScoreName
 from ..operands.scores import ALL_KEYS
 from .device import STORE, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
+from .prefill import PrefillCall, prepared_prefill
 from .query import Query, QueryOptions
+from .rows import Packed, are_many, check_limit
 from .scores import NO_ARRAYS, ScoreArrays
 from .spec import KV_BLOCK, decode_spec
 
@@ -69,14 +71,18 @@ def attend_on_device(
     scores: Mapping[ScoreName, Any],
     out: Any,
     stream: Any,
+    cu_seqlens_q: Any = None,
+    max_seqlen_q: int | None = None,
 ) -> Any:
     """Do what `KVCache.attend` says, of arrays on the GPU."""
     memory.check_device(q, "q", device_of(q, "q"))
+    check_limit(cu_seqlens_q, max_seqlen_q)
     with memory.on_device():
         caller = Caller(q, stream)
         q_view = memory.look(caller, q, "q")
         out_view = None if out is None else memory.look(caller, out, "out")
         looked: dict[str, View] = {name: memory.look(caller, x, name) for name, x in scores.items()}
+        bounds = None if cu_seqlens_q is None else memory.look(caller, cu_seqlens_q, "cu_seqlens_q")
         with caller:
             memory.settle()
             q_view = direct(q_view)
@@ -84,16 +90,26 @@ def attend_on_device(
             arrays = NO_ARRAYS
             if looked:
                 arrays = ScoreArrays(**{name: x.signature for name, x in looked.items()})
-            call = memory.prepared(prepare_attend, q_view.signature, of_out, *options, arrays)
-            of_q, return_lse = call.problem.q, call.problem.return_lse
+            of_q = q_view.signature
+            packed = None if bounds is None else Packed(bounds.signature, max_seqlen_q)
+            call: AttendCall | PrefillCall
+            if are_many(memory.geometry, of_q, options.layout, arrays, packed):
+                call = prepared_prefill(memory, of_q, of_out, options, arrays, packed)
+            else:
+                call = memory.prepared(prepare_attend, of_q, of_out, *options, arrays)
+            return_lse = call.problem.return_lse
             if out_view is not None:
                 inputs, sizes = {"q": q_view, **looked}, call.sizes
+                if bounds is not None:
+                    inputs["cu_seqlens_q"] = bounds
                 check_output(out, out_view, inputs, call.extents, sizes["out"], sizes)
             o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
-            lse = caller.empty(of_q.shape[:3], "float32") if return_lse else None
+            lse = caller.empty(call.problem.lse_shape, "float32") if return_lse else None
             written = o
             if not call.writes_out:
                 written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
+                if call.problem.is_packed:  # what lies behind the last sequence stays
+                    as_cupy(written)[...] = as_cupy(o)
             given = (
                 *memory.attend_addresses,
                 memory.counters(call.arrivals),
@@ -102,6 +118,8 @@ def attend_on_device(
                 0 if lse is None else lse.ptr,
                 *[looked[name].ptr if name in looked else 0 for name in SCORE_NAMES],
             )
+            if isinstance(call, PrefillCall):
+                given = (*given, 0 if bounds is None else bounds.ptr)
             call.launches(given, caller.stream)
             if written is not o:
                 as_cupy(o)[...] = written.owner

@@ -24,10 +24,12 @@ from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .eviction import rolled
 from .fine import fine_places, halves, read_fine
+from .host_prefill import prefill_on_host
 from .memory import Memory
 from .moves import evict
 from .plans import appended
 from .query import Query, QueryOptions
+from .rows import Packed, are_many, check_limit
 from .scores import ScoreArrays
 from .units import Coded, pack_units, unpack_units
 
@@ -114,11 +116,22 @@ def attend_on_host(
     scores: Mapping[ScoreName, Any],
     out: Any,
     stream: Any,
+    cu_seqlens_q: Any = None,
+    max_seqlen_q: int | None = None,
 ) -> Any:
     """Do what `KVCache.attend` says, of arrays in host memory."""
+    check_limit(cu_seqlens_q, max_seqlen_q)
     with memory.call_on(stream):
         of_q = _signature(q, "q")
         arrays = ScoreArrays(**{name: _signature(x, name) for name, x in scores.items()})
+        packed = None
+        if cu_seqlens_q is not None:
+            packed = Packed(_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
+        if are_many(memory.geometry, of_q, options.layout, arrays, packed):
+            o_and_lse = prefill_on_host(
+                memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed
+            )
+            return o_and_lse if options.return_lse else o_and_lse[0]
         query = Query.of(memory.geometry, of_q, options, arrays)
         problem = query.problem
         target = None if out is None else output_on_host(out, problem, {"q": q, **scores})

@@ -64,6 +64,8 @@ class TokenCalls(Holdings):
         scale: float | None = None,
         layout: str = "HND",
         return_lse: bool = False,
+        cu_seqlens_q: Any = None,
+        max_seqlen_q: int | None = None,
         out: Any = None,
         stream: Any = None,
     ) -> Any:
@@ -106,6 +108,13 @@ class TokenCalls(Holdings):
         layout : {"HND", "NHD"}
         return_lse : bool
             Return the log-sum-exp of the logits too.
+        cu_seqlens_q : array of int32 [batch + 1], optional
+            Queries of all sequences lie end to end, those of number b from ``cu_seqlens_q[b]`` to
+            ``cu_seqlens_q[b + 1]``: `q` is [total_q, num_q_heads, head_dim], whatever the layout,
+            and so is `out`. As for `cuattn.attention`; `attn_mask` is refused.
+        max_seqlen_q : int, optional
+            With it, what no sequence has more queries than: total_q by default. Of more the rest is
+            left out.
         out : array, optional
             As for `cuattn.attention`.
         stream : int or stream, optional
@@ -116,8 +125,8 @@ class TokenCalls(Holdings):
         o : array with the shape and type of `q`
             As for `cuattn.attention`. A row that sees no token is 0.
         lse : array of float32 [batch, num_q_heads, n]
-            Only with `return_lse`. It includes the sink, and is the sink, or -inf without one, of a
-            row that sees no token.
+            Only with `return_lse`; with `cu_seqlens_q` [num_q_heads, total_q]. It includes the
+            sink, and is the sink, or -inf without one, of a row that sees no token.
 
         Raises
         ------
@@ -126,6 +135,14 @@ class TokenCalls(Holdings):
 
         Notes
         -----
+        Few queries are decoded: the cache is read once for every 32 rows, which are queries times
+        the query heads that share a head of K and V. From 512 rows of a sequence on, and always
+        with `cu_seqlens_q`, the call is one of `cuattn.attention`, but for one with an `attn_mask`:
+        what the cache has becomes operands of the scheme "int8", in a workspace of 256 MiB at most,
+        or of the codes of one head of a sequence if these are more. A longer cache takes several
+        rounds. The workspace is for the longest sequence that there is; in a graph, or where only
+        the GPU knows the lengths, for the capacity.
+
         What an option is decides which kernel is used, not what is in an array: in a graph lengths,
         sinks, slopes and masks may change from one replay to the next.
         """
@@ -138,5 +155,8 @@ class TokenCalls(Holdings):
             )
         options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
         if isinstance(self._memory, DeviceMemory):
-            return attend_on_device(self._memory, q, options, scores, out, stream)
-        return attend_on_host(self._memory, q, options, scores, out, stream)
+            attend: Any = attend_on_device
+        else:
+            attend = attend_on_host
+        lengths = (cu_seqlens_q, max_seqlen_q)
+        return attend(self._memory, q, options, scores, out, stream, *lengths)

@@ -88,3 +88,20 @@ struct OffsetParams {
   i64 k_stride_token;
   i32 seqlen;
 };
+
+// Operands of attention that are made of a cache, blocks of kSortedBlock tokens: those of
+// QuantizeParams for sorted keys.
+struct OperandsParams {
+  KvStore store;
+  void* k_codes;           // [place, kSortedBlock, head_dim], of a place for each block
+  f32* k_scale;            // [place, 4]
+  void* v_codes;           // [place, head_dim, kSortedBlock]
+  f32* v_scale;            // [place, 3, kPlaceScales]
+  u8* order;               // [place, kSortedBlock]
+  i64 places_of_sequence;  // from one sequence's first place to the next one's
+  i64 places_of_head;      // the same of heads
+  i32* bounds;             // [batch + 1], becomes multiples of bound_step; may be null
+  i32 bound_step;
+  i32 blocks;              // of a head: tokens beyond them are left out
+  i32 window;              // blocks without any of a sequence's so many last tokens are left out
+};

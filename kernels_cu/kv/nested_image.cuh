@@ -1,5 +1,6 @@
 // Nested codes on their way to a unit: the image has whole codes, of which units take halves.
 #pragma once
+#include "kv/byte_square.cuh"
 #include "kv/nested_codes.cuh"
 
 // As `put_keys` and `put_values`.
@@ -31,14 +32,10 @@ __device__ __forceinline__ void put_nested_values(UnitImage<HeadDim>& to, const 
 #pragma unroll
       for (int k = 0; k < kFours; ++k) {
         const auto row = [&](int r) { return r < Rows::kRows ? codes.word[r][c][w] : 0u; };
-        const u32 low_01 = __byte_perm(row(4 * k), row(4 * k + 1), 0x5140);
-        const u32 high_01 = __byte_perm(row(4 * k), row(4 * k + 1), 0x7362);
-        const u32 low_23 = __byte_perm(row(4 * k + 2), row(4 * k + 3), 0x5140);
-        const u32 high_23 = __byte_perm(row(4 * k + 2), row(4 * k + 3), 0x7362);
-        turned[0][k] = __byte_perm(low_01, low_23, 0x5410);
-        turned[1][k] = __byte_perm(low_01, low_23, 0x7632);
-        turned[2][k] = __byte_perm(high_01, high_23, 0x5410);
-        turned[3][k] = __byte_perm(high_01, high_23, 0x7632);
+        u32 of_channels[4];
+        turn_bytes(of_channels, row(4 * k), row(4 * k + 1), row(4 * k + 2), row(4 * k + 3));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) turned[i][k] = of_channels[i];
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {

@@ -1,9 +1,19 @@
-// 16 bytes of an input row, held as they lie in memory until they are needed as floats.
+// 16 bytes of an input row, held as they lie in memory until they are needed as floats. Of a KV
+// cache they are codes.
 #pragma once
 #include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
 #include "quant/word.cuh"
 #include "spec.cuh"
+
+// Codes of 8 bits as floats: the lowest byte of a float of 2^23 counts ones.
+__device__ __forceinline__ void widen_codes(float (&x)[4], u32 word) {
+  const u32 unsigned_codes = word ^ 0x80808080u;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    x[i] = __uint_as_float(__byte_perm(unsigned_codes, 0x4b000000u, 0x7440 + i)) - 0x1.0001p23f;
+  }
+}
 
 template <Type In>
 struct Chunk {
@@ -38,6 +48,8 @@ struct Chunk {
       ptx::widen_f16x2(x, word[w]);
     } else if constexpr (In == Type::bf16) {
       ptx::widen_bf16x2(x, word[w]);
+    } else if constexpr (In == Type::int8) {
+      widen_codes(x, word[w]);
     } else {
       x[0] = __uint_as_float(word[w]);
     }

@@ -92,7 +92,7 @@ __device__ __forceinline__ void quantize_sorted(const QuantizeParams& p, int blo
       store_sorted_keys<S>(p.k, rows, k_values, sorted, block);
     }
     store_place_scales<S>(p, sorted, block);
-    if (has_v) store_sorted_values(values, storage);
+    if (has_v) store_sorted_values<S>(values, storage);
     if constexpr (!S.staged) break;  // the CTA has no other
     __syncthreads();
     values.fetch(at, has_v && next < blocks.count);

@@ -98,7 +98,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
       scale_tokens<S>(factor, x, from, tile, order, vector);
       if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
-                   [&](int r, int, int) { return factor[r]; });
+                   [&](int r, int, int, float x) { return x * factor[r]; });
     } else if constexpr (V::kBlockScale) {
       if constexpr (V::kPasses == 1) {
         const float largest = lane_amax<S>(from, tile, order, vector);
@@ -106,7 +106,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         if constexpr (S.v_smooth) tile.disguise(p.head_dim_v);
       }
       put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
-                   [&](int, int, int) { return block_factor; });
+                   [&](int, int, int, float x) { return x * block_factor; });
     } else {
       if (pass == 0) prepare_channels(p, from, storage);  // while the first loads are under way
       typename V::Vector channel_factor;
@@ -116,7 +116,7 @@ __device__ __forceinline__ void quantize_values(const QuantizeParams& p, int cta
         load_floats(channel_factor.at[c], storage.factor + Lanes::channel(c));
       }
       put_codes<S>(storage.codes, tile, order, WordMasks<S>(order, from.count), vector,
-                   [&](int, int c, int i) { return channel_factor.at[c][i]; });
+                   [&](int, int c, int i, float x) { return x * channel_factor.at[c][i]; });
     }
   }
   __syncthreads();

@@ -41,9 +41,9 @@ struct SortedOrder {
   __device__ __forceinline__ int offset(int r) const { return tokens[r / 4] >> r % 4 * 8 & 255; }
 };
 
-template <QuantizeSpec S>
-__device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values,
-                                                    QuantizeStorage<S>& storage) {
+// `Source` is a `ValueSource`, or what is like one; `Storage` has `sorted` and `codes`.
+template <QuantizeSpec S, class Source, class Storage>
+__device__ __forceinline__ void store_sorted_values(const Source& values, Storage& storage) {
   using V = Values<S>;
   const SortedTokens& sorted = storage.sorted;
   const typename V::Vector vector = values.vector();
@@ -52,6 +52,7 @@ __device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values
     const SortedOrder<S> order(sorted, ptx::opaque(V::first_word(pass)));
     typename V::Tile tile;
     values.template read<true>(tile, order);
+    const auto meaning = values.meaning(order);
     float factor[V::kQuads][4];
 #pragma unroll
     for (int quad = 0; quad < V::kQuads; ++quad) {
@@ -59,7 +60,9 @@ __device__ __forceinline__ void store_sorted_values(const ValueSource<S>& values
     }
     if constexpr (S.v_staged) __syncthreads();  // codes take the place of rows
     put_codes<S>(storage.codes, tile, order, WordMasks<S>(), vector,
-                 [&](int r, int, int) { return factor[r / 4][r % 4]; });
+                 [&](int r, int c, int, float x) {
+                   return meaning.value(r, c, x) * factor[r / 4][r % 4];
+                 });
   }
   __syncthreads();
   store_channels(values.x, values.block, storage.codes);

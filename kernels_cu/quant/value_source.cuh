@@ -45,6 +45,15 @@ struct ValueSource {
     return result;
   }
 
+  // What elements of rows stand for: themselves.
+  struct Meaning {
+    static __device__ __forceinline__ float value(int, int, float x) { return x; }
+  };
+  template <class Order>
+  __device__ __forceinline__ Meaning meaning(const Order&) const {
+    return {};
+  }
+
   // Some rows. `Once`: nobody will read them again.
   template <bool Once, class Order>
   __device__ __forceinline__ void read(typename V::Tile& tile, const Order& order) const {

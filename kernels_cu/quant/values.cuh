@@ -68,14 +68,14 @@ struct WordMasks {
   }
 };
 
-// Codes of the lane's rows, put where the channels' rows are collected. factor(r, c, i) makes the
-// code of row r's element.
-template <QuantizeSpec S, class Order, class Factor>
+// Codes of the lane's rows, put where the channels' rows are collected. steps(r, c, i, x) is the
+// code of row r's element x before rounding.
+template <QuantizeSpec S, class Order, class Steps>
 __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
                                           const typename Values<S>::Tile& tile,
                                           const Order& order, const WordMasks<S>& masks,
                                           const typename Values<S>::Vector& vector,
-                                          Factor factor) {
+                                          Steps steps) {
   using V = Values<S>;
   constexpr int kPerWord = Chunk<S.input>::kPerWord;
 #pragma unroll
@@ -95,7 +95,7 @@ __device__ __forceinline__ void put_codes(TransposedTile<S>& to,
           for (int i = 0; i < kPerWord; ++i) {
             const int element = w * kPerWord + i;
             if constexpr (S.v_smooth) x[slot][i] -= vector.at[c][element];
-            x[slot][i] *= factor(r, c, element);
+            x[slot][i] = steps(r, c, element, x[slot][i]);
           }
         }
 #pragma unroll

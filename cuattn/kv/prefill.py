@@ -1,0 +1,248 @@
+"""Many queries to a KV cache on the GPU: its tokens become operands of `attention`, in parts.
+
+A launch reads the units of some sequences, or heads of one, and writes codes of sorted keys to a
+workspace; the launches of `attention` follow, of operands that are quantized already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..arrays.device import current_device
+from ..arrays.overlap import extent
+from ..arrays.view import Array
+from ..compile.chain import Chain
+from ..compile.launch import NULL, Buffers, Launch
+from ..operands.layout import CodeLayout
+from ..operands.operand import itemsize
+from ..operands.problem import Problem
+from ..operands.score_arrays import SCORE_NAMES
+from ..operands.scores import UNLIMITED
+from ..plan import pipeline as plan
+from ..plan.operand_buffers import stored_shape
+from ..reference.sorting import SORTED_BLOCK
+from .device import STORE, DeviceMemory, store_values
+from .geometry import KVGeometry
+from .operands_spec import OperandsSpec
+from .query import QueryOptions
+from .rows import Packed, longest, prefill_problem, with_tokens
+from .scores import ScoreArrays
+
+__all__ = ["WORKSPACE", "Parts", "PrefillCall", "prepare_prefill", "prepared_prefill"]
+
+# Bytes of codes of K and V at most that a call has at a time; more only if those of a single head
+# of a sequence are. Of 128 channels they are 256 to a token.
+WORKSPACE = 2**28
+
+# The addresses that a call has from outside, after which there are those of a decoding call.
+_GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, "cu_seqlens_q")
+
+_WORD = 4
+
+
+class _Part(NamedTuple):
+    """Whole sequences, or some heads of K and V of one."""
+
+    sequence: int
+    sequences: int
+    head: int
+    heads: int
+
+
+class Parts:
+    """The launches of all parts, one part after the other, with one workspace for them.
+
+    Parameters
+    ----------
+    chains : list of (Chain, dict of str to int)
+        Of each part, and by how much its addresses are above those of the call.
+    """
+
+    def __init__(self, chains: list[tuple[Chain, dict[str, int]]]) -> None:
+        self._chains = [
+            (chain, tuple(offsets.get(name, 0) for name in _GIVEN)) for chain, offsets in chains
+        ]
+
+    def __call__(self, given: tuple[int, ...], stream: int) -> None:
+        """Enqueue all launches; as a `Chain`."""
+        for chain, offsets in self._chains:
+            addresses = zip(given, offsets, strict=True)
+            chain(tuple(x + offset if x else 0 for x, offset in addresses), stream)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillCall:
+    """What all calls with arrays of the same kinds have in common; fields as of `AttendCall`."""
+
+    problem: Problem
+    writes_out: bool
+    extents: dict[str, tuple[int, int]]
+    sizes: dict[str, int]
+    arrivals: int
+    launches: Parts
+
+
+def prepared_prefill(
+    memory: DeviceMemory,
+    q: Array,
+    out: Array | None,
+    options: QueryOptions,
+    arrays: ScoreArrays,
+    packed: Packed | None,
+) -> PrefillCall:
+    """Return what `prepare_prefill` makes for the lengths that a cache has now; remembered.
+
+    They are those that the host knows. A graph is made for the capacity, as lengths may grow before
+    it is replayed.
+    """
+    capacity, state = memory.geometry.capacity, memory.host_state
+    known = state.is_known and not state.is_replayed and not memory.is_captured()
+    tokens = longest(int(state.lengths.max()) if known else capacity, capacity)
+    smoothed = memory.k_offset is not None
+    made: PrefillCall = memory.prepared(
+        prepare_prefill, q, out, options, arrays, packed, smoothed, tokens
+    )
+    return made
+
+
+def prepare_prefill(
+    geometry: KVGeometry,
+    q: Array,
+    out: Array | None,
+    options: QueryOptions,
+    arrays: ScoreArrays,
+    packed: Packed | None,
+    smoothed: bool,
+    tokens: int,
+) -> PrefillCall:
+    """Check a call on CuPy's current device, plan it and load its kernels.
+
+    Parameters
+    ----------
+    smoothed, tokens
+        As for `prefill_problem`.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError, CompileError
+        As `cuattn.KVCache.attend`.
+    """
+    problem = prefill_problem(geometry, q, options, arrays, packed, smoothed, tokens)
+    o_strides, writes_out = problem.output_strides(out)
+    bounds = None if packed is None else packed.bounds
+    all_arrays = {"q": q, "out": out, "cu_seqlens_q": bounds, **arrays._asdict()}
+    given: dict[str, Array] = {name: x for name, x in all_arrays.items() if x is not None}
+    sizes = {name: itemsize(x.dtype) for name, x in given.items()}
+    strides = problem.by_axes(o_strides)
+    chains: list[tuple[Chain, dict[str, int]]] = []
+    made: dict[tuple[int, int], Chain] = {}
+    for part in _parts(geometry, tokens) if problem.has_rows and problem.q.tokens else ():
+        size = part.sequences, part.heads
+        if size not in made:
+            of_part = with_tokens(problem, *size, tokens)
+            made[size] = _chain(geometry, of_part, strides)
+        chains.append((made[size], _offsets(geometry, problem, strides, part)))
+    return PrefillCall(
+        problem=problem,
+        writes_out=writes_out,
+        extents={name: extent(x.shape, x.strides, sizes[name]) for name, x in given.items()},
+        sizes=sizes,
+        arrivals=0,
+        launches=Parts(chains),
+    )
+
+
+def _parts(geometry: KVGeometry, tokens: int) -> Iterator[_Part]:
+    """Split a call so that the codes of each part fit the workspace."""
+    batch, heads = geometry.batch, geometry.num_kv_heads
+    of_head = 2 * tokens * geometry.kv_format.head_dim
+    sequences = min(WORKSPACE // (heads * of_head), batch)
+    if sequences:
+        for first in range(0, batch, sequences):
+            yield _Part(first, min(sequences, batch - first), 0, heads)
+        return
+    some = max(WORKSPACE // of_head, 1)
+    for sequence in range(batch):
+        for head in range(0, heads, some):
+            yield _Part(sequence, 1, head, min(some, heads - head))
+
+
+def _chain(geometry: KVGeometry, problem: Problem, o_strides: tuple[int, ...]) -> Chain:
+    """Return the launches of a part, whose workspace has all that is made of it."""
+    buffers = Buffers(*_GIVEN)
+    buffers.name(**{name: NULL for name in plan.GIVEN if name not in _GIVEN})
+    buffers.name(seqused_k=buffers["lengths"], k_vector=buffers["k_offset"])
+    layouts = {
+        "k": CodeLayout.of(problem.scheme, "k", stored_shape("k", problem)),
+        "v": CodeLayout.of(problem.scheme, "v", stored_shape("v", problem)),
+    }
+    for name, layout in layouts.items():
+        scales = 1
+        for n in layout.scale:
+            scales *= n
+        buffers.name(**{name: buffers.take(layout.nbytes)})
+        buffers.name(**{f"{name}_scale": buffers.take(_WORD * scales)})
+    batch, heads, blocks, _ = layouts["k"].order
+    buffers.name(order=buffers.take(batch * heads * blocks * SORTED_BLOCK))
+    if problem.is_packed:
+        buffers.name(cu_seqlens_k=buffers.take(_WORD * (problem.batch + 1)))
+    launch = _operands(geometry, problem, buffers, blocks)
+    return Chain([launch, *plan.pipeline(problem, o_strides, buffers)], buffers)
+
+
+def _operands(geometry: KVGeometry, problem: Problem, buffers: Buffers, blocks: int) -> Launch:
+    """Return the launch that makes codes of a cache's tokens."""
+    assert problem.lengths is not None
+    heads, tokens = problem.k.shape[1], problem.seqlen_kv
+    of_head = tokens // SORTED_BLOCK
+    left = problem.scores.window_size[0]
+    # Blocks of a sequence do not straddle those of the next one: see Lengths.key_pitch.
+    packed = problem.is_packed
+    values: dict[str, Any] = {
+        "store": store_values(geometry, buffers) | {"batch": problem.batch, "num_kv_heads": heads},
+        "k_codes": buffers["k"],
+        "k_scale": buffers["k_scale"],
+        "v_codes": buffers["v"],
+        "v_scale": buffers["v_scale"],
+        "order": buffers["order"],
+        "places_of_sequence": of_head + 1 if packed else heads * blocks,
+        "places_of_head": blocks,
+        "bounds": buffers["cu_seqlens_k"] if packed else NULL,
+        "bound_step": tokens,
+        "blocks": of_head,
+        "window": tokens if left == UNLIMITED else min(left + problem.seqlen_q, tokens),
+    }
+    spec = OperandsSpec.of(geometry.kv_format)
+    return Launch(spec, current_device(), (problem.batch * heads * of_head,), values)
+
+
+def _offsets(
+    geometry: KVGeometry, problem: Problem, o_strides: tuple[int, ...], part: _Part
+) -> dict[str, int]:
+    """Return by how many bytes a part's addresses are above those of the call."""
+    sequence, head = part.sequence, part.head
+    first = sequence * geometry.num_kv_heads + head  # of all heads of K and V
+    rows, row = problem.q.tokens, head * problem.group
+    of_word = _WORD * sequence
+    _, _, places, unit_bytes = geometry.fine_shape
+    paged = geometry.page_size > 0
+    offsets = {
+        "units": head * geometry.head_stride + (0 if paged else sequence * geometry.page_stride),
+        "pages": of_word * geometry.pages_per_sequence,
+        **dict.fromkeys(("lengths", "bare", "coarse", "cu_seqlens_q"), of_word),
+        "k_offset": _WORD * first * geometry.kv_format.head_dim,
+        "fine": first * places * unit_bytes,
+        "lse": _WORD * rows * (row if problem.is_packed else first * problem.group),
+    }
+    batch = 0 if problem.is_packed else sequence
+    size = problem.q.dtype.nbytes
+    for name, steps in (("q", problem.q.strides), ("o", o_strides)):
+        offsets[name] = size * (batch * steps[0] + row * steps[1])
+    for name in ("sinks", "alibi_slopes"):
+        vector = getattr(problem.scores, name)
+        if vector is not None:
+            of_batch, of_head = vector.strides
+            offsets[name] = vector.dtype.nbytes * (sequence * of_batch + row * of_head)
+    return offsets
