@@ -63,7 +63,7 @@ def listed(values, p):
     assert count * p["num_q_heads"] <= values["items"]
     for b, first in units:
         assert (units[first : first + 1, 0] == b).all()
-    return int(units[:, 0].max()) + 1
+    return int(units[:, 0].max(initial=-1)) + 1
 
 
 class ByBoxes(ByAddress):

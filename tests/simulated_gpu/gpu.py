@@ -13,6 +13,7 @@ from . import around_sequences, attended_sequences, sequences
 from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
+from .cache_operands import store_operands
 from .decoding import decode_attention
 from .device import GPU
 from .launches import SimulatedLaunches
@@ -38,6 +39,7 @@ KERNELS = {
     "fix_offsets": fix_offsets,
     "append_tokens": append_tokens,
     "decode_attention": decode_attention,
+    "store_operands": store_operands,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
     "mask_map": mask_map,
@@ -89,6 +91,7 @@ PLANNERS = (
     "kv.append",
     "kv.attend",
     "kv.device",
+    "kv.prefill",
 )
 
 

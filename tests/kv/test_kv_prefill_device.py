@@ -1,0 +1,134 @@
+"""`KVCache.attend` of many rows on a simulated GPU: its launches, and what they read and write."""
+
+import numpy as np
+import pytest
+from kv_cases import FORMATS, HEADS, options, tokens
+
+from cuattn import KVCache
+from cuattn.kv import prefill
+from cuattn.kv.rows import MANY_ROWS
+
+pytest.importorskip("cupy")
+from simulated_gpu import SimulatedGPU
+from simulated_gpu.device import gpu_of
+
+BATCH, CAPACITY = 3, 300
+MANY = MANY_ROWS // 2
+
+
+@pytest.fixture(params=["90a", "80"])
+def gpu(request, monkeypatch):
+    return SimulatedGPU(monkeypatch, gpu_of(request.param))
+
+
+def caches(rng, kv_format, counts=(300, 0, 131), **others):
+    """Return a cache on the GPU and the same in host memory."""
+    k, v = tokens(rng, BATCH, HEADS, CAPACITY, kv_format.head_dim)
+    found = []
+    for device in (None, "cpu"):
+        given = options(kv_format) | others
+        cache = KVCache(BATCH, HEADS, kv_format.head_dim, CAPACITY, device=device, **given)
+        cache.append(k, v, counts=list(counts))
+        found.append(cache)
+    return found
+
+
+def queries(rng, head_dim, dtype=np.float16):
+    return rng.standard_normal((BATCH, 2 * HEADS, MANY, head_dim)).astype(dtype)
+
+
+def assert_alike(both, *args, **options):
+    results = [cache.attend(*args, return_lse=True, **options) for cache in both]
+    for x, y in zip(*results, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=4e-3)  # ties of P
+    return results[0]
+
+
+SOME = {
+    "plain": {},
+    "window": {"window_size": (50, 3), "is_causal": False},
+    "softcap and slopes": {"softcap": 5.0, "alibi_slopes": np.float32([[1, 2, 3, 4]] * 3) / 8},
+    "sinks": {"sinks": np.float32([0, 1, 2, -np.inf]), "window_size": (30, 0)},
+}
+
+
+@pytest.mark.parametrize("page_size", [0, 16])
+@pytest.mark.parametrize("name", ["8", "4", "v4-group32-zero", "8-rotated", "nested", "nested-256"])
+def test_is_that_of_a_cache_in_host_memory(gpu, rng, name, page_size):
+    kv_format = FORMATS[name]
+    both = caches(rng, kv_format, page_size=page_size)
+    assert_alike(both, queries(rng, kv_format.head_dim))
+    assert gpu.launched[-3:][0] == "cache_operands"
+    assert "decode" not in gpu.launched
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("room", [2**28, 2 * HEADS * 2 * 384 * 64, 2 * 384 * 64])
+def test_parts_make_no_difference(gpu, rng, monkeypatch, name, room):
+    monkeypatch.setattr(prefill, "WORKSPACE", room)
+    both = caches(rng, FORMATS["nested"], page_size=16)
+    gpu.launched.clear()
+    q, given = queries(rng, 64), SOME[name]
+    o, lse = assert_alike(both, q, **given)
+    parts = {2**28: 1, 2 * HEADS * 2 * 384 * 64: 2}.get(room, BATCH * HEADS)
+    assert gpu.launched.count("cache_operands") == parts
+    rows = [MANY, 17, 90]
+    bounds = np.cumsum([0, *rows]).astype(np.int32)
+    packed = np.concatenate([x[:, MANY - n :].swapaxes(0, 1) for x, n in zip(q, rows, strict=True)])
+    found, of_rows = assert_alike(both, packed, cu_seqlens_q=bounds, **given)
+    for b, n in enumerate(rows):
+        here = slice(bounds[b], bounds[b + 1])
+        np.testing.assert_array_equal(found[here].swapaxes(0, 1), o[b, :, MANY - n :])
+        np.testing.assert_array_equal(of_rows[:, here], lse[b, :, MANY - n :])
+
+
+def test_strides_and_outputs_are_the_callers(gpu, rng, monkeypatch):
+    monkeypatch.setattr(prefill, "WORKSPACE", 1)
+    both = caches(rng, FORMATS["8"])
+    wide = rng.standard_normal((BATCH, MANY, 2 * HEADS, 80)).astype(np.float32)
+    q = wide[..., :64]
+    assert_alike(both, q, layout="NHD")
+    expected = both[1].attend(q, layout="NHD")
+    out = np.zeros_like(wide)
+    both[0].attend(q, layout="NHD", out=out[..., :64])
+    np.testing.assert_allclose(out[..., :64], expected, rtol=1e-3, atol=4e-3)
+    assert not out[..., 64:].any()
+    packed = np.ascontiguousarray(q[0])
+    ends = np.zeros((MANY + 5, 2 * HEADS, 128), np.float32)
+    bounds = np.array([0, MANY, MANY, MANY], np.int32)
+    queries_of_one = np.concatenate([packed, packed[:5]])
+    both[0].attend(queries_of_one, cu_seqlens_q=bounds, out=ends[..., ::2])
+    np.testing.assert_allclose(ends[:MANY, :, ::2], expected[0], rtol=1e-3, atol=4e-3)
+    assert not ends[MANY:].any()
+    assert not ends[..., 1::2].any()
+
+
+def test_graphs_are_made_for_the_capacity(gpu, rng):
+    cache, _ = caches(rng, FORMATS["8"], counts=(50, 0, 20))
+    q = queries(rng, 64)
+    cache.attend(q)
+    o = cache.attend(q)
+    gpu.is_capturing = True
+    captured = cache.attend(q)
+    gpu.is_capturing = False
+    np.testing.assert_array_equal(o, captured)
+    plans = cache._memory._remembered[prefill.prepare_prefill]
+    assert plans is not None
+
+
+def test_few_rows_and_masks_are_decoded(gpu, rng):
+    both = caches(rng, FORMATS["8"])
+    q = queries(rng, 64)
+    assert_alike(both, q[:, :, 1:])
+    assert_alike(both, q, attn_mask=np.ones((1, 1, 1, 9), bool))
+    assert "cache_operands" not in gpu.launched
+    assert gpu.launched.count("decode") == 2
+
+
+def test_empty_caches_have_empty_answers(gpu, rng):
+    both = caches(rng, FORMATS["8"], counts=(0, 0, 0))
+    o, lse = assert_alike(both, queries(rng, 64))
+    assert not o.any()
+    assert (lse == -np.inf).all()
+    empty = np.zeros((0, 4, 64), np.float16)
+    assert both[0].attend(empty, cu_seqlens_q=np.zeros(4, np.int32)).shape == empty.shape
