@@ -16,7 +16,6 @@ struct alignas(128) OperandsStorage {
     CachedBlock<S> block;
     TransposedTile<kSortedCodes<S>> codes;
   };
-  ValueRows<S> rows;
   SortedTokens sorted;
   f32 offset[S.head_dim];
 };
@@ -77,7 +76,7 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
   const TileSource tile = {nullptr, 0, 0, static_cast<int>(place) * kSortedBlock, count};
   SortedTokens& sorted = storage.sorted;
   note_sizes<S>(sorted, storage.block, fine, count);
-  turn_values<S>(storage.rows, storage.block, fine);
+  turn_values<S>(storage.block, fine);
   if (bare) {
     __syncthreads();  // K's magnitudes are others
     note_bare_keys<S>(sorted, made.k, tile, storage.block, fine, storage.offset);
@@ -97,5 +96,5 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
     store_keys<S, false>(made.k, tile, storage, fine, place);
   }
   store_place_scales<Q>(made, sorted, place);
-  store_sorted_values<Q>(CachedValues<S>{made.v, storage.block, storage.rows, fine, tile}, storage);
+  store_sorted_values<Q>(CachedValues<S>{made.v, storage.block, fine, tile}, storage);
 }

@@ -10,11 +10,19 @@ from ..arrays.device import Target
 from ..errors import ArgumentError
 from ..kv_format import KV_BITS, KVFormat
 from ..operands.operand import DTYPES
+from ..plan.kernels import AnySpec, attention_spec
+from ..reference.prefill import prefill_scheme
+from ..specs.attention import Type
+from ..specs.quantize import QuantizeSpec
+from ..specs.rules import Rules
+from ..specs.units import UnitsSpec
+from ..specs.wgmma import WgmmaSpec
+from .operands_spec import OperandsSpec
 from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 
 __all__ = ["KVSpec", "kv_formats", "kv_specs"]
 
-KVSpec: TypeAlias = AppendSpec | DecodeSpec | OffsetSpec
+KVSpec: TypeAlias = AppendSpec | DecodeSpec | OffsetSpec | OperandsSpec | UnitsSpec | AnySpec
 
 _GROUPS = (0, 32, 64)
 
@@ -79,4 +87,19 @@ def kv_specs(
                 append = AppendSpec.of(kv_format, element, aligned=aligned, single=single)
                 specs[append] = None
             specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
+        specs[OperandsSpec.of(kv_format)] = None
+        specs |= dict.fromkeys(_of_many_rows(kv_format, element, target))
     return list(specs)
+
+
+def _of_many_rows(kv_format: KVFormat, element: Type, target: Target) -> Iterator[KVSpec]:
+    """List the kernels of `attention` that calls with many rows need, without other options."""
+    head_dim = kv_format.head_dim
+    for smoothed, choice in product((False, True), repeat=2):
+        scheme = prefill_scheme(kv_format.rotate, smoothed)
+        yield QuantizeSpec.of(scheme, element, head_dim, aligned=choice, varlen=True)
+        rules = Rules(varlen=True)
+        spec = attention_spec(scheme, head_dim, element, choice, target, rules=rules)
+        yield spec
+        if isinstance(spec, WgmmaSpec):
+            yield UnitsSpec(spec.rows)

@@ -67,7 +67,10 @@ class OperandsSpec(KernelSpec):
     @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `OperandsStorage` in cache_operands.cu."""
-        units = SORTED_BLOCK // UNIT_TOKENS * self.kv_format.unit_bytes
-        rows = SORTED_BLOCK * self.head_dim
-        block = round_up(max(units * (2 if self.nested else 1), rows), 128)
-        return round_up(block + rows + round_up(_SORTING, 16) + 4 * self.head_dim, 128)
+        unit = self.kv_format.unit_bytes
+        # Rows of V that do not fit where its codes have been, or lower halves of nested codes.
+        more = UNIT_TOKENS // 2 * self.head_dim if self.v_bits == 4 else 0
+        units = SORTED_BLOCK // UNIT_TOKENS * (unit + (unit if self.nested else more))
+        # V's codes by channels, as they are written, take the place of what was read.
+        block = max(units, SORTED_BLOCK * self.head_dim)
+        return round_up(round_up(block, 128) + _SORTING + 4 * self.head_dim, 128)

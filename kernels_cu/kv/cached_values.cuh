@@ -4,41 +4,56 @@
 #include "kv/cached_block.cuh"
 #include "quant/values.cuh"
 
+// Makes rows of tokens of what a block has by channels, each unit where it is: a warp reads all of
+// one before it writes. A lane has four neighbouring channels.
 template <OperandsSpec S>
-using ValueRows = typename Values<kSortedCodes<S>>::Staged;
-
-// Makes rows of what a block has by channels. A thread has four channels of a unit at a time.
-template <OperandsSpec S>
-__device__ __forceinline__ void turn_values(ValueRows<S>& to, const CachedBlock<S>& block,
-                                            u32 fine) {
-  using Rows = ValueRows<S>;
+__device__ __forceinline__ void turn_values(CachedBlock<S>& block, u32 fine) {
   constexpr int kFours = S.head_dim / 4;
-  constexpr int kAll = CachedBlock<S>::kUnits * kFours;
-  static_assert(kAll % S.num_threads == 0);
+  constexpr int kMine = ceil_div(kFours, kWarpSize);
+  const int lane = threadIdx.x % kWarpSize;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kAll; i += S.num_threads) {
-    const int unit = i / kFours;
-    const int channel = i % kFours * 4;
-    uint4 of[4];
+  for (int unit = threadIdx.x / kWarpSize; unit < block.kUnits;
+       unit += S.num_threads / kWarpSize) {
+    uint4 of[kMine][4];
 #pragma unroll
-    for (int c = 0; c < 4; ++c) of[c] = block.values(unit, channel + c, fine);
-    const auto put = [&](int word, u32 a, u32 b, u32 c, u32 d) {
-      u32 slots[4];
-      turn_bytes(slots, a, b, c, d);
+    for (int m = 0; m < kMine; ++m) {
+      const int channel = 4 * (m * kWarpSize + lane);
+      if (kFours % kWarpSize && channel >= S.head_dim) continue;
 #pragma unroll
-      for (int slot = 0; slot < 4; ++slot) {
-        const int token = unit * kUnitTokens + token_in_slot(4 * word + slot);
-        const int piece = channel / 16 ^ Rows::permutation(token);
-        *reinterpret_cast<u32*>(to.rows + token * Rows::kPitch + piece * 16 + channel % 16) =
-            slots[slot];
-      }
-    };
-    put(0, of[0].x, of[1].x, of[2].x, of[3].x);
-    put(1, of[0].y, of[1].y, of[2].y, of[3].y);
-    put(2, of[0].z, of[1].z, of[2].z, of[3].z);
-    put(3, of[0].w, of[1].w, of[2].w, of[3].w);
+      for (int c = 0; c < 4; ++c) of[m][c] = block.values(unit, channel + c, fine);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < kMine; ++m) {
+      const int channel = 4 * (m * kWarpSize + lane);
+      if (kFours % kWarpSize && channel >= S.head_dim) continue;
+      const auto put = [&](int word, u32 a, u32 b, u32 c, u32 d) {
+        u32 slots[4];
+        turn_bytes(slots, a, b, c, d);
+#pragma unroll
+        for (int slot = 0; slot < 4; ++slot) {
+          const int token = unit * kUnitTokens + token_in_slot(4 * word + slot);
+          *reinterpret_cast<u32*>(const_cast<u8*>(block.row(token)) + channel) = slots[slot];
+        }
+      };
+      put(0, of[m][0].x, of[m][1].x, of[m][2].x, of[m][3].x);
+      put(1, of[m][0].y, of[m][1].y, of[m][2].y, of[m][3].y);
+      put(2, of[m][0].z, of[m][1].z, of[m][2].z, of[m][3].z);
+      put(3, of[m][0].w, of[m][1].w, of[m][2].w, of[m][3].w);
+    }
   }
 }
+
+// Where `RowTile` reads codes.
+template <OperandsSpec S>
+struct ValueCodes {
+  const CachedBlock<S>& block;
+
+  __device__ __forceinline__ uint4 read(int row, int c) const {
+    using Lanes = typename Values<kSortedCodes<S>>::Lanes;
+    return *reinterpret_cast<const uint4*>(block.row(row) + Lanes::channel(c));
+  }
+};
 
 // As `ValueSource`.
 template <OperandsSpec S>
@@ -46,7 +61,6 @@ struct CachedValues {
   using V = Values<kSortedCodes<S>>;
   const QuantizeOperand& x;
   const CachedBlock<S>& units;
-  const ValueRows<S>& rows;
   u32 fine;
   TileSource block;
 
@@ -77,6 +91,6 @@ struct CachedValues {
 
   template <bool Once, class Order>
   __device__ __forceinline__ void read(typename V::Tile& tile, const Order& order) const {
-    tile.read(rows, order);
+    tile.read(ValueCodes<S>{units}, order);
   }
 };

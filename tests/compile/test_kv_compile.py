@@ -11,6 +11,7 @@ from helpers.compile_check import complaints
 from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
+from cuattn.kv.operands_spec import OperandsSpec
 from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
@@ -66,6 +67,12 @@ def offset_specs():
         yield OffsetSpec(element, head_dim, aligned)
 
 
+def operands_specs():
+    kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE)]
+    for head_dim, kind in kinds:
+        yield OperandsSpec.of(KVFormat(head_dim, *kind))
+
+
 def decode_specs(arch):
     kinds = [*product(KV_HEAD_DIMS, KINDS, (1, 9, 40)), *product((64, 128, 256), WIDE[1:], (1, 9))]
     kinds += [(*kind, rows) for kind, rows in zip(PADDED, (1, 9, 1, 9), strict=True)]
@@ -111,7 +118,7 @@ def bounds(arch):
 
 
 def all_kernels(arch):
-    return [*append_specs(), *offset_specs(), *decode_specs(arch)]
+    return [*append_specs(), *offset_specs(), *operands_specs(), *decode_specs(arch)]
 
 
 @pytest.mark.parametrize("arch", TARGETS)

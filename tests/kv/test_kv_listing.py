@@ -2,12 +2,18 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
+from helpers.spec_structs import begins_with_its_fields
+from kv_cases import FORMATS, HEADS, options, tokens
 
 from benchmarks import call_kernels
+from cuattn import KVCache
 from cuattn.arrays.device import TARGETS, target
 from cuattn.errors import ArgumentError
 from cuattn.kv.listing import kv_formats, kv_specs
+from cuattn.kv.operands_spec import OperandsSpec
+from cuattn.kv.rows import MANY_ROWS
 from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
 from cuattn.reference.layout import HEAD_DIMS
@@ -58,6 +64,14 @@ def test_as_many_ctas_as_planned_fit_a_multiprocessor(arch):
             assert spec.min_ctas * (spec.smem_bytes + 1024) <= facts.max_smem_per_sm
 
 
+def test_specs_of_operands_are_those_of_the_header():
+    for kv_format in kv_formats(HEAD_DIMS, KV_BITS):
+        spec = OperandsSpec.of(kv_format)
+        begins_with_its_fields(spec, "kv/operands_spec.cuh")
+        assert spec.kv_format == kv_format
+        assert all(spec.smem_bytes <= facts.max_smem_per_cta for facts in TARGETS.values())
+
+
 @pytest.mark.parametrize("cache", call_kernels.CACHES)
 @pytest.mark.parametrize("arch", ["80", "90a"])
 def test_first_calls_of_a_cache_find_their_kernels(cache, arch):
@@ -65,3 +79,23 @@ def test_first_calls_of_a_cache_find_their_kernels(cache, arch):
     specs = call_kernels.cache_kernels(cache, 128, arch)
     assert [spec.entry for spec in specs] == ["offsets", "append", "decode"]
     assert set(specs) <= set(kv_specs([128], ["float16"], KV_BITS, target(arch)))
+
+
+@pytest.mark.parametrize("arch", ["80", "90a"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_many_rows_find_their_kernels(monkeypatch, rng, name, arch):
+    pytest.importorskip("cupy")
+    from simulated_gpu import SimulatedGPU
+    from simulated_gpu.device import gpu_of
+
+    gpu, kv_format = SimulatedGPU(monkeypatch, gpu_of(arch)), FORMATS[name]
+    head_dim = kv_format.head_dim
+    cache = KVCache(1, HEADS, head_dim, 64, **options(kv_format))
+    cache.append(*tokens(rng, 1, HEADS, 64, head_dim))
+    q = rng.standard_normal((MANY_ROWS, HEADS, head_dim)).astype(np.float16)
+    bounds = np.array([0, MANY_ROWS], np.int32)
+    cache.attend(q, cu_seqlens_q=bounds)
+    cache.attend(q[None], layout="NHD", is_causal=False)
+    bits = (kv_format.k_bits, kv_format.v_bits)
+    assert "cache_operands" in gpu.launched
+    assert set(gpu.specs) <= set(kv_specs([head_dim], ["float16"], bits, target(arch)))
