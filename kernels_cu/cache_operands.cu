@@ -23,10 +23,11 @@ struct alignas(128) OperandsStorage {
 // K's codes, once all tokens have their places.
 template <OperandsSpec S, bool Bare>
 __device__ __forceinline__ void store_keys(const QuantizeOperand& x, const TileSource& tile,
-                                           const OperandsStorage<S>& storage, u32 fine, i64 place) {
+                                           const OperandsStorage<S>& storage, u32 fine, int bare,
+                                           i64 place) {
   KeyRows<S> rows(x, tile);
   rows.tile.read(KeyCodes<S>{storage.block, fine}, rows.order);
-  const KeyValues<S, Bare> values(rows, storage.block, fine, storage.offset);
+  const KeyValues<S, Bare> values(rows, storage.block, fine, storage.offset, bare);
   store_sorted_keys<kSortedCodes<S>>(x, rows, values, storage.sorted, place);
 }
 
@@ -58,8 +59,9 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
     fine = fine_bits(p.store, __ldg(p.store.coarse + sequence), first / kUnitTokens);
   }
   storage.block.fetch(p.store, sequence, kv_head, first / kUnitTokens, count, fine);
-  const bool bare = p.store.k_offset && first < bare_tokens(p.store, sequence);
-  if (bare && threadIdx.x < kWarpSize) {
+  // First keys of the block that have no offset.
+  const int bare = p.store.k_offset ? bare_tokens(p.store, sequence) - first : 0;
+  if (bare > 0 && threadIdx.x < kWarpSize) {
     turn_offset<S>(storage.offset, p.store.k_offset + static_cast<i64>(head) * S.head_dim);
   }
   ptx::cp_async_wait<0>();
@@ -77,9 +79,9 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
   SortedTokens& sorted = storage.sorted;
   note_sizes<S>(sorted, storage.block, fine, count);
   turn_values<S>(storage.block, fine);
-  if (bare) {
+  if (bare > 0) {
     __syncthreads();  // K's magnitudes are others
-    note_bare_keys<S>(sorted, made.k, tile, storage.block, fine, storage.offset);
+    note_bare_keys<S>(sorted, made.k, tile, storage.block, fine, storage.offset, bare);
   }
   __syncthreads();
   sort_tokens(sorted);
@@ -90,10 +92,10 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
   }
   scale_places<Q>(made, sorted, count);
   __syncthreads();
-  if (bare) {
-    store_keys<S, true>(made.k, tile, storage, fine, place);
+  if (bare > 0) {
+    store_keys<S, true>(made.k, tile, storage, fine, bare, place);
   } else {
-    store_keys<S, false>(made.k, tile, storage, fine, place);
+    store_keys<S, false>(made.k, tile, storage, fine, bare, place);
   }
   store_place_scales<Q>(made, sorted, place);
   store_sorted_values<Q>(CachedValues<S>{made.v, storage.block, fine, tile}, storage);

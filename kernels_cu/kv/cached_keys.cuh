@@ -18,8 +18,8 @@ struct KeyCodes {
   }
 };
 
-// As `RowValues`. Keys are less their offset; from those that have none it is taken here, if they
-// are `Bare`.
+// As `RowValues`. Keys are less their offset; from the first `bare` ones of the block, which have
+// none, it is taken here, if there are `Bare` ones.
 template <OperandsSpec S, bool Bare>
 struct KeyValues {
   using T = KeyRows<S>;
@@ -28,11 +28,12 @@ struct KeyValues {
   static constexpr int kGroups = Unit<S>::kKGroups > 1 ? Lanes::kChunks : 1;  // that a lane has
   const T& rows;
   const f32* offset;
+  int bare;
   typename CachedBlock<S>::KNumbers numbers[T::kRows][kGroups];
 
   __device__ __forceinline__ KeyValues(const T& rows, const CachedBlock<S>& block, u32 fine,
-                                       const f32* offset)
-      : rows(rows), offset(offset) {
+                                       const f32* offset, int bare)
+      : rows(rows), offset(offset), bare(bare) {
 #pragma unroll
     for (int r = 0; r < T::kRows; ++r) {
 #pragma unroll
@@ -48,7 +49,7 @@ struct KeyValues {
   __device__ __forceinline__ void visit(int r, F f) const {
     rows.tile.visit(r, [&](int c, int i, float code) {
       float x = numbers[r][kGroups > 1 ? c : 0].value(code);
-      if constexpr (Bare) x = __fsub_rn(x, offset[Lanes::channel(c) + i]);
+      if (Bare && rows.row(r) < bare) x = __fsub_rn(x, offset[Lanes::channel(c) + i]);
       f(c, i, x);
     });
   }

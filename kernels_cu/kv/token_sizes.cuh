@@ -52,11 +52,11 @@ __device__ __forceinline__ void note_sizes(SortedTokens& sorted, const CachedBlo
 template <OperandsSpec S>
 __device__ __forceinline__ void note_bare_keys(SortedTokens& sorted, const QuantizeOperand& x,
                                                const TileSource& tile, const CachedBlock<S>& block,
-                                               u32 fine, const f32* offset) {
+                                               u32 fine, const f32* offset, int bare) {
   using T = KeyRows<S>;
   T rows(x, tile);
   rows.tile.read(KeyCodes<S>{block, fine}, rows.order);
-  const KeyValues<S, true> values(rows, block, fine, offset);
+  const KeyValues<S, true> values(rows, block, fine, offset, bare);
   float amax[T::kRows] = {};
 #pragma unroll
   for (int r = 0; r < T::kRows; ++r) {
@@ -64,6 +64,6 @@ __device__ __forceinline__ void note_bare_keys(SortedTokens& sorted, const Quant
   }
   const PerRow<T::Lanes::kLanes, T::kRows> largest(amax, ptx::max_nan);
   largest.for_each([&](int r, float x) {
-    if (rows.exists(r)) sorted.k_amax[rows.row(r)] = __float_as_uint(x);
+    if (rows.exists(r) && rows.row(r) < bare) sorted.k_amax[rows.row(r)] = __float_as_uint(x);
   });
 }

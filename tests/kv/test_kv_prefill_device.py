@@ -6,11 +6,14 @@ from kv_cases import FORMATS, HEADS, options, tokens
 
 from cuattn import KVCache
 from cuattn.kv import prefill
+from cuattn.kv.query import QueryOptions
 from cuattn.kv.rows import MANY_ROWS
+from cuattn.kv.scores import NO_ARRAYS
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
 from simulated_gpu.device import gpu_of
+from simulated_gpu.memory import view_of
 
 BATCH, CAPACITY = 3, 300
 MANY = MANY_ROWS // 2
@@ -105,15 +108,31 @@ def test_strides_and_outputs_are_the_callers(gpu, rng, monkeypatch):
 
 def test_graphs_are_made_for_the_capacity(gpu, rng):
     cache, _ = caches(rng, FORMATS["8"], counts=(50, 0, 20))
-    q = queries(rng, 64)
-    cache.attend(q)
-    o = cache.attend(q)
+    q = view_of(queries(rng, 64)).signature
+
+    def planned():
+        given = QueryOptions(None, True, False, "HND"), NO_ARRAYS, None
+        return prefill.prepared_prefill(cache._memory, q, None, *given).problem.seqlen_kv
+
+    assert planned() == 128
     gpu.is_capturing = True
-    captured = cache.attend(q)
+    assert planned() == 384
     gpu.is_capturing = False
-    np.testing.assert_array_equal(o, captured)
-    plans = cache._memory._remembered[prefill.prepare_prefill]
-    assert plans is not None
+    cache.truncate(np.array([30, 0, 20], np.int32))  # of the GPU, which alone knows now
+    assert planned() == 384
+
+
+def test_keys_without_offset_may_be_evicted(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, CAPACITY, 64)
+    given = options(FORMATS["8-rotated"]) | {"page_size": 16}
+    both = [KVCache(BATCH, HEADS, 64, CAPACITY, device=x, **given) for x in (None, "cpu")]
+    for cache in both:
+        for first, last in ((0, 5), (5, 200), (200, 300)):
+            cache.append(k[:, :, first:last], v[:, :, first:last])
+        cache.evict(0, [0, 3])
+        cache.evict(2, [1, 9])
+        assert cache._memory.bare.tolist() == [96, 128, 112]
+    assert_alike(both, queries(rng, 64))
 
 
 def test_few_rows_and_masks_are_decoded(gpu, rng):
