@@ -87,8 +87,9 @@ def kv_specs(
                 append = AppendSpec.of(kv_format, element, aligned=aligned, single=single)
                 specs[append] = None
             specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
-        specs[OperandsSpec.of(kv_format)] = None
-        specs |= dict.fromkeys(_of_many_rows(kv_format, element, target))
+        if kv_format.padded == kv_format.head_dim:
+            specs[OperandsSpec.of(kv_format)] = None
+            specs |= dict.fromkeys(_of_many_rows(kv_format, element, target))
     return list(specs)
 
 

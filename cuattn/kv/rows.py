@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ..arrays.view import Array
 from ..common.sizes import round_up
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedError
+from ..kv_format import KV_HEAD_DIMS
 from ..operands import score_arrays
 from ..operands.lengths import LengthArrays, Lengths, Limits, array_of_tokens
 from ..operands.operand import Operand, in_order, operand_of
@@ -59,11 +60,25 @@ def are_many(
 ) -> bool:
     """Whether a call takes the way of many rows, if its arguments make sense.
 
-    One with an `attn_mask` never does: its columns are of each sequence's last tokens.
+    One with an `attn_mask` never does: its columns are of each sequence's last tokens. Nor does one
+    of heads whose units are padded: keys are rotated with their padding.
+
+    Raises
+    ------
+    UnsupportedError
+        For queries of such heads that lie end to end.
     """
+    kv_format = geometry.kv_format
+    whole = kv_format.padded == kv_format.head_dim
+    if packed is not None and not whole:
+        sizes = ", ".join(map(str, KV_HEAD_DIMS))
+        raise UnsupportedError(
+            f"cu_seqlens_q is for head_dim {sizes}; this cache has {kv_format.head_dim}"
+        )
     if packed is not None:
         return True
-    if arrays.attn_mask is not None or len(q.shape) != 4 or not isinstance(layout, str):
+    is_given_so = len(q.shape) == 4 and isinstance(layout, str)
+    if not (whole and is_given_so) or arrays.attn_mask is not None:
         return False
     _, heads, tokens, _ = in_order(q.shape, layout)
     return heads * tokens >= MANY_ROWS * geometry.num_kv_heads

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from kv_cases import FORMATS, HEADS, cache_of, tokens
 
-from cuattn.errors import ArgumentError
+from cuattn import KVCache
+from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.kv.rows import MANY_ROWS, longest
 from cuattn.reference.decode import decode
 from cuattn.reference.exact import attention as exact
@@ -18,7 +19,11 @@ BATCH, CAPACITY = 3, 300
 MANY = MANY_ROWS // 2
 
 
-@pytest.fixture(params=FORMATS)
+# Those whose units are not padded.
+WHOLE = [name for name, x in FORMATS.items() if x.padded == x.head_dim]
+
+
+@pytest.fixture(params=WHOLE)
 def kv_format(request):
     return FORMATS[request.param]
 
@@ -173,6 +178,18 @@ def test_what_makes_no_sense_is_refused(rng):
         cache.attend(queries(rng, 64), cu_seqlens_q=bounds)
     with pytest.raises(ArgumentError, match=r"q.shape"):
         cache.attend(packed[..., :32], cu_seqlens_q=bounds)
+
+
+def test_padded_heads_are_decoded(rng):
+    k, v = tokens(rng, 1, HEADS, 40, 80)
+    cache = KVCache(1, HEADS, 80, 40, device="cpu")
+    cache.append(k, v)
+    q = rng.standard_normal((1, 2 * HEADS, MANY, 80)).astype(np.float16)
+    o = cache.attend(q)
+    np.testing.assert_array_equal(o[:, :, -1:], cache.attend(q[:, :, -1:]))
+    bounds = np.array([0, MANY], np.int32)
+    with pytest.raises(UnsupportedError, match="cu_seqlens_q is for head_dim 64, 96, 128, 256"):
+        cache.attend(q[0].swapaxes(0, 1), cu_seqlens_q=bounds)
 
 
 def test_few_lengths_have_plans_of_their_own():
