@@ -195,6 +195,12 @@ def _decode(_: Share) -> Findings:
     return Findings(timings=list(measurements.cache_timings()))
 
 
+def _chunk(_: Share) -> Findings:
+    from benchmarks import chunks, measurements
+
+    return Findings(timings=list(chunks.timings(measurements.left_out)))
+
+
 def _ring(_: Share) -> Findings:
     from benchmarks import measurements, rings
 
@@ -226,6 +232,7 @@ ALONE = {
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
     "decode": Phase(_decode, 75),
+    "chunk": Phase(_chunk, 45),
     "ring": Phase(_ring, 75),
     "first_calls": Phase(_first_calls, 90),
 }
@@ -235,6 +242,7 @@ OF_CASES = {
     "model": "models",
     "mma-sync": "mma_sync",
     "auto": "auto",
+    "chunk": "chunk",
     **dict.fromkeys(("ring-virtual", "merge", "copy-merge"), "ring"),
 }
 PHASES = {KERNELS: Phase(_kernels, 60), **TOGETHER, **ALONE}
@@ -270,7 +278,9 @@ def of_accuracy(row: Accuracy) -> str:
 def of_timing(row: Timing) -> str:
     """Return the phase that found a time."""
     decodes = row.case.startswith(("decode", "append", "copy-decode"))
-    return "features" if row.feature else "decode" if decodes else OF_CASES.get(row.case, "prefill")
+    if row.feature and row.case not in OF_CASES:
+        return "features"
+    return "decode" if decodes else OF_CASES.get(row.case, "prefill")
 
 
 def _sum(a: int | None, b: int | None) -> int | None:

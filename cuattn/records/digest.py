@@ -69,6 +69,10 @@ ATTENTION = Part(
 )
 RINGS = Part((*ATTENTION.kernels, "merge_states.cu"), (*_ATTENTION, "distributed", "merging.py"))
 CACHES = Part(("append.cu", "offsets.cu", "decode.cu"), _CACHES)
+CHUNKS = Part(
+    (*ATTENTION.kernels, *CACHES.kernels, "cache_operands.cu"),
+    tuple(sorted({*_ATTENTION, *_CACHES})),
+)
 LANGUAGE_MODEL = Part((*ATTENTION.kernels, *CACHES.kernels), tuple(sorted({*_ATTENTION, *_CACHES})))
 RATES = Part(
     ("memory_rate.cu", "mma_rate_sm80.cu", "wgmma_rate_sm90.cu"),
@@ -94,6 +98,7 @@ PHASES = {
     "mma_sync": ATTENTION,
     "auto": ATTENTION,
     "decode": CACHES,
+    "chunk": CHUNKS,
     "ring": RINGS,
     "first_calls": WHOLE,
 }

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import (
+    chunks,
     commands,
     features,
     first_results,
@@ -80,6 +81,7 @@ ROWS = {
     "mma_sync": replace(TIMING, case="mma-sync"),
     "auto": replace(TIMING, case="auto"),
     "decode": replace(TIMING, case="decode"),
+    "chunk": replace(TIMING, case="chunk", feature="paged-16"),
     "ring": replace(TIMING, case="ring-virtual", ranks=4),
 }
 ERRORS = {
@@ -144,6 +146,7 @@ def measured(monkeypatch, schedule):
     monkeypatch.setattr(auto_table, "timings", lambda left_out: iter([ROWS["auto"]]))
     monkeypatch.setattr(measurements, "cache_timings", lambda: iter([ROWS["decode"]]))
     monkeypatch.setattr(states, "comparison", lambda left_out: iter([ROWS["comparison"]]))
+    monkeypatch.setattr(chunks, "timings", lambda left_out: iter([ROWS["chunk"]]))
     monkeypatch.setattr(rings, "timings", lambda left_out: [ROWS["ring"]])
     monkeypatch.setattr(features, "timings", lambda left_out: iter([ROWS["features"]]))
     monkeypatch.setattr(states, "models", lambda left_out: iter([ROWS["models"]]))

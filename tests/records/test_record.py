@@ -82,12 +82,13 @@ def test_digest_sees_contents_and_names(monkeypatch):
     assert len(seen) == 4
 
 
-OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto", "ring")
+OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto", "chunk", "ring")
 
 # An edit of a file, and phases that it outdates besides those that depend on everything.
 EDITS = {
-    "decode.cu": {"cache_accuracy", "decode", "language_model"},
-    "kv/unit.cuh": {"cache_accuracy", "decode", "language_model"},
+    "decode.cu": {"cache_accuracy", "decode", "language_model", "chunk"},
+    "cache_operands.cu": {"chunk"},
+    "kv/unit.cuh": {"cache_accuracy", "decode", "language_model", "chunk"},
     "quantize.cu": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},
     "sm90/producer.cuh": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},
     "memory_rate.cu": {"ceilings"},

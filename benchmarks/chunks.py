@@ -1,0 +1,160 @@
+"""Times of chunks of a prompt against a long cache, beside attention to operands of that size.
+
+Each number of queries goes both ways, whatever `MANY_ROWS` says: through codes that are made of the
+cache's, and by the kernels of decoding; so the record shows where the one becomes faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import cuattn
+from cuattn.bench import caches, ours
+from cuattn.bench.baselines import registry as baselines
+from cuattn.bench.baselines.registry import Baseline
+from cuattn.bench.cases import Case
+from cuattn.bench.inputs import noise, token_noise
+from cuattn.bench.left_out import LeftOut, room_for
+from cuattn.bench.ours import Run
+from cuattn.choice.timing import ColdL2, Median, time_gpu
+from cuattn.kv import rows
+from cuattn.records.rows import Timing
+
+__all__ = ["CASES", "DECODED", "KIND", "PAGED", "SDPA", "timings"]
+
+KIND = "chunk"
+# What is timed of a cache, besides one in one piece.
+PAGED, DECODED = "paged-16", "decoded"
+PAGE_SIZE = 16
+SCHEME = "int8"
+
+CHUNK = Case(
+    batch=1,
+    num_q_heads=32,
+    num_kv_heads=8,
+    seqlen_q=512,
+    seqlen_kv=32768,
+    head_dim=128,
+    is_causal=True,
+)
+CASES = [replace(CHUNK, seqlen_q=n) for n in (32, 64, 128, 256, 512)]
+
+ROUNDS, WARMUP = 15, 3
+# Fillings of the cache between two calls, which draw much power.
+REST = 40
+
+
+class _Call(NamedTuple):
+    implementation: str
+    scheme: str
+    family: str
+    feature: str | None
+    run: Callable[[], object]
+
+
+def timings(left_out: LeftOut) -> Iterator[Timing]:
+    """Yield the times of all cases; of the longest chunk also those of pages and of PyTorch.
+
+    Parameters
+    ----------
+    left_out : callable
+        Told about what cannot be measured here.
+    """
+    reason = SDPA.unavailable()
+    if reason is not None:
+        left_out(SDPA.name, reason)
+    for case in CASES:
+        with room_for(case, 8 * case.input_bytes, left_out) as fits:
+            if fits:
+                calls = list(_ours(case))
+                if case == CHUNK and reason is None:
+                    calls += _pytorch(left_out)
+                yield from _timed(case, calls)
+
+
+def _ours(case: Case) -> Iterator[_Call]:
+    q, k, v = noise(case, 0), *(token_noise(case, case.seqlen_kv, seed) for seed in (1, 2))
+    family = ours.family(SCHEME, case)
+    kernel = ours.prepare(q, k, v, case, SCHEME).kernel
+    assert kernel is not None
+    yield _Call(ours.NAME, SCHEME, family, None, kernel)
+    for scheme in caches.SCHEMES:
+        cache = caches.filled(case, scheme)
+        yield _Call(ours.NAME, scheme, family, None, _attend(q, cache, 0))
+        # More rows than any call has.
+        yield _Call(ours.NAME, scheme, caches.FAMILY, DECODED, _attend(q, cache, 2**31))
+        if case == CHUNK:
+            paged = caches.filled(case, scheme, page_size=PAGE_SIZE)
+            yield _Call(ours.NAME, scheme, family, PAGED, _attend(q, paged, 0))
+
+
+def _attend(q: Any, cache: cuattn.KVCache, many_rows: int) -> Callable[[], object]:
+    """Return a call that is one of many rows from so many on; made once, to compile and plan."""
+    import cupy
+
+    out = cupy.empty_like(q)
+
+    def run() -> Any:
+        with _many_rows(many_rows):
+            return cache.attend(q, out=out)
+
+    run()
+    return run
+
+
+@contextmanager
+def _many_rows(number: int) -> Iterator[None]:
+    with patch.object(rows, "MANY_ROWS", number):
+        yield
+
+
+def _pytorch(left_out: LeftOut) -> Iterator[_Call]:
+    """Yield PyTorch's attention to what an INT8 cache has, in float16."""
+    k, v = caches.filled(CHUNK, "kv-int8").gather("float16")
+    run = baselines.bound(SDPA, noise(CHUNK, 0), k, v, CHUNK, left_out)
+    if run is not None:
+        yield _Call(SDPA.name, SDPA.scheme, baselines.FAMILY, None, run.end_to_end)
+
+
+def _flash(q: Any, k: Any, v: Any, case: Case) -> Run:
+    """Bind PyTorch's copy of FlashAttention-2, whose causal mask the last query and key align."""
+    import torch
+
+    of_tokens = [x.transpose(1, 2) for x in (q, k, v)]
+    options = (None, None, case.seqlen_q, case.seqlen_kv, 0.0, True, False)
+
+    def attend() -> Any:
+        return torch.ops.aten._flash_attention_forward(*of_tokens, *options)[0]
+
+    return Run(kernel=attend, end_to_end=attend)
+
+
+SDPA = Baseline("pytorch-sdpa", "fp16", "torch", True, _flash)
+
+
+def _timed(case: Case, calls: list[_Call]) -> Iterator[Timing]:
+    """Yield the rows of calls that take turns."""
+    functions = {i: call.run for i, call in enumerate(calls)}
+    flush = partial(ColdL2, None, REST)
+    times = time_gpu(functions, rounds=ROUNDS, warmup=WARMUP, flush=flush, order_seed=0)
+    for i, call in enumerate(calls):
+        yield _row(case, call, times[i])
+
+
+def _row(case: Case, call: _Call, time: Median) -> Timing:
+    return Timing(
+        **asdict(case),
+        case=KIND,
+        implementation=call.implementation,
+        scheme=call.scheme,
+        family=call.family,
+        feature=call.feature,
+        kernel_ms=time.ms,
+        kernel_iqr_ms=time.iqr_ms,
+        tops=case.operations / time.ms * 1e-9,
+    )
