@@ -32,7 +32,7 @@ from cuattn.records.record import Accuracy, Timing
 from cuattn.reference import distributions
 from cuattn.scheme import Scheme
 
-from . import append, decode, decode_errors, host_calls, papers
+from . import append, decode, decode_errors, host_calls, latent, papers
 from .mma_family import mma_family
 
 # Quantizers that differ: per token, per block of keys, and V transposed by token and by channel.
@@ -137,8 +137,9 @@ def _timed(case: Case, schemes: list[str], present: list[Baseline], kind: str) -
 
 
 def cache_timings() -> Iterator[Timing]:
-    """Yield the times of decoding from KV caches and of appending to them."""
+    """Yield the times of decoding from caches and of appending to them."""
     yield from decode.timings(baselines.present(left_out), left_out)
+    yield from latent.timings(left_out)
     yield from append.timings(left_out)
 
 

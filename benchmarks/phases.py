@@ -231,7 +231,7 @@ ALONE = {
     "models": Phase(_models, 75),
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
-    "decode": Phase(_decode, 75),
+    "decode": Phase(_decode, 90),
     "chunk": Phase(_chunk, 45),
     "ring": Phase(_ring, 75),
     "first_calls": Phase(_first_calls, 90),
@@ -245,6 +245,8 @@ OF_CASES = {
     "chunk": "chunk",
     **dict.fromkeys(("ring-virtual", "merge", "copy-merge"), "ring"),
 }
+# How those of caches begin.
+OF_CACHES = ("decode", "append", "copy-decode", "mla-decode", "copy-mla-decode")
 PHASES = {KERNELS: Phase(_kernels, 60), **TOGETHER, **ALONE}
 
 
@@ -277,7 +279,7 @@ def of_accuracy(row: Accuracy) -> str:
 
 def of_timing(row: Timing) -> str:
     """Return the phase that found a time."""
-    decodes = row.case.startswith(("decode", "append", "copy-decode"))
+    decodes = row.case.startswith(OF_CACHES)
     if row.feature and row.case not in OF_CASES:
         return "features"
     return "decode" if decodes else OF_CASES.get(row.case, "prefill")

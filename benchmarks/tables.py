@@ -32,6 +32,7 @@ def show(record: Record) -> str:
     parts += [_speed(record), _ratios(record), _beside(record, "comparison", "beside others")]
     parts += [_models(record), _beside(record, "mma-sync", "kernels of mma.sync")]
     parts.append(_decode(record))
+    parts.append(_latent(record))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -174,6 +175,23 @@ def _decode(record: Record) -> str:
             }
     columns = ["GPU us", "host us", "GB/s", "% of copy", "x fp16"]
     return _table("the KV cache: batch x heads of K x tokens x D", columns, rows)
+
+
+def _latent(record: Record) -> str:
+    copies = {_case(t): t.gbps for t in record.timings if t.case == "copy-mla-decode"}
+    rows = {}
+    for t in record.timings:
+        if t.case == "mla-decode":
+            of_copy = copies.get(_case(t))
+            shape = f"{t.batch}x{t.num_q_heads}x{t.seqlen_kv}"
+            rows[f"{shape} {Series.of(t).name}"] = {
+                "GPU us": f"{1e3 * t.kernel_ms:.1f}" if t.kernel_ms else "-",
+                "TOPS": f"{t.tops:.0f}" if t.tops else "-",
+                "GB/s": f"{t.gbps:.0f}" if t.gbps else "-",
+                "% of copy": f"{100 * t.gbps / of_copy:.0f}" if t.gbps and of_copy else "-",
+            }
+    columns = ["GPU us", "TOPS", "GB/s", "% of copy"]
+    return _table("the latent cache: batch x heads of Q x tokens", columns, rows)
 
 
 def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:

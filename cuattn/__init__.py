@@ -19,6 +19,7 @@ from .choice.scheme_plan import SchemePlan, plan_schemes
 from .choice.twin_search import TwinSearch, search_twin
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
 from .kv.cache import KVCache
+from .latent.cache import LatentKVCache
 from .merging import merge_states
 from .operands.block_mask import BlockMask
 from .operands.quantized import QuantizedTensor
@@ -38,6 +39,7 @@ __all__ = [
     "CuattnError",
     "ErrorReport",
     "KVCache",
+    "LatentKVCache",
     "MaskMod",
     "NoGPUError",
     "QuantizedTensor",

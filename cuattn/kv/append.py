@@ -23,7 +23,15 @@ from .moves import evict
 from .plans import appended, unplanned
 from .spec import AppendSpec, OffsetSpec
 
-__all__ = ["GIVEN", "AppendCall", "append_on_device", "prepare_append", "token_operands"]
+__all__ = [
+    "GIVEN",
+    "AppendCall",
+    "append_on_device",
+    "counts_on_device",
+    "fresh_counts",
+    "prepare_append",
+    "token_operands",
+]
 
 # The addresses of a call, in this order. Null is "counts" if all tokens of all sequences are
 # appended.
@@ -58,7 +66,7 @@ def append_on_device(
             k_view, v_view = direct(k_view), direct(v_view)
             tokens = k_view.signature, v_view.signature
             call = memory.prepared(prepare_append, *tokens, layout, False)
-            fresh = _fresh(memory, caller, counts, call.tokens)
+            fresh = fresh_counts(memory, caller, counts, call.tokens)
             host_state, is_captured = memory.host_state, memory.is_captured()
             old = None
             if host_state.is_known and not isinstance(fresh, View) and not is_captured:
@@ -67,7 +75,7 @@ def append_on_device(
                 plan = appended(host_state if old is None else old.after, count, k_view.shape)
             else:
                 plan = unplanned(host_state, call.tokens, captured=is_captured)
-            counts_view = _sent_counts(memory, fresh, call.tokens)
+            counts_view = counts_on_device(memory, fresh, call.tokens)
             fixes = plan.begins and memory.k_offset is not None
             if fixes:
                 call = memory.prepared(prepare_append, *tokens, layout, True)
@@ -158,7 +166,7 @@ def token_operands(
     return operands
 
 
-def _fresh(
+def fresh_counts(
     memory: DeviceMemory, caller: Caller, counts: Any, tokens: int
 ) -> View | NDArray[np.int64] | None:
     """Return how many tokens of each sequence there are: on the GPU, on the host, or all."""
@@ -170,7 +178,7 @@ def _fresh(
     return memory.look_at_integers(caller, counts, "counts")
 
 
-def _sent_counts(
+def counts_on_device(
     memory: DeviceMemory, fresh: View | NDArray[np.int64] | None, tokens: int
 ) -> View | None:
     """Return the counts as the kernels read them, None if all tokens are meant."""

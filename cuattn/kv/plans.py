@@ -40,7 +40,10 @@ class Plan(NamedTuple):
 
 
 def appended(
-    host_state: HostState, counts: NDArray[np.int64] | int, shape: tuple[int, ...]
+    host_state: HostState,
+    counts: NDArray[np.int64] | int,
+    shape: tuple[int, ...],
+    name: str = "k",
 ) -> Plan:
     """Plan an append to lengths that are known.
 
@@ -49,7 +52,9 @@ def appended(
     host_state : HostState
     counts : ndarray of int64 [batch], or int for all sequences
     shape : tuple of int
-        Of the caller's `k`, for the error.
+        Of the caller's tokens, for the error.
+    name : str
+        What these are called.
 
     Raises
     ------
@@ -69,9 +74,9 @@ def appended(
             f"of at most {capacity - before} tokens for sequence {b}, which has {before} of "
             f"{capacity} and was to get {lengths[b] - before}"
         )
-        raise ArgumentError("k", shape, expected)
-    plan = owning(host_state, np.where(lengths > host_state.lengths, lengths, 0), "k", shape)
-    after, entries, _, _ = _with_room(plan.after, lengths, "k", shape)
+        raise ArgumentError(name, shape, expected)
+    plan = owning(host_state, np.where(lengths > host_state.lengths, lengths, 0), name, shape)
+    after, entries, _, _ = _with_room(plan.after, lengths, name, shape)
     return Plan(after.learned(lengths), entries, begins, plan.copies)
 
 

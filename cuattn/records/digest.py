@@ -34,7 +34,10 @@ _ATTENTION = (
     *("attention.py", "plan", "presets.py", "quantize.py", "reference/sorting.py", "scheme.py"),
     "specs",
 )
-_CACHES = (*_LAUNCH, "kv", "kv_format.py", "specs/attention.py", "specs/kernel_spec.py")
+_CACHES = (
+    *_LAUNCH,
+    *("kv", "kv_format.py", "latent", "specs/attention.py", "specs/kernel_spec.py"),
+)
 
 # Between a caller's arrays and a kernel's arguments, of the package: files, and folders with all in
 # them. An edit here may change what a GPU computes. Not `auto`, which takes one scheme or another:
@@ -68,7 +71,9 @@ ATTENTION = Part(
     _ATTENTION,
 )
 RINGS = Part((*ATTENTION.kernels, "merge_states.cu"), (*_ATTENTION, "distributed", "merging.py"))
-CACHES = Part(("append.cu", "offsets.cu", "decode.cu"), _CACHES)
+CACHES = Part(
+    ("append.cu", "offsets.cu", "decode.cu", "append_latent.cu", "decode_latent.cu"), _CACHES
+)
 CHUNKS = Part(
     (*ATTENTION.kernels, *CACHES.kernels, "cache_operands.cu"),
     tuple(sorted({*_ATTENTION, *_CACHES})),

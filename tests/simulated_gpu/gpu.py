@@ -16,6 +16,7 @@ from .attention import attention_mma, attention_wgmma
 from .cache_operands import store_operands
 from .decoding import decode_attention
 from .device import GPU
+from .latent import append_latent, decode_latent_attention
 from .launches import SimulatedLaunches
 from .memory import garbage, view_of
 from .merging import merge_states
@@ -40,6 +41,8 @@ KERNELS = {
     "append_tokens": append_tokens,
     "decode_attention": decode_attention,
     "store_operands": store_operands,
+    "append_latent": append_latent,
+    "decode_latent": decode_latent_attention,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
     "mask_map": mask_map,
@@ -79,6 +82,7 @@ MODULES = (
     "kv.append",
     "kv.attend",
     "kv.sequence_calls",
+    "latent.device",
     "kv.device",
 )
 # Those that ask which GPU there is.
@@ -92,6 +96,7 @@ PLANNERS = (
     "kv.attend",
     "kv.device",
     "kv.prefill",
+    "latent.device",
 )
 
 

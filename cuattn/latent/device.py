@@ -1,0 +1,257 @@
+"""Calls on a latent cache on the GPU: what is checked, launched and noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..arrays.caller import Caller, device_of
+from ..arrays.device import current_device, target
+from ..arrays.overlap import check_output, extent
+from ..arrays.view import Array, View, as_cupy, cupy_module, view_cupy
+from ..common.sizes import ceil_div
+from ..compile.chain import Chain
+from ..compile.launch import NULL, Buffers, Launch
+from ..errors import ArgumentError
+from ..kv.append import counts_on_device, fresh_counts
+from ..kv.device import STORE, DeviceMemory, direct, store_values
+from ..kv.plans import appended, unplanned
+from ..kv.spec import KV_BLOCK
+from ..operands.operand import (
+    DTYPES,
+    compact_strides,
+    in_order,
+    itemsize,
+    takes_pairs,
+)
+from ..specs.attention import Type
+from .format import LatentFormat, LatentGeometry
+from .query import LatentOptions, LatentQuery, token_operands
+from .spec import LatentAppendSpec, latent_decode_spec
+
+__all__ = [
+    "APPEND_GIVEN",
+    "ATTEND_GIVEN",
+    "append_on_device",
+    "attend_on_device",
+    "prepare_append",
+    "prepare_attend",
+]
+
+# The addresses that calls have from outside: see `Buffers`.
+APPEND_GIVEN = (*STORE, "limits", "fixed", "arrivals", "refused", "latent", "rope", "counts")
+ATTEND_GIVEN = (*STORE, "arrivals", "q", "o", "lse")
+
+# Blocks of all tiles of rows are counted in 32-bit integers.
+_MAX_BLOCKS = 2**30
+
+# Members of DecodeParams for other caches.
+_ABSENT = ("sinks", "alibi_slopes", "attn_mask")
+_UNUSED = (
+    *("window_left", "window_right", "softcap", "sinks_stride_head", "mask_columns"),
+    *("alibi_slopes_stride_batch", "alibi_slopes_stride_head"),
+    *(f"attn_mask_stride_{axis}" for axis in ("batch", "head", "row", "column")),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AppendCall:
+    """What all appends of arrays of the same kinds have in common: tokens, and their launch."""
+
+    tokens: int
+    launches: Chain
+
+
+@dataclass(frozen=True, eq=False)
+class AttendCall:
+    """What all calls with arrays of the same kinds have in common.
+
+    Attributes
+    ----------
+    query : LatentQuery
+    writes_out : bool
+        Whether the kernel can write to where the caller wants the output.
+    extents : dict of str to tuple of int
+        Bytes that the caller's arrays span, from their element 0 on.
+    sizes : dict of str to int
+        Bytes of their elements.
+    arrivals : int
+        Counters of 32 bits that have to be 0, and will be again.
+    launches : Chain
+    """
+
+    query: LatentQuery
+    writes_out: bool
+    extents: dict[str, tuple[int, int]]
+    sizes: dict[str, int]
+    arrivals: int
+    launches: Chain
+
+
+def append_on_device(
+    memory: DeviceMemory, latent: Any, rope: Any, counts: Any, stream: Any
+) -> None:
+    """Do what `LatentKVCache.append` says, of arrays on the GPU."""
+    memory.check_device(latent, "latent", device_of(latent, "latent"))
+    with memory.on_device():
+        caller = Caller(latent, stream)
+        views = memory.look(caller, latent, "latent"), memory.look(caller, rope, "rope")
+        with caller:
+            of_latent, of_rope = map(direct, views)
+            call = memory.prepared(prepare_append, of_latent.signature, of_rope.signature)
+            fresh = fresh_counts(memory, caller, counts, call.tokens)
+            host_state, is_captured = memory.host_state, memory.is_captured()
+            if host_state.is_known and not isinstance(fresh, View) and not is_captured:
+                count = call.tokens if fresh is None else fresh
+                plan = appended(host_state, count, of_latent.shape, "latent")
+            else:
+                plan = unplanned(host_state, call.tokens, captured=is_captured)
+            counts_view = counts_on_device(memory, fresh, call.tokens)
+            given = (
+                *memory.append_addresses,
+                memory.counters(1),
+                memory.refused_address,
+                of_latent.ptr,
+                of_rope.ptr,
+                0 if counts_view is None else counts_view.ptr,
+            )
+            if is_captured:  # which nothing undoes
+                memory.host_state = plan.after
+            with memory.transaction(plan.after, *memory.undoing(plan, offsets=False)):
+                memory.write_pages(plan)
+                call.launches(given, caller.stream)
+
+
+def prepare_append(geometry: LatentGeometry, latent: Array, rope: Array) -> AppendCall:
+    """Check an append on CuPy's current device, plan it and load its kernel.
+
+    Raises
+    ------
+    ArgumentError, NoGPUError, UnsupportedError, CompileError
+        As `LatentKVCache.append`.
+    """
+    operands = token_operands(geometry, latent, rope)
+    tokens = operands[0].tokens
+    buffers = Buffers(*APPEND_GIVEN)
+    if not tokens:
+        return AppendCall(tokens, Chain([], buffers))
+    aligned = all(x.aligned for x in operands)
+    spec = LatentAppendSpec(operands[0].dtype, _rope_type(geometry), aligned)
+    values: dict[str, Any] = {
+        "store": store_values(geometry, buffers),
+        **{name: buffers[name] for name in ("limits", "arrivals", "refused", "counts")},
+        "k": buffers["latent"],
+        "v": buffers["rope"],
+        "seqlen": tokens,
+    }
+    for name, x in zip("kv", operands, strict=True):
+        for axis, step in zip(("batch", "head", "token"), x.strides[:3], strict=True):
+            values[f"{name}_stride_{axis}"] = step
+    grid = (geometry.batch * ceil_div(tokens, spec.tokens),)
+    launch = Launch(spec, current_device(), grid, values)
+    return AppendCall(tokens, Chain([launch], buffers))
+
+
+def attend_on_device(
+    memory: DeviceMemory, q: Any, options: LatentOptions, out: Any, stream: Any
+) -> Any:
+    """Do what `LatentKVCache.attend` says, of arrays on the GPU."""
+    memory.check_device(q, "q", device_of(q, "q"))
+    with memory.on_device():
+        caller = Caller(q, stream)
+        q_view = memory.look(caller, q, "q")
+        out_view = None if out is None else memory.look(caller, out, "out")
+        with caller:
+            memory.settle()
+            q_view = direct(q_view)
+            of_out = None if out_view is None else out_view.signature
+            call = memory.prepared(prepare_attend, q_view.signature, of_out, *options)
+            query = call.query
+            if out_view is not None:
+                sizes = call.sizes
+                check_output(out, out_view, {"q": q_view}, call.extents, sizes["out"], sizes)
+            o = caller.empty(query.output_shape, q_view.dtype) if out_view is None else out_view
+            lse = caller.empty(query.q.shape[:3], "float32") if query.return_lse else None
+            written = o
+            if not call.writes_out:
+                written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
+            given = (
+                *memory.attend_addresses,
+                memory.counters(call.arrivals),
+                q_view.ptr,
+                written.ptr,
+                0 if lse is None else lse.ptr,
+            )
+            call.launches(given, caller.stream)
+            if written is not o:
+                as_cupy(o)[...] = written.owner
+            result = caller.deliver(o) if out is None else out
+            return (result, caller.deliver(lse)) if query.return_lse else result
+
+
+def prepare_attend(
+    geometry: LatentGeometry,
+    q: Array,
+    out: Array | None,
+    scale: float,
+    is_causal: bool,
+    return_lse: bool,
+    layout: str,
+) -> AttendCall:
+    """Check a call on CuPy's current device, plan it and load its kernel.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError, CompileError
+        As `LatentKVCache.attend`.
+    """
+    query = LatentQuery.of(geometry, q, LatentOptions(scale, is_causal, return_lse, layout))
+    operand = query.q
+    batch, heads, seqlen_q, _ = operand.shape
+    writes_out = out is None or takes_pairs(query.output(out), out.misalignment)
+    o_strides = compact_strides(query.output_shape)
+    if out is not None and writes_out:
+        o_strides = out.strides
+    given: dict[str, Array] = {"q": q} if out is None else {"q": q, "out": out}
+    sizes = {name: itemsize(x.dtype) for name, x in given.items()}
+    rows = heads * seqlen_q
+    buffers = Buffers(*ATTEND_GIVEN)
+    launches: list[Launch] = []
+    arrivals = 0
+    if batch * rows:
+        device = current_device()
+        spec = latent_decode_spec(operand.dtype, _rope_type(geometry), rows, target(device.arch))
+        row_tiles = ceil_div(rows, spec.rows)
+        arrivals = batch * row_tiles
+        if arrivals * ceil_div(geometry.capacity, KV_BLOCK) > _MAX_BLOCKS:
+            expected = f"of fewer queries, so that {_MAX_BLOCKS} blocks suffice"
+            raise ArgumentError("q.shape", q.shape, expected)
+        values: dict[str, Any] = {
+            "store": store_values(geometry, buffers),
+            **{name: buffers[name] for name in ("arrivals", "q", "o", "lse")},
+            "partials": buffers.take(2 * device.num_sms * spec.partial_bytes),
+            "heads_per_kv": heads,
+            "seqlen_q": seqlen_q,
+            "row_tiles": row_tiles,
+            "is_causal": int(query.is_causal),
+            "q_aligned": int(operand.aligned),
+            "softmax_scale": query.softmax_scale,
+            **dict.fromkeys(_ABSENT, NULL),
+            **dict.fromkeys(_UNUSED, 0),
+        }
+        for name, steps in (("q", operand.strides), ("o", in_order(o_strides, layout))):
+            for axis, step in zip(("batch", "head", "row"), steps[:3], strict=True):
+                values[f"{name}_stride_{axis}"] = step
+        launches.append(Launch(spec, device, (device.num_sms,), values))
+    return AttendCall(
+        query=query,
+        writes_out=writes_out,
+        extents={name: extent(x.shape, x.strides, sizes[name]) for name, x in given.items()},
+        sizes=sizes,
+        arrivals=arrivals,
+        launches=Chain(launches, buffers),
+    )
+
+
+def _rope_type(geometry: LatentGeometry) -> Type:
+    return DTYPES[cast(LatentFormat, geometry.kv_format).rope_dtype]

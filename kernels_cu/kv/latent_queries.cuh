@@ -1,0 +1,45 @@
+// Rows of Q as left operands: 512 channels quantized to 8 bits per row, 64 in the cache's type.
+#pragma once
+#include "kv/latent_shape.cuh"
+
+// By all threads, who have met behind whatever reads the last head's.
+template <LatentDecodeSpec S>
+__device__ __forceinline__ void prepare_latent_queries(const DecodeParams& p,
+                                                       LatentStorage<S>& storage,
+                                                       const BlockCursor& at) {
+  using Scale = Scaling<Type::int8, 8>;
+  const int warp = threadIdx.x / kWarpSize;
+  const int lane = threadIdx.x % kWarpSize;
+#pragma unroll 1
+  for (int row = warp; row < S.rows; row += kLatentWarps) {
+    const RowPlace place = RowPlace::of<kLatentShare<S>>(p, at.head, row);
+    LatentRow x;
+    if (place.exists) {
+      const i64 element = at.sequence * p.q_stride_batch + place.head * p.q_stride_head +
+                          place.query * p.q_stride_row;
+      const char* from = static_cast<const char*>(p.q) + element * bytes_of(S.input);
+      x.load<S.input>(from, from + kLatent * bytes_of(S.input), p.q_aligned);
+    }
+    const float amax = x.amax();
+    const float factor = Scale::factor(amax);
+    if (lane == 0) storage.scale[row] = Scale::scale(amax);
+    const int lower = row / 8 % 2;
+#pragma unroll
+    for (int i = 0; i < LatentRow::kPieces; ++i) {
+      const int channel = LatentRow::channel(i);
+      const int to = row % 8 * 4 + channel / 4 % 4;
+      u32* words = reinterpret_cast<u32*>(&storage.q[row / 16][channel / 32][to]);
+      words[channel / 16 % 2 * 2 + lower] = x.codes(i, factor);
+    }
+    if (LatentRow::has_rope()) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int channel = 4 * lane + 2 * i;
+        const int to = row % 8 * 4 + channel / 2 % 4;
+        u32* words = reinterpret_cast<u32*>(&storage.q_rope[row / 16][channel / 16][to]);
+        words[channel / 8 % 2 * 2 + lower] = x.pair<S.rope>(i);
+      }
+    }
+  }
+  meet_all();
+}
