@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
@@ -48,7 +49,8 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     arrays: dict[str, NDArray[Any]] = {"lengths": lengths.astype(np.int32)}
     if memory.k_offset is not None:
         arrays["k_offset"] = memory.to_host(memory.k_offset)
-        arrays["bare"] = memory.to_host(memory.bare)
+        # Of sequences without tokens it means nothing.
+        arrays["bare"] = memory.to_host(memory.bare) * (lengths > 0).astype(np.int32)
     for b, length in enumerate(lengths.tolist()):
         units = read_units(memory, b, 0, ceil_div(length, UNIT_TOKENS))
         arrays[f"units.{b}"] = _used_units(memory, units, length)
@@ -123,7 +125,7 @@ def restore(memory: Memory, saved: Saved) -> None:
         after = after._replace(evicted=saved.evicted)
         memory.write_table(after)
         with memory.transaction(after, memory.write_lengths, memory.write_limits):
-            for b, units in enumerate(saved.units):
+            for b, units in _in_order(memory.geometry, saved):
                 write_units(memory, b, 0, memory.sent(units[None]))
             if saved.coarse is not None:
                 memory.coarse[...] = memory.sent(saved.coarse.astype(np.int32))
@@ -137,6 +139,18 @@ def restore(memory: Memory, saved: Saved) -> None:
             memory.write_limits(after)
             memory.write_lengths(after)
     memory.wait()
+
+
+def _in_order(geometry: KVGeometry, saved: Saved) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield sequences with units; of a shared page those of who has most tokens in it are last."""
+    units = dict(enumerate(saved.units))
+    if saved.table is None:
+        yield from units.items()
+        return
+    size = geometry.page_size
+    yield from sorted(units.items(), key=lambda item: (saved.lengths[item[0]] - 1) % size)
+    for b, whole in units.items():
+        yield b, whole[:, : int(saved.lengths[b]) // size * geometry.page_units]
 
 
 def checksum(geometry: str, arrays: dict[str, NDArray[Any]]) -> str:

@@ -1,7 +1,7 @@
 """Histories of a `KVCache`: any order of any of its operations, right and wrong.
 
-Beside the cache goes a model of it, the tokens in float32. After every step lengths agree and no
-two sequences share a page; what is read is what was written, within the error of the format.
+Beside the cache goes a model of it, the tokens in float32. After every step lengths agree and each
+page is free or counted; what is read is what was written, within the error of the format.
 """
 
 import tempfile
@@ -99,7 +99,10 @@ class History(RuleBasedStateMachine):
         self.cache = cuattn.KVCache(batch, heads, head_dim, capacity, device=device, **options)
         self.sizes, self.capacity = (batch, heads, head_dim), capacity
         self.tokens = [[np.zeros((heads, 0, head_dim), np.float32)] * 2 for _ in range(batch)]
-        self.own_pages = False
+        # Tokens that are left before some that are gone.
+        self.gaps = [0] * batch
+        self.page_size, self.first = page_size, options.get("first", 0)
+        self.owns_pages = bool(page_size)
 
     def array(self, x):
         if self.place == "cpu":
@@ -141,7 +144,19 @@ class History(RuleBasedStateMachine):
     def truncate(self, seed):
         rng = np.random.default_rng(seed)
         lengths = [int(rng.integers(0, n + 1)) for n in self.lengths]
-        self.cache.truncate(lengths)
+        into_gap = any(
+            0 < n <= gap and n < now
+            for n, now, gap in zip(lengths, self.lengths, self.gaps, strict=True)
+        )
+        try:
+            self.cache.truncate(lengths)
+        except cuattn.ArgumentError:
+            # Or pages lack that what was reserved has to have.
+            assert into_gap or self.page_size
+            self.count("refused")
+            return
+        assert not into_gap
+        self.gaps = [gap if n else 0 for gap, n in zip(self.gaps, lengths, strict=True)]
         self.tokens = [
             [x[:, :n] for x in pair] for pair, n in zip(self.tokens, lengths, strict=True)
         ]
@@ -151,7 +166,63 @@ class History(RuleBasedStateMachine):
     def reset(self):
         self.cache.reset()
         self.tokens = [[x[:, :0] for x in pair] for pair in self.tokens]
+        self.gaps = [0] * len(self.gaps)
         self.count("reset")
+
+    @rule(src=st.integers(-1, 3), dst=st.integers(-1, 3))
+    def fork(self, src, dst):
+        batch = len(self.tokens)
+        order = list(range(batch))
+        if 0 <= dst < batch:
+            order[dst] = src
+        is_right = 0 <= src < batch and 0 <= dst < batch
+        self.become(order, is_right, lambda: self.cache.fork(src, dst))
+
+    @rule(seed=SEEDS, wrong=st.booleans())
+    def reorder(self, seed, wrong):
+        batch = len(self.tokens)
+        order = np.random.default_rng(seed).integers(-int(wrong), batch, batch).tolist()
+        is_right = all(i >= 0 for i in order)
+        self.become(order, is_right, lambda: self.cache.reorder(order))
+
+    def become(self, order, is_right, call):
+        before = self.cache.page_table
+        try:
+            call()
+        except (cuattn.ArgumentError, cuattn.UnsupportedError):
+            # Reserved pages may lack for copies; those of the caller are not shared.
+            assert not is_right or self.page_size
+            np.testing.assert_array_equal(self.cache.page_table, before)
+            self.count("refused")
+            return
+        assert is_right
+        self.tokens = [self.tokens[i] for i in order]
+        self.gaps = [self.gaps[i] for i in order]
+        self.count("reorder")
+
+    @rule(seed=SEEDS, sequence=st.integers(0, 3))
+    def evict(self, seed, sequence):
+        rng, size = np.random.default_rng(seed), self.page_size or 16
+        length = self.lengths[sequence] if sequence < len(self.tokens) else 100
+        places = [i for i in range(max(length - 1, 0) // size + 1) if rng.random() < 0.3]
+        is_right = (
+            self.owns_pages
+            and sequence < len(self.tokens)
+            and all(i * size >= self.first and (i + 1) * size < length for i in places)
+        )
+        try:
+            self.cache.evict(sequence, places)
+        except (cuattn.ArgumentError, cuattn.UnsupportedError):
+            assert not is_right
+            self.count("refused")
+            return
+        assert is_right
+        self.count("evict")
+        for i in reversed(places):
+            some = np.r_[0 : i * size, (i + 1) * size : self.lengths[sequence]]
+            self.tokens[sequence] = [x[:, some] for x in self.tokens[sequence]]
+            gap = self.gaps[sequence]
+            self.gaps[sequence] = max(i * size, gap - size if i * size < gap else gap)
 
     @rule(tokens=st.integers(-1, 260))
     def reserve(self, tokens):
@@ -216,7 +287,14 @@ class History(RuleBasedStateMachine):
         given = {
             name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in options.items()
         }
-        o, lse = self.cache.attend(self.array(q), return_lse=True, **given)
+        counts = "alibi_slopes" in options or options.get("window_size", (-1, -1))[0] >= 0
+        try:
+            o, lse = self.cache.attend(self.array(q), return_lse=True, **given)
+        except cuattn.UnsupportedError:
+            assert counts
+            assert any(self.gaps)
+            return
+        assert not (counts and any(self.gaps))
         o, lse = self.host(o).astype(np.float64), self.host(lse)
         assert np.isfinite(o).all()
         bound = ATTEND[min(self.k_bits, self.v_bits)]
@@ -258,7 +336,7 @@ class History(RuleBasedStateMachine):
         for mine, other in zip(self.cache.codes(), loaded.codes(), strict=True):
             np.testing.assert_array_equal(mine.codes, other.codes)
             np.testing.assert_array_equal(mine.scale, other.scale)
-        self.cache = loaded
+        self.cache, self.owns_pages = loaded, bool(self.page_size)
         self.count("save and load")
 
     @precondition(lambda self: self.cache.page_table is not None)
@@ -271,6 +349,7 @@ class History(RuleBasedStateMachine):
             np.testing.assert_array_equal(self.cache.page_table, before)
             self.count("refused")
         else:
+            self.owns_pages = False
             self.count("set page table")
 
     @invariant()
@@ -280,5 +359,14 @@ class History(RuleBasedStateMachine):
         np.testing.assert_array_equal(self.cache.lengths, self.lengths)
         table = self.cache.page_table
         if table is not None:
-            used = table[table >= 0]
-            assert len(used) == len(set(used.tolist()))
+            for row in table:
+                used = row[row >= 0]
+                assert len(used) == len(set(used.tolist()))
+            pages = self.cache._memory.host_state.pages
+            page, times = np.unique(table[table >= 0], return_counts=True)
+            extra = np.zeros(len(page), int) if pages.extra is None else pages.extra[page]
+            np.testing.assert_array_equal(extra, times - 1)
+            if pages.is_own:
+                count = self.cache._memory.geometry.num_pages
+                free = [*pages.returned.tolist(), *range(pages.unused, count)]
+                assert sorted([*page.tolist(), *free]) == list(range(count))

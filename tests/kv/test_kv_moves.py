@@ -385,6 +385,31 @@ def test_a_file_knows_what_is_shared_and_what_is_gone(device, rng, tmp_path, kv_
         assert shared_with(loaded, b) == shared_with(cache, b)
 
 
+def test_a_file_has_all_tokens_of_a_page_that_one_shares_in_part(rng, tmp_path):
+    pytest.importorskip("safetensors")
+    cache = filled(rng, counts=(40, 0, 0), **PAGED)
+    cache.reorder([0, 0, 0])
+    for lengths in ([40, 35, 20], [40, 35, 10]):
+        cache.truncate(lengths)
+        cache.save(tmp_path / "cache.safetensors")
+        assert_same_contents(KVCache.load(tmp_path / "cache.safetensors", "cpu"), cache)
+    cache.reorder([2, 1, 0])
+    cache.save(tmp_path / "cache.safetensors")
+    assert_same_contents(KVCache.load(tmp_path / "cache.safetensors", "cpu"), cache)
+
+
+def test_a_cache_emptied_after_an_eviction_is_saved(rng, tmp_path):
+    pytest.importorskip("safetensors")
+    cache = KVCache(1, 2, 64, 80, page_size=16, device="cpu")
+    # Few tokens first: then the first 128 keys have no offset.
+    for count in (1, 40):
+        cache.append(*tokens(rng, 1, 2, count, 64))
+    cache.evict(0, [0])
+    cache.reset()
+    cache.save(tmp_path / "cache.safetensors")
+    assert KVCache.load(tmp_path / "cache.safetensors", "cpu").positions.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
