@@ -1,6 +1,7 @@
 // Few queries against a long quantized KV cache, at the speed at which memory delivers it.
 //
-// Every CTA has an equal share of the blocks of all heads (partition.cuh). One warp copies them
+// Every CTA has an equal share of the blocks of all heads (partition.cuh), or a part of one head
+// (own_parts.cuh). One warp copies them
 // (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
 //   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
@@ -128,8 +129,7 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   __syncthreads();
   const Partition<S> partition(p);
   const int warp = threadIdx.x / kWarpSize;
-  const int cta = blockIdx.x;
-  const bool has_share = partition.begin(cta) < partition.begin(cta + 1);
+  const bool has_share = partition.has_share(blockIdx.x);
   if (warp == kComputingWarps) {
     if (has_share) copy_units<S>(p, partition, units);
   } else if (warp > kComputingWarps) {

@@ -12,10 +12,13 @@ from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS
 from .arrays import whole_counts
 
-__all__ = ["BLOCK", "Piece", "partition"]
+__all__ = ["BLOCK", "LEAST_PART", "Piece", "most_parts", "own_parts", "partition"]
 
 # Tokens that one step of P is for; workers share whole blocks.
 BLOCK = 128
+
+# Blocks of a part of a batch-invariant call, at least.
+LEAST_PART = 8
 
 _MOST_TOKENS = 2**31 - 1
 
@@ -103,6 +106,36 @@ def _fine_blocks(length: int, recent_units: int) -> int:
         return 0
     first = max(ceil_div(length, UNIT_TOKENS) - recent_units, 0) * UNIT_TOKENS // BLOCK
     return ceil_div(length, BLOCK) - first
+
+
+def own_parts(length: int, most: int) -> list[range]:
+    """Return the blocks of the parts of a head that depend on its own length only.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of the sequence.
+    most : int
+        From `most_parts`.
+    """
+    blocks = ceil_div(length, BLOCK)
+    size = max(ceil_div(blocks, most), LEAST_PART)
+    return [range(first, min(first + size, blocks)) for first in range(0, blocks, size)]
+
+
+def most_parts(workers: int, heads: int, blocks: int) -> int:
+    """Return how many parts a head has at most: as many as workers, if the sequence was alone.
+
+    Parameters
+    ----------
+    workers : int
+    heads : int
+        Of one sequence: heads of K and V, times the tiles that their queries are.
+    blocks : int
+        Of the longest sequence that there is room for. Fewer blocks leave the parts of a length as
+        they are.
+    """
+    return max(min(workers // heads, ceil_div(blocks, LEAST_PART)), 1)
 
 
 def share_of(blocks: int, workers: int) -> int:

@@ -18,6 +18,7 @@ from ..operands.operand import in_order, itemsize
 from ..operands.problem import Problem
 from ..operands.score_arrays import SCORE_NAMES, ScoreName
 from ..operands.scores import ALL_KEYS
+from ..reference.partition import most_parts
 from .device import STORE, DeviceMemory, direct, store_values
 from .geometry import KVGeometry
 from .prefill import PrefillCall, prepared_prefill
@@ -137,6 +138,7 @@ def prepare_attend(
     layout: str,
     window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
+    batch_invariant: bool = False,
     arrays: ScoreArrays = NO_ARRAYS,
 ) -> AttendCall:
     """Check a call on CuPy's current device, plan it and load its kernel.
@@ -146,7 +148,9 @@ def prepare_attend(
     ArgumentError, UnsupportedError, CompileError
         As `cuattn.KVCache.attend`.
     """
-    options = QueryOptions(scale, is_causal, return_lse, layout, window_size, softcap)
+    options = QueryOptions(
+        scale, is_causal, return_lse, layout, window_size, softcap, batch_invariant
+    )
     query = Query.of(geometry, q, options, arrays)
     problem = query.problem
     operand = problem.q
@@ -162,7 +166,8 @@ def prepare_attend(
     if batch * rows:
         device = current_device()
         facts = target(device.arch)
-        spec = decode_spec(geometry.kv_format, operand.dtype, rows, facts, query.scores.features)
+        features = query.scores.features._replace(batch_invariant=batch_invariant)
+        spec = decode_spec(geometry.kv_format, operand.dtype, rows, facts, features)
         row_tiles = ceil_div(rows, spec.rows)
         arrivals = batch * geometry.num_kv_heads * row_tiles
         if arrivals * ceil_div(geometry.capacity, KV_BLOCK) > _MAX_BLOCKS:
@@ -171,6 +176,11 @@ def prepare_attend(
             )
             raise ArgumentError("q.shape", q.shape, expected)
         ctas = device.num_sms * spec.min_ctas
+        partials, parts = 2 * ctas, 1
+        if batch_invariant:
+            blocks = ceil_div(geometry.capacity, KV_BLOCK)
+            parts = most_parts(ctas, geometry.num_kv_heads * row_tiles, blocks)
+            partials = ctas = arrivals * parts
         # Partial in kernels_cu/kv/partials.cuh: O, and three numbers of each row.
         partial = 4 * spec.rows * (spec.head_dim + 3)
         values: dict[str, Any] = {
@@ -178,11 +188,12 @@ def prepare_attend(
             "q": buffers["q"],
             "o": buffers["o"],
             "lse": buffers["lse"],
-            "partials": buffers.take(2 * ctas * partial),
+            "partials": buffers.take(partials * partial),
             "arrivals": buffers["arrivals"],
             "heads_per_kv": problem.group,
             "seqlen_q": seqlen_q,
             "row_tiles": row_tiles,
+            "parts": parts,
             "q_aligned": int(operand.aligned),
             "softmax_scale": problem.softmax_scale,
             **{name: buffers[name] for name in SCORE_NAMES},

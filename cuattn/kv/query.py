@@ -39,6 +39,7 @@ class QueryOptions(NamedTuple):
     layout: str
     window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)

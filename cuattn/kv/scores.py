@@ -51,7 +51,7 @@ _EXTRAS = {
 
 
 class Features(NamedTuple):
-    """What a kernel does to logits besides a causal mask; nothing by default.
+    """What a kernel is made for besides a causal mask; nothing by default.
 
     Attributes
     ----------
@@ -59,6 +59,8 @@ class Features(NamedTuple):
         Rows see a part of the tokens beside their own.
     softcap : bool
     sinks, alibi_slopes, attn_mask : Extra
+    batch_invariant : bool
+        Not of logits, but of the order of sums: a head's parts depend on its own length only.
     """
 
     window: bool = False
@@ -66,6 +68,7 @@ class Features(NamedTuple):
     sinks: Extra = Extra.none
     alibi_slopes: Extra = Extra.none
     attn_mask: Extra = Extra.none
+    batch_invariant: bool = False
 
 
 PLAIN = Features()

@@ -89,7 +89,7 @@ class DecodeSpec(_OfFormat):
         Blocks of tokens in shared memory.
     min_ctas : int
         CTAs of a multiprocessor.
-    window, softcap, sinks, alibi_slopes, attn_mask
+    window, softcap, sinks, alibi_slopes, attn_mask, batch_invariant
         As of `Features`.
     """
 
@@ -108,6 +108,7 @@ class DecodeSpec(_OfFormat):
     sinks: Extra = Extra.none
     alibi_slopes: Extra = Extra.none
     attn_mask: Extra = Extra.none
+    batch_invariant: bool = False
 
     @classmethod
     def of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.public import public
+from ..errors import ArgumentError
 from ..operands.scores import ALL_KEYS, checked_window
 from .append import append_on_device
 from .attend import attend_on_device
@@ -66,6 +67,7 @@ class TokenCalls(Holdings):
         return_lse: bool = False,
         cu_seqlens_q: Any = None,
         max_seqlen_q: int | None = None,
+        batch_invariant: bool = False,
         out: Any = None,
         stream: Any = None,
     ) -> Any:
@@ -115,6 +117,11 @@ class TokenCalls(Holdings):
         max_seqlen_q : int, optional
             With it, what no sequence has more queries than: total_q by default. Of more the rest is
             left out.
+        batch_invariant : bool
+            Let a sequence have the same bits alone and in any batch, with the same heads, number of
+            queries and kind of GPU: sums are taken in parts that depend on its own length only, at
+            least 1024 tokens each. A call keeps more memory for them: a float32 row of O for each
+            query and part of the longest sequence that there is room for.
         out : array, optional
             As for `cuattn.attention`.
         stream : int or stream, optional
@@ -153,7 +160,11 @@ class TokenCalls(Holdings):
             self._memory.host_state.check_distances(
                 "alibi_slopes" if window[0] < 0 else "window_size"
             )
-        options = QueryOptions(scale, is_causal, return_lse, layout, window, softcap)
+        if not isinstance(batch_invariant, bool):
+            raise ArgumentError("batch_invariant", batch_invariant, "True or False")
+        options = QueryOptions(
+            scale, is_causal, return_lse, layout, window, softcap, batch_invariant
+        )
         if isinstance(self._memory, DeviceMemory):
             attend: Any = attend_on_device
         else:

@@ -35,12 +35,19 @@ struct Arrivals {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (!left[i]) continue;
-      const int cta = partition.owner(begin[i]);
-      BlockCursor head;
-      partition.count(head, at[i].length);
-      parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - head.ahead);
-      parts[i].rest = &partial_of<S>(p, cta + 1, true);
-      parts[i].count = partition.owner(begin[i] + at[i].blocks - 1) - cta + 1;
+      if constexpr (S.batch_invariant) {
+        const int cta = partition.first_cta(at[i]);
+        parts[i].first = &partial_of<S>(p, cta, true);
+        parts[i].rest = &partial_of<S>(p, cta + 1, true);
+        parts[i].count = partition.parts_in(at[i].length);
+      } else {
+        const int cta = partition.owner(begin[i]);
+        BlockCursor head;
+        partition.count(head, at[i].length);
+        parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - head.ahead);
+        parts[i].rest = &partial_of<S>(p, cta + 1, true);
+        parts[i].count = partition.owner(begin[i] + at[i].blocks - 1) - cta + 1;
+      }
       if (threadIdx.x == 0) storage.arrived[i] = before[i];
     }
     if (threadIdx.x == 0) ptx::acquire();

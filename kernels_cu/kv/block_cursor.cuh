@@ -1,5 +1,6 @@
-// Where in the list of all heads' blocks a CTA is; see partition.cuh.
+// Where in the list of all heads' blocks a CTA is (partition.cuh), and how many blocks a head has.
 #pragma once
+#include "kv/decode_shape.cuh"
 
 // A block in the list, which is ordered by sequence, head and block. A head is that of K and V with
 // one tile of its rows of Q.
@@ -14,3 +15,28 @@ struct BlockCursor {
 
   __device__ __forceinline__ int places() const { return ahead + blocks + behind; }
 };
+
+template <DecodeSpec S>
+struct HeadBlocks {
+  u32 reach;  // of S.window: see hidden_tokens
+
+  __device__ __forceinline__ explicit HeadBlocks(const DecodeParams& p) {
+    if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
+  }
+
+  // Tokens at the beginning of a sequence that no row sees; blocks of these are not in the list.
+  __device__ __forceinline__ int hidden(int length) const {
+    return S.window ? hidden_tokens(length, reach) : 0;
+  }
+  __device__ __forceinline__ int hidden_blocks(int length) const {
+    return hidden(length) / kKvBlock;
+  }
+
+  __device__ __forceinline__ int blocks_in(int length) const {
+    return ceil_div(length, kKvBlock) - hidden_blocks(length);
+  }
+};
+
+// The blocks of one head that a CTA has, one of those in `Partition`.
+template <DecodeSpec S, bool Own = S.batch_invariant>
+struct Partition;

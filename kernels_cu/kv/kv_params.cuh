@@ -27,7 +27,7 @@ struct DecodeParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
   void* o;                 // alike
   f32* lse;                // [batch, num_q_heads, seqlen_q], natural log; may be null
-  f32* partials;           // workspace, two of each CTA: see partials.cuh
+  f32* partials;           // workspace, see partials.cuh
   u32* arrivals;           // [batch, num_kv_heads, row_tiles], zero before and after
   i64 q_stride_batch;      // strides in elements
   i64 q_stride_head;
@@ -38,6 +38,7 @@ struct DecodeParams {
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;
   i32 row_tiles;           // ceil(heads_per_kv * seqlen_q / S.rows)
+  i32 parts;               // CTAs of each head and tile of rows, if S.batch_invariant
   i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens
   i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
   f32 softmax_scale;

@@ -23,6 +23,7 @@ struct DecodeSpec {
   Extra sinks;
   Extra alibi_slopes;
   Extra attn_mask;
+  bool batch_invariant;  // a head's parts depend on its own length only: own_parts.cuh
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -15,7 +15,7 @@ struct HeadParts {
   int count;
 
   // From one CTA's first part to the next one's.
-  static constexpr int kStep = 2;
+  static constexpr int kStep = S.batch_invariant ? 1 : 2;
 
   __device__ __forceinline__ const Partial<S>& part(int n) const {
     return n == 0 ? *first : rest[(n - 1) * kStep];

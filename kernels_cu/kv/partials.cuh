@@ -15,10 +15,11 @@ struct Partial {
   f32 lse_shift[S.rows];
 };
 
-// A share cuts two heads at most, its first and its last.
+// A share cuts two heads at most, its first and its last; a part of a batch-invariant call is one.
 template <DecodeSpec S>
 __device__ __forceinline__ Partial<S>& partial_of(const DecodeParams& p, int cta, bool is_first) {
-  return reinterpret_cast<Partial<S>*>(p.partials)[2 * cta + (is_first ? 0 : 1)];
+  const int place = S.batch_invariant ? cta : 2 * cta + (is_first ? 0 : 1);
+  return reinterpret_cast<Partial<S>*>(p.partials)[place];
 }
 
 // Takes that of a row's tokens, -inf if it sees none.

@@ -3,7 +3,6 @@
 // lengths on the device, so that a captured graph follows them.
 #pragma once
 #include "kv/block_cursor.cuh"
-#include "kv/decode_shape.cuh"
 #include "ptx/reduce.cuh"
 
 // Blocks of nested codes that have lower halves take about twice as long; those are a head's newest
@@ -11,21 +10,23 @@
 // head may have as many CTAs as any other, places ahead of its blocks make its last share a full
 // one: no CTA has two heads. reference/partition.py has the same.
 template <DecodeSpec S>
-struct Partition {
+struct Partition<S, false> : HeadBlocks<S> {
+  using Blocks = HeadBlocks<S>;
   const i32* lengths;
   int batch;
   int heads;    // of a sequence
   int total;    // places in the list
   int share;    // of a CTA; the last one may have fewer
-  u32 reach;    // of S.window: see hidden_tokens
   int scanned;  // places of a head of the sequences up to the lane's number
   int recent;   // of S.nested: units at a sequence's end that have lower halves
   int granule;  // likewise: what places of a head are a multiple of
 
   // By whole warps.
   __device__ __forceinline__ explicit Partition(const DecodeParams& p)
-      : lengths(p.store.lengths), batch(p.store.batch), heads(p.store.num_kv_heads * p.row_tiles) {
-    if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
+      : Blocks(p),
+        lengths(p.store.lengths),
+        batch(p.store.batch),
+        heads(p.store.num_kv_heads * p.row_tiles) {
     if constexpr (S.nested) {
       recent = p.store.recent_units;
       granule = 1;
@@ -42,17 +43,10 @@ struct Partition {
   }
 
   __device__ __forceinline__ int begin(int cta) const { return min_of(cta * share, total); }
+  __device__ __forceinline__ bool has_share(int cta) const { return begin(cta) < begin(cta + 1); }
 
   // The CTA that has a block.
   __device__ __forceinline__ int owner(int index) const { return index / share; }
-
-  // Tokens at the beginning of a sequence that no row sees; blocks of these are not in the list.
-  __device__ __forceinline__ int hidden(int length) const {
-    return S.window ? hidden_tokens(length, reach) : 0;
-  }
-  __device__ __forceinline__ int hidden_blocks(int length) const {
-    return hidden(length) / kKvBlock;
-  }
 
   // The block at a place in the list, below `total`: one that is none if the place is empty. By
   // whole warps.
@@ -93,7 +87,7 @@ struct Partition {
   // Makes what a length says of a head.
   __device__ __forceinline__ void count(BlockCursor& at, int length) const {
     at.length = length;
-    at.blocks = blocks_in(length);
+    at.blocks = Blocks::blocks_in(length);
     at.ahead = 0;
     at.behind = 0;
     if constexpr (S.nested) {
@@ -139,9 +133,6 @@ struct Partition {
     BlockCursor at;
     count(at, __ldg(lengths + sequence));
     return at.places();
-  }
-  __device__ __forceinline__ int blocks_in(int length) const {
-    return ceil_div(length, kKvBlock) - hidden_blocks(length);
   }
   __device__ __forceinline__ void enter(BlockCursor& at) const {
     count(at, __ldg(lengths + at.sequence));

@@ -51,6 +51,8 @@ FEATURES = (
     (96, KINDS[3], 1, Features(sinks=Extra.fp16, alibi_slopes=Extra.bf16, attn_mask=Extra.fp32)),
     (128, KINDS[4], 40, Features(True, True, Extra.fp32, Extra.fp16, Extra.fp16)),
     (128, WIDE[1], 1, Features(True, True, Extra.fp32, Extra.fp16, Extra.fp16)),
+    (64, KINDS[5], 1, Features(batch_invariant=True)),
+    (128, KINDS[0], 9, Features(window=True, batch_invariant=True)),
 )
 
 

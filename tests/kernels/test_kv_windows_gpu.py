@@ -1,4 +1,4 @@
-"""What decoding with a window visits: the units that some row of a sequence sees, each once."""
+"""What decoding visits: the units that some row of a sequence sees, each once."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ KERNEL = """
 #include "kv/unit_copies.cuh"
 
 extern "C" __global__ void visit(i32* lengths, int batch, int heads, int seqlen_q, int window_left,
-                                 int most_units, u32* visits) {
+                                 int most_units, int recent_units, int parts, u32* visits) {
   constexpr auto S = SPEC;
   DecodeParams p = {};
   p.store.lengths = lengths;
@@ -25,8 +25,10 @@ extern "C" __global__ void visit(i32* lengths, int batch, int heads, int seqlen_
   p.row_tiles = 1;
   p.seqlen_q = seqlen_q;
   p.window_left = window_left;
+  p.store.recent_units = recent_units;
+  p.parts = parts;
   const Partition<S> partition(p);
-  if (partition.begin(blockIdx.x) == partition.begin(blockIdx.x + 1)) return;
+  if (!partition.has_share(blockIdx.x)) return;
   const int lane = threadIdx.x;
   for_heads(partition, [&](const HeadShare& head) {
     u32* of_head = visits + (head.at.sequence * heads + head.at.head) * most_units;
@@ -39,28 +41,40 @@ extern "C" __global__ void visit(i32* lengths, int batch, int heads, int seqlen_
 """
 
 
+OWN = Features(batch_invariant=True)
+FORMATS = {
+    "plain": KVFormat(64),
+    "nested": KVFormat(64, 4, 4, rotate=True, nested=True),
+}
+# Units that nested codes have lower halves of.
+RECENT = 17
+
+
 @cache
-def compiled(arch, features):
+def compiled(arch, features, name="plain"):
     from cuattn.compile.nvrtc import compile_source
 
-    spec = decode_spec(KVFormat(64), Type.fp16, 1, target(arch), features)
+    spec = decode_spec(FORMATS[name], Type.fp16, 1, target(arch), features)
     return compile_source(KERNEL.replace("SPEC", spec.cxx()), arch)
 
 
-@pytest.mark.parametrize("features", [PLAIN, Features(window=True)], ids=["plain", "window"])
-def test_kernel_compiles(features):
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "features", [PLAIN, Features(window=True), OWN], ids=["plain", "window", "own"]
+)
+def test_kernel_compiles(features, name):
     pytest.importorskip("cupy")
-    assert compiled("90a", features).image
+    assert compiled("90a", features, name).image
 
 
-def visits(cupy, lengths, heads, queries, left, ctas):
+def visits(cupy, lengths, heads, queries, left, ctas, name="plain", parts=0):
     """Return how often each unit is visited, [sequence, head, unit]."""
-    features = PLAIN if left is None else Features(window=True)
+    features = Features(window=left is not None, batch_invariant=parts > 0)
     module = cupy.cuda.function.Module()
-    module.load(compiled(current_device().arch, features).image)
+    module.load(compiled(current_device().arch, features, name).image)
     units = max(-(-max(lengths) // 16), 1)
     found = cupy.zeros((len(lengths), heads, units), cupy.uint32)
-    sizes = (len(lengths), heads, queries, left or 0, units)
+    sizes = (len(lengths), heads, queries, left or 0, units, RECENT, parts)
     arguments = (cupy.array(lengths, cupy.int32), *map(np.int32, sizes), found)
     module.get_function("visit")((ctas,), (32,), arguments)
     return found.get()
@@ -85,6 +99,24 @@ def test_what_is_seen_is_visited_once_and_nothing_else(cupy, lengths, left, ctas
     for queries in (1, 5):
         found = visits(cupy, lengths, 3, queries, left, ctas)
         np.testing.assert_array_equal(found, wanted(lengths, 3, queries, left))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ctas", [1, 7, 132, 264, 1000])
+@pytest.mark.parametrize("lengths", [*LENGTHS, [131072], [8192] * 16], ids=str)
+def test_shares_of_nested_codes(cupy, lengths, ctas):
+    found = visits(cupy, lengths, 3, 1, None, ctas, "nested")
+    np.testing.assert_array_equal(found, wanted(lengths, 3, 1, None))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("left", [None, 1000])
+@pytest.mark.parametrize("parts", [1, 5, 33])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=len)
+def test_parts_of_their_own(cupy, lengths, parts, left, name):
+    found = visits(cupy, lengths, 3, 1, left, 3 * len(lengths) * parts, name, parts)
+    np.testing.assert_array_equal(found, wanted(lengths, 3, 1, left))
 
 
 @pytest.mark.gpu

@@ -24,13 +24,18 @@ LEAST = {
 
 def decode_attention(values, spec, grid):
     store = values["store"]
-    assert grid == (NUM_SMS * spec.min_ctas,)
     batch, heads = int(store["batch"]), int(store["num_kv_heads"])
     group, seqlen = int(values["heads_per_kv"]), int(values["seqlen_q"])
     row_tiles = int(values["row_tiles"])
     assert row_tiles * spec.rows >= group * seqlen > (row_tiles - 1) * spec.rows
     assert not compact(values["arrivals"], (batch * heads * row_tiles,), "<u4").any()
-    floats(values["partials"], (2 * grid[0] * spec.rows * (spec.head_dim + 2),))[...] = np.nan
+    ctas, parts = NUM_SMS * spec.min_ctas, int(values["parts"])
+    if spec.batch_invariant:
+        assert 1 <= parts <= max(ctas // (heads * row_tiles), 1)
+        ctas = batch * heads * row_tiles * parts
+    assert grid == (ctas,)
+    partials = ctas if spec.batch_invariant else 2 * ctas
+    floats(values["partials"], (partials * spec.rows * (spec.head_dim + 3),))[...] = np.nan
     lengths = lengths_of(values)
     shape = (batch, heads * group, seqlen, spec.channels)
     q = widened(rows(values, "q", shape, spec.input), spec.input)
