@@ -3,7 +3,7 @@
 #include "kv/own_parts.cuh"
 #include "kv/partition.cuh"
 
-// Blocks of one head that a CTA has, at `at` and after; none if the places that it has are empty.
+// Blocks of one head that a CTA has, at `at` and after; none if its places are empty.
 struct HeadShare {
   BlockCursor at;
   int begin;      // place of the head's first block in the list, none of its empty ones
