@@ -21,7 +21,9 @@ struct HeadShare {
 
   // From `at` up to `last`, and nothing else of the CTA's.
   __device__ __forceinline__ HeadShare(const BlockCursor& at, int last)
-      : at(at), begin(0), last(last), is_first(true), is_whole(at.block == 0 && last == at.blocks) {}
+      : at(at), begin(0), last(last), is_first(true) {
+    is_whole = at.block == 0 && last == at.blocks;
+  }
 };
 
 // Calls f for each head that a CTA has a share of. By whole warps.

@@ -1,5 +1,5 @@
-// Parts of a head that depend on its own length only, one of a CTA each: a sequence has the same bits
-// alone and in any batch. reference/partition.py has the same.
+// Parts of a head that depend on its own length only, one of a CTA each: a sequence has the same
+// bits alone and in any batch. reference/partition.py has the same.
 #pragma once
 #include "kv/block_cursor.cuh"
 
