@@ -74,11 +74,9 @@ class Scores:
     def features(self) -> Features:
         """What a kernel has to be made for."""
         arrays = (self.sinks, self.alibi_slopes, self.attn_mask)
-        return Features(
-            self.window_size not in (ALL_KEYS, (UNLIMITED, 0)),
-            self.softcap != 0,
-            *[Extra.none if x is None else x.dtype for x in arrays],
-        )
+        sinks, slopes, mask = (Extra.none if x is None else x.dtype for x in arrays)
+        window = self.window_size not in (ALL_KEYS, (UNLIMITED, 0))
+        return Features(window, self.softcap != 0, sinks, slopes, mask)
 
 
 @dataclass(frozen=True)
