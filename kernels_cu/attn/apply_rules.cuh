@@ -1,40 +1,30 @@
 // Rules of scores, over the keys of a block.
 #pragma once
+#include "attn/block_tokens.cuh"
 #include "attn/score_rules.cuh"
 
-// The scores of a block become exponents: score(tile, half, e) is one of a lane's in score_unit(),
-// added(tile, e) what its key adds behind the rules, put(tile, half, e, x) takes the exponent.
-// `order` has the tokens of a sorted block by their places.
-template <auto S, bool Masked, class Score, class Added, class Put>
-__device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Mask<S>& mask,
-                                            const u8* order, int block, int lane, Score score,
-                                            Added added, Put put) {
-  constexpr bool kTokens =
-      S.rules.alibi || S.rules.biased() || S.rules.score_mod || Masked;
-  const u8* places = order + lane % 4 * kLanePlaces;
-  // Tokens are counted from the lane's first column, or in sorted blocks from their own first.
-  const int first = Mask<S>::kSorted ? 0 : lane % 4 * 2;
-  const float of_first = rules.of_key(block * S.block_kv + first);
+// The scores of a block become exponents, of which key_part(tile, e) is what all rows add for a key;
+// the other arguments are those of `apply_rules`.
+template <auto S, bool Masked, class Score, class Put, class KeyPart>
+__device__ __forceinline__ void apply_to_keys(const ScoreRules<S>& rules, const Mask<S>& mask,
+                                              BlockTokens<S>& tokens, int first_key, Score score,
+                                              Put put, KeyPart key_part) {
   constexpr bool kBias = Masked && S.rules.biased() && !S.rules.score_mod;
 #pragma unroll
   for (int tile = 0; tile < S.block_kv / 8; ++tile) {
+    tokens.come_to(tile);
     float2 pair[2];
     if constexpr (kBias && !Mask<S>::kSorted) {
-      const int key = block * S.block_kv + first + 8 * tile;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        pair[half] = rules.mask.bias_of_pair(half, key, rules.seqlen_kv);
+        pair[half] = rules.mask.bias_of_pair(half, first_key + 8 * tile, rules.seqlen_kv);
       }
     }
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      int token = 8 * tile + e;
-      if constexpr (kTokens && Mask<S>::kSorted) {
-        token = mask.ordered ? places[2 * tile + e] : token + lane % 4 * 2;
-      }
-      const int key = block * S.block_kv + first + token;
-      const float of_key =
-          rules.of_further_key(of_first, static_cast<float>(token)) + added(tile, e);
+      const int token = tokens.number(tile, e);
+      const int key = first_key + token;
+      const float of_key = key_part(tile, e);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         bool sees = true;
@@ -54,5 +44,43 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
         put(tile, half, e, x);
       }
     }
+  }
+}
+
+// The scores of a block become exponents: score(tile, half, e) is one of a lane's in score_unit(),
+// added(tile, e) what its key adds behind the rules, put(tile, half, e, x) takes the exponent.
+// `order` has the tokens of a sorted block by their places.
+template <auto S, bool Masked, class Score, class Added, class Put>
+__device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Mask<S>& mask,
+                                            const u8* order, int block, int lane, Score score,
+                                            Added added, Put put) {
+  // A 0 that is added the compiler may not leave out.
+  constexpr bool kLogs = kTokenLogs<S> || kSortedLogs<S>;
+  constexpr float kOffset = BlockTokens<S>::kOffset;
+  BlockTokens<S> tokens(order, mask.ordered, rules.seqlen_kv, lane);
+  const int first = first_key_of<S>(block, lane);
+  const auto apply = [&](auto key_part) {
+    apply_to_keys<S, Masked>(rules, mask, tokens, first, score, put, key_part);
+  };
+  if constexpr (kSlopeUnits<S>) {
+    const float inverse = rules.score_unit();
+    if (rules.slope_is_unit()) {
+      apply([&](int tile, int e) {
+        const float rest = (kLogs ? added(tile, e) * inverse : 0.0f) - kOffset;
+        const float shifted = tokens.shifted(tile, e);
+        return Mask<S>::kSorted ? shifted + rest : shifted;
+      });
+    } else {
+      apply([&](int tile, int e) {
+        const float rest = kLogs ? added(tile, e) : 0.0f;
+        return __fmaf_rn(rules.slope, tokens.shifted(tile, e) - kOffset, rest);
+      });
+    }
+  } else {
+    const float of_first = rules.of_key(first);
+    apply([&](int tile, int e) {
+      const float x = rules.of_further_key(of_first, tokens.shifted(tile, e) - kOffset);
+      return kLogs ? x + added(tile, e) : x;
+    });
   }
 }

@@ -1,6 +1,7 @@
 // Which token of a block of keys is in each of a lane's columns.
 #pragma once
 #include "attn/mask.cuh"
+#include "ptx/registers.cuh"
 
 // The key that a lane's tokens are counted from: its first column, or in sorted blocks the first.
 template <auto S>
@@ -11,7 +12,7 @@ __device__ __forceinline__ int first_key_of(int block, int lane) {
 template <auto S, bool Sorted = Mask<S>::kSorted>
 struct BlockTokens {
   static constexpr float kOffset = 0.0f;
-  __device__ __forceinline__ BlockTokens(const u8*, bool, int) {}
+  __device__ __forceinline__ BlockTokens(const u8*, bool, int, int) {}
   __device__ __forceinline__ void come_to(int) {}
   __device__ __forceinline__ int number(int tile, int e) const { return 8 * tile + e; }
   // The number plus kOffset.
@@ -29,11 +30,14 @@ struct BlockTokens<S, true> {
   const u32* words;
   u32 columns;
   u32 word;
+  u32 upper;  // of such a float; hidden, so that of what permutes bytes the selector is immediate
   bool ordered;
 
-  __device__ __forceinline__ BlockTokens(const u8* order, bool ordered, int lane)
+  __device__ __forceinline__ BlockTokens(const u8* order, bool ordered, int seqlen_kv,
+                                         int lane)
       : words(reinterpret_cast<const u32*>(order + lane % 4 * kLanePlaces)),
         columns(0x09080100u + lane % 4 * 0x02020202u),
+        upper(0x43000000u | ptx::hidden_zero(seqlen_kv)),
         ordered(ordered) {}
 
   __device__ __forceinline__ void come_to(int tile) {
@@ -44,6 +48,6 @@ struct BlockTokens<S, true> {
   }
   __device__ __forceinline__ float shifted(int tile, int e) const {
     const u32 byte = tile % 2 * 2 + e;
-    return __uint_as_float(__byte_perm(word, 0x43000000u, 0x7044u | byte << 8));
+    return __uint_as_float(__byte_perm(word, upper, 0x7044u | byte << 8));
   }
 };

@@ -39,6 +39,13 @@ __device__ constexpr bool kCapUnits =
     S.rules.softcap && !S.rules.alibi && !S.rules.biased() && !S.rules.score_mod &&
     !kTokenLogs<S> && !kSortedLogs<S>;
 
+// Whether rules leave exponents as multiples of ALiBi's slope, which is the slope then: a key adds
+// its place in the block, a constant. Under a causal mask distances are differences.
+template <auto S>
+__device__ constexpr bool kSlopeUnits =
+    S.rules.alibi && S.is_causal && !S.rules.softcap && !S.rules.biased() && !S.rules.score_mod &&
+    !S.q_smooth && (S.k_scope == Scope::block || S.k_scope == Scope::sorted);
+
 // Whether what is added to the exponents holds kLog2Bias.
 template <auto S>
 __device__ constexpr bool kBiased =

@@ -10,7 +10,7 @@ struct RawScores {
   // which there is a three-way maximum.
   static constexpr bool kRuled = S.rules.change_scores();
   static constexpr bool kExponents = Shape<S>::kTokenK || kRuled;  // scales or rules make them so
-  static constexpr bool kUnitSlope = kExponents && !kCapUnits<S>;
+  static constexpr bool kUnitSlope = kExponents && !kCapUnits<S> && !kSlopeUnits<S>;
   static constexpr bool kAsIntegers =
       Shape<S>::kIntegerScores && !kExponents && !Shape<S>::kWideScores;
   // Below every score: what stands for a key that is not seen.

@@ -51,6 +51,7 @@ struct ScoreRules {
 
   // What scores are taken in, if one in log 2 is 1: units of the softcap, or what expressions want.
   __device__ __forceinline__ float score_unit() const {
+    if constexpr (kSlopeUnits<S>) return __fdividef(1.0f, unit());
     return S.rules.softcap ? inverse_softcap : S.rules.score_mod ? kLn2 : 1.0f;
   }
 
@@ -98,7 +99,18 @@ struct ScoreRules {
   }
 
   // From what `apply` returns to exponents of log 2.
-  __device__ __forceinline__ float unit() const { return kCapUnits<S> ? softcap : 1.0f; }
+  __device__ __forceinline__ float unit() const {
+    if constexpr (kSlopeUnits<S>) return slope_is_unit() ? slope : 1.0f;
+    return kCapUnits<S> ? softcap : 1.0f;
+  }
+  // Not one that is negative, or that scores are not to be divided by.
+  __device__ __forceinline__ bool slope_is_unit() const {
+    return slope >= 0x1p-40f && slope <= 0x1p40f;
+  }
+  // What multiples of ALiBi's slope lack then: all before the key that the lane's are counted from.
+  __device__ __forceinline__ float base(int first_key) const {
+    return kSlopeUnits<S> ? of_key(first_key) : 0.0f;
+  }
 
   // What linear distances leave out is the same for all keys of a row.
   __device__ __forceinline__ void finish(float (&reference)[2]) const {

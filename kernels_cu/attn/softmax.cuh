@@ -50,7 +50,9 @@ struct OnlineSoftmax {
       if constexpr (H::kBlockK) slope[half] *= keys.block_scale();
       if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
     }
+    float base = 0.0f;  // of exponents, where they are multiples of ALiBi's slope
     if constexpr (Raw::kRuled) {
+      base = rules.base(first_key_of<S>(block, lane));
       slope[0] *= rules.score_unit();
       slope[1] *= rules.score_unit();
       apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
@@ -66,6 +68,7 @@ struct OnlineSoftmax {
       for (int half = 0; half < 2; ++half) {
         float& m = row_max_log2[half];
         m = (Raw::kAsIntegers ? top[half] - H::kScoreStart : top[half]) * slope[half];
+        if constexpr (kSlopeUnits<S>) m = __fmaf_rn(top[half], slope[half], base);
         if (Masked && Raw::is_lowest(top[half])) m = -kInf;
       }
     }
@@ -77,6 +80,7 @@ struct OnlineSoftmax {
       const bool hides = Masked || S.rules.score_mod;
       b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
       if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-H::kScoreStart, slope[half], b);
+      if constexpr (kSlopeUnits<S>) b += base;
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }

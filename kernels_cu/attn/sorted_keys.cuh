@@ -69,7 +69,8 @@ struct SortedSections {
         sum[half] = 0.0f;
       }
       const float x = s[tile][2 * half + i % 2];
-      y[i] = ptx::ex2(Raw::kRuled ? x + intercept[half] : __fmaf_rn(x, slope, intercept[half]));
+      y[i] = ptx::ex2(Raw::kUnitSlope ? x + intercept[half]
+                                      : __fmaf_rn(x, slope, intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
       sum[half] += y[i];
       if (i % 2 == 1 && ends_section(tile)) {

@@ -10,7 +10,8 @@ struct BlockExponents {
   using Raw = GroupScores<S>;
   using Scores = typename Raw::Scores;
 
-  float slope[2];  // exponent = s * slope, where rules leave it at that
+  float slope[2];  // exponent = s * slope + base, where rules leave it at that
+  float base;      // in multiples of ALiBi's slope only
   typename CapOf<S, Raw::kCapped>::Type cap;
 
   // s becomes exponents where scales of tokens, or rules, ask for it.
@@ -28,6 +29,7 @@ struct BlockExponents {
       RuledScores<S>::template apply<Masked>(s, keys, row_scale, slope, rules, mask, block, group,
                                              lane);
       slope[0] = slope[1] = rules.unit();
+      base = rules.base(first_key_of<S>(block, lane));
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
     }

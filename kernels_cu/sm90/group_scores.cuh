@@ -21,7 +21,7 @@ struct GroupScores {
   static constexpr bool kCompareBits =
       kExponents && H::kIntegerScores && (kBiased<S> || kCapUnits<S>) &&
       S.p_range == PRange::block;
-  static constexpr bool kUnitSlope = kExponents && !kCapUnits<S>;
+  static constexpr bool kUnitSlope = kExponents && !kCapUnits<S> && !kSlopeUnits<S>;
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 

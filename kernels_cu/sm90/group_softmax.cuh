@@ -54,7 +54,7 @@ struct GroupSoftmax {
       Raw::template row_max<kHides>(s, top, mask);
       exponents.template know_maxima<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
     }
-    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, 0.0f); };
+    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, kSlopeUnits<S> ? exponents.base : 0.0f); };
     if constexpr (kSortedRaw) {
       SortedScores<S>::template row_max<Masked>(
           block_max, s, keys, mask, lane,
@@ -77,6 +77,7 @@ struct GroupSoftmax {
       const float base = kLocal ? block_max[half] : rows.reference[half];
       constexpr bool kMayHide = Masked || S.rules.score_mod;
       intercept[half] = kStepsLog2<S> - (kMayHide && base == -kInf ? 0.0f : base);
+      if constexpr (kSlopeUnits<S>) intercept[half] += exponents.base;
       sum[half] = 0.0f;
     }
   }
