@@ -1,5 +1,6 @@
 """Windows, caps, sinks, slopes and masks on a GPU: against the emulation of the same codes."""
 
+from contextlib import nullcontext
 from itertools import product
 
 import numpy as np
@@ -198,3 +199,16 @@ def test_nan_that_is_hidden_stays_within_its_scales(rng, scheme, poisoned, how, 
         assert np.isfinite(x).all()
         off, norm = (np.sqrt(np.sum(part**2)) for part in (x - y, y))
         assert off <= (allowed.rms + allowed.lse_atol) * norm
+
+
+@pytest.mark.parametrize("scheme", [x for x in SCHEMES if x in ("int8", "int8-block", "fp16")])
+@pytest.mark.parametrize("family", [nullcontext, mma_family])
+def test_slopes_that_exponents_are_multiples_of(rng, scheme, family):
+    """And those that they are not: none, negative ones, and such as would overflow or vanish."""
+    arrays = [
+        on_gpu(x, "float16") for x in make(rng, heads=(8, 4), seqlens=(300, 400), head_dim=64)
+    ]
+    slopes = np.array([0.0, -0.3, 1e-14, 2.0**-20, 0.02, 0.7, 40.0, -0.0], np.float32)
+    with family():
+        found = run(arrays, scheme, is_causal=True, alibi_slopes=on_gpu(slopes, "float32"))
+    check(found, arrays, scheme, is_causal=True, alibi_slopes=slopes)

@@ -59,14 +59,19 @@ def test_attention_matches_emulation(rng, scheme, dims, is_causal):
 @pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-token", "fp16"])
 def test_options_of_scores(cupy, rng, scheme, dims):
     inputs = arrays(rng, dims, seqlens=(300, 300))
-    slopes = on_gpu(np.linspace(0.1, 0.7, 4), "float32")
-    sinks = on_gpu(np.linspace(-1.0, 2.0, 4), "float32")
+    of_heads = {
+        "alibi_slopes": np.linspace(0.1, 0.7, 4, dtype=np.float32),
+        "sinks": np.linspace(-1.0, 2.0, 4, dtype=np.float32),
+    }
     for options in (
         {"window_size": (100, 0), "softcap": 20.0},
-        {"is_causal": True, "alibi_slopes": slopes},
-        {"sinks": sinks},
+        {"is_causal": True, "alibi_slopes": of_heads["alibi_slopes"]},
+        {"sinks": of_heads["sinks"]},
     ):
-        found = attended(inputs, scheme, **options)
+        given = {
+            name: on_gpu(x, "float32") if name in of_heads else x for name, x in options.items()
+        }
+        found = attended(inputs, scheme, **given)
         if found is not None:
             check(found, inputs, scheme, **options)
 
