@@ -1,8 +1,8 @@
 """The ``cuattn`` command: one module or folder for each of its commands.
 
 May import `errors`, `common`, `scheme`, `presets`, `kv_format`, `reference`, `arrays`, `compile`,
-`records`, `auto`, `operands`, `plan`, `kv`, `distributed`, `choice`, `language_model`, `bench`
-and `cuattn` itself.
+`records`, `auto`, `operands`, `plan`, `kv`, `latent`, `distributed`, `choice`, `language_model`,
+`bench` and `cuattn` itself.
 """
 
 from __future__ import annotations

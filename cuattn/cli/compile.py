@@ -15,6 +15,7 @@ from ..compile.nvrtc import checked_arch
 from ..errors import ArgumentError
 from ..kv.listing import kv_specs
 from ..kv_format import KV_BITS, KV_HEAD_DIMS
+from ..latent.listing import latent_specs
 from ..operands.operand import DTYPES
 from ..plan.kernels import has_kernels, supported
 from ..plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
@@ -126,9 +127,15 @@ def _specs(args: argparse.Namespace, facts: Target) -> list[Spec]:
         [
             *attention_specs(chosen, head_dims, dtypes, facts),
             *kv_specs(args.head_dims or KV_HEAD_DIMS, dtypes, bits, facts),
-            *((*mask_map_specs(), *merge_specs(dtypes), *rate_specs(facts)) if args.all else ()),
+            *(_others(dtypes, facts) if args.all else ()),
         ]
     )
+
+
+def _others(dtypes: Iterable[str], facts: Target) -> list[Spec]:
+    """List the kernels that only `--all` names."""
+    of_dtypes = [*merge_specs(dtypes), *latent_specs(dtypes, facts)]
+    return [*mask_map_specs(), *of_dtypes, *rate_specs(facts)]
 
 
 def _mixed(specs: Iterable[S]) -> list[S]:

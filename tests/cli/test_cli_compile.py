@@ -10,6 +10,7 @@ from cuattn.cli import compile as compile_command
 from cuattn.cli import main
 from cuattn.kv.listing import kv_specs
 from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS
+from cuattn.latent.listing import latent_specs
 from cuattn.operands.operand import DTYPES
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import attention_specs, mask_map_specs, merge_specs, rate_specs
@@ -79,6 +80,7 @@ def test_compile_all_is_all(listed):
         specs += mask_map_specs()
         specs += merge_specs(DTYPES)
         specs += rate_specs(facts)
+        specs += latent_specs(DTYPES, facts)
     assert Counter(listed) == Counter(specs)
 
 

@@ -12,12 +12,12 @@ from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import UnsupportedError
 from cuattn.latent.format import LatentFormat
+from cuattn.latent.listing import latent_specs
 from cuattn.latent.spec import LatentAppendSpec, LatentDecodeSpec, latent_decode_spec
 from cuattn.specs.attention import Type
 
 pytest.importorskip("cupy")
 
-INPUTS = (Type.fp16, Type.bf16, Type.fp32)
 ROPES = (Type.bf16, Type.fp16)
 SPECS = (
     LatentDecodeSpec(Type.bf16, Type.bf16, 64, 2),
@@ -73,6 +73,16 @@ def test_too_little_shared_memory_is_refused():
     few = replace(target("89"), max_smem_per_cta=64 * 1024)
     with pytest.raises(UnsupportedError, match="shared memory"):
         latent_decode_spec(Type.bf16, Type.bf16, 16, few)
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_every_kernel_is_listed(arch):
+    facts = target(arch)
+    listed = latent_specs(["bfloat16", "float32"], facts)
+    assert len(set(listed)) == len(listed)
+    for element, rope, rows in product((Type.bf16, Type.fp32), ROPES, (1, 16, 40, 128, 5000)):
+        assert latent_decode_spec(element, rope, rows, facts) in listed
+        assert {LatentAppendSpec(element, rope, x) for x in (True, False)} <= {*listed}
 
 
 def test_units_are_whole_sectors():

@@ -119,6 +119,7 @@ def test_a_graph_follows_the_lengths(cupy, rng):
     q = on_gpu(rng.standard_normal((2, 128, 1, 576)), "float16")
     values = [on_host(x).astype(np.float32) for x in tokens]
     out = cupy.empty((2, 128, 1, 512), np.float16)
+    cupy.cuda.Device().synchronize()  # what follows is on another stream
     pool = cupy.cuda.MemoryPool()
     with cupy.cuda.using_allocator(pool.malloc):
         stream = cupy.cuda.Stream(non_blocking=True)
