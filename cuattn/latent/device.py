@@ -12,6 +12,7 @@ from ..arrays.view import Array, View, as_cupy, cupy_module, view_cupy
 from ..common.sizes import ceil_div
 from ..compile.chain import Chain
 from ..compile.launch import NULL, Buffers, Launch
+from ..compile.params import record
 from ..errors import ArgumentError
 from ..kv.append import counts_on_device, fresh_counts
 from ..kv.device import STORE, DeviceMemory, direct, store_values
@@ -44,14 +45,6 @@ ATTEND_GIVEN = (*STORE, "arrivals", "q", "o", "lse")
 
 # Blocks of all tiles of rows are counted in 32-bit integers.
 _MAX_BLOCKS = 2**30
-
-# Members of DecodeParams for other caches.
-_ABSENT = ("sinks", "alibi_slopes", "attn_mask")
-_UNUSED = (
-    *("window_left", "window_right", "softcap", "sinks_stride_head", "mask_columns"),
-    *("alibi_slopes_stride_batch", "alibi_slopes_stride_head"),
-    *(f"attn_mask_stride_{axis}" for axis in ("batch", "head", "row", "column")),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +219,9 @@ def prepare_attend(
         if arrivals * ceil_div(geometry.capacity, KV_BLOCK) > _MAX_BLOCKS:
             expected = f"of fewer queries, so that {_MAX_BLOCKS} blocks suffice"
             raise ArgumentError("q.shape", q.shape, expected)
-        values: dict[str, Any] = {
+        # Of what is for other caches there is nothing.
+        members = record(spec.params, spec.params_file).names or ()
+        values: dict[str, Any] = dict.fromkeys(members, NULL) | {
             "store": store_values(geometry, buffers),
             **{name: buffers[name] for name in ("arrivals", "q", "o", "lse")},
             "partials": buffers.take(2 * device.num_sms * spec.partial_bytes),
@@ -236,8 +231,6 @@ def prepare_attend(
             "is_causal": int(query.is_causal),
             "q_aligned": int(operand.aligned),
             "softmax_scale": query.softmax_scale,
-            **dict.fromkeys(_ABSENT, NULL),
-            **dict.fromkeys(_UNUSED, 0),
         }
         for name, steps in (("q", operand.strides), ("o", in_order(o_strides, layout))):
             for axis, step in zip(("batch", "head", "row"), steps[:3], strict=True):
