@@ -39,6 +39,9 @@ CACHES = [
         options={"page_size": 64, "bits": 4, "group": 64},
     ),
     Small(64, (4, 1), ((7,), (9,)), queries=9, options={"k_bits": 4, "v_bits": 8}),
+    # Channels that are padded.
+    Small(80, (4, 1), ((130, 3), (1, 1)), dtype="float32"),
+    Small(112, (8, 2), ((20, 300), (1, 1)), queries=3, options={"bits": 4}),
     Small(128, (8, 1), ((300, 0, 17), (1, 1, 1)), scores=("window_size", "sinks")),
     Small(
         64,

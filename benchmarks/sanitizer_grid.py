@@ -21,7 +21,7 @@ from cuattn.bench.rate_kernels import rate_calls
 from cuattn.presets import PRESETS, resolve
 from cuattn.scheme import Scheme
 
-from . import sanitizer_caches
+from . import sanitizer_caches, sanitizer_latent
 from .measurements import left_out
 from .mma_family import mma_family
 from .sanitizer_scores import SCORED, Scored
@@ -138,6 +138,7 @@ def calls() -> list[Callable[[], object]]:
     found.append(partial(run_by_mma, "int8", WHOLE))
     found += [partial(run_scored, x, by_mma) for x in SCORED for by_mma in (False, True)]
     found += [partial(sanitizer_caches.run, small) for small in sanitizer_caches.CACHES]
+    found += [partial(sanitizer_latent.run, small) for small in sanitizer_latent.CACHES]
     # Rows that begin at whole vectors, and others.
     found += [
         partial(run_merging, dtype, gap) for dtype in ("float16", "float32") for gap in (8, 1)

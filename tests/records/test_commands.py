@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import commands, measurements, sanitizer_grid
+from benchmarks import commands, measurements, sanitizer_grid, sanitizer_latent
 from benchmarks.mma_family import mma_family
 from benchmarks.sanitizer_caches import CACHES
 from cuattn.arrays.device import TARGETS
@@ -74,6 +74,8 @@ def test_the_grid_has_every_scheme_and_cache(grid):
     assert {*sanitizer_grid.COMPOSED} <= of_schemes.keys()
     caches = [call.args[0] for call in grid if call.func is sanitizer_grid.sanitizer_caches.run]
     assert caches == CACHES
+    latent = [call.args[0] for call in grid if call.func is sanitizer_latent.run]
+    assert latent == sanitizer_latent.CACHES
     by_mma = [call.args[0] for call in grid if call.func is sanitizer_grid.run_by_mma]
     # Sorted keys without a mask, too, where no token of a place is looked up.
     assert by_mma == [*sanitizer_grid.OF_MMA, "int8"]
