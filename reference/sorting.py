@@ -53,6 +53,9 @@ SCOPE_OF_PLACE: dict[str, NDArray[np.intp]] = {
 _FILLED = np.lexsort((_IN_LANE, _LANE_OF_PLACE, _SECTION_OF_PLACE))
 _SECTION_OF_RANK = _SECTION_OF_PLACE[_FILLED]
 
+# Tokens of the first and of the last section.
+_ENDS = LANES * _WIDTHS[[0, -1]]
+
 
 def natural_order(batch: int, heads: int, n: int) -> NDArray[np.uint8]:
     """Return the order of keys that are not sorted: a place's token is its column.
@@ -68,10 +71,11 @@ def natural_order(batch: int, heads: int, n: int) -> NDArray[np.uint8]:
 def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8]:
     """Return which token of its block each place holds.
 
-    Tokens are ranked by V's largest element. The 8 smallest of a block fill the sections of two
-    places lane by lane, the 16 largest those of four; the next 48 fill those of 12 and 56 those of
-    14, in which the tokens with the smallest elements of K come to lane 0 and those with the
-    largest to lane 3. Tokens past the end are the largest of all.
+    Tokens are ranked by V's largest element, which decides their sections: the 8 smallest of a
+    block come to those of two places, the next 48 to those of 12, the next 56 to those of 14 and
+    the 16 largest to those of four. Their lanes follow from K's, the smallest in lane 0: in the two
+    in the middle that of each token, in the first and last section the larger of two neighbours by
+    V and the largest of four, which share a lane. Tokens past the end are the largest of all.
 
     Parameters
     ----------
@@ -84,14 +88,25 @@ def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8
     ndarray of uint8 [batch, head, block, 128]
     """
     k_key, v_key = _keys(k_amax), _keys(v_amax)
-    rank = np.argsort(np.argsort(v_key, axis=-1), axis=-1)
-    section = _SECTION_OF_RANK[rank]
-    ends = (section == 0) | (section == _WIDTHS.size - 1)
-    second = np.where(ends, v_key, k_key) + (section.astype(np.int64) << 30)
-    tokens = np.argsort(second, axis=-1)
-    order = np.empty(tokens.shape, np.uint8)
-    order[..., _FILLED] = tokens
+    by_v = np.argsort(v_key, axis=-1)
+    section = _SECTION_OF_RANK[np.argsort(by_v, axis=-1)]
+    place = k_key.copy()  # in its section, or what sorts like it
+    for tokens in (by_v[..., : _ENDS[0]], by_v[..., -_ENDS[1] :]):
+        of_k = np.take_along_axis(k_key, tokens, axis=-1)
+        np.put_along_axis(place, tokens, _places_of_neighbours(of_k), axis=-1)
+    order = np.empty(place.shape, np.uint8)
+    order[..., _FILLED] = np.argsort((section.astype(np.int64) << 30) + place, axis=-1)
     return order
+
+
+def _places_of_neighbours(of_k: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return places in a section from keys of K, in the order of V: [..., token]."""
+    count = of_k.shape[-1]
+    largest = of_k.reshape(*of_k.shape[:-1], LANES, count // LANES).max(axis=-1)
+    lane = np.argsort(np.argsort(largest, axis=-1), axis=-1)
+    places: NDArray[np.int64] = np.repeat(count // LANES * lane, count // LANES, axis=-1)
+    places += np.arange(count) % (count // LANES)
+    return places
 
 
 def scopes_of_order(order: NDArray[np.uint8], scope: str, n: int) -> NDArray[np.intp]:

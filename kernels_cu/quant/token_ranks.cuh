@@ -3,6 +3,7 @@
 #include "layout.cuh"
 #include "ptx/registers.cuh"
 #include "quant/codes.cuh"
+#include "quant/sort_keys.cuh"
 
 // In shared memory: what is known of the 128 tokens of a block, and where each comes to lie.
 struct SortedTokens {
@@ -25,41 +26,6 @@ __device__ __forceinline__ u32 sort_key(u32 amax, int token) {
   return (amax >> 1 & ~(kSortedBlock - 1u)) | token;
 }
 
-// Sorts 128 keys of a warp, all of them different, of which lane i has those at places 4 i to
-// 4 i + 3: bitonic merging.
-__device__ __forceinline__ void sort_keys(u32 (&key)[4], int lane) {
-  u32 falls[4] = {};  // all bits set where keys are to fall: they rise when they are inverted
-#pragma unroll
-  for (int size = 2; size <= kSortedBlock; size *= 2) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const u32 before = falls[i];
-      falls[i] = size < kSortedBlock && (4 * lane + i & size) ? ~0u : 0u;
-      key[i] ^= before ^ falls[i];
-    }
-#pragma unroll
-    for (int step = size / 2; step > 0; step /= 2) {
-      if (step >= 4) {
-        // The lower of two lanes keeps the smaller keys.
-        const bool lower = (4 * lane & step) == 0;
-#pragma unroll
-        for (u32& mine : key) {
-          const u32 other = __shfl_xor_sync(0xffffffffu, mine, step / 4);
-          mine = (mine < other) == lower ? mine : other;
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (i & step) continue;
-          const u32 a = key[i], b = key[i + step];
-          key[i] = min_of(a, b);
-          key[i + step] = max_of(a, b);
-        }
-      }
-    }
-  }
-}
-
 // The section of a rank by V; the place of the i-th token of a section.
 __device__ __forceinline__ u32 section_of_rank(u32 rank) {
   return rank < 8 ? 0 : rank < 56 ? 1 : rank < 112 ? 2 : 3;
@@ -69,6 +35,31 @@ __device__ __forceinline__ u32 place_in_section(u32 i) {
   constexpr u32 kFirst[] = {0, 2, 14, 28, kLanePlaces};
   constexpr u32 kWidth = kFirst[Section + 1] - kFirst[Section];
   return i / kWidth * kLanePlaces + kFirst[Section] + i % kWidth;
+}
+
+// Of a warp that has tokens in the order of V: places of those in the first and the last section,
+// the 8 of its first two lanes and the 16 of its last four. Neighbours, by two or by four, come to
+// lanes by the largest of their keys of K.
+__device__ __forceinline__ void place_neighbours(u32 (&place)[4], const u32 (&k_key)[4], u32 lane) {
+  const u32 of_two[] = {max_of(k_key[0], k_key[1]), max_of(k_key[2], k_key[3])};
+  const u32 of_four = max_of(of_two[0], of_two[1]);
+  u32 smaller_twos[] = {of_two[1] < of_two[0], of_two[0] < of_two[1]};
+  u32 smaller_fours = 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const u32 other = __shfl_xor_sync(0xffffffffu, of_two[i], 1);
+    smaller_twos[0] += other < of_two[0];
+    smaller_twos[1] += other < of_two[1];
+  }
+#pragma unroll
+  for (int i = 1; i < 4; ++i) {
+    smaller_fours += __shfl_xor_sync(0xffffffffu, of_four, i) < of_four;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    place[i] = lane < 2 ? place_in_section<0>(2 * smaller_twos[i / 2] + i % 2)
+                        : place_in_section<3>(4 * smaller_fours + i);
+  }
 }
 
 // From the largest magnitudes in `sorted` to the places of tokens, by all of the CTA: a warp puts
@@ -91,15 +82,19 @@ __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
     sort_keys(key, lane);
   }
   if (warp == 0) {
+    u32 k_key[4], place[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const u32 token = key[i] % kSortedBlock;
-      const u32 rank = 4 * lane + i;
-      const u32 section = section_of_rank(rank);
-      if (section == 0) {
-        put(token, place_in_section<0>(rank));
-      } else if (section == 3) {
-        put(token, place_in_section<3>(rank - 112));
+      k_key[i] = sort_key(sorted.k_amax[token], token);
+    }
+    place_neighbours(place, k_key, lane);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const u32 token = key[i] % kSortedBlock;
+      const u32 section = section_of_rank(4 * lane + i);
+      if (section == 0 || section == 3) {
+        put(token, place[i]);
       } else {
         sorted.place[token] = kNoPlace + section;
       }

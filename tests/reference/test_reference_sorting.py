@@ -47,20 +47,22 @@ def test_an_order_has_every_token_of_a_block_once(n):
     np.testing.assert_array_equal(np.sort(order), np.broadcast_to(np.arange(128), order.shape))
 
 
-def test_the_smallest_and_largest_of_v_are_by_themselves():
-    """Two and four to a lane; between them lanes have like elements of K."""
+def test_sections_are_those_of_v_and_lanes_follow_k():
+    """In the first and last, neighbours by V share a lane: V alone says what shares a scale."""
     k, v = magnitudes(128), magnitudes(128, 1)
     order = sorted_order(k, v)
     for at in np.ndindex(2, 3):
         by_v = np.argsort(v[at])
-        places = order[at][0].reshape(4, 32)
-        assert list(places[:, :2].ravel()) == list(by_v[:8])
-        assert list(places[:, 28:].ravel()) == list(by_v[112:])
-        assert set(places[:, 2:14].ravel()) == set(by_v[8:56])
-        assert set(places[:, 14:28].ravel()) == set(by_v[56:112])
-        for some in (places[:, 2:14], places[:, 14:28]):
-            lanes = k[at][some]
-            assert (np.diff(lanes.ravel()) >= 0).all()
+        sections = np.split(order[at][0].reshape(4, 32), [2, 14, 28], axis=1)
+        for i, tokens in enumerate(np.split(by_v, [8, 56, 112])):
+            lanes = sections[i]
+            if i in (1, 2):
+                assert set(lanes.ravel()) == set(tokens)
+                assert (np.diff(k[at][lanes].ravel()) >= 0).all()
+            else:
+                neighbours = tokens.reshape(4, -1)
+                assert sorted(map(tuple, lanes)) == sorted(map(tuple, neighbours))
+                assert (np.diff(k[at][lanes].max(axis=1)) > 0).all()
 
 
 def test_equal_magnitudes_keep_the_order_of_tokens():
@@ -82,10 +84,12 @@ def test_differences_below_15_bits_of_the_fraction_do_not_count():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_the_largest_but_for_tokens_past_the_end(bad):
-    v = magnitudes(124)[:1, :1]
+    k, v = magnitudes(124)[:1, :1], magnitudes(124, 1)[:1, :1]
     v[..., 7] = bad
-    places = sorted_order(magnitudes(124)[:1, :1], v)[0, 0, 0].reshape(4, 32)
-    assert list(places[:, 28:].ravel()[11:]) == [7, 124, 125, 126, 127]
+    largest = sorted_order(k, v)[0, 0, 0].reshape(4, 32)[:, 28:]
+    assert 7 in largest
+    # Past the end K is the largest, too.
+    assert list(largest[3]) == [124, 125, 126, 127]
 
 
 def test_keys_that_are_not_sorted_are_in_their_columns():
