@@ -169,6 +169,10 @@ class KVGeometry:
         """Units of one head in a page."""
         return ceil_div(self.page_size or self.capacity, UNIT_TOKENS)
 
+    def used_units(self, length: int) -> int:
+        """Return how many units of one head have the bytes of so many tokens."""
+        return ceil_div(length, UNIT_TOKENS)
+
     @property
     def pages_per_sequence(self) -> int:
         """Pages that a sequence of `capacity` tokens takes."""

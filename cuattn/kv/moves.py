@@ -129,7 +129,7 @@ def _contiguous(
     before = memory.host_state
 
     def units_of(b: int) -> Any:
-        return memory.units[b, :, : ceil_div(int(before.lengths[b]), UNIT_TOKENS)]
+        return memory.units[b, :, : memory.geometry.used_units(int(before.lengths[b]))]
 
     # The same copies serve those that get them.
     copies = {b: units_of(b).copy() for b in changed.tolist()}

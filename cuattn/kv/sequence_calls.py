@@ -13,15 +13,15 @@ from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
 from ..reference.arrays import whole_numbers
 from .eviction import chosen
-from .holdings import Holdings
+from .lengths import Lengths
 from .moves import evict, reorder, write_plan
 from .plans import Plan, reordered, reserving, truncated
 
 __all__ = ["SequenceCalls"]
 
 
-class SequenceCalls(Holdings):
-    """What a `KVCache` does with sequences as they are."""
+class SequenceCalls(Lengths):
+    """What a cache does with sequences as they are, whatever a token is."""
 
     def truncate(self, lengths: ArrayLike, *, stream: Any = None) -> None:
         """Shorten sequences, as speculative decoding does; pages without tokens are free again.

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, NoReturn, SupportsIndex, cast
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 from ..common.public import public
 from ..errors import ArgumentError, UnsupportedError
 from ..kv.device import DeviceMemory, new_memory
-from ..kv.memory import Memory
 from ..kv.sequence_calls import SequenceCalls
 from ..reference.latent import LatentTokens
 from .device import append_on_device, attend_on_device
@@ -23,7 +19,7 @@ from .units import read_tokens
 __all__ = ["LatentKVCache"]
 
 
-class LatentKVCache:
+class LatentKVCache(SequenceCalls):
     """Latent vectors and rotary keys of several sequences, for decoding in the absorbed form.
 
     A token has a latent vector of 512 channels, in codes of 8 bits with one float32 scale, and 64
@@ -74,7 +70,7 @@ class LatentKVCache:
         device: Literal["cpu"] | None = None,
     ) -> None:
         geometry = _geometry(batch, capacity, rope_dtype, page_size, num_pages)
-        self._memory: Memory = new_memory(geometry, False, device)
+        self._memory = new_memory(geometry, False, device)
 
     @public
     def append(self, latent: Any, rope: Any, *, counts: Any = None, stream: Any = None) -> None:
@@ -156,11 +152,6 @@ class LatentKVCache:
             return attend_on_device(self._memory, q, options, out, stream)
         return attend_on_host(self._memory, q, options, out, stream)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cache, but for a few counters."""
-        return self._memory.nbytes
-
     @staticmethod
     def bytes_needed(
         batch: int,
@@ -184,53 +175,21 @@ class LatentKVCache:
         """Bytes of a token of one sequence: codes, rotary channels and the scale."""
         return self._memory.geometry.bytes_per_token
 
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        """As of `cuattn.KVCache`."""
-        return self._memory.known_lengths().astype(np.int32)
-
-    @property
-    def device_lengths(self) -> Any:
-        """As of `cuattn.KVCache`."""
-        return self._memory.lengths
-
-    @property
-    def page_table(self) -> NDArray[np.int32] | None:
-        """As of `cuattn.KVCache`."""
-        pages = self._memory.host_state.pages
-        return None if pages is None else pages.table
-
-    def truncate(self, lengths: ArrayLike, *, stream: Any = None) -> None:
-        """Shorten sequences: see `cuattn.KVCache.truncate`."""
-        SequenceCalls.truncate(cast(SequenceCalls, self), lengths, stream=stream)
-
-    def reset(self, *, stream: Any = None) -> None:
-        """Empty all sequences: see `cuattn.KVCache.reset`."""
-        SequenceCalls.reset(cast(SequenceCalls, self), stream=stream)
-
-    def reserve(self, tokens: int, *, stream: Any = None) -> None:
-        """Give every sequence the pages for a number of tokens: see `cuattn.KVCache.reserve`."""
-        SequenceCalls.reserve(cast(SequenceCalls, self), tokens, stream=stream)
-
-    def set_page_table(self, table: ArrayLike, *, stream: Any = None) -> None:
-        """Use the caller's pages from now on: see `cuattn.KVCache.set_page_table`."""
-        SequenceCalls.set_page_table(cast(SequenceCalls, self), table, stream=stream)
-
     def codes(self) -> LatentTokens:
         """Return what the cache holds, on the host; waits for the GPU."""
         with self._memory.at_rest() as lengths:
             return read_tokens(self._memory, lengths)
 
-    def __deepcopy__(self, memo: object = None) -> LatentKVCache:
-        """Return a cache of its own with the same contents, where this one is; waits for the GPU.
-
-        Graphs that append to this one do not append to the copy.
-        """
+    def copy(self) -> LatentKVCache:
+        """Return a cache of its own with the same contents: see `cuattn.KVCache.copy`."""
         cache = LatentKVCache.__new__(LatentKVCache)
         cache._memory = self._memory.copied()
         return cache
 
-    __copy__ = __deepcopy__
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: object) -> LatentKVCache:
+        return self.copy()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise UnsupportedError("a LatentKVCache cannot be pickled")

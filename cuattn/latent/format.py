@@ -94,3 +94,7 @@ class LatentGeometry(KVGeometry):
     def page_units(self) -> int:
         """Units of 16 tokens in a page."""
         return round_up(super().page_units, LATENT_UNIT_TOKENS // UNIT_TOKENS)
+
+    def used_units(self, length: int) -> int:
+        """Return how many units of 16 tokens have the bytes of so many tokens."""
+        return round_up(super().used_units(length), LATENT_UNIT_TOKENS // UNIT_TOKENS)

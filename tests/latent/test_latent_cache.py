@@ -293,3 +293,31 @@ def test_the_gpu_checks_counts_of_its_own(gpu, rng):
     with pytest.raises(ArgumentError, match="the GPU has refused"):
         _ = cache.lengths
     np.testing.assert_array_equal(cache.lengths, [40, 1, 0])
+
+
+@pytest.mark.parametrize("page_size", [0, 64])
+def test_sequences_become_others_and_lose_pages(gpu, rng, page_size):
+    for device in ("cpu", None):
+        cache = cache_of(page_size=page_size, device=device)
+        latent, rope = tokens(rng, 200)
+        cache.append(latent, rope, counts=[200, 70, 0])
+        before = cache.codes()
+        cache.fork(0, 2)
+        cache.reorder([1, 0, 2])
+        assert cache.lengths.tolist() == [70, 200, 200]
+        cache.append(latent[:, :1], rope[:, :1], counts=[0, 1, 0])
+        found = cache.copy().codes()
+        np.testing.assert_array_equal(found.codes[0, :70], before.codes[1, :70])
+        for b in (1, 2):
+            np.testing.assert_array_equal(found.codes[b, :200], before.codes[0])
+            np.testing.assert_array_equal(found.rope[b, :200], before.rope[0])
+        wanted = quantize_latent(latent[1:2, :1], rope[1:2, :1], "bfloat16")
+        np.testing.assert_array_equal(found.codes[1, 200:], wanted.codes[0])
+        if not page_size:
+            with pytest.raises(UnsupportedError, match="a cache without a page_size"):
+                cache.evict(1, [0])
+            continue
+        cache.evict(1, [1])
+        assert cache.positions.tolist() == [70, 201, 200]
+        left = np.r_[0:64, 128:200]
+        np.testing.assert_array_equal(cache.codes().codes[1, :136], before.codes[0, left])
