@@ -3,8 +3,9 @@
 They share a prefix, which is read once and forked; their own prompts are read in chunks, while
 others decode, one token a step each. Where pages run out, the request that came last gives its own
 back and is resumed later: its prompt is read again in the same chunks and its tokens one by one, so
-that the cache holds the same codes again. In host memory texts are those that each request would
-have by itself, with the same cache, bit for bit; without a GPU the speed means nothing.
+that the cache holds the same codes again. So texts are those that each request would have by
+itself, with the same cache, bit for bit: see `serving_models.py`. Without a GPU the speed means
+nothing.
 
 The model is SmolLM2, or `--model tiny`, as in `generate.py`. There is no web server here.
 
@@ -172,24 +173,32 @@ class Server:
 
     def _attention(self, runs):
         xp, batch = self.model.xp, len(self.caches[0].lengths)
-        sizes = [len(tokens) for *_, tokens in runs]
-        counts, most = np.zeros(batch, int), max(sizes)
-        for (b, *_), size in zip(runs, sizes, strict=True):
-            counts[b] = size
-        ends = np.cumsum(sizes)
-        places = [(b, end - n, end) for (b, *_), n, end in zip(runs, sizes, ends, strict=True)]
+        ends = np.cumsum([len(tokens) for *_, tokens in runs]).tolist()
+        # Which rows are whose: the sequence, the first of its rows and the one behind the last.
+        places = [
+            (b, end - len(tokens), end) for (b, _, tokens), end in zip(runs, ends, strict=True)
+        ]
+        counts = np.zeros(batch, int)
+        for b, begin, end in places:
+            counts[b] = end - begin
+
+        def by_sequence(x, count):
+            padded = xp.zeros((batch, x.shape[1], count, x.shape[3]), x.dtype)
+            for b, begin, end in places:
+                padded[b, :, : end - begin] = x[0, :, begin : min(end, begin + count)]
+            return padded
 
         def attend(layer, q, k, v):
-            # Keys of a sequence begin at the first place, queries end at the last one.
-            padded = [xp.zeros((batch, x.shape[1], most, x.shape[3]), x.dtype) for x in (q, k, v)]
-            for b, begin, end in places:
-                padded[0][b, :, most - (end - begin) :] = q[0, :, begin:end]
-                padded[1][b, :, : end - begin] = k[0, :, begin:end]
-                padded[2][b, :, : end - begin] = v[0, :, begin:end]
-            self.caches[layer].append(padded[1], padded[2], counts=counts)
-            o = self.caches[layer].attend(padded[0])
-            rows = [o[b, :, most - (end - begin) :] for b, begin, end in places]
-            return xp.concatenate(rows, axis=1)[None]
+            cache, o = self.caches[layer], xp.empty_like(q)
+            most = int(counts.max())
+            cache.append(by_sequence(k, most), by_sequence(v, most), counts=counts)
+            # A call for each number of queries, as the last bits may depend on how many they are.
+            for count in sorted({end - begin for _, begin, end in places}):
+                answers = cache.attend(by_sequence(q, count), batch_invariant=True)
+                for b, begin, end in places:
+                    if end - begin == count:
+                        o[0, :, begin:end] = answers[b]
+            return o
 
         return attend
 

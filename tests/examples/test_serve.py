@@ -123,10 +123,12 @@ def test_what_cannot_be_served_is_an_error(serve, capsys, options, said):
 
 
 @pytest.mark.gpu
-def test_a_gpu_serves_texts_of_the_same_length(serve, folder, cupy):
+@pytest.mark.parametrize("name", CACHES)
+def test_a_gpu_serves_texts_of_one_request_at_a_time(serve, folder, cupy, name):
     model = serve.Trained(files.open_model(str(folder)).load(cupy), tokenizer())
-    asked = requests(serve)
-    server = serve.Server(model, PREFIX, {"bits": 8}, slots=3, pages=8, **SIZES)
+    options, asked = CACHES[name], requests(serve)
+    expected = [serve.alone(model, PREFIX, options, r, pages=8, **SIZES) for r in asked]
+    server = serve.Server(model, PREFIX, options, slots=3, pages=8, **SIZES)
     server.serve(asked)
     assert server.preempted > 0
-    assert [len(r.tokens) for r in asked] == [r.count for r in asked]
+    assert [r.tokens for r in asked] == expected
