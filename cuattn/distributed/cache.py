@@ -78,6 +78,9 @@ class DistributedKVCache:
         try:
             if isinstance(interleave, bool) or not isinstance(interleave, int) or interleave < 1:
                 raise ArgumentError("interleave", interleave, "a number of tokens, at least 1")
+            if options.get("window") is not None:
+                expected = "None: a rank would not know which tokens another one has given back"
+                raise ArgumentError("window", options["window"], expected)
             own = owned(capacity, interleave, group.size, group.rank)
             cache = KVCache(batch, num_kv_heads, head_dim, max(own, 1), **options)
         except ArgumentError as error:

@@ -164,6 +164,15 @@ def test_a_cache_says_what_is_wrong_on_all_ranks():
         assert "interleave must be a number of tokens, at least 1" in str(error)
 
 
+def test_a_spread_cache_has_no_window():
+    def work(group):
+        options = {"page_size": 16, "window": 20, "device": "cpu"}
+        DistributedKVCache(group, 1, 2, 64, 100, **options)
+
+    for error in every_error(2, work):
+        assert "window must be None: a rank would not know" in str(error)
+
+
 def test_a_cache_refuses_what_does_not_fit():
     def work(group):
         cache = DistributedKVCache(group, 1, 2, 64, 8, interleave=4, device="cpu")

@@ -204,10 +204,10 @@ class Pair:
 
     def both(self, name, *arguments, of_model=None, **options):
         """Make a call; what the model refuses the cache has to, and nothing may change."""
-        before = snapshot(self.cache), self.cache.page_table, self.cache.positions
         try:
             getattr(self.model, name)(*(of_model or arguments))
         except RefusedError:
+            before = snapshot(self.cache), self.cache.page_table, self.cache.positions
             try:
                 getattr(self.cache, name)(*arguments, **options)
             except cuattn.CuattnError:
