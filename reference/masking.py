@@ -84,7 +84,12 @@ def visited(blocks: list[range]) -> list[range]:
     return blocks[1:] + blocks[:1] if blocks and blocks[0].start == 0 else blocks
 
 
-def operations(shape: Shape, is_causal: bool, head_dim_v: int | None = None) -> int:
+def operations(
+    shape: Shape,
+    is_causal: bool,
+    head_dim_v: int | None = None,
+    window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+) -> int:
     """Return the multiplications and additions of Q Kᵀ and P V that the mask leaves.
 
     Parameters
@@ -93,9 +98,10 @@ def operations(shape: Shape, is_causal: bool, head_dim_v: int | None = None) -> 
     is_causal : bool
     head_dim_v : int, optional
         That of V, if it is another one.
+    window_size : tuple of int (left, right)
     """
     head_dim_v = shape.head_dim if head_dim_v is None else head_dim_v
-    pairs = int(Mask(shape, is_causal).num_visible(range(shape.seqlen_q)).sum())
+    pairs = int(Mask(shape, is_causal, window_size).num_visible(range(shape.seqlen_q)).sum())
     return 2 * shape.batch * shape.num_q_heads * (shape.head_dim + head_dim_v) * pairs
 
 

@@ -34,9 +34,11 @@ class ErrorReport:
         Median time of one call on the GPU, quantization of Q, K and V included.
     tops : float or None
         10¹² operations a second in that time: 2 of the head_dim of Q and 2 of that of V for each
-        pair of a query and a key that it sees.
+        pair of a query and a key that it sees by its position. None with a mask as well.
     by_row : RowErrors or None
         The error of each row and of each head.
+    options : tuple of str
+        Names of the options of scores that the call had besides.
     """
 
     scheme: Scheme
@@ -48,6 +50,7 @@ class ErrorReport:
     seconds: float | None = None
     tops: float | None = None
     by_row: RowErrors | None = field(default=None, compare=False, repr=False)
+    options: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         s = self.shape
@@ -56,12 +59,14 @@ class ErrorReport:
         lines = [
             f"{self.scheme.name} {where}: batch {s.batch}, heads {s.num_q_heads} over "
             f"{s.num_kv_heads}, tokens {s.seqlen_q} over {s.seqlen_kv}, head_dim {s.head_dim}"
-            + (", causal" if self.is_causal else ""),
+            + (", causal" if self.is_causal else "")
+            + "".join(f", {name}" for name in self.options),
             f"{'':13}" + "".join(f"{title:>12}" for title in columns),
         ]
         for name in self.metrics:
             row = "".join(f"{column[name]:12.5g}" for column in columns.values())
             lines.append(f"{name:13}{row}")
         if self.seconds is not None:
-            lines.append(f"{self.seconds * 1e3:.3f} ms, {self.tops:.1f} TOPS")
+            rate = "" if self.tops is None else f", {self.tops:.1f} TOPS"
+            lines.append(f"{self.seconds * 1e3:.3f} ms{rate}")
         return "\n".join(lines)

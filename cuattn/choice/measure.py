@@ -24,6 +24,7 @@ from ..scheme import Scheme
 from .cache_error import CacheErrorReport, measure_cache
 from .error_report import ErrorReport
 from .progress import Stages
+from .score_options import ScoreOptions, refuse_options
 from .timing import ColdL2, time_gpu
 
 __all__ = ["CacheErrorReport", "ErrorReport", "measure_error"]
@@ -44,6 +45,11 @@ def measure_error(
     scheme: str | Scheme = ...,
     scale: float | None = ...,
     is_causal: bool = ...,
+    window_size: tuple[int, int] = ...,
+    softcap: float = ...,
+    sinks: Any = ...,
+    attn_mask: Any = ...,
+    alibi_slopes: Any = ...,
     layout: str = ...,
     by_source: bool = ...,
     progress: Progress | None = ...,
@@ -75,6 +81,11 @@ def measure_error(
     scheme: str | Scheme = "int8",
     scale: float | None = None,
     is_causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    sinks: Any = None,
+    attn_mask: Any = None,
+    alibi_slopes: Any = None,
     layout: str = "HND",
     by_source: bool = True,
     progress: Progress | None = None,
@@ -92,6 +103,8 @@ def measure_error(
         without, and for bfloat16 in host memory, which CuPy cannot hold, the scheme is emulated.
     scheme, scale, is_causal, layout
         As for `cuattn.attention`.
+    window_size, softcap, sinks, attn_mask, alibi_slopes
+        Likewise, but not with `cache`; the reference has them too.
     by_source : bool
         Also measure what Q, K, P and V cause alone. This takes five runs of the emulation, which is
         slow for long sequences.
@@ -121,6 +134,13 @@ def measure_error(
     values = [heads_first(x.values, layout) for x in host]
     shape = Shape.of(*(x.shape for x in values))
     options: dict[str, Any] = {"scale": scale, "is_causal": is_causal}
+    given = {
+        "window_size": window_size,
+        "softcap": softcap,
+        "sinks": sinks,
+        "attn_mask": attn_mask,
+        "alibi_slopes": alibi_slopes,
+    }
     compute: HalfType = "bfloat16" if host[0].dtype == "bfloat16" else "float16"
     on_gpu = gpu_status()[0] == "ok" and all(x.dtype != "bfloat16" or x.on_gpu for x in host)
 
@@ -131,6 +151,7 @@ def measure_error(
     if cache is not None:
         if scheme.name != "int8":
             raise ArgumentError("scheme", scheme.name, "left out with cache, which has a format")
+        refuse_options(given, "left out with cache")
         usable = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
         return measure_cache(
             dict(zip("qkv", values, strict=True)),
@@ -145,7 +166,9 @@ def measure_error(
         )
     stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
     arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
-    call = partial(attention, *arrays, scheme=scheme, layout=layout, **options)
+    scores = ScoreOptions.of(given, on_gpu)
+    call = partial(attention, *arrays, scheme=scheme, layout=layout, **options, **scores.of_call)
+    options |= scores.of_reference
     # First, because it checks the arguments more strictly than what takes longer.
     o, seconds = _run(call, arrays[0], on_gpu)
     stages.skip()
@@ -163,6 +186,9 @@ def measure_error(
         )
         sources = {name: sources[name] for name in attribute.SOURCES}
     o = heads_first(o, layout)
+    tops = None
+    if seconds and attn_mask is None:
+        tops = operations(shape, is_causal, output[3], window_size) / seconds / 1e12
     return ErrorReport(
         scheme=scheme,
         shape=shape,
@@ -171,8 +197,9 @@ def measure_error(
         metrics=metrics(o, reference),
         by_source=sources,
         seconds=seconds,
-        tops=operations(shape, is_causal, output[3]) / seconds / 1e12 if seconds else None,
+        tops=tops,
         by_row=RowErrors.of(o, reference),
+        options=tuple(scores.of_call),
     )
 
 

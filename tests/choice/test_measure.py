@@ -66,6 +66,41 @@ def test_emulation_is_that_of_the_reference(qkv, without_gpu, scheme):
     assert dataclasses.asdict(report.shape) == SIZES
 
 
+SCORES = {
+    "window": {"window_size": (30, 5)},
+    "cap": {"softcap": 5.0},
+    "sinks": {"sinks": np.array([0.5, -1.0, 3.0, 0.0], np.float32)},
+    "slopes": {"alibi_slopes": np.array([0.5, 0.25, 0.1, 0.01], np.float32), "is_causal": True},
+    "bits": {"attn_mask": np.arange(150)[None, None, None] % 3 > 0},
+    "floats": {"attn_mask": np.linspace(-2, 2, 150, dtype=np.float32)[None, None, None]},
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_options_of_scores_are_in_both(qkv, without_gpu, name):
+    options = SCORES[name]
+    report = measure_error(*qkv, **options)
+    o, _ = emulate.attention(*qkv, **options)
+    reference, _ = exact.attention(*qkv, **options)
+    assert report.metrics == pytest.approx(metrics(o, reference), rel=1e-3)
+    assert report.options == tuple(x for x in options if x != "is_causal")
+    assert all(x in str(report).splitlines()[0] for x in report.options)
+    # With all roundings it is what the emulation says: what smoothing took is put back.
+    assert attribute.attribute(*qkv, **options)["all"] == pytest.approx(metrics(o, reference))
+
+
+def test_neutral_options_are_none(qkv, without_gpu):
+    plain = measure_error(*qkv, by_source=False)
+    neutral = measure_error(*qkv, by_source=False, window_size=(-1, -1), softcap=0.0, sinks=None)
+    assert neutral == plain
+
+
+def test_a_cache_has_no_such_options(qkv, without_gpu):
+    cap = {"softcap": 5.0, "cache": {"bits": 8}}
+    with pytest.raises(ArgumentError, match="softcap must be left out with cache"):
+        measure_error(*qkv, **cap)
+
+
 def test_output_has_the_type_of_q(qkv, without_gpu):
     """With one key the output is a value itself, whose float16 is exact; in float32 it is not."""
     one_key = [qkv[0], qkv[1][:, :, :1], qkv[2][:, :, :1]]
