@@ -167,7 +167,8 @@ def measure_error(
     stages = Stages(progress, 1 + (reference is None) + 5 * by_source)
     arrays = [_usable(x, copy, on_gpu) for x, copy in zip((q, k, v), host, strict=True)]
     scores = ScoreOptions.of(given, on_gpu)
-    call = partial(attention, *arrays, scheme=scheme, layout=layout, **options, **scores.of_call)
+    of_call = {"scheme": scheme, "layout": layout, **options, **scores.of_call}
+    call = partial(attention, *arrays, **of_call)
     options |= scores.of_reference
     # First, because it checks the arguments more strictly than what takes longer.
     o, seconds = _run(call, arrays[0], on_gpu)

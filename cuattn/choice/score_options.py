@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.caller import device_of
 from ..arrays.host import to_host
 from ..arrays.view import CPU
 from ..errors import ArgumentError
@@ -14,7 +15,6 @@ from ..errors import ArgumentError
 __all__ = ["ScoreOptions", "refuse_options"]
 
 _ARRAYS = ("sinks", "attn_mask", "alibi_slopes")
-_NEUTRAL = {"window_size": (-1, -1), "softcap": 0.0}
 
 
 class ScoreOptions(NamedTuple):
@@ -39,7 +39,7 @@ class ScoreOptions(NamedTuple):
             values = _values(x, name) if name in _ARRAYS else x
             found.of_reference[name] = values
             found.of_call[name] = x
-            if on_gpu and name in _ARRAYS and _device(x) == CPU:
+            if on_gpu and name in _ARRAYS and _device(x, name) == CPU:
                 import cupy
 
                 found.of_call[name] = cupy.asarray(values)
@@ -64,11 +64,13 @@ def _that_count(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_neutral(name: str, x: Any) -> bool:
-    return name in _NEUTRAL and bool(np.all(np.equal(x, _NEUTRAL[name])))
+    if name == "window_size":
+        return isinstance(x, (tuple, list)) and tuple(x) == (-1, -1)
+    return name == "softcap" and isinstance(x, (int, float)) and x == 0
 
 
-def _device(x: Any) -> int:
-    return CPU if isinstance(x, np.ndarray) else x.__dlpack_device__()[0]
+def _device(x: Any, name: str) -> int:
+    return CPU if isinstance(x, np.ndarray) else device_of(x, name)[0]
 
 
 def _values(x: Any, name: str) -> Any:
@@ -77,7 +79,7 @@ def _values(x: Any, name: str) -> Any:
         return to_host(x, name).values
     if isinstance(x, np.ndarray):
         return x
-    if _device(x) == CPU:
+    if _device(x, name) == CPU:
         return np.from_dlpack(x)
     import cupy
 
