@@ -64,31 +64,45 @@ template <LatentDecodeSpec S>
 __device__ __forceinline__ void merge_latent_rows(const DecodeParams& p, const BlockCursor& at,
                                                   const HeadParts<kLatentShare<S>>& parts) {
   constexpr int kFours = kLatent / 4 / kWarpSize;
+  constexpr int kAtATime = 8;  // parts
   const int lane = threadIdx.x % kWarpSize;
 #pragma unroll 1
   for (int row = threadIdx.x / kWarpSize; row < S.rows; row += kLatentWarps) {
     const RowPlace place = RowPlace::of<kLatentShare<S>>(p, at.head, row);
     if (!place.exists) break;
-    float reference = kNoKeySeen;
-#pragma unroll 1
-    for (int n = 0; n < parts.count; ++n) {
-      reference = fmaxf(reference, __ldcg(parts.part(n).reference + row));
+    float most = kNoKeySeen;
+    for (int n = lane; n < parts.count; n += kWarpSize) {
+      most = fmaxf(most, __ldcg(parts.part(n).reference + row));
     }
+    const float reference = ptx::max_across<kWarpSize>(most);
     float row_sum = 0.0f;
     float4 o[kFours] = {};
-#pragma unroll 2
-    for (int n = 0; n < parts.count; ++n) {
-      const Partial<kLatentShare<S>>& part = parts.part(n);
-      const float weight = ptx::ex2(__ldcg(part.reference + row) - reference);
-      row_sum = __fmaf_rn(__ldcg(part.row_sum + row), weight, row_sum);
-      const float4* from = reinterpret_cast<const float4*>(part.o[row]) + lane;
+#pragma unroll 1
+    for (int first = 0; first < parts.count; first += kAtATime) {
+      // All loads are under way before the first is used.
+      float4 x[kAtATime][kFours];
+      float of_part[kAtATime], sum[kAtATime];
 #pragma unroll
-      for (int i = 0; i < kFours; ++i) {
-        const float4 x = __ldcg(from + kWarpSize * i);
-        o[i].x = __fmaf_rn(x.x, weight, o[i].x);
-        o[i].y = __fmaf_rn(x.y, weight, o[i].y);
-        o[i].z = __fmaf_rn(x.z, weight, o[i].z);
-        o[i].w = __fmaf_rn(x.w, weight, o[i].w);
+      for (int k = 0; k < kAtATime; ++k) {
+        const Partial<kLatentShare<S>>& part = parts.part(min_of(first + k, parts.count - 1));
+        of_part[k] = __ldcg(part.reference + row);
+        sum[k] = __ldcg(part.row_sum + row);
+        const float4* from = reinterpret_cast<const float4*>(part.o[row]) + lane;
+#pragma unroll
+        for (int i = 0; i < kFours; ++i) x[k][i] = __ldcg(from + kWarpSize * i);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtATime; ++k) {
+        if (first + k >= parts.count) break;
+        const float weight = ptx::ex2(of_part[k] - reference);
+        row_sum = __fmaf_rn(sum[k], weight, row_sum);
+#pragma unroll
+        for (int i = 0; i < kFours; ++i) {
+          o[i].x = __fmaf_rn(x[k][i].x, weight, o[i].x);
+          o[i].y = __fmaf_rn(x[k][i].y, weight, o[i].y);
+          o[i].z = __fmaf_rn(x[k][i].z, weight, o[i].z);
+          o[i].w = __fmaf_rn(x[k][i].w, weight, o[i].w);
+        }
       }
     }
     const bool sees_none = place.template sees<kLatentShare<S>>(p, at.length) == 0;
