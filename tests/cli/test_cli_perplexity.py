@@ -131,6 +131,25 @@ def test_divergences_by_position(given, tmp_path, monkeypatch, capsys):
         assert float(line.split()[3]) == pytest.approx(kl, rel=0.01)
 
 
+@pytest.mark.needs("tokenizers")
+def test_a_folder_with_its_own_tokenizer_becomes_a_plan(tmp_path, monkeypatch, capsys):
+    """As Hugging Face has models: config.json, safetensors in two files, and tokenizer.json."""
+    import tokenizers
+
+    words = {chr(c): i for i, c in enumerate(range(32, 127))} | {"<unknown>": 95}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unknown>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    folder = write_folder(tmp_path / "tiny", random_tensors(tied=False), shards=2)
+    inner.save(str(folder / "tokenizer.json"))
+    (tmp_path / "words.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    options = ["--schemes", "int8-fast,int8", "--by-layer", "--max-kl", "1", "--save", "plan.json"]
+    assert main(["perplexity", "tiny", "words.txt", *options]) == 0
+    assert capsys.readouterr().out.startswith(f"tiny, {len(TEXT)} tokens of words.txt")
+    plan = SchemePlan.load(Path("plan.json"))
+    assert [plan[f"layer {i}"].name for i in range(2)] == ["int8-fast", "int8-fast"]
+
+
 def test_q_k_and_v_of_layers_are_written_as_report_reads_them(given, tmp_path, capsys):
     folder = tmp_path / "qkv"
     folder.mkdir()
