@@ -38,6 +38,15 @@ CACHES = [
         queries=17,
         options={"page_size": 64, "bits": 4, "group": 64},
     ),
+    # So many queries that the cache's tokens become operands of attention.
+    Small(128, (4, 1), ((7, 0), (250, 130)), queries=128, options={"page_size": 16, "bits": 4}),
+    Small(
+        96,
+        (8, 2),
+        ((300, 31),),
+        queries=130,
+        scores=("window_size", "softcap", "sinks", "alibi_slopes"),
+    ),
     Small(64, (4, 1), ((7,), (9,)), queries=9, options={"k_bits": 4, "v_bits": 8}),
     # Channels that are padded.
     Small(80, (4, 1), ((130, 3), (1, 1)), dtype="float32"),

@@ -31,8 +31,7 @@ def show(record: Record) -> str:
     parts += [_ceilings(record), _host_and_memory(record), _first_calls(record)]
     parts += [_speed(record), _ratios(record), _beside(record, "comparison", "beside others")]
     parts += [_models(record), _beside(record, "mma-sync", "kernels of mma.sync")]
-    parts.append(_decode(record))
-    parts.append(_latent(record))
+    parts += [_decode(record), _latent(record), _chunks(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -192,6 +191,16 @@ def _latent(record: Record) -> str:
             }
     columns = ["GPU us", "TOPS", "GB/s", "% of copy"]
     return _table("the latent cache: batch x heads of Q x tokens", columns, rows)
+
+
+def _chunks(record: Record) -> str:
+    rows: dict[str, dict[str, str]] = {}
+    for t in record.timings:
+        if t.case == "chunk" and t.kernel_ms and t.tops:
+            name = f"{Series.of(t).name} {t.feature or ''}".rstrip()
+            rows.setdefault(name, {})[str(t.seqlen_q)] = f"{1e3 * t.kernel_ms:.0f} ({t.tops:.0f})"
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return _table("queries against a long cache: us of a call (TOPS)", names, rows)
 
 
 def _prefill(record: Record) -> dict[tuple[str, str], dict[Case, Timing]]:

@@ -68,6 +68,12 @@ def are_many(
     UnsupportedError
         For queries of such heads that lie end to end.
     """
+    if packed is None:
+        if arrays.attn_mask is not None or len(q.shape) != 4 or not isinstance(layout, str):
+            return False
+        _, heads, tokens, _ = in_order(q.shape, layout)
+        if heads * tokens < MANY_ROWS * geometry.num_kv_heads:
+            return False
     kv_format = geometry.kv_format
     whole = kv_format.padded == kv_format.head_dim
     if packed is not None and not whole:
@@ -75,13 +81,7 @@ def are_many(
         raise UnsupportedError(
             f"cu_seqlens_q is for head_dim {sizes}; this cache has {kv_format.head_dim}"
         )
-    if packed is not None:
-        return True
-    is_given_so = len(q.shape) == 4 and isinstance(layout, str)
-    if not (whole and is_given_so) or arrays.attn_mask is not None:
-        return False
-    _, heads, tokens, _ = in_order(q.shape, layout)
-    return heads * tokens >= MANY_ROWS * geometry.num_kv_heads
+    return whole
 
 
 def prefill_problem(

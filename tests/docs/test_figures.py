@@ -249,7 +249,7 @@ def test_missed_goals_are_those_of_all_tables():
     ]
     shown = [cells(row) for row in SECTIONS["goals-missed"](found).splitlines()[2:]]
     assert sorted(shown) == sorted(missed)
-    assert len(tables) == 7
+    assert len(tables) == 8
 
 
 def test_status_names_what_has_not_run():

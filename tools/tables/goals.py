@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.first_results import GOAL_COLD, GOAL_WARM
 from cuattn.reference.distributions import DISTRIBUTIONS
-from tools.tables import decode, features, goals_default
+from tools.tables import chunks, decode, features, goals_default
 from tools.tables.record_figures import MISSED, Figures, at_least, at_most, table
 
 FLASH = "pytorch-flash"
@@ -87,7 +87,7 @@ def goals_missed(f: Figures) -> str:
         *goals_default.goal_rows(f),
         *features.goal_rows(f),
         *(*_published(f), *_int4_calls(f)),
-        *(*_first_calls(f), *decode.goal_rows(f)),
+        *(*_first_calls(f), *decode.goal_rows(f), *chunks.goal_rows(f)),
     ]
     missed = [row[:3] for row in rows if row[3] == MISSED]
     return table(["goal (D = 128 and N = 4096 unless said)", "wanted", "measured"], missed)

@@ -7,6 +7,7 @@ from functools import partial
 
 from tools.tables import (
     caches,
+    chunks,
     decode,
     errors,
     features,
@@ -59,6 +60,8 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "decode": decode.decode,
     "decode-summary": decode.summary,
     "decode-errors": decode.errors,
+    "chunks": chunks.chunks,
+    "goals-chunks": chunks.goals,
     "caches": caches.caches,
     "several-status": several.status,
     "several-rings": several.rings,
