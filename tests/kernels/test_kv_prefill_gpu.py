@@ -42,7 +42,7 @@ def filled(cupy, rng, head_dim=128, pieces=(1500,), dtype=np.float16, **options)
     at = 0
     for n in pieces:
         here = slice(at, at + n)
-        counts = np.clip(np.array(LENGTHS) - at, 0, n)
+        counts = np.clip(np.array(LENGTHS) - at, 0, n).tolist()
         cache.append(cupy.asarray(k[:, :, here]), cupy.asarray(v[:, :, here]), counts=counts)
         at += n
     return cache, k, v
