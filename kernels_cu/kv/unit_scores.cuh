@@ -50,7 +50,8 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
 #pragma unroll
     for (int tile = 0; tile < H::kTiles; ++tile) {
       const uint4 q = queries.q[tile][step][lane];
-      const u32 a[4] = {q.x, H::kHalves == 1 ? 0 : q.y, q.z, H::kHalves == 1 ? 0 : q.w};
+      // Of a single half the other one is anything, and so are its products, which nobody reads.
+      const u32 a[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
       for (int j = 0; j < H::kKeyTiles; ++j) {
         ptx::mma_s8_s8(sum[tile][j], a, b0[j], b1[j], sum[tile][j]);
