@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import cuattn
+from cuattn.arrays.device import Target
 from cuattn.bench import caches, ours
 from cuattn.bench.baselines import registry as baselines
 from cuattn.bench.baselines.registry import Baseline
@@ -22,10 +23,16 @@ from cuattn.bench.inputs import noise, token_noise
 from cuattn.bench.left_out import LeftOut, room_for
 from cuattn.bench.ours import Run
 from cuattn.choice.timing import ColdL2, Median, time_gpu
+from cuattn.compile.jit import Spec
 from cuattn.kv import rows
+from cuattn.kv.listing import prefill_specs
+from cuattn.kv.operands_spec import OperandsSpec
+from cuattn.kv.options import geometry_of
+from cuattn.kv.spec import decode_spec
 from cuattn.records.rows import Timing
+from cuattn.specs.attention import Type
 
-__all__ = ["CASES", "DECODED", "KIND", "PAGED", "SDPA", "timings"]
+__all__ = ["CASES", "CHUNK", "DECODED", "KIND", "PAGED", "SCHEME", "SDPA", "kernels", "timings"]
 
 KIND = "chunk"
 # What is timed of a cache, besides one in one piece.
@@ -75,6 +82,17 @@ def timings(left_out: LeftOut) -> Iterator[Timing]:
                 if case == CHUNK and reason is None:
                     calls += _pytorch(left_out)
                 yield from _timed(case, calls)
+
+
+def kernels(facts: Target) -> Iterator[Spec]:
+    """Yield the kernels of our calls, to be compiled beforehand."""
+    for options in caches.SCHEMES.values():
+        sizes = CHUNK.batch, CHUNK.num_kv_heads, CHUNK.head_dim, CHUNK.seqlen_kv
+        kv_format = geometry_of(*sizes, **options).kv_format
+        group = CHUNK.num_q_heads // CHUNK.num_kv_heads
+        yield decode_spec(kv_format, Type.fp16, group * CHUNK.seqlen_q, facts)
+        yield OperandsSpec.of(kv_format)
+        yield from prefill_specs(kv_format, Type.fp16, facts)
 
 
 def _ours(case: Case) -> Iterator[_Call]:

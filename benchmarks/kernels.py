@@ -24,7 +24,7 @@ from cuattn.plan.kernels import supported
 from cuattn.plan.listing import attention_specs
 from cuattn.reference.layout import HEAD_DIMS
 
-from . import feature_cases, sanitizer_scores
+from . import chunks, feature_cases, sanitizer_scores
 from .measurements import OF_MMA
 from .mma_family import mma_family
 from .sanitizer_grid import RAGGED
@@ -55,6 +55,7 @@ def measured(facts: Target) -> Iterator[Spec]:
     yield from grid.kernels(_grid([*cases.COMPARISON, *models], [], compared), compared, facts)
     yield from grid.kernels(_grid(list(auto_table.CASES), [], CANDIDATES), CANDIDATES, facts)
     yield from feature_cases.kernels(facts, [x for x in feature_cases.SCHEMES if x in schemes])
+    yield from chunks.kernels(facts)
     yield from sanitizer_scores.kernels(RAGGED, facts)
     with mma_family():
         by_mma = grid.kernels(_grid(cases.PREFILL, [], OF_MMA), OF_MMA, facts)

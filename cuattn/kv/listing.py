@@ -20,7 +20,7 @@ from ..specs.wgmma import WgmmaSpec
 from .operands_spec import OperandsSpec
 from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 
-__all__ = ["KVSpec", "kv_formats", "kv_specs"]
+__all__ = ["KVSpec", "kv_formats", "kv_specs", "prefill_specs"]
 
 KVSpec: TypeAlias = AppendSpec | DecodeSpec | OffsetSpec | OperandsSpec | UnitsSpec | AnySpec
 
@@ -89,11 +89,11 @@ def kv_specs(
             specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
         if kv_format.padded == kv_format.head_dim:
             specs[OperandsSpec.of(kv_format)] = None
-            specs |= dict.fromkeys(_of_many_rows(kv_format, element, target))
+            specs |= dict.fromkeys(prefill_specs(kv_format, element, target))
     return list(specs)
 
 
-def _of_many_rows(kv_format: KVFormat, element: Type, target: Target) -> Iterator[KVSpec]:
+def prefill_specs(kv_format: KVFormat, element: Type, target: Target) -> Iterator[KVSpec]:
     """List the kernels of `attention` that calls with many rows need, without other options."""
     head_dim = kv_format.head_dim
     for smoothed, choice in product((False, True), repeat=2):

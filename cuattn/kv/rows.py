@@ -127,8 +127,9 @@ def prefill_problem(
     )
     assert lengths is not None
     lengths = replace(lengths, max_seqlen_k=tokens)
+    # What a window hides is told by the capacity: the kernel is the same whatever the lengths.
     scores = ScoreOptions.of(
-        (geometry.batch, operand.shape[1], lengths.max_seqlen_q, tokens),
+        (geometry.batch, operand.shape[1], lengths.max_seqlen_q, geometry.capacity),
         q.device,
         score_arrays.ScoreArrays(arrays.sinks, arrays.alibi_slopes),
         is_causal=of_call.is_causal,

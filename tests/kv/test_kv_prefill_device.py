@@ -122,6 +122,18 @@ def test_graphs_are_made_for_the_capacity(gpu, rng):
     assert planned() == 384
 
 
+def test_lengths_choose_no_kernel(gpu, rng):
+    cache, _ = caches(rng, FORMATS["8"], counts=(50, 0, 20))
+    q = queries(rng, 64)
+    for counts in ([0, 0, 0], [200, 100, 0]):
+        k, v = tokens(rng, BATCH, HEADS, 200, 64)
+        cache.append(k, v, counts=counts)
+        cache.attend(q, window_size=(100, 0))
+    used = [spec for spec in gpu.specs if spec.entry.startswith("attention")]
+    assert len(used) == 2
+    assert used[0] == used[1]
+
+
 def test_keys_without_offset_may_be_evicted(gpu, rng):
     k, v = tokens(rng, BATCH, HEADS, CAPACITY, 64)
     given = options(FORMATS["8-rotated"]) | {"page_size": 16}

@@ -9,9 +9,11 @@ import pytest
 
 from benchmarks import chunks, phases, tables
 from benchmarks.chunks import CASES, CHUNK, DECODED, PAGED, SDPA
+from cuattn.arrays.device import target
 from cuattn.bench.ours import Run
 from cuattn.choice.timing import Median
 from cuattn.kv import rows
+from cuattn.kv.listing import kv_specs
 from cuattn.records import record
 from cuattn.records.rows import shape_of
 from tools.tables.chunks import chunks as table_of_chunks
@@ -102,3 +104,10 @@ def test_what_was_not_measured_is_left_open():
     assert {row[2] for row in goal_rows(none)} == {"–"}
     other = replace(CHUNK, seqlen_kv=1024)
     assert shape_of(other) not in map(shape_of, CASES)
+
+
+def test_kernels_are_compiled_beforehand():
+    entries = [spec.entry for spec in chunks.kernels(target("90a"))]
+    assert {"decode", "cache_operands", "quantize"} <= {*entries}
+    listed = kv_specs([128], ["float16"], [8, 4], target("90a"))
+    assert {*chunks.kernels(target("90a"))} <= {*listed}
