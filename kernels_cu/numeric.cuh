@@ -19,7 +19,8 @@ constexpr float kLog2e = 1.44269504088896341f;
 
 // 1.5 * 2^23. An int32 accumulator that starts from these bits holds, read as a float, exactly
 // kMagic + a for every |a| < 2^22: the conversion to float costs nothing. docs/numerics.md has the
-// bounds: a score of up to 256 channels, 127 * 127 * 256, and one block of P V, 255 * 127 * 128, both stay below 2^22.
+// bounds: a score of up to 256 channels, 127 * 127 * 256, and one block of P V, 255 * 127 * 128,
+// both stay below 2^22.
 constexpr float kMagic = 12582912.0f;
 
 template <bool B>

@@ -3,8 +3,8 @@
 #include "attn/block_tokens.cuh"
 #include "attn/score_rules.cuh"
 
-// The scores of a block become exponents, of which key_part(tile, e) is what all rows add for a key;
-// the other arguments are those of `apply_rules`.
+// The scores of a block become exponents, of which key_part(tile, e) is what all rows add for a
+// key; the other arguments are those of `apply_rules`.
 template <auto S, bool Masked, class Score, class Put, class KeyPart>
 __device__ __forceinline__ void apply_to_keys(const ScoreRules<S>& rules, const Mask<S>& mask,
                                               BlockTokens<S>& tokens, int first_key, Score score,

@@ -1,4 +1,5 @@
-// The arguments of a CTA that has a part of V's channels: those of a call whose V and O are that part.
+// The arguments of a CTA that has a part of V's channels: those of a call whose V and O are that
+// part.
 #pragma once
 #include "attn/shape.cuh"
 #include "params.cuh"

@@ -4,9 +4,9 @@
 #include "params.cuh"
 
 // Which rows of which head a CTA owns. The grid is (row_blocks * heads_per_kv * v_parts,
-// num_kv_heads, batches from p.first_batch on): what K and V need are coordinates of the CTA, which the compiler
-// knows to be the same for all threads and keeps in uniform registers. A grid has at most 65535
-// batches; others are those of further launches.
+// num_kv_heads, batches from p.first_batch on): what K and V need are coordinates of the CTA, which
+// the compiler knows to be the same for all threads and keeps in uniform registers. A grid has at
+// most 65535 batches; others are those of further launches.
 template <AttentionSpec S>
 struct Work {
   int batch;

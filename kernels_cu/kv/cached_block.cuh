@@ -1,5 +1,5 @@
-// The units of a block of 128 tokens of a head in shared memory, from where all of it is read: codes
-// as bytes, and what they stand for.
+// The units of a block of 128 tokens of a head in shared memory, from where all of it is read:
+// codes as bytes, and what they stand for.
 #pragma once
 #include "kv/fine_units.cuh"
 #include "kv/operands_spec.cuh"

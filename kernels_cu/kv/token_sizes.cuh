@@ -1,5 +1,5 @@
-// Largest magnitudes of tokens of a KV cache, as their scales and zero points tell them: codes reach
-// the ends of their range. reference/kv_operands.py has the same.
+// Largest magnitudes of tokens of a KV cache, as their scales and zero points tell them: codes
+// reach the ends of their range. reference/kv_operands.py has the same.
 #pragma once
 #include "kv/cached_keys.cuh"
 #include "quant/per_row.cuh"

@@ -53,7 +53,8 @@ struct RowsAgain {
       if (T::kSmooth && Lanes::channel(c) < head_dim) {
         load_floats(at, vector + Lanes::channel(c));
       }
-      tile.template visit<1>(0, c, [&](int, int i, float element) { x[0][c][i] = element - at[i]; });
+      tile.template visit<1>(
+          0, c, [&](int, int i, float element) { x[0][c][i] = element - at[i]; });
     }
     if constexpr (Rotate) rotate_rows<Lanes>(x, rotation_block(head_dim));
 #pragma unroll

@@ -54,7 +54,9 @@ struct GroupSoftmax {
       Raw::template row_max<kHides>(s, top, mask);
       exponents.template know_maxima<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
     }
-    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, kSlopeUnits<S> ? exponents.base : 0.0f); };
+    const auto in_log2 = [&](int half, float x) {
+      return exponents.of(half, x, kSlopeUnits<S> ? exponents.base : 0.0f);
+    };
     if constexpr (kSortedRaw) {
       SortedScores<S>::template row_max<Masked>(
           block_max, s, keys, mask, lane,
