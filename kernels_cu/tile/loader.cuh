@@ -19,7 +19,7 @@ struct TileLoader {
   static constexpr bool kEven =
       Threads == kRowStep * kRowChunks && Tile::rows % kRowStep == 0;
   // Of long rows few are copied at a time: the compiler would keep an offset of each.
-  static constexpr int kUnrolled = !kAlike && kRowChunks > 32 ? 1 : kSteps;
+  static constexpr int kUnrolled = !kAlike && (kRowChunks > 32 || kSteps > 32) ? 1 : kSteps;
 
   i64 stride_row;
   u32 smem_offset;
