@@ -143,7 +143,7 @@ class TokenCalls(Holdings):
         Notes
         -----
         Few queries are decoded: the cache is read once for every 32 rows, which are queries times
-        the query heads that share a head of K and V. From 512 rows of a sequence on, and always
+        the query heads that share a head of K and V. From 1024 rows of a sequence on, and always
         with `cu_seqlens_q`, the call is one of `cuattn.attention`, but for one with an `attn_mask`:
         what the cache has becomes operands of the scheme "int8", in a workspace of 256 MiB at most,
         or of the codes of one head of a sequence if these are more. A longer cache takes several

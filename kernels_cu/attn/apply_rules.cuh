@@ -58,7 +58,7 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
   constexpr bool kLogs = kTokenLogs<S> || kSortedLogs<S>;
   constexpr float kOffset = BlockTokens<S>::kOffset;
   BlockTokens<S> tokens(order, mask.ordered, rules.seqlen_kv, lane);
-  const int first = first_key_of<S>(block, lane);
+  const int first = block * S.block_kv + first_column<S>(lane);
   const auto apply = [&](auto key_part) {
     apply_to_keys<S, Masked>(rules, mask, tokens, first, score, put, key_part);
   };

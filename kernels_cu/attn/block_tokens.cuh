@@ -3,12 +3,6 @@
 #include "attn/mask.cuh"
 #include "ptx/registers.cuh"
 
-// The key that a lane's tokens are counted from: its first column, or in sorted blocks the first.
-template <auto S>
-__device__ __forceinline__ int first_key_of(int block, int lane) {
-  return block * S.block_kv + (Mask<S>::kSorted ? 0 : lane % 4 * 2);
-}
-
 template <auto S, bool Sorted = Mask<S>::kSorted>
 struct BlockTokens {
   static constexpr float kOffset = 0.0f;

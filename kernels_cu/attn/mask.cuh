@@ -67,6 +67,12 @@ __device__ __forceinline__ BlockRange block_range(const AttentionParams& p, int 
   return blocks;
 }
 
+// Where in a block the columns of a lane begin; sorted keys are counted from the first of a block.
+template <auto S>
+__device__ __forceinline__ int first_column(int lane) {
+  return S.k_scope == Scope::sorted ? 0 : 2 * (lane % 4);
+}
+
 // The keys of one block that the two rows of a lane see. S is the spec of either family.
 template <auto S>
 struct Mask {
@@ -83,9 +89,9 @@ struct Mask {
   __device__ __forceinline__ Mask(const AttentionParams& p, const MaskRows<S>& rows, int first_row,
                                   int block, int lane)
       : ordered(p.order != nullptr),
-        first_key(block * S.block_kv + (kSorted ? 0 : 2 * (lane % 4))),
+        first_key(block * S.block_kv + first_column<S>(lane)),
         user(rows.user) {
-    const int lane_column = kSorted ? 0 : 2 * (lane % 4);
+    const int lane_column = first_column<S>(lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + 8 * half + lane / 4;

@@ -30,10 +30,11 @@ struct RawScores {
     return __float_as_int(x) == kLowestBits;
   }
 
-  // The maximum of each of a lane's two rows; unseen keys become the lowest.
+  // The maximum of each of a lane's two rows; unseen keys become the lowest. `of_lane` is added to
+  // what a lane has of maxima that are multiples of ALiBi's slope.
   template <bool Masked>
   static __device__ __forceinline__ void row_max(typename Shape<S>::Scores& s, float (&top)[2],
-                                                 const Mask<S>& mask) {
+                                                 const Mask<S>& mask, float of_lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float m[2] = {lowest(), lowest()};  // two chains, for latency
@@ -48,6 +49,7 @@ struct RawScores {
         m[key_tile % 2] = larger(larger(m[key_tile % 2], x0), x1);
       }
       float x = larger(m[0], m[1]);
+      if constexpr (kSlopeUnits<S> && !Mask<S>::kSorted) x += of_lane;
       x = larger(x, __shfl_xor_sync(0xffffffffu, x, 1));
       top[half] = larger(x, __shfl_xor_sync(0xffffffffu, x, 2));
     }

@@ -107,9 +107,19 @@ struct ScoreRules {
   __device__ __forceinline__ bool slope_is_unit() const {
     return slope >= 0x1p-40f && slope <= 0x1p40f;
   }
-  // What multiples of ALiBi's slope lack then: all before the key that the lane's are counted from.
-  __device__ __forceinline__ float base(int first_key) const {
-    return kSlopeUnits<S> ? of_key(first_key) : 0.0f;
+  // What multiples of ALiBi's slope lack then: all before a block's first key.
+  __device__ __forceinline__ float base(int block) const {
+    return kSlopeUnits<S> ? of_key(block * S.block_kv) : 0.0f;
+  }
+  // The same from there to the key that a lane's are counted from: in multiples, and in log 2. The
+  // maxima of lanes have to be brought together by it.
+  __device__ __forceinline__ float lane_units(int lane) const {
+    if constexpr (!kSlopeUnits<S>) return 0.0f;
+    const float columns = static_cast<float>(first_column<S>(lane));
+    return slope_is_unit() ? columns : slope * columns;
+  }
+  __device__ __forceinline__ float lane_base(float base, int lane) const {
+    return of_further_key(base, static_cast<float>(first_column<S>(lane)));
   }
 
   // What linear distances leave out is the same for all keys of a row.

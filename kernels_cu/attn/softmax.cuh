@@ -52,7 +52,7 @@ struct OnlineSoftmax {
     }
     float base = 0.0f;  // of exponents, where they are multiples of ALiBi's slope
     if constexpr (Raw::kRuled) {
-      base = rules.base(first_key_of<S>(block, lane));
+      base = rules.base(block);
       slope[0] *= rules.score_unit();
       slope[1] *= rules.score_unit();
       apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
@@ -63,7 +63,7 @@ struct OnlineSoftmax {
       sorted_row_max<Masked>(row_max_log2, s, slope, keys, mask, lane);
     } else {
       float top[2];  // in units of s
-      Raw::template row_max<Masked && !Raw::kRuled>(s, top, mask);
+      Raw::template row_max<Masked && !Raw::kRuled>(s, top, mask, rules.lane_units(lane));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float& m = row_max_log2[half];
@@ -80,7 +80,7 @@ struct OnlineSoftmax {
       const bool hides = Masked || S.rules.score_mod;
       b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
       if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-H::kScoreStart, slope[half], b);
-      if constexpr (kSlopeUnits<S>) b += base;
+      if constexpr (kSlopeUnits<S>) b += rules.lane_base(base, lane);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }

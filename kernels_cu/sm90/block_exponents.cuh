@@ -11,7 +11,7 @@ struct BlockExponents {
   using Scores = typename Raw::Scores;
 
   float slope[2];  // exponent = s * slope + base, where rules leave it at that
-  float base;      // in multiples of ALiBi's slope only
+  float base;      // of a block, in multiples of ALiBi's slope only
   typename CapOf<S, Raw::kCapped>::Type cap;
 
   // s becomes exponents where scales of tokens, or rules, ask for it.
@@ -29,7 +29,7 @@ struct BlockExponents {
       RuledScores<S>::template apply<Masked>(s, keys, row_scale, slope, rules, mask, block, group,
                                              lane);
       slope[0] = slope[1] = rules.unit();
-      base = rules.base(first_key_of<S>(block, lane));
+      base = rules.base(block);
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
     }

@@ -32,6 +32,13 @@ struct GroupScores {
       return static_cast<float>(x);
     }
   }
+  static __device__ __forceinline__ Acc of_value(float x) {
+    if constexpr (H::kIntegerScores) {
+      return __float_as_int(x);
+    } else {
+      return x;
+    }
+  }
   static __device__ __forceinline__ bool is_lowest(Acc x) { return bits_of(x) == kLowestBits; }
   static __device__ __forceinline__ Acc lowest() {
     if constexpr (H::kIntegerScores) {
@@ -75,9 +82,11 @@ struct GroupScores {
     }
   }
 
-  // The maximum of each of a lane's two rows; unseen keys become the lowest.
+  // The maximum of each of a lane's two rows; unseen keys become the lowest. `of_lane` is added to
+  // maxima that are multiples of ALiBi's slope.
   template <bool Masked, bool Exact = false>
-  static __device__ __forceinline__ void row_max(Scores& s, Acc (&top)[2], const Mask<S>& mask) {
+  static __device__ __forceinline__ void row_max(Scores& s, Acc (&top)[2], const Mask<S>& mask,
+                                                 float of_lane) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Acc m[2] = {lowest(), lowest()};
@@ -92,17 +101,20 @@ struct GroupScores {
         m[tile % 2] = larger<Exact>(larger<Exact>(m[tile % 2], x0), x1);
       }
       top[half] = larger<Exact>(m[0], m[1]);
+      if constexpr (kSlopeUnits<S> && !H::kSorted) {
+        top[half] = of_value(value(top[half]) + of_lane);
+      }
     }
   }
 
   // Of the four lanes that share a row.
   template <bool Masked>
   static __device__ __forceinline__ void across_row(Scores& s, Acc (&top)[2],
-                                                    const Mask<S>& mask) {
+                                                    const Mask<S>& mask, float of_lane) {
     across_lanes(top);
     if constexpr (kCompareBits) {
       if (__any_sync(0xffffffffu, top[0] < 0 || top[1] < 0)) {
-        row_max<Masked, true>(s, top, mask);
+        row_max<Masked, true>(s, top, mask, of_lane);
         across_lanes<true>(top);
       }
     }

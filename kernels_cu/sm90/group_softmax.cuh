@@ -50,36 +50,36 @@ struct GroupSoftmax {
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
+    const float of_lane = rules.lane_units(lane);
     if constexpr (!kSortedRaw) {
-      Raw::template row_max<kHides>(s, top, mask);
+      Raw::template row_max<kHides>(s, top, mask, of_lane);
       exponents.template know_maxima<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
     }
-    const auto in_log2 = [&](int half, float x) {
-      return exponents.of(half, x, kSlopeUnits<S> ? exponents.base : 0.0f);
-    };
+    const float base = kSlopeUnits<S> ? exponents.base : 0.0f;
+    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, base); };
     if constexpr (kSortedRaw) {
       SortedScores<S>::template row_max<Masked>(
           block_max, s, keys, mask, lane,
           [&](auto& tops) { exponents.template know_maxima<Masked>(s, tops, rules); },
           [&](int half, float x, float added) { return exponents.of(half, x, added); });
     } else if constexpr (kLocal) {
-      Raw::template across_row<kHides>(s, top, mask);
+      Raw::template across_row<kHides>(s, top, mask, of_lane);
       Raw::template in_log2<Masked>(block_max, top, in_log2);
     } else {
       // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
       Raw::template in_log2<Masked>(block_max, top, in_log2);
       if (!rows.move_one_step(block_max, rescale, lane)) {
-        Raw::template across_row<kHides>(s, top, mask);
+        Raw::template across_row<kHides>(s, top, mask, of_lane);
         Raw::template in_log2<Masked>(block_max, top, in_log2);
         rows.move(block_max, rescale);
       }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float base = kLocal ? block_max[half] : rows.reference[half];
+      const float top_of_p = kLocal ? block_max[half] : rows.reference[half];
       constexpr bool kMayHide = Masked || S.rules.score_mod;
-      intercept[half] = kStepsLog2<S> - (kMayHide && base == -kInf ? 0.0f : base);
-      if constexpr (kSlopeUnits<S>) intercept[half] += exponents.base;
+      intercept[half] = kStepsLog2<S> - (kMayHide && top_of_p == -kInf ? 0.0f : top_of_p);
+      if constexpr (kSlopeUnits<S>) intercept[half] += rules.lane_base(base, lane);
       sum[half] = 0.0f;
     }
   }

@@ -208,7 +208,7 @@ def test_slopes_that_exponents_are_multiples_of(rng, scheme, family):
     arrays = [
         on_gpu(x, "float16") for x in make(rng, heads=(8, 4), seqlens=(300, 400), head_dim=64)
     ]
-    slopes = np.array([0.0, -0.3, 1e-14, 2.0**-20, 0.02, 0.7, 40.0, -0.0], np.float32)
+    slopes = np.array([0.0, -0.3, 1e-14, 2.0**-20, 0.02, 0.7, 4.0, -0.0], np.float32)
     with family():
         found = run(arrays, scheme, is_causal=True, alibi_slopes=on_gpu(slopes, "float32"))
     check(found, arrays, scheme, is_causal=True, alibi_slopes=slopes)
