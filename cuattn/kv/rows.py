@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 # Queries of a sequence, times the query heads that share a head of K and V, from which on a call is
-# one of many: decoding reads the cache once for every 32 of them. On an H200 both ways take the same
-# time there, of one sequence with 8 heads (docs/results.md).
+# one of many: decoding reads the cache once for every 32 of them. On an H200 both ways take the
+# same time there, of one sequence with 8 heads (docs/results.md).
 MANY_ROWS = 1024
 
 
