@@ -216,7 +216,7 @@ def _first_calls(_: Share) -> Findings:
 # compiled by the limit is a help, and no finding.
 KERNELS = "kernels"
 TOGETHER = {
-    "tests": Phase(_tests, 360),
+    "tests": Phase(_tests, 420),
     "sanitizer": Phase(_sanitizer, 200, parts=commands.SANITIZER_PARTS),
     "accuracy": Phase(_accuracy, 180, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
@@ -227,7 +227,7 @@ ALONE = {
     "ceilings": Phase(_ceilings, 30),
     "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
-    "features": Phase(_features, 100),
+    "features": Phase(_features, 120),
     "models": Phase(_models, 75),
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
