@@ -19,6 +19,7 @@ from .choice.scheme_plan import SchemePlan, plan_schemes
 from .choice.twin_search import TwinSearch, search_twin
 from .errors import ArgumentError, CompileError, CuattnError, NoGPUError, UnsupportedError
 from .kv.cache import KVCache
+from .kv.rope import Rope
 from .latent.cache import LatentKVCache
 from .merging import merge_states
 from .operands.block_mask import BlockMask
@@ -43,6 +44,7 @@ __all__ = [
     "MaskMod",
     "NoGPUError",
     "QuantizedTensor",
+    "Rope",
     "Scheme",
     "SchemePlan",
     "ScoreMod",

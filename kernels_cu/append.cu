@@ -2,6 +2,7 @@
 // one sequence, of each of which one warp has K and another V.
 #include "kv/nested_image.cuh"
 #include "kv/room.cuh"
+#include "kv/rope.cuh"
 
 // Units that tokens may lie in, wherever the first of them is.
 __device__ __forceinline__ int most_units(int tokens) {
@@ -24,19 +25,55 @@ __device__ __forceinline__ HeadRows rows_of(const AppendParams& p, bool values, 
   return {first + (sequence * batch + kv_head * head) * bytes_of(In), token * bytes_of(In)};
 }
 
+// What keys of a sequence turn by, if they do.
+struct KeyTurns {
+  const AppendParams& p;
+  HeadRows from;
+  int sequence;
+  int length;
+};
+
+// Rows in float32, less an offset; `Turned` by their positions before that.
+template <Type In, bool Turned, class Rows>
+__device__ __forceinline__ FloatRows<Rows> floats_of(const Rows& rows,
+                                                     const typename Rows::Vector& vector,
+                                                     const NewTokens& fresh,
+                                                     const KeyTurns& turns) {
+  if constexpr (Turned) {
+    const typename Rows::Vector none;
+    FloatRows<Rows> x(rows, none);
+    x.change([&](int r, int channel, float y) {
+      const RopeParams& rope = turns.p.rope;
+      const int token = rows.token(r);
+      const int row = fresh.first + token;
+      const bool exists = fresh.has(token);
+      const int place = turns.length + row;
+      const int position =
+          exists ? position_of(rope, turns.sequence, row, turns.p.seqlen, place) : 0;
+      const char* at = turns.from.first + row * turns.from.stride;
+      return TokenTurn<In>(rope, at, position, exists)(channel, y);
+    });
+    x.subtract(vector);
+    return x;
+  } else {
+    return FloatRows<Rows>(rows, vector);
+  }
+}
+
 template <AppendSpec S, class Rows>
 __device__ __forceinline__ void append_keys(u8* unit, Rows& rows, const NewTokens& fresh,
                                             const typename Rows::Vector& vector,
+                                            const KeyTurns& turns,
                                             UnitImage<S.head_dim>& image) {
   using At = Unit<S>;
   constexpr int kGroup = At::kKGroups > 1 ? S.group : 0;
   f32* numbers = reinterpret_cast<f32*>(unit + At::kKScale);
-  if constexpr (S.rotate) {
-    FloatRows<Rows> turned(rows, vector);
-    turned.template rotate<S.head_dim>();
-    const SlotNumbers<FloatRows<Rows>> scales{numbers, turned, fresh};
-    put_keys(image, turned,
-             SymmetricCodes<FloatRows<Rows>, S.k_bits, kGroup, false>(turned, vector, scales));
+  if constexpr (S.rotate || S.rope) {
+    FloatRows<Rows> floats = floats_of<S.input, S.rope>(rows, vector, fresh, turns);
+    if constexpr (S.rotate) floats.template rotate<S.head_dim>();
+    const SlotNumbers<FloatRows<Rows>> scales{numbers, floats, fresh};
+    put_keys(image, floats,
+             SymmetricCodes<FloatRows<Rows>, S.k_bits, kGroup, false>(floats, vector, scales));
   } else {
     const SlotNumbers<Rows> scales{numbers, rows, fresh};
     const SymmetricCodes<Rows, S.k_bits, kGroup, true> codes(rows, vector, scales);
@@ -83,12 +120,13 @@ template <AppendSpec S, bool Values, class Rows>
 __device__ __forceinline__ void append_nested(u8* unit, u8* fine, const Rows& from,
                                               const NewTokens& fresh,
                                               const typename Rows::Vector& vector,
+                                              const KeyTurns& turns,
                                               UnitImage<S.head_dim>& image) {
   using At = Unit<S>;
   using Floats = FloatRows<Rows>;
   constexpr int kGroup = !Values && At::kKGroups > 1 ? S.group : 0;
   constexpr int kNumbers = Values ? At::kVScale : At::kKScale;
-  Floats rows(from, vector);
+  Floats rows = floats_of<S.input, !Values && S.rope>(from, vector, fresh, turns);
   if constexpr (!Values && S.rotate) rows.template rotate<S.head_dim>();
   const SlotNumbers<Floats> upper{reinterpret_cast<f32*>(unit + kNumbers), rows, fresh};
   const SlotNumbers<Floats> whole{fine ? reinterpret_cast<f32*>(fine + kNumbers) : nullptr, rows,
@@ -163,18 +201,19 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
     } else {
       if (has_offset) vector.load(p.store.k_offset, head, S.channels);
     }
+    const KeyTurns turns{p, from, sequence, length};
     if constexpr (S.nested) {
       const bool fine = is_fine(p.store, coarse, unit);
       u8* lower = fine ? fine_address(p.store, head, unit, Unit<S>::kBytes) : nullptr;
       if (of_values) {
-        append_nested<S, true>(to, lower, rows, fresh, vector, image);
+        append_nested<S, true>(to, lower, rows, fresh, vector, turns, image);
       } else {
-        append_nested<S, false>(to, lower, rows, fresh, vector, image);
+        append_nested<S, false>(to, lower, rows, fresh, vector, turns, image);
       }
     } else if (of_values) {
       append_values<S>(to, rows, fresh, image);
     } else {
-      append_keys<S>(to, rows, fresh, vector, image);
+      append_keys<S>(to, rows, fresh, vector, turns, image);
     }
   }
   if (ends) append_end.finish(p, refused);

@@ -2,6 +2,7 @@
 // none, the mean of a sample of the tokens that are about to be appended and of earlier ones.
 // reference/kv_cache.py has the same. A CTA for each head.
 #include "kv/room.cuh"
+#include "kv/rope.cuh"
 #include "quant/moments.cuh"
 
 // A sequence that begins with no more tokens has no offset yet.
@@ -9,6 +10,36 @@ constexpr int kFew = 16;
 
 // Tokens at the beginning of a sequence that do not count: attention sinks.
 constexpr int kSinks = 4;
+
+// `RowGroups::add_rows` of keys that turn by their positions, in the same order.
+template <OffsetSpec S, class Token>
+__device__ __forceinline__ void add_turned(const OffsetParams& p, Moments<S.input, 1>& moments,
+                                           const char* first, i64 stride, int count, int sequence,
+                                           int length, Token token) {
+  using Groups = RowGroups<S.input, S.head_dim, S.num_threads>;
+  constexpr int kPerWord = Chunk<S.input>::kPerWord;
+  if (!Groups::inside(S.head_dim)) return;
+  const int channel = Groups::channel();
+#pragma unroll 1
+  for (int i = Groups::group(); i < count; i += Groups::kGroups) {
+    const int at = static_cast<int>(token(i));
+    const char* row = first + at * stride;
+    const int position = position_of(p.rope, sequence, at, p.seqlen, length + at);
+    const TokenTurn<S.input> turn(p.rope, row, position, true);
+    Chunk<S.input> chunk;
+    chunk.template load<S.aligned, false>(row + channel * bytes_of(S.input), true);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      float x[kPerWord];
+      chunk.widen(x, w);
+#pragma unroll
+      for (int k = 0; k < kPerWord; ++k) {
+        const int e = w * kPerWord + k;
+        moments.sum[e] += turn(channel + e, x[k]);
+      }
+    }
+  }
+}
 
 template <OffsetSpec S>
 __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
@@ -36,9 +67,14 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   const int count = min_of(fresh, kSample);
   const int earlier = max_of(length - kSinks, 0);
   Moments<S.input, 1> moments;
-  Groups::template add_rows<S.aligned, Groups::kBatch>(
-      moments, first, p.k_stride_token * bytes_of(S.input), count, Groups::inside(S.head_dim),
-      [&](int i) { return skipped + sample_token(i, fresh); });
+  const i64 stride = p.k_stride_token * bytes_of(S.input);
+  const auto token = [&](int i) { return skipped + sample_token(i, fresh); };
+  if constexpr (S.rope) {
+    add_turned<S>(p, moments, first, stride, count, sequence, length, token);
+  } else {
+    Groups::template add_rows<S.aligned, Groups::kBatch>(moments, first, stride, count,
+                                                         Groups::inside(S.head_dim), token);
+  }
   f32* offset = p.store.k_offset + static_cast<i64>(head) * S.head_dim;
   reinterpret_cast<Joined*>(smem)->join(
       moments, [&](int, int channel, float sum) {

@@ -17,10 +17,12 @@ from ..errors import ArgumentError
 from ..operands.operand import Operand, in_order, operand_of
 from ..reference.arrays import whole_counts
 from .device import SCHEME, STORE, DeviceMemory, direct, store_values
+from .device_rope import ROPE, positions_on_device, rope_values, tables_on_device
 from .eviction import rolled
 from .geometry import KVGeometry
 from .moves import evict
 from .plans import appended, unplanned
+from .rope import GivenRope, RopeSizes
 from .spec import AppendSpec, OffsetSpec
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
 
 # The addresses of a call, in this order. Null is "counts" if all tokens of all sequences are
 # appended.
-GIVEN = (*STORE, "limits", "fixed", "arrivals", "refused", "k", "v", "counts")
+GIVEN = (*STORE, "limits", "fixed", "arrivals", "refused", "k", "v", "counts", *ROPE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,13 @@ class AppendCall:
 
 
 def append_on_device(
-    memory: DeviceMemory, k: Any, v: Any, counts: Any, layout: str, stream: Any
+    memory: DeviceMemory,
+    k: Any,
+    v: Any,
+    counts: Any,
+    layout: str,
+    stream: Any,
+    rope: GivenRope | None = None,
 ) -> None:
     """Do what `KVCache.append` says, of arrays on the GPU."""
     memory.check_device(k, "k", device_of(k, "k"))
@@ -65,7 +73,11 @@ def append_on_device(
         with caller:
             k_view, v_view = direct(k_view), direct(v_view)
             tokens = k_view.signature, v_view.signature
-            call = memory.prepared(prepare_append, *tokens, layout, False)
+            tables = sizes = positions = None
+            if rope is not None:
+                tables = tables_on_device(memory, caller, rope, k_view.dtype)
+                sizes = tables.sizes
+            call = memory.prepared(prepare_append, *tokens, layout, False, sizes)
             fresh = fresh_counts(memory, caller, counts, call.tokens)
             host_state, is_captured = memory.host_state, memory.is_captured()
             old = None
@@ -75,10 +87,15 @@ def append_on_device(
                 plan = appended(host_state if old is None else old.after, count, k_view.shape)
             else:
                 plan = unplanned(host_state, call.tokens, captured=is_captured)
+            if rope is not None and sizes is not None:
+                is_shifted = old is not None or host_state.evicted is not None
+                positions = positions_on_device(
+                    memory, caller, rope, sizes, call.tokens, fresh, is_shifted=is_shifted
+                )
             counts_view = counts_on_device(memory, fresh, call.tokens)
             fixes = plan.begins and memory.k_offset is not None
             if fixes:
-                call = memory.prepared(prepare_append, *tokens, layout, True)
+                call = memory.prepared(prepare_append, *tokens, layout, True, sizes)
             given = (
                 *memory.append_addresses,
                 memory.counters(1),
@@ -86,6 +103,9 @@ def append_on_device(
                 k_view.ptr,
                 v_view.ptr,
                 0 if counts_view is None else counts_view.ptr,
+                0 if tables is None else tables.cos.ptr,
+                0 if tables is None else tables.sin.ptr,
+                0 if positions is None else positions.ptr,
             )
             if is_captured:  # which nothing undoes
                 memory.host_state = plan.after
@@ -98,7 +118,12 @@ def append_on_device(
 
 
 def prepare_append(
-    geometry: KVGeometry, k: Array, v: Array, layout: str, fixes_offsets: bool
+    geometry: KVGeometry,
+    k: Array,
+    v: Array,
+    layout: str,
+    fixes_offsets: bool,
+    rope: RopeSizes | None = None,
 ) -> AppendCall:
     """Check an append on CuPy's current device, plan it and load its kernels.
 
@@ -111,6 +136,8 @@ def prepare_append(
     fixes_offsets : bool
         Whether the offsets of some sequences may not be fixed yet, of which these keys are the mean
         first. False if K is not smoothed.
+    rope : RopeSizes, optional
+        Of the tables that K turns by.
 
     Raises
     ------
@@ -127,17 +154,26 @@ def prepare_append(
     device = current_device()
     values = {
         "store": store_values(geometry, buffers),
-        **{name: buffers[name] for name in GIVEN[len(STORE) :]},
+        **{name: buffers[name] for name in GIVEN[len(STORE) : -len(ROPE)]},
         **_strides("k", of_k),
         **_strides("v", of_v),
         "seqlen": tokens,
+        "rope": rope_values(rope, buffers),
     }
     launches = []
     if fixes_offsets:
-        offsets = OffsetSpec(of_k.dtype, geometry.kv_format.head_dim, of_k.aligned)
+        offsets = OffsetSpec(
+            of_k.dtype, geometry.kv_format.head_dim, of_k.aligned, rope=rope is not None
+        )
         launches.append(Launch(offsets, device, (of_k.heads,), values))
     aligned = of_k.aligned and of_v.aligned
-    append = AppendSpec.of(geometry.kv_format, of_k.dtype, aligned=aligned, single=tokens == 1)
+    append = AppendSpec.of(
+        geometry.kv_format,
+        of_k.dtype,
+        aligned=aligned,
+        single=tokens == 1,
+        rope=rope is not None,
+    )
     grid = (of_k.heads * append.pieces(tokens),)
     launches.append(Launch(append, device, grid, values))
     return AppendCall(tokens, Chain(launches, buffers))

@@ -20,9 +20,11 @@ from ..operands.score_arrays import SCORE_NAMES, ScoreName
 from ..operands.scores import ALL_KEYS
 from ..reference.partition import most_parts
 from .device import STORE, DeviceMemory, direct, store_values
+from .device_rope import ROPE, positions_on_device, rope_values, tables_on_device
 from .geometry import KVGeometry
 from .prefill import PrefillCall, prepared_prefill
 from .query import Query, QueryOptions
+from .rope import GivenRope, RopeSizes
 from .rows import Packed, are_many, check_limit
 from .scores import NO_ARRAYS, ScoreArrays
 from .spec import KV_BLOCK, decode_spec
@@ -30,7 +32,7 @@ from .spec import KV_BLOCK, decode_spec
 __all__ = ["GIVEN", "AttendCall", "attend_on_device", "prepare_attend"]
 
 # The addresses that a call has from outside: see `Buffers`.
-GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES)
+GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE)
 
 # Blocks of all heads and tiles of rows are counted in 32-bit integers.
 _MAX_BLOCKS = 2**30
@@ -74,6 +76,7 @@ def attend_on_device(
     stream: Any,
     cu_seqlens_q: Any = None,
     max_seqlen_q: int | None = None,
+    rope: GivenRope | None = None,
 ) -> Any:
     """Do what `KVCache.attend` says, of arrays on the GPU."""
     memory.check_device(q, "q", device_of(q, "q"))
@@ -94,10 +97,26 @@ def attend_on_device(
             of_q = q_view.signature
             packed = None if bounds is None else Packed(bounds.signature, max_seqlen_q)
             call: AttendCall | PrefillCall
-            if are_many(memory.geometry, of_q, options.layout, arrays, packed):
+            tables = turns = positions = None
+            if rope is not None:
+                tables = tables_on_device(memory, caller, rope, q_view.dtype)
+                turns = tables.sizes
+            if turns is None and are_many(memory.geometry, of_q, options.layout, arrays, packed):
                 call = prepared_prefill(memory, of_q, of_out, options, arrays, packed)
             else:
-                call = memory.prepared(prepare_attend, of_q, of_out, *options, arrays)
+                call = memory.prepared(prepare_attend, of_q, of_out, *options, arrays, turns)
+            if rope is not None and turns is not None:
+                rows = call.problem.q.tokens
+                positions = positions_on_device(
+                    memory,
+                    caller,
+                    rope,
+                    turns,
+                    rows,
+                    None,
+                    behind=rows,
+                    is_shifted=memory.host_state.evicted is not None,
+                )
             return_lse = call.problem.return_lse
             if out_view is not None:
                 inputs, sizes = {"q": q_view, **looked}, call.sizes
@@ -121,6 +140,9 @@ def attend_on_device(
             )
             if isinstance(call, PrefillCall):
                 given = (*given, 0 if bounds is None else bounds.ptr)
+            else:
+                looked_up = (None, None) if tables is None else (tables.cos, tables.sin)
+                given = (*given, *[0 if x is None else x.ptr for x in (*looked_up, positions)])
             call.launches(given, caller.stream)
             if written is not o:
                 as_cupy(o)[...] = written.owner
@@ -140,6 +162,7 @@ def prepare_attend(
     softcap: float = 0.0,
     batch_invariant: bool = False,
     arrays: ScoreArrays = NO_ARRAYS,
+    rope: RopeSizes | None = None,
 ) -> AttendCall:
     """Check a call on CuPy's current device, plan it and load its kernel.
 
@@ -166,7 +189,9 @@ def prepare_attend(
     if batch * rows:
         device = current_device()
         facts = target(device.arch)
-        features = query.scores.features._replace(batch_invariant=batch_invariant)
+        features = query.scores.features._replace(
+            batch_invariant=batch_invariant, rope=rope is not None
+        )
         spec = decode_spec(geometry.kv_format, operand.dtype, rows, facts, features)
         row_tiles = ceil_div(rows, spec.rows)
         arrivals = batch * geometry.num_kv_heads * row_tiles
@@ -198,6 +223,7 @@ def prepare_attend(
             "softmax_scale": problem.softmax_scale,
             **{name: buffers[name] for name in SCORE_NAMES},
             **query.score_values(),
+            "rope": rope_values(rope, buffers),
         }
         strides = {"q": operand.strides, "o": in_order(o_strides, problem.layout)}
         for name, steps in strides.items():

@@ -20,6 +20,7 @@ from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from ..reference.kv_offsets import bare_tokens, offsets
+from ..reference.rope import rope
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .eviction import rolled
@@ -29,6 +30,7 @@ from .memory import Memory
 from .moves import evict
 from .plans import appended
 from .query import Query, QueryOptions
+from .rope import GivenRope, check_reach, next_positions, places
 from .rows import Packed, are_many, check_limit
 from .scores import ScoreArrays
 from .units import Coded, pack_units, unpack_units
@@ -36,7 +38,15 @@ from .units import Coded, pack_units, unpack_units
 __all__ = ["append_on_host", "attend_on_host"]
 
 
-def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, stream: Any) -> None:
+def append_on_host(
+    memory: Memory,
+    k: Any,
+    v: Any,
+    counts: Any,
+    layout: str,
+    stream: Any,
+    given_rope: GivenRope | None = None,
+) -> None:
     """Do what `KVCache.append` says, of arrays in host memory."""
     with memory.call_on(stream):
         of_k, of_v = _signature(k, "k"), _signature(v, "v")
@@ -47,6 +57,8 @@ def append_on_host(memory: Memory, k: Any, v: Any, counts: Any, layout: str, str
         if counts is not None and hasattr(counts, "__dlpack_device__"):
             _check_device(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
+        if given_rope is not None:
+            keys = _turned(memory, given_rope, keys, of_k.dtype, fresh)
         host_state = memory.host_state
         old = rolled(host_state, fresh)
         plan = appended(host_state if old is None else old.after, fresh, of_k.shape)
@@ -118,6 +130,7 @@ def attend_on_host(
     stream: Any,
     cu_seqlens_q: Any = None,
     max_seqlen_q: int | None = None,
+    given_rope: GivenRope | None = None,
 ) -> Any:
     """Do what `KVCache.attend` says, of arrays in host memory."""
     check_limit(cu_seqlens_q, max_seqlen_q)
@@ -127,7 +140,7 @@ def attend_on_host(
         packed = None
         if cu_seqlens_q is not None:
             packed = Packed(_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
-        if are_many(memory.geometry, of_q, options.layout, arrays, packed):
+        if given_rope is None and are_many(memory.geometry, of_q, options.layout, arrays, packed):
             o_and_lse = prefill_on_host(
                 memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed
             )
@@ -138,8 +151,12 @@ def attend_on_host(
         values = {name: score_values(x, name, whole_last=True) for name, x in scores.items()}
         lengths = memory.host_state.lengths
         mask = values.get("attn_mask")
+        rows = heads_first(to_host(q, "q").values, problem.layout)
+        if given_rope is not None:
+            n = np.full(len(lengths), rows.shape[2])
+            rows = _turned(memory, given_rope, rows, of_q.dtype, n, behind=rows.shape[2])
         o, lse = decode(
-            heads_first(to_host(q, "q").values, problem.layout),
+            rows,
             *cached_operands(memory, lengths),
             lengths,
             scale=problem.softmax_scale,
@@ -152,6 +169,31 @@ def attend_on_host(
         )
         result, of_lse = delivered(o, lse, problem, q, out, target)
         return (result, of_lse) if problem.return_lse else result
+
+
+def _turned(
+    memory: Memory,
+    given: GivenRope,
+    x: NDArray[Any],
+    dtype: str,
+    counts: NDArray[np.int64],
+    behind: int = 0,
+) -> NDArray[np.float32]:
+    """Return new keys, or queries beside the last tokens, turned by their positions."""
+    tables = (("rope.cos", given.rope.cos), ("rope.sin", given.rope.sin))
+    of_cos, of_sin = (_signature(table, name) for name, table in tables)
+    sizes = given.sizes(of_cos, of_sin, dtype, memory.geometry.kv_format.head_dim)
+    tokens = x.shape[2]
+    if given.positions is None:
+        first = next_positions(memory.host_state) - behind
+        check_reach(sizes, int((first + counts)[counts > 0].max(initial=0)))
+        positions = places(first, tokens)
+    else:
+        if hasattr(given.positions, "__dlpack_device__"):
+            _check_device(given.positions, "positions")
+        positions = given.checked_positions(sizes, counts, tokens)
+    cos, sin = (to_host(table, name).values for name, table in tables)
+    return rope(x, cos, sin, positions, interleaved=sizes.interleaved)
 
 
 def _of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:

@@ -61,6 +61,8 @@ class Features(NamedTuple):
     sinks, alibi_slopes, attn_mask : Extra
     batch_invariant : bool
         Not of logits, but of the order of sums: a head's parts depend on its own length only.
+    rope : bool
+        Not of logits either: queries turn by their positions first.
     """
 
     window: bool = False
@@ -69,6 +71,7 @@ class Features(NamedTuple):
     alibi_slopes: Extra = Extra.none
     attn_mask: Extra = Extra.none
     batch_invariant: bool = False
+    rope: bool = False
 
 
 PLAIN = Features()

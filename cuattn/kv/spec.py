@@ -89,7 +89,7 @@ class DecodeSpec(_OfFormat):
         Blocks of tokens in shared memory.
     min_ctas : int
         CTAs of a multiprocessor.
-    window, softcap, sinks, alibi_slopes, attn_mask, batch_invariant
+    window, softcap, sinks, alibi_slopes, attn_mask, batch_invariant, rope
         As of `Features`.
     """
 
@@ -109,6 +109,7 @@ class DecodeSpec(_OfFormat):
     alibi_slopes: Extra = Extra.none
     attn_mask: Extra = Extra.none
     batch_invariant: bool = False
+    rope: bool = False
 
     @classmethod
     def of(
@@ -155,6 +156,8 @@ class AppendSpec(_OfFormat):
         Whether bases and strides of the arrays are multiples of 16 bytes.
     single : bool
         Whether they have one token of each sequence.
+    rope : bool
+        Whether keys turn by their positions first.
     """
 
     source: ClassVar[str] = "append.cu"
@@ -166,24 +169,31 @@ class AppendSpec(_OfFormat):
 
     aligned: bool
     single: bool = False
+    rope: bool = False
 
     @classmethod
     def of(
-        cls, kv_format: KVFormat, element: Type, *, aligned: bool, single: bool = False
+        cls,
+        kv_format: KVFormat,
+        element: Type,
+        *,
+        aligned: bool,
+        single: bool = False,
+        rope: bool = False,
     ) -> AppendSpec:
         """Return the spec of a format, for tokens of a type."""
         of_format = cls.fields_of(kv_format)
-        return cls(input=element, **of_format, aligned=aligned, single=single)
+        return cls(input=element, **of_format, aligned=aligned, single=single, rope=rope)
 
     @property
     def min_ctas(self) -> int:
         """CTAs of a multiprocessor: a warp has a unit of K or V in registers.
 
-        In float32, if it is rotated or its codes are nested. Or it has a single token.
+        In float32, if it is turned or rotated or its codes are nested. Or it has a single token.
         """
         if self.single:
-            return 6
-        if self.rotate or self.nested:
+            return 4 if self.rope else 6
+        if self.rotate or self.nested or self.rope:
             return 4 if self.head_dim <= _NARROW else 2
         row_bytes = self.head_dim * self.input.nbytes
         return 6 if row_bytes <= 256 else 3 if row_bytes <= 512 else 2
@@ -212,6 +222,8 @@ class OffsetSpec(KernelSpec):
     head_dim : int
     aligned : bool
         Whether base and strides of K are multiples of 16 bytes.
+    rope : bool
+        Whether it is the mean of keys that have turned by their positions.
     """
 
     source: ClassVar[str] = "offsets.cu"
@@ -225,6 +237,7 @@ class OffsetSpec(KernelSpec):
     input: Type
     head_dim: int
     aligned: bool
+    rope: bool = False
 
     @property
     def smem_bytes(self) -> int:

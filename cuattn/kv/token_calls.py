@@ -13,6 +13,7 @@ from .device import DeviceMemory
 from .holdings import Holdings
 from .host import append_on_host, attend_on_host
 from .query import QueryOptions
+from .rope import GivenRope, Rope
 
 __all__ = ["TokenCalls"]
 
@@ -22,7 +23,15 @@ class TokenCalls(Holdings):
 
     @public
     def append(
-        self, k: Any, v: Any, *, counts: Any = None, layout: str = "HND", stream: Any = None
+        self,
+        k: Any,
+        v: Any,
+        *,
+        counts: Any = None,
+        rope: Rope | None = None,
+        positions: Any = None,
+        layout: str = "HND",
+        stream: Any = None,
     ) -> None:
         """Quantize tokens and put them after those that there are.
 
@@ -35,6 +44,14 @@ class TokenCalls(Holdings):
             How many of the n tokens of each sequence there are; by default all. Counts on the host
             are checked there, and cannot be captured into a graph; those on the GPU are checked by
             it.
+        rope : Rope, optional
+            Turn keys by their positions first, in float32; `k` is what it was before that. It costs
+            no copy of `k`.
+        positions : array_like of int [batch, n], optional
+            With `rope`, where each token is; by default that is its place in its sequence, from 0
+            on, which tokens keep that come after evicted ones. Those on the host are checked there,
+            and cannot be captured into a graph; on the GPU, int32 or int64, a key at a position
+            that the tables have not is NaN.
         layout : {"HND", "NHD"}
         stream : int or stream, optional
             As for `cuattn.attention`.
@@ -46,10 +63,11 @@ class TokenCalls(Holdings):
         UnsupportedError, CompileError
             As for `cuattn.attention`.
         """
+        given = GivenRope.of(rope, positions)
         if isinstance(self._memory, DeviceMemory):
-            append_on_device(self._memory, k, v, counts, layout, stream)
+            append_on_device(self._memory, k, v, counts, layout, stream, given)
         else:
-            append_on_host(self._memory, k, v, counts, layout, stream)
+            append_on_host(self._memory, k, v, counts, layout, stream, given)
 
     @public
     def attend(
@@ -68,6 +86,8 @@ class TokenCalls(Holdings):
         cu_seqlens_q: Any = None,
         max_seqlen_q: int | None = None,
         batch_invariant: bool = False,
+        rope: Rope | None = None,
+        positions: Any = None,
         out: Any = None,
         stream: Any = None,
     ) -> Any:
@@ -122,6 +142,12 @@ class TokenCalls(Holdings):
             queries and kind of GPU: sums are taken in parts that depend on its own length only, at
             least 1024 tokens each. A call keeps more memory for them: a float32 row of O for each
             query and part of the longest sequence that there is room for.
+        rope : Rope, optional
+            Turn queries by their positions first, in float32; `q` is what it was before that. Such
+            a call is decoded, whatever the number of queries, and `cu_seqlens_q` is refused.
+        positions : array_like of int [batch, n], optional
+            With `rope`, where each query is, as for `append`; by default where the token is that it
+            stands beside. Queries before the first token, which have none, are turned as it is.
         out : array, optional
             As for `cuattn.attention`.
         stream : int or stream, optional
@@ -144,11 +170,11 @@ class TokenCalls(Holdings):
         -----
         Few queries are decoded: the cache is read once for every 32 rows, which are queries times
         the query heads that share a head of K and V. From 1024 rows of a sequence on, and always
-        with `cu_seqlens_q`, the call is one of `cuattn.attention`, but for one with an `attn_mask`:
-        what the cache has becomes operands of the scheme "int8", in a workspace of 256 MiB at most,
-        or of the codes of one head of a sequence if these are more. A longer cache takes several
-        rounds. The workspace is for the longest sequence that there is; in a graph, or where only
-        the GPU knows the lengths, for the capacity.
+        with `cu_seqlens_q`, the call is one of `cuattn.attention`, but for one with an `attn_mask`
+        or a `rope`: what the cache has becomes operands of the scheme "int8", in a workspace of 256
+        MiB at most, or of the codes of one head of a sequence if these are more. A longer cache
+        takes several rounds. The workspace is for the longest sequence that there is; in a graph,
+        or where only the GPU knows the lengths, for the capacity.
 
         What an option is decides which kernel is used, not what is in an array: in a graph lengths,
         sinks, slopes and masks may change from one replay to the next.
@@ -169,5 +195,8 @@ class TokenCalls(Holdings):
             attend: Any = attend_on_device
         else:
             attend = attend_on_host
+        given = GivenRope.of(rope, positions)
+        if given is not None and cu_seqlens_q is not None:
+            raise ArgumentError("rope", rope, "None, as cu_seqlens_q is given: turn q before")
         lengths = (cu_seqlens_q, max_seqlen_q)
-        return attend(self._memory, q, options, scores, out, stream, *lengths)
+        return attend(self._memory, q, options, scores, out, stream, *lengths, given)

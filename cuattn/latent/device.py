@@ -136,6 +136,7 @@ def prepare_append(geometry: LatentGeometry, latent: Array, rope: Array) -> Appe
         "k": buffers["latent"],
         "v": buffers["rope"],
         "seqlen": tokens,
+        "rope": None,
     }
     for name, x in zip("kv", operands, strict=True):
         for axis, step in zip(("batch", "head", "token"), x.strides[:3], strict=True):
@@ -222,6 +223,7 @@ def prepare_attend(
         # Of what is for other caches there is nothing.
         members = record(spec.params, spec.params_file).names or ()
         values: dict[str, Any] = dict.fromkeys(members, NULL) | {
+            "rope": None,
             "store": store_values(geometry, buffers),
             **{name: buffers[name] for name in ("arrivals", "q", "o", "lse")},
             "partials": buffers.take(2 * device.num_sms * spec.partial_bytes),

@@ -49,6 +49,32 @@ struct FloatRows {
     }
   }
 
+  // Makes elements f(r, channel, x).
+  template <class F>
+  __device__ __forceinline__ void change(F f) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+#pragma unroll
+        for (int i = 0; i < Lanes::kElements; ++i) {
+          tile.x[r][c][i] = f(r, Lanes::channel(c) + i, tile.x[r][c][i]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void subtract(const Vector& vector) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Lanes::kChunks; ++c) {
+#pragma unroll
+        for (int i = 0; i < Lanes::kElements; ++i) tile.x[r][c][i] -= vector.at[c][i];
+      }
+    }
+  }
+
   template <int HeadDim>
   __device__ __forceinline__ void rotate() {
     const float factor = rotate_rows<Lanes>(tile.x, rotation_block(HeadDim));

@@ -22,6 +22,16 @@ struct KvStore {
   i32 recent_units;        // and of its newest ones
 };
 
+// Rotary embedding of new keys, or of queries: rope.cuh. Only for those whose spec asks for it.
+struct RopeParams {
+  const f32* cos;          // [num_positions, pairs]
+  const f32* sin;
+  const i32* positions;    // [batch, seqlen]; null: a token's is its place in its sequence
+  i32 pairs;               // of channels, the first ones of a row
+  i32 num_positions;       // at others a token is NaN
+  i32 interleaved;         // pairs are neighbours; else channels i and pairs + i
+};
+
 struct DecodeParams {
   KvStore store;
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
@@ -58,6 +68,7 @@ struct DecodeParams {
   i64 attn_mask_stride_row;
   i64 attn_mask_stride_column;
   i32 mask_columns;
+  RopeParams rope;
 };
 
 struct AppendParams {
@@ -75,6 +86,7 @@ struct AppendParams {
   i64 v_stride_head;
   i64 v_stride_token;
   i32 seqlen;
+  RopeParams rope;
 };
 
 // Makes store.k_offset of sequences with no more than one unit, which are about to be appended to.
@@ -88,6 +100,7 @@ struct OffsetParams {
   i64 k_stride_head;
   i64 k_stride_token;
   i32 seqlen;
+  RopeParams rope;
 };
 
 // Operands of attention that are made of a cache, blocks of kSortedBlock tokens: those of

@@ -24,6 +24,7 @@ struct DecodeSpec {
   Extra alibi_slopes;
   Extra attn_mask;
   bool batch_invariant;  // a head's parts depend on its own length only: own_parts.cuh
+  bool rope;        // queries turn by their positions first
   int num_threads;
   int min_ctas;
   int smem_bytes;
@@ -41,6 +42,7 @@ struct AppendSpec {
   bool nested;      // codes are the upper halves of those of 8 bits: unit.cuh
   bool aligned;     // bases and strides of K and V are multiples of 16 bytes
   bool single;      // one new token of each sequence
+  bool rope;        // keys turn by their positions first
   int num_threads;
   int min_ctas;
   int smem_bytes;
@@ -50,6 +52,7 @@ struct OffsetSpec {
   Type input;       // elements of K
   int head_dim;
   bool aligned;
+  bool rope;        // the mean is of keys turned by their positions
   int num_threads;
   int min_ctas;
   int smem_bytes;

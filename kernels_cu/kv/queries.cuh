@@ -3,6 +3,7 @@
 #pragma once
 #include "kv/head_share.cuh"
 #include "kv/query_row.cuh"
+#include "kv/rope.cuh"
 #include "kv/score_rules.cuh"
 #include "ptx/reduce.cuh"
 #include "quant/codes.cuh"
@@ -70,9 +71,9 @@ __device__ __forceinline__ float amax_of(const Row& x) {
 }
 
 // Quantizes a row to its place among the operands.
-template <DecodeSpec S>
-__device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to,
-                                            const QueryRow<S>& x, const f32* k_offset, int row) {
+template <DecodeSpec S, class Of>
+__device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to, const Of& x,
+                                            const f32* k_offset, int row) {
   using Row = QueryRow<S>;
   using Code = Scaling<Type::int8, 8>;
   float dot = 0.0f;  // with what smoothing takes from K
@@ -119,18 +120,28 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
     turn.wait_empty(ring.empty);
 #pragma unroll 1
     for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {
-      const RowPlace place = RowPlace::of<S>(p, at.head, row);
-      const i64 element = at.sequence * p.q_stride_batch + place.head * p.q_stride_head +
-                          place.query * p.q_stride_row;
+      const RowPlace of = RowPlace::of<S>(p, at.head, row);
+      const i64 element = at.sequence * p.q_stride_batch + of.head * p.q_stride_head +
+                          of.query * p.q_stride_row;
       const char* from = static_cast<const char*>(p.q) + element * bytes_of(S.input);
       QueryRow<S> x;
       if (p.q_aligned) {
-        x.template load<true>(from, place.exists);
+        x.template load<true>(from, of.exists);
       } else {
-        x.template load<false>(from, place.exists);
+        x.template load<false>(from, of.exists);
       }
-      store_query(p, storage.queries[turn.buffer], x, k_offset, row);
-      if (lane % Row::kLanes == 0) note_extras(p, storage.queries[turn.buffer], at, place, row);
+      Queries<S>& to = storage.queries[turn.buffer];
+      if constexpr (S.rope) {
+        // Beside no token, and of no use, are queries before the first one.
+        const int place = max_of(at.length - p.seqlen_q + of.query, 0);
+        const int position =
+            of.exists ? position_of(p.rope, at.sequence, of.query, p.seqlen_q, place) : 0;
+        const TokenTurn<S.input> turned(p.rope, from, position, of.exists);
+        store_query(p, to, ChangedQuery<S>(x, turned), k_offset, row);
+      } else {
+        store_query(p, to, x, k_offset, row);
+      }
+      if (lane % Row::kLanes == 0) note_extras(p, to, at, of, row);
     }
     ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
     turn.next();

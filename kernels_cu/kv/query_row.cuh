@@ -1,4 +1,4 @@
-// A row of Q in the registers of the lanes that share it, as it is and rotated.
+// A row of Q in the registers of the lanes that share it: as it is, turned by its position, rotated.
 #pragma once
 #include "kv/partition.cuh"
 #include "quant/chunk.cuh"
@@ -58,13 +58,36 @@ struct QueryLanes {
   }
 };
 
+// A row in float32, of which element e of piece i is f(channel, x).
+template <DecodeSpec S>
+struct ChangedQuery {
+  using Row = QueryRow<S>;
+  float x[Row::kPieces][Row::kElements];
+
+  template <class F>
+  __device__ __forceinline__ ChangedQuery(const Row& row, F f) {
+#pragma unroll
+    for (int i = 0; i < Row::kPieces; ++i) {
+      row.widen(x[i], i);
+#pragma unroll
+      for (int e = 0; e < Row::kElements; ++e) x[i][e] = f(Row::channel(i) + e, x[i][e]);
+    }
+  }
+
+  __device__ __forceinline__ void widen(float (&to)[Row::kElements], int piece) const {
+#pragma unroll
+    for (int e = 0; e < Row::kElements; ++e) to[e] = x[piece][e];
+  }
+};
+
 // A row in float32, rotated.
 template <DecodeSpec S>
 struct RotatedQuery {
   using Row = QueryRow<S>;
   float x[1][Row::kPieces][Row::kElements];
 
-  __device__ __forceinline__ explicit RotatedQuery(const Row& row) {
+  template <class Of>
+  __device__ __forceinline__ explicit RotatedQuery(const Of& row) {
 #pragma unroll
     for (int i = 0; i < Row::kPieces; ++i) row.widen(x[0][i], i);
     const float factor = rotate_rows<QueryLanes<S>>(x, rotation_block(S.head_dim));

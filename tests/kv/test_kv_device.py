@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kv_cases import FORMATS, options, tokens
 
-from cuattn import KVCache
+from cuattn import KVCache, Rope
 from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.kv.contents import read_units
 
@@ -305,3 +305,66 @@ def test_a_cache_in_host_memory_takes_elements_from_anywhere(rng):
     for cache, keys in zip(caches, (k, odd), strict=True):
         cache.append(keys, v)
     assert_same(*caches)
+
+
+def turns(rope_dim=64, positions=CAPACITY, interleaved=False, dtype=np.float32):
+    angles = np.outer(np.arange(positions), 100.0 ** -(np.arange(0, rope_dim, 2) / rope_dim))
+    return Rope(np.cos(angles).astype(dtype), np.sin(angles).astype(dtype), interleaved)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("others", [{}, {"page_size": 16, "window": 20}])
+def test_keys_and_queries_turn_as_in_host_memory(gpu, rng, kv_format, interleaved, others):
+    rope = turns(24, interleaved=interleaved)
+    on_gpu, on_host = cache_of(kv_format, **others), cache_of(kv_format, "cpu", **others)
+    for count, counts in ((20, None), (1, None), (20, [20, 0, 7]), (30, [20, 3, 0])):
+        k, v = tokens(rng, BATCH, HEADS, count, kv_format.head_dim)
+        for cache in (on_gpu, on_host):
+            cache.append(k, v, counts=counts, rope=rope)
+        assert_same(on_gpu, on_host)
+    q = rng.standard_normal((BATCH, 3 * HEADS, 2, kv_format.head_dim)).astype(np.float16)
+    found, wanted = (cache.attend(q, rope=rope) for cache in (on_gpu, on_host))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_positions_and_tables_that_kernels_cannot_use_are_copied(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, 20, 64)
+    at = rng.integers(0, CAPACITY, (BATCH, 20))
+    half = turns(dtype=np.float16)
+    spread = Rope(*(np.repeat(x, 2, axis=1)[:, ::2] for x in (half.cos, half.sin)))
+    for rope in (half, spread):
+        on_gpu, on_host = cache_of(), cache_of(device="cpu")
+        on_gpu.append(k, v, rope=rope, positions=at.astype(np.int32).T.copy().T)
+        on_host.append(k, v, rope=half, positions=at)
+        assert_same(on_gpu, on_host)
+        o = on_gpu.attend(k, rope=rope, positions=at)
+        wanted = on_host.attend(k, rope=half, positions=at)
+        np.testing.assert_allclose(o, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_tables_have_all_positions_that_there_may_be(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, 4, 64)
+    cache = cache_of()
+    cache.reserve(16)
+    with pytest.raises(ArgumentError, match=r"rope.cos.shape .*of 4 positions"):
+        cache.append(k, v, rope=turns(64, 3))
+    cache.append(k, v, rope=turns(64, 4))
+    gpu.is_capturing = True
+    for call in (
+        lambda: cache.append(k, v, rope=turns(64, 79)),
+        lambda: cache.attend(k, rope=turns(64, 79)),
+    ):
+        with pytest.raises(ArgumentError, match=r"rope.cos.shape .*of 80 positions"):
+            call()
+    cache.append(k, v, rope=turns())
+    cache.attend(k, rope=turns())
+
+
+def test_evicted_tokens_are_not_counted_in_a_graph(gpu, rng):
+    k, v = tokens(rng, BATCH, HEADS, 30, 64)
+    cache = cache_of(window=20)
+    for _ in range(3):
+        cache.append(k, v, rope=turns(64, 90))
+    gpu.is_capturing = True
+    with pytest.raises(UnsupportedError, match="give positions"):
+        cache.attend(k[:, :, :1], rope=turns())

@@ -7,13 +7,14 @@ from cuattn.kv.units import pack_units, unpack_units
 from cuattn.kv_format import UNIT_TOKENS
 from cuattn.reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from cuattn.reference.kv_offsets import bare_tokens, offsets
+from cuattn.reference.rope import rope
 
 from .memory import compact, floats
 from .quantizers import source
 
 
 def fix_offsets(values, spec, grid):
-    k = tokens(values, spec, "k", spec.head_dim)
+    k = turned(values, spec, tokens(values, spec, "k", spec.head_dim), lengths_of(values))
     assert grid == (k.shape[0] * k.shape[1],)
     vectors = k_offset(values, k.shape)
     counts = counts_of(values)
@@ -31,6 +32,7 @@ def append_tokens(values, spec, grid):
     assert grid == (batch * heads * spec.pieces(seqlen),)
     assert not compact(values["arrivals"], (1,), "<u4")[0]
     lengths, counts = lengths_of(values), counts_of(values)
+    k = turned(values, spec, k, lengths)
     ends = lengths + counts
     if lacks_room(values, seqlen):
         integers(values["refused"], 1)[0] = 1
@@ -58,6 +60,21 @@ def append_tokens(values, spec, grid):
     if kv_format.nested:
         integers(store["coarse"], batch)[...] = coarse
     lengths += counts
+
+
+def turned(values, spec, x, first):
+    """Return rows turned by their positions, if the kernel does so."""
+    of_call = values["rope"]
+    if not spec.rope:
+        assert not any(of_call[name] for name in ("cos", "sin", "positions"))
+        return x
+    batch, _, count, _ = x.shape
+    sizes = (int(of_call["num_positions"]), int(of_call["pairs"]))
+    cos, sin = (floats(of_call[name], sizes) for name in ("cos", "sin"))
+    positions = np.maximum(first[:, None] + np.arange(count), 0)
+    if of_call["positions"]:
+        positions = compact(of_call["positions"], (batch, count), "<i4")
+    return rope(x, cos, sin, positions, interleaved=bool(of_call["interleaved"]))
 
 
 def lacks_room(values, seqlen):

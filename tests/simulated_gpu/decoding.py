@@ -10,7 +10,7 @@ from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import CachedOperand
 from cuattn.specs.attention import Type
 
-from .appending import bare_of, fine_unit_of, integers, lengths_of, unit_of
+from .appending import bare_of, fine_unit_of, integers, lengths_of, turned, unit_of
 from .device import NUM_SMS
 from .memory import STORAGE, compact, delivered, floats, memory, widened
 
@@ -39,6 +39,7 @@ def decode_attention(values, spec, grid):
     lengths = lengths_of(values)
     shape = (batch, heads * group, seqlen, spec.channels)
     q = widened(rows(values, "q", shape, spec.input), spec.input)
+    q = turned(values, spec, q, lengths - seqlen)
     o, lse = decode(
         q,
         *cached(values, spec.kv_format, lengths),

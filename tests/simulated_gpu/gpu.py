@@ -81,6 +81,7 @@ MODULES = (
     "operands.quantized",
     "kv.append",
     "kv.attend",
+    "kv.device_rope",
     "kv.sequence_calls",
     "latent.device",
     "kv.device",
