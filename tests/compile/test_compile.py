@@ -115,7 +115,7 @@ SORTED_SPILL = {32: 80, 64: 140, 96: 56, 128: 60, 192: 24, 256: 400}
 # Of a few of the quantizer's many kernels: addresses that loops over tiles keep, never rows.
 QUANTIZER_SPILL = 64
 # Lanes have 48 to 80 floats of a row that is rotated, beside what is loaded of it.
-WIDE_QUANTIZER_SPILL = 344
+WIDE_QUANTIZER_SPILL = 368
 
 # Of the other family, by the larger head_dim.
 MMA_SPILL = {32: 0, 64: 200, 96: 200, 128: 240, 192: 640, 256: 1050} | dict.fromkeys(
