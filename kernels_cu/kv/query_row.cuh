@@ -1,4 +1,5 @@
-// A row of Q in the registers of the lanes that share it: as it is, turned by its position, rotated.
+// A row of Q in the registers of the lanes that share it: as it is, turned by its position, or
+// rotated.
 #pragma once
 #include "kv/partition.cuh"
 #include "quant/chunk.cuh"

@@ -32,13 +32,6 @@ struct GroupScores {
       return static_cast<float>(x);
     }
   }
-  static __device__ __forceinline__ Acc of_value(float x) {
-    if constexpr (H::kIntegerScores) {
-      return __float_as_int(x);
-    } else {
-      return x;
-    }
-  }
   static __device__ __forceinline__ bool is_lowest(Acc x) { return bits_of(x) == kLowestBits; }
   static __device__ __forceinline__ Acc lowest() {
     if constexpr (H::kIntegerScores) {
@@ -102,7 +95,7 @@ struct GroupScores {
       }
       top[half] = larger<Exact>(m[0], m[1]);
       if constexpr (kSlopeUnits<S> && !H::kSorted) {
-        top[half] = of_value(value(top[half]) + of_lane);
+        top[half] = like(top[half], value(top[half]) + of_lane);
       }
     }
   }
@@ -111,9 +104,13 @@ struct GroupScores {
   template <bool Masked>
   static __device__ __forceinline__ void across_row(Scores& s, Acc (&top)[2],
                                                     const Mask<S>& mask, float of_lane) {
+    // A lane whose scores are all negative may not have their maximum; what is added hides that.
+    const bool added = kSlopeUnits<S> && !H::kSorted;
+    bool doubt = added && (value(top[0]) < of_lane || value(top[1]) < of_lane);
     across_lanes(top);
     if constexpr (kCompareBits) {
-      if (__any_sync(0xffffffffu, top[0] < 0 || top[1] < 0)) {
+      doubt = doubt || top[0] < 0 || top[1] < 0;
+      if (__any_sync(0xffffffffu, doubt)) {
         row_max<Masked, true>(s, top, mask, of_lane);
         across_lanes<true>(top);
       }
@@ -143,6 +140,9 @@ struct GroupScores {
   }
 
  private:
+  // A float as what holds scores.
+  static __device__ __forceinline__ int like(int, float x) { return __float_as_int(x); }
+  static __device__ __forceinline__ float like(float, float x) { return x; }
   static __device__ __forceinline__ int bits_of(int x) { return x; }
   static __device__ __forceinline__ int bits_of(float x) { return __float_as_int(x); }
 };
