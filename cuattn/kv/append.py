@@ -21,7 +21,7 @@ from .device_rope import ROPE, positions_on_device, rope_values, tables_on_devic
 from .eviction import rolled
 from .geometry import KVGeometry
 from .moves import evict
-from .plans import appended, unplanned
+from .plans import Plan, appended, unplanned
 from .rope import GivenRope, RopeSizes
 from .spec import AppendSpec, OffsetSpec
 
@@ -32,6 +32,7 @@ __all__ = [
     "counts_on_device",
     "fresh_counts",
     "prepare_append",
+    "store",
     "token_operands",
 ]
 
@@ -107,14 +108,36 @@ def append_on_device(
                 0 if tables is None else tables.sin.ptr,
                 0 if positions is None else positions.ptr,
             )
-            if is_captured:  # which nothing undoes
-                memory.host_state = plan.after
             if old is not None:
                 evict(memory, old)
-            undo = memory.undoing(plan, offsets=fixes and not is_captured)
-            with memory.transaction(plan.after, *undo):
-                memory.write_pages(plan)
-                call.launches(given, caller.stream)
+            store(memory, plan, call, given, caller.stream, is_captured=is_captured, fixes=fixes)
+
+
+def store(
+    memory: DeviceMemory,
+    plan: Plan,
+    call: AppendCall,
+    given: tuple[int, ...],
+    stream: int,
+    *,
+    is_captured: bool,
+    fixes: bool = False,
+) -> None:
+    """Write the pages of a plan and enqueue the launches of an append, all of it or nothing.
+
+    Parameters
+    ----------
+    given : tuple of int
+        Addresses for the launches.
+    fixes : bool
+        Whether they fix offsets.
+    """
+    if is_captured:  # which nothing undoes
+        memory.host_state = plan.after
+    undo = memory.undoing(plan, offsets=fixes and not is_captured)
+    with memory.transaction(plan.after, *undo):
+        memory.write_pages(plan)
+        call.launches(given, stream)
 
 
 def prepare_append(

@@ -8,17 +8,18 @@ from typing import Any
 
 from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device, target
-from ..arrays.overlap import check_output, extent
-from ..arrays.view import Array, View, as_cupy, cupy_module, view_cupy
+from ..arrays.overlap import check_output
+from ..arrays.view import Array, View
 from ..common.sizes import ceil_div
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
-from ..operands.operand import in_order, itemsize
+from ..operands.operand import in_order
 from ..operands.problem import Problem
 from ..operands.score_arrays import SCORE_NAMES, ScoreName
 from ..operands.scores import ALL_KEYS
 from ..reference.partition import most_parts
+from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, direct, store_values
 from .device_rope import ROPE, positions_on_device, rope_values, tables_on_device
 from .geometry import KVGeometry
@@ -29,7 +30,7 @@ from .rows import Packed, are_many, check_limit
 from .scores import NO_ARRAYS, ScoreArrays
 from .spec import KV_BLOCK, decode_spec
 
-__all__ = ["GIVEN", "AttendCall", "attend_on_device", "prepare_attend"]
+__all__ = ["GIVEN", "DecodeCall", "attend_on_device", "prepare_attend"]
 
 # The addresses that a call has from outside: see `Buffers`.
 GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE)
@@ -38,33 +39,20 @@ GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE)
 _MAX_BLOCKS = 2**30
 
 
-@dataclass(frozen=True, eq=False)
-class AttendCall:
-    """What all calls with arrays of the same kinds have in common.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecodeCall(AttendCall):
+    """A call that decodes; `launches` is of the addresses `GIVEN`.
+
+    Without smoothing "k_offset" is 0, in a cache of one piece for each sequence "pages", and what a
+    call has not.
 
     Attributes
     ----------
     problem : Problem
         K and V of it have no tokens.
-    writes_out : bool
-        Whether the kernel can write to where the caller wants the output.
-    extents : dict of str to tuple of int
-        Bytes that the caller's arrays span, from their element 0 on.
-    sizes : dict of str to int
-        Bytes of their elements.
-    arrivals : int
-        Counters of 32 bits that have to be 0, and will be again.
-    launches : Chain
-        Of the addresses `GIVEN`; without smoothing "k_offset" is 0, in a cache of one piece for
-        each sequence "pages", and what a call has not. Empty if there is no output.
     """
 
     problem: Problem
-    writes_out: bool
-    extents: dict[str, tuple[int, int]]
-    sizes: dict[str, int]
-    arrivals: int
-    launches: Chain
 
 
 def attend_on_device(
@@ -96,7 +84,7 @@ def attend_on_device(
                 arrays = ScoreArrays(**{name: x.signature for name, x in looked.items()})
             of_q = q_view.signature
             packed = None if bounds is None else Packed(bounds.signature, max_seqlen_q)
-            call: AttendCall | PrefillCall
+            call: DecodeCall | PrefillCall
             tables = turns = positions = None
             if rope is not None:
                 tables = tables_on_device(memory, caller, rope, q_view.dtype)
@@ -125,27 +113,16 @@ def attend_on_device(
                 check_output(out, out_view, inputs, call.extents, sizes["out"], sizes)
             o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
             lse = caller.empty(call.problem.lse_shape, "float32") if return_lse else None
-            written = o
-            if not call.writes_out:
-                written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
-                if call.problem.is_packed:  # what lies behind the last sequence stays
-                    as_cupy(written)[...] = as_cupy(o)
-            given = (
-                *memory.attend_addresses,
-                memory.counters(call.arrivals),
-                q_view.ptr,
-                written.ptr,
-                0 if lse is None else lse.ptr,
-                *[looked[name].ptr if name in looked else 0 for name in SCORE_NAMES],
-            )
+            behind = [looked.get(name) for name in SCORE_NAMES]
             if isinstance(call, PrefillCall):
-                given = (*given, 0 if bounds is None else bounds.ptr)
+                behind += [bounds]
             else:
-                looked_up = (None, None) if tables is None else (tables.cos, tables.sin)
-                given = (*given, *[0 if x is None else x.ptr for x in (*looked_up, positions)])
-            call.launches(given, caller.stream)
-            if written is not o:
-                as_cupy(o)[...] = written.owner
+                behind += [None, None] if tables is None else [tables.cos, tables.sin]
+                behind += [positions]
+            others = [0 if x is None else x.ptr for x in behind]
+            # What lies behind the last sequence stays.
+            keeps = call.problem.is_packed
+            call.launch(memory, caller, q_view, o, lse, *others, keeps=keeps)
             result = caller.deliver(o) if out is None else out
             return (result, caller.deliver(lse)) if return_lse else result
 
@@ -163,7 +140,7 @@ def prepare_attend(
     batch_invariant: bool = False,
     arrays: ScoreArrays = NO_ARRAYS,
     rope: RopeSizes | None = None,
-) -> AttendCall:
+) -> DecodeCall:
     """Check a call on CuPy's current device, plan it and load its kernel.
 
     Raises
@@ -181,7 +158,7 @@ def prepare_attend(
     o_strides, writes_out = problem.output_strides(out)
     all_arrays = {"q": q, "out": out, **arrays._asdict()}
     given: dict[str, Array] = {name: x for name, x in all_arrays.items() if x is not None}
-    sizes = {name: itemsize(x.dtype) for name, x in given.items()}
+    extents, sizes = spans(given)
     rows = problem.group * seqlen_q
     buffers = Buffers(*GIVEN)
     launches: list[Launch] = []
@@ -230,10 +207,10 @@ def prepare_attend(
             for axis, step in zip(("batch", "head", "row"), steps[:3], strict=True):
                 values[f"{name}_stride_{axis}"] = step
         launches.append(Launch(spec, device, (ctas,), values))
-    return AttendCall(
+    return DecodeCall(
         problem=problem,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, sizes[name]) for name, x in given.items()},
+        extents=extents,
         sizes=sizes,
         arrivals=arrivals,
         launches=Chain(launches, buffers),

@@ -35,7 +35,7 @@ from .rows import Packed, are_many, check_limit
 from .scores import ScoreArrays
 from .units import Coded, pack_units, unpack_units
 
-__all__ = ["append_on_host", "attend_on_host"]
+__all__ = ["append_on_host", "attend_on_host", "check_in_host_memory", "host_signature"]
 
 
 def append_on_host(
@@ -49,13 +49,13 @@ def append_on_host(
 ) -> None:
     """Do what `KVCache.append` says, of arrays in host memory."""
     with memory.call_on(stream):
-        of_k, of_v = _signature(k, "k"), _signature(v, "v")
+        of_k, of_v = host_signature(k, "k"), host_signature(v, "v")
         token_operands(memory.geometry, of_k, of_v, layout)
         keys, values = (
             heads_first(to_host(x, name).values, layout) for name, x in (("k", k), ("v", v))
         )
         if counts is not None and hasattr(counts, "__dlpack_device__"):
-            _check_device(counts, "counts")
+            check_in_host_memory(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
         if given_rope is not None:
             keys = _turned(memory, given_rope, keys, of_k.dtype, fresh)
@@ -135,11 +135,11 @@ def attend_on_host(
     """Do what `KVCache.attend` says, of arrays in host memory."""
     check_limit(cu_seqlens_q, max_seqlen_q)
     with memory.call_on(stream):
-        of_q = _signature(q, "q")
-        arrays = ScoreArrays(**{name: _signature(x, name) for name, x in scores.items()})
+        of_q = host_signature(q, "q")
+        arrays = ScoreArrays(**{name: host_signature(x, name) for name, x in scores.items()})
         packed = None
         if cu_seqlens_q is not None:
-            packed = Packed(_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
+            packed = Packed(host_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
         if given_rope is None and are_many(memory.geometry, of_q, options.layout, arrays, packed):
             o_and_lse = prefill_on_host(
                 memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed
@@ -181,7 +181,7 @@ def _turned(
 ) -> NDArray[np.float32]:
     """Return new keys, or queries beside the last tokens, turned by their positions."""
     tables = (("rope.cos", given.rope.cos), ("rope.sin", given.rope.sin))
-    of_cos, of_sin = (_signature(table, name) for name, table in tables)
+    of_cos, of_sin = (host_signature(table, name) for name, table in tables)
     sizes = given.sizes(of_cos, of_sin, dtype, memory.geometry.kv_format.head_dim)
     tokens = x.shape[2]
     if given.positions is None:
@@ -190,7 +190,7 @@ def _turned(
         positions = places(first, tokens)
     else:
         if hasattr(given.positions, "__dlpack_device__"):
-            _check_device(given.positions, "positions")
+            check_in_host_memory(given.positions, "positions")
         positions = given.checked_positions(sizes, counts, tokens)
     cos, sin = (to_host(table, name).values for name, table in tables)
     return rope(x, cos, sin, positions, interleaved=sizes.interleaved)
@@ -208,12 +208,14 @@ def _of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
     return of_tokens
 
 
-def _check_device(x: Any, name: str) -> None:
+def check_in_host_memory(x: Any, name: str) -> None:
+    """Check that an array is where a cache in host memory is."""
     if device_of(x, name)[0] != CPU:
         raise ArgumentError(name, x, "in host memory, as the cache is")
 
 
-def _signature(x: Any, name: str) -> Array:
-    _check_device(x, name)
+def host_signature(x: Any, name: str) -> Array:
+    """Return the signature of an array that is where such a cache is."""
+    check_in_host_memory(x, name)
     # NumPy reads elements wherever they begin.
     return look_on_host(x, name).signature._replace(misalignment=0)

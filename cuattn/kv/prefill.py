@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..arrays.device import current_device
-from ..arrays.overlap import extent
 from ..arrays.view import Array
 from ..compile.chain import Chain
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
-from ..operands.operand import itemsize
 from ..operands.problem import Problem
 from ..operands.score_arrays import SCORE_NAMES
 from ..operands.scores import UNLIMITED
 from ..plan import pipeline as plan
 from ..plan.operand_buffers import stored_shape
 from ..reference.sorting import SORTED_BLOCK
+from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, store_values
 from .geometry import KVGeometry
 from .operands_spec import OperandsSpec
@@ -72,16 +71,11 @@ class Parts:
             chain(tuple(x + offset if x else 0 for x, offset in addresses), stream)
 
 
-@dataclass(frozen=True, eq=False)
-class PrefillCall:
-    """What all calls with arrays of the same kinds have in common; fields as of `AttendCall`."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrefillCall(AttendCall):
+    """A call of many rows: its K and V have the tokens that the cache may have."""
 
     problem: Problem
-    writes_out: bool
-    extents: dict[str, tuple[int, int]]
-    sizes: dict[str, int]
-    arrivals: int
-    launches: Parts
 
 
 def prepared_prefill(
@@ -134,7 +128,7 @@ def prepare_prefill(
     bounds = None if packed is None else packed.bounds
     all_arrays = {"q": q, "out": out, "cu_seqlens_q": bounds, **arrays._asdict()}
     given: dict[str, Array] = {name: x for name, x in all_arrays.items() if x is not None}
-    sizes = {name: itemsize(x.dtype) for name, x in given.items()}
+    extents, sizes = spans(given)
     strides = problem.by_axes(o_strides)
     chains: list[tuple[Chain, dict[str, int]]] = []
     made: dict[tuple[int, int], Chain] = {}
@@ -147,7 +141,7 @@ def prepare_prefill(
     return PrefillCall(
         problem=problem,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, sizes[name]) for name, x in given.items()},
+        extents=extents,
         sizes=sizes,
         arrivals=0,
         launches=Parts(chains),

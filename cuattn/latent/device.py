@@ -7,14 +7,15 @@ from typing import Any, cast
 
 from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device, target
-from ..arrays.overlap import check_output, extent
-from ..arrays.view import Array, View, as_cupy, cupy_module, view_cupy
+from ..arrays.overlap import check_output
+from ..arrays.view import Array, View
 from ..common.sizes import ceil_div
 from ..compile.chain import Chain
 from ..compile.launch import NULL, Buffers, Launch
 from ..compile.params import record
 from ..errors import ArgumentError
-from ..kv.append import counts_on_device, fresh_counts
+from ..kv.append import AppendCall, counts_on_device, fresh_counts, store
+from ..kv.attend_call import AttendCall, spans
 from ..kv.device import STORE, DeviceMemory, direct, store_values
 from ..kv.plans import appended, unplanned
 from ..kv.spec import KV_BLOCK
@@ -22,7 +23,6 @@ from ..operands.operand import (
     DTYPES,
     compact_strides,
     in_order,
-    itemsize,
     takes_pairs,
 )
 from ..specs.attention import Type
@@ -47,38 +47,11 @@ ATTEND_GIVEN = (*STORE, "arrivals", "q", "o", "lse")
 _MAX_BLOCKS = 2**30
 
 
-@dataclass(frozen=True, eq=False)
-class AppendCall:
-    """What all appends of arrays of the same kinds have in common: tokens, and their launch."""
-
-    tokens: int
-    launches: Chain
-
-
-@dataclass(frozen=True, eq=False)
-class AttendCall:
-    """What all calls with arrays of the same kinds have in common.
-
-    Attributes
-    ----------
-    query : LatentQuery
-    writes_out : bool
-        Whether the kernel can write to where the caller wants the output.
-    extents : dict of str to tuple of int
-        Bytes that the caller's arrays span, from their element 0 on.
-    sizes : dict of str to int
-        Bytes of their elements.
-    arrivals : int
-        Counters of 32 bits that have to be 0, and will be again.
-    launches : Chain
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LatentAttendCall(AttendCall):
+    """A call of a latent cache; `launches` is of the addresses `ATTEND_GIVEN`."""
 
     query: LatentQuery
-    writes_out: bool
-    extents: dict[str, tuple[int, int]]
-    sizes: dict[str, int]
-    arrivals: int
-    launches: Chain
 
 
 def append_on_device(
@@ -108,11 +81,7 @@ def append_on_device(
                 of_rope.ptr,
                 0 if counts_view is None else counts_view.ptr,
             )
-            if is_captured:  # which nothing undoes
-                memory.host_state = plan.after
-            with memory.transaction(plan.after, *memory.undoing(plan, offsets=False)):
-                memory.write_pages(plan)
-                call.launches(given, caller.stream)
+            store(memory, plan, call, given, caller.stream, is_captured=is_captured)
 
 
 def prepare_append(geometry: LatentGeometry, latent: Array, rope: Array) -> AppendCall:
@@ -166,19 +135,7 @@ def attend_on_device(
                 check_output(out, out_view, {"q": q_view}, call.extents, sizes["out"], sizes)
             o = caller.empty(query.output_shape, q_view.dtype) if out_view is None else out_view
             lse = caller.empty(query.q.shape[:3], "float32") if query.return_lse else None
-            written = o
-            if not call.writes_out:
-                written = view_cupy(cupy_module().empty_like(as_cupy(o), order="C"))
-            given = (
-                *memory.attend_addresses,
-                memory.counters(call.arrivals),
-                q_view.ptr,
-                written.ptr,
-                0 if lse is None else lse.ptr,
-            )
-            call.launches(given, caller.stream)
-            if written is not o:
-                as_cupy(o)[...] = written.owner
+            call.launch(memory, caller, q_view, o, lse)
             result = caller.deliver(o) if out is None else out
             return (result, caller.deliver(lse)) if query.return_lse else result
 
@@ -191,7 +148,7 @@ def prepare_attend(
     is_causal: bool,
     return_lse: bool,
     layout: str,
-) -> AttendCall:
+) -> LatentAttendCall:
     """Check a call on CuPy's current device, plan it and load its kernel.
 
     Raises
@@ -207,7 +164,7 @@ def prepare_attend(
     if out is not None and writes_out:
         o_strides = out.strides
     given: dict[str, Array] = {"q": q} if out is None else {"q": q, "out": out}
-    sizes = {name: itemsize(x.dtype) for name, x in given.items()}
+    extents, sizes = spans(given)
     rows = heads * seqlen_q
     buffers = Buffers(*ATTEND_GIVEN)
     launches: list[Launch] = []
@@ -238,10 +195,10 @@ def prepare_attend(
             for axis, step in zip(("batch", "head", "row"), steps[:3], strict=True):
                 values[f"{name}_stride_{axis}"] = step
         launches.append(Launch(spec, device, (device.num_sms,), values))
-    return AttendCall(
+    return LatentAttendCall(
         query=query,
         writes_out=writes_out,
-        extents={name: extent(x.shape, x.strides, sizes[name]) for name, x in given.items()},
+        extents=extents,
         sizes=sizes,
         arrivals=arrivals,
         launches=Chain(launches, buffers),

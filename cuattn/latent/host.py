@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..arrays.caller import device_of
 from ..arrays.host import heads_first, look_on_host, new_on_host, to_host, write_on_host
 from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
-from ..arrays.view import CPU, Array, View
+from ..arrays.view import View
 from ..errors import ArgumentError
+from ..kv.host import check_in_host_memory, host_signature
 from ..kv.memory import Memory
 from ..kv.plans import appended
 from ..operands.operand import dtype_name
@@ -29,10 +29,10 @@ def append_on_host(memory: Memory, latent: Any, rope: Any, counts: Any, stream: 
     """Do what `LatentKVCache.append` says, of arrays in host memory."""
     geometry = _geometry(memory)
     with memory.call_on(stream):
-        given = _signature(latent, "latent"), _signature(rope, "rope")
+        given = host_signature(latent, "latent"), host_signature(rope, "rope")
         token_operands(geometry, *given)
         if counts is not None and hasattr(counts, "__dlpack_device__"):
-            _check_device(counts, "counts")
+            check_in_host_memory(counts, "counts")
         fresh = whole_counts("counts", counts, geometry.batch, given[0].shape[1])
         plan = appended(memory.host_state, fresh, given[0].shape, "latent")
         dtype = cast(HalfType, cast(LatentFormat, geometry.kv_format).rope_dtype)
@@ -53,7 +53,7 @@ def append_on_host(memory: Memory, latent: Any, rope: Any, counts: Any, stream: 
 def attend_on_host(memory: Memory, q: Any, options: LatentOptions, out: Any, stream: Any) -> Any:
     """Do what `LatentKVCache.attend` says, of arrays in host memory."""
     with memory.call_on(stream):
-        query = LatentQuery.of(_geometry(memory), _signature(q, "q"), options)
+        query = LatentQuery.of(_geometry(memory), host_signature(q, "q"), options)
         target = None if out is None else _output(out, query, q)
         lengths = memory.host_state.lengths
         o, lse = decode_latent(
@@ -87,14 +87,3 @@ def _output(out: Any, query: LatentQuery, q: Any) -> View:
 
 def _geometry(memory: Memory) -> LatentGeometry:
     return cast(LatentGeometry, memory.geometry)
-
-
-def _check_device(x: Any, name: str) -> None:
-    if device_of(x, name)[0] != CPU:
-        raise ArgumentError(name, x, "in host memory, as the cache is")
-
-
-def _signature(x: Any, name: str) -> Array:
-    _check_device(x, name)
-    # NumPy reads elements wherever they begin.
-    return look_on_host(x, name).signature._replace(misalignment=0)

@@ -182,14 +182,7 @@ def test_a_fault_at_any_line_leaves_all_in_agreement(device, name, page_size):
     after = state(done)
     go_on(done)
     end, undone = state(done), 0
-    for at in range(10_000):
-        cache, error = copy_of(original), ERRORS[at % 2]
-        try:
-            with fault(error, at):
-                call(cache)
-            break
-        except error:
-            pass
+    for cache in interrupted(call, original):
         if not cache._memory.undo:
             assert_agreement(cache)
         found = state(cache)  # a call, before which all is settled
@@ -204,6 +197,18 @@ def test_a_fault_at_any_line_leaves_all_in_agreement(device, name, page_size):
         assert_agreement(cache)
         assert same(state(cache), end)
     assert undone > 10
+
+
+def interrupted(call, original):
+    """Yield copies whose call has met a fault, at one line after the other, to its last."""
+    for at in range(10_000):
+        cache, error = copy_of(original), ERRORS[at % 2]
+        try:
+            with fault(error, at):
+                call(cache)
+            return
+        except error:
+            yield cache
 
 
 def go_on(cache):
@@ -264,14 +269,7 @@ def test_a_fault_where_a_window_moves_on_loses_nothing_inside(device):
     rolled.evict(1, [0])
     ends = [state(x) for x in (original, rolled, done)]
     found = []
-    for at in range(10_000):
-        cache, error = copy_of(original), ERRORS[at % 2]
-        try:
-            with fault(error, at):
-                call(cache)
-            break
-        except error:
-            pass
+    for cache in interrupted(call, original):
         now = state(cache)
         assert_agreement(cache)
         found.append(next(i for i, end in enumerate(ends) if same(now, end)))

@@ -81,6 +81,7 @@ MODULES = (
     "operands.quantized",
     "kv.append",
     "kv.attend",
+    "kv.attend_call",
     "kv.device_rope",
     "kv.sequence_calls",
     "latent.device",
