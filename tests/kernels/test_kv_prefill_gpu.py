@@ -132,9 +132,8 @@ def test_attends_as_the_same_cache_in_host_memory(cupy, rng, kind, name):
     on_gpu = {key: cupy.asarray(x) if hasattr(x, "shape") else x for key, x in given.items()}
     o, lse = map(on_host, cache.attend(cupy.asarray(q), return_lse=True, **on_gpu))
     wanted, of_rows = again.attend(q, return_lse=True, **given)
-    # A code of Q between two steps, after the rotation's sums, moves a whole row.
-    np.testing.assert_allclose(o.astype(float), wanted.astype(float), rtol=2e-3, atol=1e-2)
-    np.testing.assert_allclose(lse, of_rows, rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(o.astype(float), wanted.astype(float), rtol=2e-3, atol=5e-3)
+    np.testing.assert_allclose(lse, of_rows, rtol=1e-4, atol=1e-3)
     rows = [MANY_ROWS, 40, 333]
     bounds = np.cumsum([0, *rows]).astype(np.int32)
     parts = [x[:, MANY_ROWS - n :].swapaxes(0, 1) for x, n in zip(q, rows, strict=True)]
