@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.output_files import open_whole
-from ..common.sizes import ceil_div
 from ..common.typed_json import typed
 from ..errors import ArgumentError, CuattnError
-from ..kv_format import UNIT_TOKENS
+from ..kv_format import UNIT_TOKENS, KVFormat
 from .contents import read_units, write_units
 from .fine import fine_places, read_fine
 from .geometry import KVGeometry
@@ -27,14 +26,43 @@ from .saved import Saved, checked
 from .sharing import in_rows, numbered
 from .units import pack_units, unpack_units
 
-__all__ = ["checksum", "read", "restore", "write"]
-
-# What metadata says of a file that `write` has written, and of the form of its contents.
-_KIND = "cuattn KV cache"
-_VERSION = "3"
+__all__ = ["FORM", "Form", "checksum", "read", "restore", "write"]
 
 
-def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64]) -> None:
+class Form(NamedTuple):
+    """What tells files of one kind of cache from others.
+
+    Attributes
+    ----------
+    kind, version : str
+        What their metadata says: what they are, and the form of their contents.
+    geometry : type
+        The dataclass that they have in JSON.
+    cleared : function of units, format and length
+        Returns the units of a sequence, uint8 [1, head, unit, byte] on the host, in new memory with
+        zeros for what lies beyond so many tokens.
+    """
+
+    kind: str
+    version: str
+    geometry: type[KVGeometry]
+    cleared: Callable[[NDArray[np.uint8], KVFormat, int], NDArray[np.uint8]]
+
+
+def _cleared(units: NDArray[np.uint8], kv_format: KVFormat, length: int) -> NDArray[np.uint8]:
+    tokens = unpack_units(units, kv_format)
+    for array in (array for operand in tokens for array in operand if array is not None):
+        array[:, :, length:] = 0
+    whole: NDArray[np.uint8] = pack_units(*tokens, kv_format)
+    return whole
+
+
+FORM = Form("cuattn KV cache", "3", KVGeometry, _cleared)
+
+
+def write(
+    path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64], form: Form = FORM
+) -> None:
     """Write what a cache holds; what lies beyond the lengths of sequences is written as zeros.
 
     Raises
@@ -52,10 +80,10 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
         # Of sequences without tokens it means nothing.
         arrays["bare"] = memory.to_host(memory.bare) * (lengths > 0).astype(np.int32)
     for b, length in enumerate(lengths.tolist()):
-        units = read_units(memory, b, 0, ceil_div(length, UNIT_TOKENS))
-        arrays[f"units.{b}"] = _used_units(memory, units, length)
+        units = read_units(memory, b, 0, memory.geometry.used_units(length))
+        arrays[f"units.{b}"] = _used_units(memory, units, length, form)
         if memory.fine is not None:
-            lower = _used_units(memory, read_fine(memory, b, length), length)
+            lower = _used_units(memory, read_fine(memory, b, length), length, form)
             arrays[f"fine.{b}"] = lower[:, fine_places(memory, b, length)[0]]
     if memory.coarse is not None:
         coarse = memory.to_host(memory.coarse)
@@ -68,8 +96,8 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
     contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     geometry = json.dumps(asdict(memory.geometry))
     metadata = {
-        "kind": _KIND,
-        "version": _VERSION,
+        "kind": form.kind,
+        "version": form.version,
         "geometry": geometry,
         "sha256": checksum(geometry, contiguous),
     }
@@ -82,7 +110,7 @@ def write(path: str | PathLike[str], memory: Memory, lengths: NDArray[np.int64])
         raise ArgumentError("path", str(path), expected) from None
 
 
-def read(path: str | PathLike[str]) -> Saved:
+def read(path: str | PathLike[str], form: Form = FORM) -> Saved:
     """Read a file that `write` has written, and check all of it.
 
     Raises
@@ -100,14 +128,14 @@ def read(path: str | PathLike[str]) -> Saved:
         with library.safe_open(str(path), "numpy") as file:
             metadata = file.metadata() or {}
             found = metadata.get("kind"), metadata.get("version")
-            if found != (_KIND, _VERSION):
-                expected = f"a file of a {_KIND}, version {_VERSION} (this is {found})"
+            if found != (form.kind, form.version):
+                expected = f"a file of a {form.kind}, version {form.version} (this is {found})"
                 raise ArgumentError("path", str(path), expected)
             arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
         text = metadata.get("geometry", "")
         if metadata.get("sha256") != checksum(text, arrays):
             raise ArgumentError("sha256", metadata.get("sha256"), "that of the contents")
-        return checked(typed(json.loads(text), KVGeometry, "geometry"), arrays)
+        return checked(typed(json.loads(text), form.geometry, "geometry"), arrays)
     except (OSError, TypeError, ValueError, RecursionError, library.SafetensorError) as error:
         if isinstance(error, ArgumentError) and error.argument == "path":
             raise
@@ -168,13 +196,11 @@ def _checked_path(path: object) -> Path:
     return Path(fspath(path))
 
 
-def _used_units(memory: Memory, units: Any, length: int) -> NDArray[np.uint8]:
-    """Return units on the host, with zeros for what lies beyond so many tokens."""
-    tokens = unpack_units(memory.to_host(units), memory.geometry.kv_format)
-    for array in (array for operand in tokens for array in operand if array is not None):
-        array[:, :, length:] = 0
-    whole: NDArray[np.uint8] = pack_units(*tokens, memory.geometry.kv_format)[0]
-    return whole
+def _used_units(memory: Memory, units: Any, length: int, form: Form) -> NDArray[np.uint8]:
+    """Return units on the host, [head, unit, byte], with zeros beyond so many tokens."""
+    whole = form.cleared(memory.to_host(units), memory.geometry.kv_format, length)
+    of_heads: NDArray[np.uint8] = whole[0]
+    return of_heads
 
 
 def _safetensors() -> Any:

@@ -66,7 +66,7 @@ def checked(geometry: KVGeometry, arrays: dict[str, NDArray[Any]]) -> Saved:
     lengths = _array(arrays, "lengths", (batch,), np.int32)
     if not 0 <= lengths.min() <= lengths.max() <= geometry.capacity:
         raise ArgumentError("lengths", lengths.tolist(), f"from 0 to {geometry.capacity}")
-    counts = [ceil_div(length, UNIT_TOKENS) for length in lengths.tolist()]
+    counts = list(map(geometry.used_units, lengths.tolist()))
     table = evicted = None
     if geometry.page_size:
         of_sequences = [ceil_div(n, geometry.page_units) for n in counts]

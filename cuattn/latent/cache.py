@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Literal, NoReturn, SupportsIndex
 
 from ..common.public import public
 from ..errors import ArgumentError, UnsupportedError
 from ..kv.device import DeviceMemory, new_memory
+from ..kv.files import restore, write
+from ..kv.memory import Memory
 from ..kv.sequence_calls import SequenceCalls
 from ..reference.latent import LatentTokens
 from .device import append_on_device, attend_on_device
+from .files import FORM, read_latent
 from .format import LatentFormat, LatentGeometry
 from .host import append_on_host, attend_on_host
 from .query import LatentOptions
@@ -51,8 +55,7 @@ class LatentKVCache(SequenceCalls):
 
     Notes
     -----
-    Arrays, checks, graphs and what waits for the GPU are as with a `cuattn.KVCache`. There is no
-    file of such a cache.
+    Arrays, checks, graphs and what waits for the GPU are as with a `cuattn.KVCache`.
 
     The arithmetic is that of FlashMLA's and SnapMLA's 8-bit caches (arXiv 2602.10718), with
     integers in the place of FP8: one scale of a token serves K and V, and the rotary part is not
@@ -180,11 +183,42 @@ class LatentKVCache(SequenceCalls):
         with self._memory.at_rest() as lengths:
             return read_tokens(self._memory, lengths)
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what the cache holds to a file of the safetensors format: see `KVCache.save`.
+
+        Raises
+        ------
+        ArgumentError
+            If there can be no such file.
+        CuattnError
+            If the package safetensors is missing.
+        """
+        with self._memory.at_rest() as lengths:
+            write(path, self._memory, lengths, FORM)
+
+    @staticmethod
+    def load(path: str | PathLike[str], device: Literal["cpu"] | None = None) -> LatentKVCache:
+        """Return a cache with the options and the contents of one that was saved.
+
+        Pages may be others than they were.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such file, or it is another one or damaged.
+        CuattnError
+            If the package safetensors is missing.
+        NoGPUError, UnsupportedError
+            If there is no GPU that can be used.
+        """
+        saved = read_latent(path)
+        memory = new_memory(saved.geometry, False, device)
+        restore(memory, saved)
+        return LatentKVCache._of(memory)
+
     def copy(self) -> LatentKVCache:
         """Return a cache of its own with the same contents: see `cuattn.KVCache.copy`."""
-        cache = LatentKVCache.__new__(LatentKVCache)
-        cache._memory = self._memory.copied()
-        return cache
+        return LatentKVCache._of(self._memory.copied())
 
     __copy__ = copy
 
@@ -192,7 +226,14 @@ class LatentKVCache(SequenceCalls):
         return self.copy()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
-        raise UnsupportedError("a LatentKVCache cannot be pickled")
+        text = "a LatentKVCache cannot be pickled: save it to a file, and load that"
+        raise UnsupportedError(text)
+
+    @staticmethod
+    def _of(memory: Memory) -> LatentKVCache:
+        cache = LatentKVCache.__new__(LatentKVCache)
+        cache._memory = memory
+        return cache
 
 
 def _geometry(

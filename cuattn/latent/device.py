@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from ..arrays.caller import Caller, device_of
 from ..arrays.device import current_device, target
@@ -26,7 +26,7 @@ from ..operands.operand import (
     takes_pairs,
 )
 from ..specs.attention import Type
-from .format import LatentFormat, LatentGeometry
+from .format import LatentGeometry
 from .query import LatentOptions, LatentQuery, token_operands
 from .spec import LatentAppendSpec, latent_decode_spec
 
@@ -206,4 +206,4 @@ def prepare_attend(
 
 
 def _rope_type(geometry: LatentGeometry) -> Type:
-    return DTYPES[cast(LatentFormat, geometry.kv_format).rope_dtype]
+    return DTYPES[geometry.kv_format.rope_dtype]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar
 
 from ..common.sizes import round_up
 from ..errors import ArgumentError
@@ -62,6 +62,7 @@ class LatentFormat(KVFormat):
     def __post_init__(self) -> None:
         if not isinstance(self.rope_dtype, str) or self.rope_dtype not in ROPE_DTYPES:
             raise ArgumentError("rope_dtype", self.rope_dtype, f"one of {ROPE_DTYPES}")
+        _check_defaults(self, [x for x in fields(self) if x.name != "rope_dtype"])
 
     @property
     def padded(self) -> int:
@@ -84,11 +85,16 @@ class LatentGeometry(KVGeometry):
         For sizes that no kernel takes.
     """
 
+    kv_format: LatentFormat
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.page_size not in _PAGE_SIZES:
             expected = "64, 128 or 256, or 0"
             raise ArgumentError("page_size", self.page_size, expected)
+        if self.num_kv_heads != 1:
+            raise ArgumentError("num_kv_heads", self.num_kv_heads, "1 in a latent cache")
+        _check_defaults(self, [x for x in fields(self) if x.default is not MISSING])
 
     @property
     def page_units(self) -> int:
@@ -98,3 +104,11 @@ class LatentGeometry(KVGeometry):
     def used_units(self, length: int) -> int:
         """Return how many units of 16 tokens have the bytes of so many tokens."""
         return round_up(super().used_units(length), LATENT_UNIT_TOKENS // UNIT_TOKENS)
+
+
+def _check_defaults(x: object, of: list[Field[Any]]) -> None:
+    """Check that what other caches may have is as latent caches have it."""
+    for field in of:
+        value = getattr(x, field.name)
+        if value != field.default:
+            raise ArgumentError(field.name, value, f"{field.default} in a latent cache")

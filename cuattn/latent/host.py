@@ -18,7 +18,7 @@ from ..operands.operand import dtype_name
 from ..reference.arrays import whole_counts
 from ..reference.latent import LatentTokens, decode_latent, quantize_latent
 from ..reference.rounding import HalfType, saturate
-from .format import LatentFormat, LatentGeometry
+from .format import LatentGeometry
 from .query import LatentOptions, LatentQuery, token_operands
 from .units import read_tokens, write_tokens
 
@@ -35,7 +35,7 @@ def append_on_host(memory: Memory, latent: Any, rope: Any, counts: Any, stream: 
             check_in_host_memory(counts, "counts")
         fresh = whole_counts("counts", counts, geometry.batch, given[0].shape[1])
         plan = appended(memory.host_state, fresh, given[0].shape, "latent")
-        dtype = cast(HalfType, cast(LatentFormat, geometry.kv_format).rope_dtype)
+        dtype = cast(HalfType, geometry.kv_format.rope_dtype)
         made = quantize_latent(
             to_host(latent, "latent").values, to_host(rope, "rope").values, dtype
         )

@@ -15,7 +15,7 @@ from ..reference.layout import in_slots, in_tokens
 from ..reference.rounding import round_half
 from .format import LATENT, LATENT_UNIT_TOKENS, ROPE, LatentFormat
 
-__all__ = ["read_tokens", "write_tokens"]
+__all__ = ["parts_of", "read_tokens", "write_tokens"]
 
 # Codes and rotary channels lie in rows of 16 bytes.
 _ROW = 16
@@ -75,17 +75,22 @@ def _parts(memory: Memory, sequence: int, unit: int) -> _Parts:
         units = geometry.page_units * UNIT_TOKENS // LATENT_UNIT_TOKENS
         page = int(memory.to_host(memory.pages[sequence, unit // units]))
         unit %= units
-    size, of = LatentFormat.whole_bytes, LatentFormat
-    nbytes = memory.units[page].reshape(-1)[unit * size : (unit + 1) * size]
+    size = LatentFormat.whole_bytes
+    return parts_of(memory.units[page].reshape(-1)[None, unit * size : (unit + 1) * size])
+
+
+def parts_of(units: Any) -> _Parts:
+    """Return the parts of units [unit, byte] where they are."""
+    count, of = len(units), LatentFormat
     codes, rope, scale = (
-        nbytes[: of.rope_at],
-        nbytes[of.rope_at : of.scale_at],
-        nbytes[of.scale_at :],
+        units[:, : of.rope_at],
+        units[:, of.rope_at : of.scale_at],
+        units[:, of.scale_at :],
     )
     return _Parts(
-        codes.view(np.int8).reshape(1, LATENT // _ROW, LATENT_UNIT_TOKENS, _ROW),
-        rope.view(np.uint16).reshape(1, ROPE * 2 // _ROW, LATENT_UNIT_TOKENS, _ROW // 2),
-        scale.view(np.float32).reshape(1, LATENT_UNIT_TOKENS),
+        codes.view(np.int8).reshape(count, LATENT // _ROW, LATENT_UNIT_TOKENS, _ROW),
+        rope.view(np.uint16).reshape(count, ROPE * 2 // _ROW, LATENT_UNIT_TOKENS, _ROW // 2),
+        scale.view(np.float32).reshape(count, LATENT_UNIT_TOKENS),
     )
 
 

@@ -161,3 +161,19 @@ def test_a_refused_append_changes_nothing(cupy, rng):
     with pytest.raises(cuattn.ArgumentError, match="the GPU has refused"):
         _ = filled.cache.lengths
     filled.check_contents()
+
+
+@pytest.mark.parametrize("page_size", [0, 64])
+def test_a_file_has_all_of_it(rng, tmp_path, page_size):
+    pytest.importorskip("safetensors")
+    filled = Filled(3, page_size=page_size).append(rng, [300, 0, 65])
+    filled.cache.save(tmp_path / "cache.safetensors")
+    q, o = filled.attend(rng, 16, 2)
+    for device in (None, "cpu"):
+        filled.cache = cuattn.LatentKVCache.load(tmp_path / "cache.safetensors", device)
+        filled.check_contents()
+        filled.cache.save(tmp_path / "cache.safetensors")
+    filled.cache = cuattn.LatentKVCache.load(tmp_path / "cache.safetensors")
+    again = filled.cache.attend(q, scale=SCALE)
+    np.testing.assert_array_equal(on_host(again), on_host(o))
+    filled.append(rng, [1, 70, 1]).check_contents()

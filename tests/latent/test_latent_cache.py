@@ -5,41 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+from latent_cases import BATCH, SCALE, cache_of, everything, queries, tokens
 
 from cuattn import LatentKVCache
 from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.reference import exact
 from cuattn.reference.latent import LatentTokens, decode_latent, quantize_latent
-
-SCALE = 192**-0.5
-BATCH = 3
-
-
-def tokens(rng, count, dtype=np.float16, batch=BATCH):
-    """Return latent vectors with outliers and rotary keys."""
-    latent = rng.standard_normal((batch, count, 512))
-    latent[..., 7] *= 6
-    return latent.astype(dtype), rng.standard_normal((batch, count, 64)).astype(dtype)
-
-
-def queries(rng, heads, count, dtype=np.float16, batch=BATCH):
-    return rng.standard_normal((batch, heads, count, 576)).astype(dtype)
-
-
-def cache_of(capacity=300, device="cpu", **others):
-    return LatentKVCache(BATCH, capacity, device=device, **others)
-
-
-def everything(cache):
-    return [cache.lengths, *[x.copy() for x in cache._memory.arrays()]]
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    pytest.importorskip("cupy")
-    from simulated_gpu import SimulatedGPU
-
-    return SimulatedGPU(monkeypatch)
 
 
 @pytest.mark.parametrize("rope_dtype", ["bfloat16", "float16"])
@@ -155,7 +126,7 @@ def test_sequences_are_shortened_emptied_and_moved(rng):
     assert not cache.lengths.any()
     np.testing.assert_array_equal(twin.attend(q, scale=SCALE), o)
     np.testing.assert_array_equal(cache.page_table, twin.page_table)
-    with pytest.raises(UnsupportedError, match="cannot be pickled"):
+    with pytest.raises(UnsupportedError, match="cannot be pickled: save it"):
         pickle.dumps(cache)
 
 
