@@ -15,6 +15,7 @@ from cuattn.kv_format import UNIT_TOKENS
 from cuattn.reference.decode import decode
 from cuattn.reference.kv_cache import kept, quantize_keys, quantize_nested, quantize_values
 from cuattn.reference.kv_offsets import bare_tokens, offsets
+from cuattn.reference.rotation import unrotate
 from helpers.gpu_cases import assert_close, assert_same_lse
 from helpers.kv_contents_cases import FORMATS, assert_same_codes, snapshot
 
@@ -231,7 +232,7 @@ class Pair:
     def attend(self, rng, queries):
         """Compare with attention to the model's tokens in float64, and with the reference's."""
         shape = (len(self.model.sequences), 2 * HEADS, queries, HEAD_DIM)
-        array = self.place.array(rng.standard_normal(shape, dtype=np.float32))
+        array = self.place.array(queries_with_codes(rng, shape, self.cache.format.rotate))
         q = self.place.host(array).astype(np.float32)
         o, lse = (self.place.host(x) for x in self.cache.attend(array, return_lse=True))
         lengths = self.model.lengths
@@ -275,6 +276,18 @@ class Pair:
                 assert found_k.bare[b] == x.bare
             for found, wanted in zip((found_k, found_v), self.codes(b), strict=True):
                 assert_same_codes(found, b, wanted, x.length)
+
+
+def queries_with_codes(rng, shape, rotated):
+    """Return queries that are whole steps of their scale, so that none can be rounded two ways.
+
+    Where few tokens are seen, another code of Q changes the output by more than float sums do.
+    """
+    codes = rng.integers(-63, 64, shape).astype(np.float64)
+    codes[..., :1] = 127
+    q = np.ldexp(unrotate(codes) if rotated else codes, -5)
+    assert (q.astype(np.float16) == q).all()
+    return q.astype(np.float32)
 
 
 def renumbered(rows):
