@@ -36,6 +36,7 @@ struct Rules {
   bool varlen;          // lengths, and where sequences lie, are read from memory
   bool score_mod;       // the caller's own expressions: attn/user_mods.cuh
   bool mask_mod;
+  bool score_slope;     // score_mod adds to a score what is linear in the key
 
   __host__ __device__ constexpr bool biased() const {
     return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;
@@ -45,7 +46,9 @@ struct Rules {
     return softcap || alibi || biased() || score_mod;
   }
   // Whether what smoothing K took from scores is in them again: some rule is no addition.
-  __host__ __device__ constexpr bool unshifted() const { return softcap || score_mod; }
+  __host__ __device__ constexpr bool unshifted() const {
+    return softcap || (score_mod && !score_slope);
+  }
   // Whether a caller's expression may hide any key: one of masks, or one that makes a score -inf.
   __host__ __device__ constexpr bool hide_anywhere() const { return score_mod || mask_mod; }
   // Whether a map says which blocks are visited.

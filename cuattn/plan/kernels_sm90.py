@@ -90,7 +90,7 @@ def wgmma_spec(
             tied = (integer_o and plain) or (k_scope is Scope.sorted and is_wide)
         floats = p_range is PRange.block and plain and is_wide
         tile = replace(tile, tied_steps=tied and head_dim_v in (64, 128), float_sums=floats)
-    elif rules.mapped or rules.hide_anywhere:
+    elif rules.mapped or (rules.hide_anywhere and not (rules.score_slope and head_dim_v == 128)):
         # A visit's bits and addresses, or a caller's expressions, take registers that scores in
         # flight would need.
         ties = rules.score_mod is not None and pv is Type.int8 and head_dim_v == 128
@@ -166,7 +166,7 @@ def _ruled(
     elif head_dim_v == 128:
         if rules.softcap:
             return replace(tile, order=Order.in_turn, tied_steps=is_local)
-        if rules.alibi:
+        if rules.alibi or rules.score_slope:
             return replace(tile, tied_steps=not is_sorted)
         if rules == Rules(sinks=True):
             return replace(tile, float_sums=is_local and not is_sorted)

@@ -22,7 +22,7 @@ from .deltas import deltas
 from .kernels import AnyAttentionSpec, attention_spec
 from .kernels_sm90 import INTEGER_O_KEYS
 from .operand_buffers import PARTS, OperandBuffers, operand_buffers, stored_shape, unpacking
-from .score_rules import rules_of, score_arguments
+from .score_rules import needs_lse_shift, rules_of, score_arguments
 from .sequences import Units, list_units, most_items, sequence_arguments
 from .tensor_maps import Source, operand_maps
 
@@ -91,7 +91,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         codes = CodeLayout.of(scheme, "k", stored_shape("k", problem))
         order = buffers["order"] if given else buffers.take(math.prod(codes.order))
     shift, lse_shift = None, NULL
-    if problem.needs_lse_shift:
+    if needs_lse_shift(problem):
         lse_shift = buffers["lse_shift"]
         if "q" in jobs:
             lse_shift = buffers.take(4 * problem.q.heads * problem.q.tokens)

@@ -21,6 +21,7 @@ from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
+from .score_rules import needs_lse_shift
 from .user_code import check_user_code
 
 __all__ = ["AttentionCall", "prepare"]
@@ -130,7 +131,7 @@ def prepare(
         lse=(problem.lse_shape, "float32") if problem.return_lse else None,
         writes_out=writes_out,
         extents={name: _extent(x) for name, x in seen.items()},
-        needs_shift=problem.needs_lse_shift and problem.q.coded,
+        needs_shift=needs_lse_shift(problem) and problem.q.coded,
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )

@@ -12,14 +12,20 @@ from ..operands.masks import ScoreMask
 from ..operands.problem import Problem
 from ..operands.score_arrays import MOD_NAMES
 from ..operands.scores import UNLIMITED, ScoreOptions, Vector
-from ..specs.attention import Type
+from ..specs.attention import Scope, Type
+from ..specs.coding import code_type, stored_scope
+from ..specs.mods import ModSource
 from ..specs.rules import MaskKind, Rules
+from .linear_mod import slope_source
 from .mask_map import MASK_KINDS, MaskLayout, map_launch
 
-__all__ = ["rules_of", "score_arguments"]
+__all__ = ["needs_lse_shift", "rules_of", "score_arguments"]
 
 # Further away than any key: kernels compare before they add.
 _ALL = 2**31 - 1
+
+# Of K's scales: whether a block's scores have one unit, or a lane's have.
+_SHARED_UNITS = (Scope.block, Scope.sorted)
 
 # How kernels are told the type of a vector: AttentionParams::sinks_type.
 _VECTOR_TYPES = {Type.fp32: 0, Type.fp16: 1, Type.bf16: 2}
@@ -44,7 +50,34 @@ def rules_of(problem: Problem) -> Rules:
         varlen=problem.lengths is not None,
         score_mod=scores.score_mod,
         mask_mod=scores.mask_mod,
+        score_slope=_score_slope(problem),
     )
+
+
+def _score_slope(problem: Problem) -> ModSource | None:
+    """Return the slope of an expression that kernels need not ask key by key.
+
+    That is where keys of a block share the units of their scores, and nothing else changes these;
+    with masks that hide anything an expression may not be fit for other heads than it is asked for.
+    """
+    scores, scheme = problem.scores, problem.scheme
+    if scores.score_mod is None or scores.mask_mod is not None or scores.attn_mask is not None:
+        return None
+    if scores.softcap or scores.alibi_slopes is not None or scheme.smooth_q != "none":
+        return None
+    if code_type(scheme, "k") is not None and stored_scope(scheme, "k") not in _SHARED_UNITS:
+        return None
+    return slope_source(scores.score_mod, only_past=scores.window_size[1] == 0)
+
+
+def needs_lse_shift(problem: Problem) -> bool:
+    """Whether kernels are told what K's smoothing takes from the logits of each row.
+
+    To what is linear it makes no difference, but in the log-sum-exp.
+    """
+    is_linear = rules_of(problem).score_slope is not None
+    asked = not is_linear or problem.return_lse or problem.scores.sinks is not None
+    return asked and problem.needs_lse_shift
 
 
 def score_arguments(

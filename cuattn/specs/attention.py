@@ -154,7 +154,7 @@ class AttentionSpec(KernelSpec):
     @property
     def prelude(self) -> str:
         """The caller's own expressions."""
-        return prelude(self.rules.score_mod, self.rules.mask_mod)
+        return prelude(self.rules.score_mod, self.rules.mask_mod, self.rules.score_slope)
 
     @property
     def channels_v(self) -> int:

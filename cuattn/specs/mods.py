@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 __all__ = ["ELEMENTS", "MOST", "ModName", "ModSource", "has_return", "prelude", "without_comments"]
 
-ModName: TypeAlias = Literal["score_mod", "mask_mod"]
+ModName: TypeAlias = Literal["score_mod", "mask_mod", "score_slope"]
 
 # Arrays of a call, and numbers: AttentionParams::user.
 MOST = 8
@@ -32,6 +32,7 @@ _NUMBERS = {"int": ("int", "whole"), "float": ("float", "real")}
 _GIVEN: dict[ModName, tuple[str, tuple[str, ...], str]] = {
     "score_mod": ("float", ("float score",), "score"),
     "mask_mod": ("bool", (), "true"),
+    "score_slope": ("float", (), "0"),
 }
 _PLACE = ("int batch", "int head", "int q", "int kv", "int own")
 
@@ -44,7 +45,7 @@ class ModSource:
 
     Attributes
     ----------
-    name : {"score_mod", "mask_mod"}
+    name : {"score_mod", "mask_mod", "score_slope"}
     text : str
         An expression, or the body of a function.
     arrays, numbers : tuple of (str, str)

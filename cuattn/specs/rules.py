@@ -36,6 +36,8 @@ class Rules:
         Lengths, and where sequences lie, are read from memory.
     score_mod, mask_mod : ModSource, optional
         The caller's own expressions, of which the kernel is compiled.
+    score_slope : ModSource, optional
+        By how much more `score_mod` adds for the next key, where that is all that keys change.
     """
 
     windowed: bool = False
@@ -46,6 +48,7 @@ class Rules:
     varlen: bool = False
     score_mod: ModSource | None = None
     mask_mod: ModSource | None = None
+    score_slope: ModSource | None = None
 
     @property
     def biased(self) -> bool:

@@ -5,7 +5,7 @@
 
 // The scores of a block become exponents, of which key_part(tile, e) is what all rows add for a
 // key; the other arguments are those of `apply_rules`.
-template <auto S, bool Masked, class Score, class Put, class KeyPart>
+template <auto S, bool Masked, bool Expressed, class Score, class Put, class KeyPart>
 __device__ __forceinline__ void apply_to_keys(const ScoreRules<S>& rules, const Mask<S>& mask,
                                               BlockTokens<S>& tokens, int first_key, Score score,
                                               Put put, KeyPart key_part) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ void apply_to_keys(const ScoreRules<S>& rules, const 
         }
         float x = -kInf;
         if (sees) {
-          x = rules.template apply<Masked>(score(tile, half, e), of_key, half, key);
+          x = rules.template apply<Masked, Expressed>(score(tile, half, e), of_key, half, key);
         }
         if constexpr (kBias) {
           float bias = e == 0 ? pair[half].x : pair[half].y;
@@ -60,7 +60,8 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
   BlockTokens<S> tokens(order, mask.ordered, rules.seqlen_kv, lane);
   const int first = block * S.block_kv + first_column<S>(lane);
   const auto apply = [&](auto key_part) {
-    apply_to_keys<S, Masked>(rules, mask, tokens, first, score, put, key_part);
+    apply_to_keys<S, Masked, S.rules.score_mod && !S.rules.score_slope>(rules, mask, tokens, first,
+                                                                        score, put, key_part);
   };
   if constexpr (kSlopeUnits<S>) {
     const float inverse = rules.score_unit();
@@ -70,6 +71,11 @@ __device__ __forceinline__ void apply_rules(const ScoreRules<S>& rules, const Ma
         const float shifted = tokens.shifted(tile, e);
         return Mask<S>::kSorted ? shifted + rest : shifted;
       });
+    } else if constexpr (S.rules.score_slope) {
+      constexpr float kRest = ScoreRules<S>::kRest;
+      apply_to_keys<S, Masked, true>(
+          rules.anew(), mask, tokens, first, score, put,
+          [&](int tile, int e) { return kLogs ? kRest + added(tile, e) : kRest; });
     } else {
       apply([&](int tile, int e) {
         const float rest = kLogs ? added(tile, e) : 0.0f;

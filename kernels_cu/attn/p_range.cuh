@@ -39,12 +39,18 @@ __device__ constexpr bool kCapUnits =
     S.rules.softcap && !S.rules.alibi && !S.rules.biased() && !S.rules.score_mod &&
     !kTokenLogs<S> && !kSortedLogs<S>;
 
-// Whether rules leave exponents as multiples of ALiBi's slope, which is the slope then: a key adds
-// its place in the block, a constant. Under a causal mask distances are differences.
+// Whether what rules add to scores is linear in the key: ALiBi's distances, which are differences
+// under a causal mask, or an expression that is.
+template <auto S>
+__device__ constexpr bool kLinear =
+    S.rules.score_slope || (S.rules.alibi && S.is_causal && !S.rules.score_mod);
+
+// Whether rules leave exponents as multiples of its slope, which is the slope then: a key adds its
+// place in the block, a constant.
 template <auto S>
 __device__ constexpr bool kSlopeUnits =
-    S.rules.alibi && S.is_causal && !S.rules.softcap && !S.rules.biased() && !S.rules.score_mod &&
-    !S.q_smooth && (S.k_scope == Scope::block || S.k_scope == Scope::sorted);
+    kLinear<S> && !S.rules.softcap && !S.rules.biased() && !S.q_smooth &&
+    (S.k_scope == Scope::block || S.k_scope == Scope::sorted);
 
 // Whether what is added to the exponents holds kLog2Bias.
 template <auto S>

@@ -3,19 +3,25 @@
 #pragma once
 #include "attn/mask.cuh"
 #include "ptx/math.cuh"
+#include "ptx/registers.cuh"
 
 // For the two rows of a lane.
 template <auto S>
 struct ScoreRules {
-  // Under a causal mask no key is behind a row's own, so that the distance is a difference. What is
-  // left out then an expression would miss.
-  static constexpr bool kLinear = S.rules.alibi && S.is_causal && !S.rules.score_mod;
+  // An expression that is linear, but not where numbers in it are out of the ordinary. Scores in
+  // units of a larger slope would lose digits.
+  static constexpr bool kExpression = S.rules.score_slope;
+  static constexpr float kLargestSlope = kExpression ? 0x1p4f : 0x1p40f;
+  static constexpr float kLargestTerm = 0x1p40f;
+  static_assert(!kExpression || kSlopeUnits<S>);
   MaskRows<S> mask;
   float shift[2];  // what smoothing K took from the scores, if they want it again, in score_unit()
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
   int first_own;   // that of the warp's first row
+  int batch_head;  // of an expression
   int seqlen_kv;
-  float slope;     // of ALiBi, in units of log 2; before an expression, in the natural unit
+  float slope;     // of ALiBi, in units of log 2; before an expression, in the natural unit; or of
+                   // an expression, NaN if keys have to be asked about one by one
   float softcap;
   float inverse_softcap;
 
@@ -30,7 +36,7 @@ struct ScoreRules {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = 8 * half + lane / 4;
-      own[half] = static_cast<float>(kLinear ? row : first_own + row);
+      own[half] = static_cast<float>(kLinear<S> ? row : first_own + row);
       // Where Q's smoothing is added again, and no logarithm of V, the bias is in the scores.
       shift[half] = -kScoreBias<S>;
       if (S.rules.unshifted() && p.lse_shift) {
@@ -47,34 +53,61 @@ struct ScoreRules {
                                batch * p.alibi_stride_batch + head * p.alibi_stride_head,
                                p.alibi_type);
     }
+    if constexpr (kExpression) {
+      batch_head = batch * p.num_q_heads + head;
+      slope = kLog2e * mask.user.slope();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (!(fabsf(row_term(half)) <= kLargestTerm)) slope = kNaN;
+      }
+    }
+  }
+
+  // What a linear expression makes of a score of 0 and the key beside the warp's first row.
+  __device__ __forceinline__ float row_term(int half) const {
+    return mask.user.score(0.0f, half, first_own);
+  }
+
+  // The same rules, of which an expression's rows are worked out anew: a loop that seldom asks it
+  // has their registers.
+  __device__ __forceinline__ ScoreRules anew() const {
+    ScoreRules rules = *this;
+    const AttentionParams& p = *mask.user.params;
+    const int at = ptx::opaque(batch_head);
+    const int first_row = first_own - (p.seqlen_kv - p.seqlen_q);
+    rules.mask.user = UserRows<S>(p, at / p.num_q_heads, at % p.num_q_heads, first_row,
+                                  static_cast<int>(threadIdx.x) % kWarpSize);
+    return rules;
   }
 
   // What scores are taken in, if one in log 2 is 1: units of the softcap, or what expressions want.
   __device__ __forceinline__ float score_unit() const {
+    if constexpr (kExpression) return slope_is_unit() ? __fdividef(1.0f, slope) : kLn2;
     if constexpr (kSlopeUnits<S>) return __fdividef(1.0f, unit());
     return S.rules.softcap ? inverse_softcap : S.rules.score_mod ? kLn2 : 1.0f;
   }
 
+  // What all keys add. Rules before it take the score's own bias out.
+  static constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
+  static constexpr float kRest = S.rules.unshifted() ? kBias : kBias - kScoreBias<S>;
+
   // What all rows add for a key, and for the one that is so many further.
   __device__ __forceinline__ float of_key(int key) const {
-    // Rules before it take the score's own bias out.
-    constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
-    constexpr float kRest = S.rules.unshifted() ? kBias : kBias - kScoreBias<S>;
-    return kLinear ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
+    return kLinear<S> ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
   }
   __device__ __forceinline__ float of_further_key(float of_key, float further) const {
-    return kLinear ? __fmaf_rn(slope, further, of_key) : of_key;
+    return kLinear<S> ? __fmaf_rn(slope, further, of_key) : of_key;
   }
 
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
-  template <bool Masked>
+  template <bool Masked, bool Expressed>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
     if constexpr (S.rules.unshifted()) x += shift[half];
     if constexpr (S.rules.softcap) x = ptx::tanh(x);
     if constexpr (kCapUnits<S>) return x;
-    if constexpr (S.rules.score_mod) return expressed<Masked>(x, of_key, half, key);
+    if constexpr (Expressed) return expressed<Masked>(x, of_key, half, key);
     x = S.rules.softcap ? __fmaf_rn(x, softcap, of_key) : x + of_key;
-    if constexpr (S.rules.alibi && !kLinear) {
+    if constexpr (S.rules.alibi && !kLinear<S>) {
       x = __fmaf_rn(-slope, fabsf(own[half] - static_cast<float>(key)), x);
     }
     return x;
@@ -105,26 +138,33 @@ struct ScoreRules {
   }
   // Not one that is negative, or that scores are not to be divided by.
   __device__ __forceinline__ bool slope_is_unit() const {
-    return slope >= 0x1p-40f && slope <= 0x1p40f;
+    return slope >= 0x1p-40f && slope <= kLargestSlope;
   }
-  // What multiples of ALiBi's slope lack then: all before a block's first key.
+  // What multiples of the slope lack then: all before a block's first key.
   __device__ __forceinline__ float base(int block) const {
-    return kSlopeUnits<S> ? of_key(block * S.block_kv) : 0.0f;
+    if (!kSlopeUnits<S> || (kExpression && !slope_is_unit())) return 0.0f;
+    return of_key(block * S.block_kv);
   }
   // The same from there to the key that a lane's are counted from: in multiples, and in log 2. The
   // maxima of lanes have to be brought together by it.
   __device__ __forceinline__ float lane_units(int lane) const {
     if constexpr (!kSlopeUnits<S>) return 0.0f;
     const float columns = static_cast<float>(first_column<S>(lane));
-    return slope_is_unit() ? columns : slope * columns;
+    return slope_is_unit() ? columns : kExpression ? 0.0f : slope * columns;
   }
   __device__ __forceinline__ float lane_base(float base, int lane) const {
+    if (kExpression && !slope_is_unit()) return base;
     return of_further_key(base, static_cast<float>(first_column<S>(lane)));
   }
 
   // What linear distances leave out is the same for all keys of a row.
   __device__ __forceinline__ void finish(float (&reference)[2]) const {
-    if constexpr (kLinear) {
+    if constexpr (kExpression) {
+      if (!slope_is_unit()) return;
+      const ScoreRules rules = anew();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) reference[half] += kLog2e * rules.row_term(half);
+    } else if constexpr (kLinear<S>) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) reference[half] -= slope * own[half];
     }

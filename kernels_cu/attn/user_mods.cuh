@@ -6,6 +6,9 @@
 // What becomes of a logit, in the natural unit. `own` is the key that the row stands beside.
 __device__ float user_score_mod(const AttentionParams& p, float score, int batch, int head, int q,
                                 int kv, int own);
+// What score_mod adds for a key more than for the one before it; of batch and head alone.
+__device__ float user_score_slope(const AttentionParams& p, int batch, int head, int q, int kv,
+                                  int own);
 // Whether a row sees a key.
 __device__ bool user_mask_mod(const AttentionParams& p, int batch, int head, int q, int kv,
                               int own);
@@ -34,6 +37,9 @@ struct UserRows {
 
   __device__ __forceinline__ float score(float x, int half, int key) const {
     return user_score_mod(*params, x, batch, head, row[half], key, own(half));
+  }
+  __device__ __forceinline__ float slope() const {
+    return user_score_slope(*params, batch, head, 0, 0, 0);
   }
   __device__ __forceinline__ bool sees(int half, int key) const {
     return user_mask_mod(*params, batch, head, row[half], key, own(half));
