@@ -16,6 +16,7 @@ from cuattn.bench.cases import Case
 from cuattn.compile.jit import Spec
 from cuattn.plan.kernels import attention_spec
 from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
+from cuattn.plan.linear_mod import slope_source
 from cuattn.plan.listing import quantizer_specs
 from cuattn.presets import resolve
 from cuattn.reference.masking import Mask
@@ -153,6 +154,7 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }
 
 _SOURCE = ModSource("score_mod", BY_DISTANCE, (("slope", "float32"),))
+_SLOPE = slope_source(_SOURCE, only_past=True)
 
 # Those of a shape take turns; each stands beside "plain" of the same shape.
 CAUSAL, LONG, WHOLE = (
@@ -167,7 +169,7 @@ FEATURES: dict[Case, tuple[Feature, ...]] = {
         Feature("softcap-50", CAUSAL, Rules(softcap=True)),
         Feature("sinks", CAUSAL, Rules(sinks=True)),
         Feature("alibi", CAUSAL, Rules(alibi=True)),
-        Feature("score-mod", CAUSAL, Rules(score_mod=_SOURCE)),
+        Feature("score-mod", CAUSAL, Rules(score_mod=_SOURCE, score_slope=_SLOPE)),
     ),
     LONG: (Feature("plain", LONG), Feature("window-1023", LONG, Rules(windowed=True))),
     WHOLE: (

@@ -9,6 +9,7 @@ from cuattn.arrays.device import target
 from cuattn.compile import disk_cache, jit
 from cuattn.errors import CompileError
 from cuattn.plan.kernels import attention_spec
+from cuattn.plan.linear_mod import slope_source
 from cuattn.plan.user_code import check_user_code
 from cuattn.presets import PRESETS
 from cuattn.specs.attention import Type
@@ -37,6 +38,9 @@ RULES = {
     "mask and map": Rules(attn_mask=MaskKind.bits, mask_mod=DOCUMENTS),
     "everything": Rules(True, True, True, True, MaskKind.fp32, score_mod=BIAS, mask_mod=DOCUMENTS),
 }
+DISTANCE = replace(BIAS, text="score - n * bias[head] * abs(own - kv)")
+SLOPE = slope_source(DISTANCE, only_past=True)
+LINEAR = Rules(score_mod=DISTANCE, score_slope=SLOPE)
 SCHEMES = ("int8", "int8-block", "int8-fast", "int8-token", "int4", "int8-fp16", "fp16")
 # Bytes of the stack: a few addresses are spilled where a call has all options.
 MOST_SPILLED = {"90a": 32, "80": 512, "120": 256}
@@ -60,11 +64,21 @@ def test_kernels_compile(arch, scheme):
     assert not found, found
 
 
+@pytest.mark.parametrize(
+    ("arch", "scheme", "head_dim"),
+    [("90a", "int8-block", 128), ("90a", "fp16", 64), ("80", "int8", 64)],
+)
+def test_kernels_of_what_is_linear_compile(arch, scheme, head_dim):
+    specs = [spec_of(scheme, arch, LINEAR, head_dim, is_causal=head_dim == 64)]
+    found = complaints(specs, arch, lambda _: {"max_spill": 48})
+    assert not found, found
+
+
 def test_plain_kernels_have_no_trace_of_expressions():
     spec = spec_of("int8", "90a", PLAIN)
     text = jit._unit(spec.source, spec)
     assert text.startswith('#include "attention_sm90.cu"\n')
-    assert ".score_mod = false, .mask_mod = false" in text
+    assert ".score_mod = false, .mask_mod = false, .score_slope = false" in text
 
 
 def test_no_two_expressions_have_one_binary():
@@ -77,6 +91,8 @@ def test_no_two_expressions_have_one_binary():
         replace(BIAS, first_number=1),
     ]
     rules = [RULES["score"], RULES["mask"], PLAIN, *(Rules(score_mod=x) for x in others)]
+    steeper = replace(SLOPE, text=f"2 * {SLOPE.text}")
+    rules += [Rules(score_mod=DISTANCE), LINEAR, replace(LINEAR, score_slope=steeper)]
     specs = [spec_of("int8", "90a", x) for x in rules]
     assert len(set(specs)) == len(specs)
     files = [jit._file(jit._unit(x.source, x), "90a") for x in specs]

@@ -25,6 +25,26 @@ def distances(rng, batch, heads, rows, keys):
     return {"score_mod": mod}
 
 
+def recency(rng, batch, heads, rows, keys):
+    """The same under a causal mask, where it is linear in the key; without slopes of some heads."""
+    return {**distances(rng, batch, heads, rows, keys), "is_causal": True}
+
+
+def linear(rng, batch, heads, rows, keys):
+    """Linear in the key without any mask, up or down, and nothing of sequences but the first."""
+    slopes = np.resize(np.float32([0.25, 0.0, -0.125, 2.0**-7]), heads)
+    of_batch = np.where(np.arange(batch) == 1, -np.inf, 0.5).astype(np.float32)
+    mod = ScoreMod(
+        "score + slopes[head] * (float)(kv - q) / parts + of_batch[batch]",
+        arrays={"slopes": slopes, "of_batch": of_batch},
+        numbers={"parts": 4},
+        reference=lambda score, batch, head, q, kv, slopes, of_batch, parts: (
+            score + slopes[head] * (kv - q) / parts + of_batch[batch]
+        ),
+    )
+    return {"score_mod": mod, "sinks": eighths(rng, heads)}
+
+
 def relative(rng, batch, heads, rows, keys):
     """A bias of distances, as in T5, in a function of some statements."""
     table = eighths(rng, (heads, 33))
@@ -98,6 +118,8 @@ def masked_too(rng, batch, heads, rows, keys):
 MODS = {
     "neutral": neutral,
     "distances": distances,
+    "recency": recency,
+    "linear": linear,
     "relative": relative,
     "hiding": hiding,
     "chunks": chunks,

@@ -1,5 +1,7 @@
 """Expressions of a caller in kernels on a GPU: against their functions in the emulation."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from helpers.gpu_cases import (
@@ -116,6 +118,81 @@ def test_expressions_can_say_what_options_say(rng, scheme):
     ]
     for options, mods, slack in pairs:
         close(run(arrays, how, **mods), run(arrays, how, **options), scheme, slack=slack)
+
+
+# Slopes of heads that a kernel takes for its unit, and those for which it asks key by key.
+STEEP = np.float32([0.25, 2.0**-9, 0.0, -0.125])
+ODD = np.float32([0.5, np.inf, np.nan, 100.0])
+
+
+@pytest.mark.parametrize("family", ["wgmma", "mma"])
+@pytest.mark.parametrize(
+    ("scheme", "options", "text"),
+    [
+        ("int8", {}, "score - slopes[head] * (q - kv) + of_batch[batch]"),
+        (
+            "int8-block",
+            {"is_causal": True},
+            "score - slopes[head] * fabsf(float(own - kv)) + of_batch[batch]",
+        ),
+        (
+            "int8-fast",
+            {"window_size": (90, 40)},
+            "score + of_batch[batch] + (kv - own) * slopes[head]",
+        ),
+        ("fp16", {"window_size": (100, 0)}, "score - slopes[head] * abs(kv - own) + of_batch[0]"),
+    ],
+)
+def test_linear_expressions_give_what_the_loop_makes_of_them(rng, scheme, options, text, family):
+    dtype = DTYPES[len(scheme) % 3]
+    arrays = qkv(rng, dtype=dtype, seqlens=(333, 450), head_dim=(64, 128)[len(options)])
+    of_batch = as_it_is(np.float32([1.5, -np.inf]))
+    with mma_family() if family == "mma" else nullcontext():
+        for slopes in (STEEP, ODD):
+            held = {"slopes": as_it_is(slopes), "of_batch": of_batch}
+            found, wanted = (
+                run(arrays, SCHEMES[scheme], score_mod=ScoreMod(mod, arrays=held), **options)
+                # No text with a comparison is taken for a linear one.
+                for mod in (text, f"kv >= 0 ? {text} : score")
+            )
+            for x, y in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(np.isnan(on_host(x)), np.isnan(on_host(y)))
+            close(found, wanted, scheme, dtype)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-block", "fp16"])
+def test_linear_expressions_are_as_alibi(rng, scheme):
+    arrays = qkv(rng, seqlens=(333, 333), head_dim=128)
+    slopes = as_it_is(np.float32([0.5, 0.25, 0.125, 0.0]))
+    wanted = run(arrays, SCHEMES[scheme], alibi_slopes=slopes, is_causal=True)
+    for text in ("score - s[head] * (q - kv)", "score + s[head] * (kv - own)"):
+        mod = ScoreMod(text, arrays={"s": slopes})
+        close(run(arrays, SCHEMES[scheme], score_mod=mod, is_causal=True), wanted, scheme)
+
+
+def test_a_captured_slope_may_become_none(cupy, rng):
+    """One that was a kernel's unit is 0, negative or infinite when the graph is replayed."""
+    arrays = qkv(rng, seqlens=(150, 333), head_dim=128)
+    held = cupy.full(4, 0.25, np.float32)
+    mod = ScoreMod("score + x[head] * (kv - q)", arrays={"x": held})
+    asked = ScoreMod("kv < 0 ? score : score + x[head] * (kv - q)", arrays={"x": held})
+    stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    run(arrays, SCHEMES["int8-block"], score_mod=mod)
+    cupy.cuda.Device().synchronize()
+    with stream, cupy.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        result = run(arrays, SCHEMES["int8-block"], score_mod=mod)
+        graph = stream.end_capture()
+        for slope in (0.25, 0.0, -0.5, np.inf, 0.125):
+            held[...] = slope
+            graph.launch(stream)
+            stream.synchronize()
+            wanted = run(arrays, SCHEMES["int8-block"], score_mod=asked)
+            stream.synchronize()
+            for x, y in zip(result, wanted, strict=True):
+                x, y = (on_host(part).astype(np.float64) for part in (x, y))
+                np.testing.assert_array_equal(np.isnan(x), np.isnan(y))
+                np.testing.assert_allclose(x, y, atol=2e-2, rtol=2e-2)
 
 
 @every_scheme
