@@ -1,27 +1,21 @@
 // Softcap, ALiBi, a mask of floats and a caller's expression: what becomes of scores before the
 // softmax, in this order.
 #pragma once
-#include "attn/mask.cuh"
+#include "attn/key_slope.cuh"
 #include "ptx/math.cuh"
 #include "ptx/registers.cuh"
 
 // For the two rows of a lane.
 template <auto S>
-struct ScoreRules {
-  // An expression that is linear, but not where numbers in it are out of the ordinary. Scores in
-  // units of a larger slope would lose digits.
+struct ScoreRules : KeySlope<S> {
+  using KeySlope<S>::first_own, KeySlope<S>::slope, KeySlope<S>::slope_is_unit;
   static constexpr bool kExpression = S.rules.score_slope;
-  static constexpr float kLargestSlope = kExpression ? 0x1p4f : 0x1p40f;
   static constexpr float kLargestTerm = 0x1p40f;
-  static_assert(!kExpression || kSlopeUnits<S>);
   MaskRows<S> mask;
   float shift[2];  // what smoothing K took from the scores, if they want it again, in score_unit()
   float own[2];    // the key that a row stands beside; or, linear, how far behind the first row's
-  int first_own;   // that of the warp's first row
   int batch_head;  // of an expression
   int seqlen_kv;
-  float slope;     // of ALiBi, in units of log 2; before an expression, in the natural unit; or of
-                   // an expression, NaN if keys have to be asked about one by one
   float softcap;
   float inverse_softcap;
 
@@ -29,10 +23,10 @@ struct ScoreRules {
   __device__ __forceinline__ ScoreRules(const AttentionParams& p, int batch, int head,
                                         int first_row, int lane)
       : mask(p, batch, head, first_row, lane),
-        first_own(first_row + (p.seqlen_kv - p.seqlen_q)),
         seqlen_kv(p.seqlen_kv),
         softcap(p.softcap_log2),
         inverse_softcap(p.inverse_softcap) {
+    first_own = first_row + (p.seqlen_kv - p.seqlen_q);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = 8 * half + lane / 4;
@@ -87,18 +81,6 @@ struct ScoreRules {
     return S.rules.softcap ? inverse_softcap : S.rules.score_mod ? kLn2 : 1.0f;
   }
 
-  // What all keys add. Rules before it take the score's own bias out.
-  static constexpr float kBias = kBiased<S> && !kTokenLogs<S> ? kLog2Bias : 0.0f;
-  static constexpr float kRest = S.rules.unshifted() ? kBias : kBias - kScoreBias<S>;
-
-  // What all rows add for a key, and for the one that is so many further.
-  __device__ __forceinline__ float of_key(int key) const {
-    return kLinear<S> ? __fmaf_rn(slope, static_cast<float>(key - first_own), kRest) : kRest;
-  }
-  __device__ __forceinline__ float of_further_key(float of_key, float further) const {
-    return kLinear<S> ? __fmaf_rn(slope, further, of_key) : of_key;
-  }
-
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   template <bool Masked, bool Expressed>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {
@@ -135,26 +117,6 @@ struct ScoreRules {
   __device__ __forceinline__ float unit() const {
     if constexpr (kSlopeUnits<S>) return slope_is_unit() ? slope : 1.0f;
     return kCapUnits<S> ? softcap : 1.0f;
-  }
-  // Not one that is negative, or that scores are not to be divided by.
-  __device__ __forceinline__ bool slope_is_unit() const {
-    return slope >= 0x1p-40f && slope <= kLargestSlope;
-  }
-  // What multiples of the slope lack then: all before a block's first key.
-  __device__ __forceinline__ float base(int block) const {
-    if (!kSlopeUnits<S> || (kExpression && !slope_is_unit())) return 0.0f;
-    return of_key(block * S.block_kv);
-  }
-  // The same from there to the key that a lane's are counted from: in multiples, and in log 2. The
-  // maxima of lanes have to be brought together by it.
-  __device__ __forceinline__ float lane_units(int lane) const {
-    if constexpr (!kSlopeUnits<S>) return 0.0f;
-    const float columns = static_cast<float>(first_column<S>(lane));
-    return slope_is_unit() ? columns : kExpression ? 0.0f : slope * columns;
-  }
-  __device__ __forceinline__ float lane_base(float base, int lane) const {
-    if (kExpression && !slope_is_unit()) return base;
-    return of_further_key(base, static_cast<float>(first_column<S>(lane)));
   }
 
   // What linear distances leave out is the same for all keys of a row.
