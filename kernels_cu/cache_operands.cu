@@ -62,7 +62,7 @@ __device__ __forceinline__ void store_operands(const OperandsParams& p) {
   // First keys of the block that have no offset.
   const int bare = p.store.k_offset ? bare_tokens(p.store, sequence) - first : 0;
   if (bare > 0 && threadIdx.x < kWarpSize) {
-    turn_offset<S>(storage.offset, p.store.k_offset + static_cast<i64>(head) * S.head_dim);
+    turn_offset<S>(storage.offset, p.store.k_offset + static_cast<i64>(head) * S.channels);
   }
   ptx::cp_async_wait<0>();
   __syncthreads();

@@ -5,6 +5,7 @@
 // cuattn/specs/mask_map.py mirrors it; cuattn/compile/params.py reads the arguments after it.
 struct MaskMapSpec {
   MaskKind input;      // bits: booleans, one a byte
+  bool last;           // its columns are of each sequence's last keys: MaskMapParams::lengths
   int num_threads;
   int min_ctas;        // a multiprocessor should hold this many CTAs
   int smem_bytes;
@@ -14,6 +15,8 @@ struct MaskMapParams {
   const void* mask;    // [batch, heads, rows, keys], of which each but the last may be 1
   u32* bits;           // [batch, heads, rows, bit_words]: bit j of word i is key 32 i + j
   u32* map;            // [batch, heads, ceil(rows / 64), 2, map_words]: AttentionParams::mask_map
+  const i32* lengths;  // [batch], keys of each sequence, of which the last one has the last column;
+                       // those before the first column are seen, and add nothing
   i64 stride_batch;    // of the mask, in elements
   i64 stride_head;
   i64 stride_row;
@@ -24,13 +27,14 @@ struct MaskMapParams {
   i32 bit_words;
   i32 map_words;
   i32 tiles;           // of 64 rows, of a head
+  i32 columns;         // of the mask, if S.last; else keys
 };
 
 constexpr int kTile = 64;
 constexpr int kWordTiles = 32;
 
 // What a lane has of a row: 16 bytes, of a bit for each of their keys.
-template <MaskKind Kind>
+template <MaskKind Kind, bool Last>
 struct LaneKeys {
   static constexpr bool kBits = Kind == MaskKind::bits;
   static constexpr Type kType = type_of(Kind);
@@ -50,13 +54,17 @@ struct LaneKeys {
     words[3] = x.w;
   }
 
-  // The first `count` of them, wherever they are.
-  __device__ __forceinline__ void gather(const void* mask, i64 at, i64 stride, int count) {
+  // Those from `begin` to `end` of them, wherever they are. Others, if `Last`, are seen.
+  __device__ __forceinline__ void gather(const void* mask, i64 at, i64 stride, int begin, int end) {
 #pragma unroll
     for (u32& word : words) word = 0;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (i < count) words[i * kBytes / 4] |= element(mask, at + i * stride) << i * kBytes % 4 * 8;
+      if (i >= begin && i < end) {
+        words[i * kBytes / 4] |= element(mask, at + i * stride) << i * kBytes % 4 * 8;
+      } else if (Last && kBits) {
+        words[i / 4] |= 1u << i % 4 * 8;
+      }
     }
   }
 
@@ -102,12 +110,12 @@ struct LaneKeys {
 };
 
 // A lane's keys of some rows, of which it writes the bits: which are seen by any, and which add
-// nothing to a logit of any.
-template <MaskKind Kind, bool Vectors>
+// nothing to a logit of any. The mask has those from `first` to `count`.
+template <MaskMapSpec S, bool Vectors>
 __device__ __forceinline__ void look_at_rows(const MaskMapParams& p, i64 mask_row, i64 bit_row,
-                                             int begin, int end, int key, int count, u32& some,
-                                             u32& all) {
-  using Keys = LaneKeys<Kind>;
+                                             int begin, int end, int key, int first, int count,
+                                             u32& some, u32& all) {
+  using Keys = LaneKeys<S.input, S.last>;
   constexpr int kRows = Vectors ? 4 : 1;  // whose loads are under way together
   for (int i = begin; i < end; i += kRows) {
     Keys x[kRows];
@@ -117,7 +125,7 @@ __device__ __forceinline__ void look_at_rows(const MaskMapParams& p, i64 mask_ro
       if constexpr (Vectors) {
         x[j].load(p.mask, at, count != 0);
       } else {
-        x[j].gather(p.mask, at, p.stride_key, count);
+        x[j].gather(p.mask, at, p.stride_key, first, count);
       }
     }
 #pragma unroll
@@ -138,7 +146,7 @@ __device__ __forceinline__ void look_at_rows(const MaskMapParams& p, i64 mask_ro
 
 template <MaskMapSpec S>
 __device__ __forceinline__ void mask_map(const MaskMapParams& p) {
-  using Keys = LaneKeys<S.input>;
+  using Keys = LaneKeys<S.input, S.last>;
   constexpr int kWarps = S.num_threads / kWarpSize;
   constexpr int kChunk = kWarpSize * Keys::kCount;  // keys of a warp
   __shared__ u32 found[2];  // tiles with keys that are seen, and with such that are not, or add
@@ -153,10 +161,19 @@ __device__ __forceinline__ void mask_map(const MaskMapParams& p) {
   const int rows = min_of(kTile, p.rows - tile * kTile);
   const i64 first_row = static_cast<i64>(tile) * kTile;
   const i64 bit_row = (static_cast<i64>(batch) * p.heads + head) * p.rows + first_row;
-  const i64 mask_row = batch * p.stride_batch + head * p.stride_head + first_row * p.stride_row;
+  i64 mask_row = batch * p.stride_batch + head * p.stride_head + first_row * p.stride_row;
   const i64 bytes = mask_row | p.stride_row | keys;  // if multiples of 16 bytes, then all are
   const bool vectors = p.stride_key == 1 && bytes % Keys::kCount == 0 &&
                        reinterpret_cast<u64>(p.mask) % 16 == 0;
+  // Keys that the mask has columns for. Rows of last keys begin anywhere, so their columns are
+  // gathered.
+  int first_column = 0;
+  int end_column = p.keys;
+  if constexpr (S.last) {
+    end_column = min_of(__ldg(p.lengths + batch), p.keys);
+    first_column = end_column - p.columns;
+    mask_row -= first_column * p.stride_key;
+  }
   // Warps share the rows where there are fewer chunks of keys than warps.
   const int chunks = ceil_div(keys, kChunk);
   const int parts = max_of(1, kWarps / chunks);
@@ -169,12 +186,13 @@ __device__ __forceinline__ void mask_map(const MaskMapParams& p) {
     const u32 existing = (1u << count) - 1;
     u32 some = 0;
     u32 all = existing;
-    if (vectors) {
-      look_at_rows<S.input, true>(p, mask_row, bit_row, begin, end, first_key + offset, count,
-                                  some, all);
+    const int key = first_key + offset;
+    if (!S.last && vectors) {
+      look_at_rows<S, true>(p, mask_row, bit_row, begin, end, key, 0, count, some, all);
     } else {
-      look_at_rows<S.input, false>(p, mask_row, bit_row, begin, end, first_key + offset, count,
-                                   some, all);
+      const int first = S.last ? first_column - key : 0;
+      const int to = S.last ? min_of(count, end_column - key) : count;
+      look_at_rows<S, false>(p, mask_row, bit_row, begin, end, key, first, to, some, all);
     }
     const u32 column = 1u << offset / kTile;
     const u32 seen = __reduce_or_sync(0xffffffffu, (some & existing) != 0 ? column : 0);

@@ -90,6 +90,7 @@ struct AttentionParams {
   i32 q_pitch;             // rows of a head in q_scale, lse and lse_shift: seqlen_q, or all
   i32 kv_pitch;            // keys of a head that scales are padded to, alike
   i32 total_kv;            // tokens of the caller's K and V
+  i32 mask_columns;        // if S.rules.mask_last; keys before them are seen, and add nothing
 };
 
 // What the Hopper family takes: q, k and v of `attention` are read through the maps alone.

@@ -37,6 +37,7 @@ struct Rules {
   bool score_mod;       // the caller's own expressions: attn/user_mods.cuh
   bool mask_mod;
   bool score_slope;     // score_mod adds to a score what is linear in the key
+  bool mask_last;       // columns of a mask of floats are of a sequence's last keys
 
   __host__ __device__ constexpr bool biased() const {
     return attn_mask != MaskKind::none && attn_mask != MaskKind::bits;

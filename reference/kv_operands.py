@@ -49,7 +49,8 @@ def sorted_operands(
     Returns
     -------
     k, v : Quantized
-        Codes of K are of what `k.rotated` says, less `k.vector`.
+        Codes of K are of what `k.rotated` says, less `k.vector`. Channels that pad a head are as in
+        the cache.
     """
     at = slice(None), slice(None), slice(length)
     fine = None if is_fine is None else is_fine[:length]
@@ -59,16 +60,20 @@ def sorted_operands(
             token_sizes(x.scale[at], None if x.zero is None else x.zero[at], bits, fine)
             for x, bits in ((k, k_bits), (v, v_bits))
         )
+        vector = k.vector
+        if vector is not None:  # zero in the channels that pad codes
+            padding = k.codes.shape[3] - vector.shape[2]
+            vector = np.pad(vector, [(0, 0), (0, 0), (0, padding)])
         bare = 0 if k.bare is None or k.vector is None else min(int(k.bare[0]), length)
-        if k.vector is not None and bare:
-            offset = rotate(k.vector) if k.rotated else k.vector
+        if vector is not None and bare:
+            offset = rotate(vector) if k.rotated else vector
             keys[:, :, :bare] -= offset[:, :, None]
             k_sizes[:, :, :bare] = np.abs(keys[:, :, :bare]).max(axis=3)
     order = sorted_order(k_sizes, v_sizes)
     made_k = quantize(keys, scope="sorted_k", order=order, sizes=k_sizes)
     made_v = quantize(values, scope="sorted_v", order=order, sizes=v_sizes)
     whole_k = Quantized(
-        made_k.codes, made_k.scale, "sorted_k", made_k.block, k.vector, k.rotated, order
+        made_k.codes, made_k.scale, "sorted_k", made_k.block, vector, k.rotated, order
     )
     return whole_k, made_v
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,7 @@ def prefill(
     window_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
     softcap: float = 0.0,
     sinks: ArrayLike | None = None,
+    attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Attend to a cache as to operands that are quantized for "int8": `sorted_operands`.
@@ -64,7 +66,7 @@ def prefill(
         Of the codes.
     is_fine : ndarray of bool [batch, token], optional
         Of nested codes, which tokens have 8 bits.
-    scale, is_causal, window_size, softcap, sinks, alibi_slopes
+    scale, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
         As for `decode.decode`.
 
     Returns
@@ -79,7 +81,7 @@ def prefill(
         If the arrays do not fit each other or an option makes no sense.
     """
     q = floating("q", q)
-    shape = Shape.of(q.shape, k.codes.shape, v.codes.shape)
+    shape = Shape.of(q.shape, *((*x.codes.shape[:3], x.channels) for x in (k, v)))
     scale = check_scale(scale, shape.head_dim)
     counts = whole_counts("lengths", lengths, shape.batch, shape.seqlen_kv)
     scheme = prefill_scheme(k.rotated, k.vector is not None)
@@ -87,6 +89,8 @@ def prefill(
     if sinks is not None:
         lse[:] = np.asarray(sinks, np.float64)[:, None]
     slopes = None if alibi_slopes is None else np.asarray(alibi_slopes)
+    mask = None if attn_mask is None else np.asarray(attn_mask)
+    padding = [(0, 0)] * 3 + [(0, k.codes.shape[3] - shape.head_dim)]
     for b in np.flatnonzero(counts).tolist() if shape.seqlen_q else ():
         here = slice(b, b + 1)
         of_k, of_v = k.of_sequence(b), v.of_sequence(b)
@@ -98,8 +102,8 @@ def prefill(
             v_bits=v_bits,
             is_fine=None if is_fine is None else is_fine[b],
         )
-        rows = quantize(q[here], scope="token", rotated=k.rotated)
-        o[here], lse[here] = emulate(
+        rows = quantize(np.pad(q[here], padding), scope="token", rotated=k.rotated)
+        of_units, lse[here] = emulate(
             Operands(rows, keys, values),
             scheme,
             scale=scale,
@@ -107,7 +111,15 @@ def prefill(
             window_size=window_size,
             softcap=softcap,
             sinks=sinks,
+            attn_mask=None if mask is None else _of_sequence(mask, b, int(counts[b])),
             alibi_slopes=slopes if slopes is None or slopes.ndim == 1 else slopes[here],
             lse_shift=lse_shift(q[here], of_k.vector, scale),
         )
+        o[here] = of_units[..., : shape.head_dim]
     return o, lse
+
+
+def _of_sequence(mask: NDArray[Any], b: int, length: int) -> NDArray[Any]:
+    """Return what a mask says of the tokens of one sequence."""
+    own = mask[b : b + 1] if mask.ndim == 4 and len(mask) > 1 else mask
+    return own[..., :length]

@@ -21,7 +21,13 @@ from ..operands.scores import ALL_KEYS
 from ..reference.partition import most_parts
 from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, direct, store_values
-from .device_rope import ROPE, positions_on_device, rope_values, tables_on_device
+from .device_rope import (
+    ROPE,
+    packed_positions,
+    positions_on_device,
+    rope_values,
+    tables_on_device,
+)
 from .geometry import KVGeometry
 from .prefill import PrefillCall, prepared_prefill
 from .query import Query, QueryOptions
@@ -89,22 +95,20 @@ def attend_on_device(
             if rope is not None:
                 tables = tables_on_device(memory, caller, rope, q_view.dtype)
                 turns = tables.sizes
-            if turns is None and are_many(memory.geometry, of_q, options.layout, arrays, packed):
-                call = prepared_prefill(memory, of_q, of_out, options, arrays, packed)
+            if are_many(memory.geometry, of_q, options.layout, packed):
+                call = prepared_prefill(memory, of_q, of_out, options, arrays, packed, turns)
             else:
                 call = memory.prepared(prepare_attend, of_q, of_out, *options, arrays, turns)
             if rope is not None and turns is not None:
                 rows = call.problem.q.tokens
-                positions = positions_on_device(
-                    memory,
-                    caller,
-                    rope,
-                    turns,
-                    rows,
-                    None,
-                    behind=rows,
-                    is_shifted=memory.host_state.evicted is not None,
-                )
+                where = memory, caller, rope, turns, rows
+                if packed is not None:
+                    positions = packed_positions(*where)
+                else:
+                    is_shifted = memory.host_state.evicted is not None
+                    positions = positions_on_device(
+                        *where, None, behind=rows, is_shifted=is_shifted
+                    )
             return_lse = call.problem.return_lse
             if out_view is not None:
                 inputs, sizes = {"q": q_view, **looked}, call.sizes
@@ -114,11 +118,10 @@ def attend_on_device(
             o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
             lse = caller.empty(call.problem.lse_shape, "float32") if return_lse else None
             behind = [looked.get(name) for name in SCORE_NAMES]
+            behind += [None, None] if tables is None else [tables.cos, tables.sin]
+            behind += [positions]
             if isinstance(call, PrefillCall):
                 behind += [bounds]
-            else:
-                behind += [None, None] if tables is None else [tables.cos, tables.sin]
-                behind += [positions]
             others = [0 if x is None else x.ptr for x in behind]
             # What lies behind the last sequence stays.
             keeps = call.problem.is_packed

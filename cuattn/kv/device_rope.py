@@ -12,10 +12,18 @@ from ..arrays.caller import Caller, device_of
 from ..arrays.view import CPU, View, as_cupy, as_float32, view_cupy
 from ..compile.launch import Buffers
 from ..errors import ArgumentError, UnsupportedError
+from ..operands.operand import compact_strides
 from .device import DeviceMemory
-from .rope import GivenRope, RopeSizes, check_reach, next_positions, places
+from .rope import GivenRope, RopeSizes, check_places, check_reach, next_positions, places
 
-__all__ = ["ROPE", "Tables", "positions_on_device", "rope_values", "tables_on_device"]
+__all__ = [
+    "ROPE",
+    "Tables",
+    "packed_positions",
+    "positions_on_device",
+    "rope_values",
+    "tables_on_device",
+]
 
 # The addresses of a call that turns what it is given, null of others.
 ROPE = ("cos", "sin", "positions")
@@ -88,7 +96,7 @@ def positions_on_device(
     if x is not None:
         if hasattr(x, "__dlpack_device__") and device_of(x, "positions")[0] != CPU:
             return _looked_at(memory, caller, x, (batch, tokens))
-        there = given.checked_positions(sizes, fresh, tokens)
+        there = given.checked_positions(sizes, (batch, tokens), fresh)
         return view_cupy(memory.sent(there.astype(np.int32)))
     if is_known:
         first = next_positions(state) - behind
@@ -100,6 +108,38 @@ def positions_on_device(
         text = "rope where tokens are evicted and only the GPU knows the lengths"
         raise UnsupportedError(f"{text}: give positions")
     check_reach(sizes, memory.geometry.capacity)
+    return None
+
+
+def packed_positions(
+    memory: DeviceMemory,
+    caller: Caller,
+    given: GivenRope,
+    sizes: RopeSizes,
+    tokens: int,
+) -> View | None:
+    """Return the positions of queries that lie end to end, as `positions_on_device`.
+
+    Parameters
+    ----------
+    tokens : int
+        Rows of all sequences.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError
+        As `KVCache.attend`.
+    """
+    x = given.positions
+    if x is not None:
+        if hasattr(x, "__dlpack_device__") and device_of(x, "positions")[0] != CPU:
+            return _looked_at(memory, caller, x, (tokens,))
+        there = given.checked_positions(sizes, (tokens,))
+        return view_cupy(memory.sent(there.astype(np.int32)))
+    state = memory.host_state
+    check_places(state)
+    is_known = state.is_known and not memory.is_captured()
+    check_reach(sizes, int(state.lengths.max()) if is_known else memory.geometry.capacity)
     return None
 
 
@@ -117,10 +157,10 @@ def _in_float32(x: View, sizes: RopeSizes) -> View:
     return view_cupy(as_float32(x))
 
 
-def _looked_at(memory: DeviceMemory, caller: Caller, x: Any, shape: tuple[int, int]) -> View:
+def _looked_at(memory: DeviceMemory, caller: Caller, x: Any, shape: tuple[int, ...]) -> View:
     seen = memory.look(caller, x, "positions")
     if seen.shape != shape or seen.dtype not in ("int32", "int64"):
         raise ArgumentError("positions", x, f"int32 or int64 {list(shape)}")
-    if seen.dtype == "int32" and seen.strides == (shape[1], 1) and not seen.ptr % 4:
+    if seen.dtype == "int32" and seen.strides == compact_strides(shape) and not seen.ptr % 4:
         return seen
     return view_cupy(as_cupy(seen).astype(np.int32, order="C"))

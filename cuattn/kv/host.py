@@ -8,34 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays.caller import device_of
-from ..arrays.host import heads_first, look_on_host, score_values, to_host
-from ..arrays.view import CPU, Array
+from ..arrays.host import heads_first, score_values, to_host
 from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
-from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..operands.score_arrays import ScoreName
 from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from ..reference.kv_offsets import bare_tokens, offsets
-from ..reference.rope import rope
 from .append import token_operands
 from .contents import cached_operands, read_units, write_units
 from .eviction import rolled
 from .fine import fine_places, halves, read_fine
+from .host_arrays import check_in_host_memory, host_signature, of_tokens
 from .host_prefill import prefill_on_host
+from .host_rope import turned
 from .memory import Memory
 from .moves import evict
 from .plans import appended
 from .query import Query, QueryOptions
-from .rope import GivenRope, check_reach, next_positions, places
+from .rope import GivenRope
 from .rows import Packed, are_many, check_limit
 from .scores import ScoreArrays
 from .units import Coded, pack_units, unpack_units
 
-__all__ = ["append_on_host", "attend_on_host", "check_in_host_memory", "host_signature"]
+__all__ = ["append_on_host", "attend_on_host"]
 
 
 def append_on_host(
@@ -58,7 +56,7 @@ def append_on_host(
             check_in_host_memory(counts, "counts")
         fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
         if given_rope is not None:
-            keys = _turned(memory, given_rope, keys, of_k.dtype, fresh)
+            keys = turned(memory, given_rope, keys, of_k.dtype, fresh)
         host_state = memory.host_state
         old = rolled(host_state, fresh)
         plan = appended(host_state if old is None else old.after, fresh, of_k.shape)
@@ -140,9 +138,9 @@ def attend_on_host(
         packed = None
         if cu_seqlens_q is not None:
             packed = Packed(host_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
-        if given_rope is None and are_many(memory.geometry, of_q, options.layout, arrays, packed):
+        if are_many(memory.geometry, of_q, options.layout, packed):
             o_and_lse = prefill_on_host(
-                memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed
+                memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed, given_rope
             )
             return o_and_lse if options.return_lse else o_and_lse[0]
         query = Query.of(memory.geometry, of_q, options, arrays)
@@ -154,7 +152,7 @@ def attend_on_host(
         rows = heads_first(to_host(q, "q").values, problem.layout)
         if given_rope is not None:
             n = np.full(len(lengths), rows.shape[2])
-            rows = _turned(memory, given_rope, rows, of_q.dtype, n, behind=rows.shape[2])
+            rows = turned(memory, given_rope, rows, of_q.dtype, n, behind=rows.shape[2])
         o, lse = decode(
             rows,
             *cached_operands(memory, lengths),
@@ -164,58 +162,8 @@ def attend_on_host(
             window_size=query.scores.window_size,
             softcap=query.scores.softcap,
             sinks=values.get("sinks"),
-            attn_mask=None if mask is None else _of_tokens(mask, lengths),
+            attn_mask=None if mask is None else of_tokens(mask, lengths),
             alibi_slopes=values.get("alibi_slopes"),
         )
         result, of_lse = delivered(o, lse, problem, q, out, target)
         return (result, of_lse) if problem.return_lse else result
-
-
-def _turned(
-    memory: Memory,
-    given: GivenRope,
-    x: NDArray[Any],
-    dtype: str,
-    counts: NDArray[np.int64],
-    behind: int = 0,
-) -> NDArray[np.float32]:
-    """Return new keys, or queries beside the last tokens, turned by their positions."""
-    tables = (("rope.cos", given.rope.cos), ("rope.sin", given.rope.sin))
-    of_cos, of_sin = (host_signature(table, name) for name, table in tables)
-    sizes = given.sizes(of_cos, of_sin, dtype, memory.geometry.kv_format.head_dim)
-    tokens = x.shape[2]
-    if given.positions is None:
-        first = next_positions(memory.host_state) - behind
-        check_reach(sizes, int((first + counts)[counts > 0].max(initial=0)))
-        positions = places(first, tokens)
-    else:
-        if hasattr(given.positions, "__dlpack_device__"):
-            check_in_host_memory(given.positions, "positions")
-        positions = given.checked_positions(sizes, counts, tokens)
-    cos, sin = (to_host(table, name).values for name, table in tables)
-    return rope(x, cos, sin, positions, interleaved=sizes.interleaved)
-
-
-def _of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
-    """Return a mask of the last tokens of each sequence as one of all tokens of the longest."""
-    columns = mask.shape[-1]
-    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
-    visible = mask.dtype.type(mask.dtype == np.bool_)
-    of_tokens = np.full((len(lengths), *mask.shape[1:3], int(lengths.max())), visible)
-    for b, n in enumerate(lengths.tolist()):
-        some = min(n, columns)
-        of_tokens[b, ..., n - some : n] = mask[b % len(mask), ..., columns - some :]
-    return of_tokens
-
-
-def check_in_host_memory(x: Any, name: str) -> None:
-    """Check that an array is where a cache in host memory is."""
-    if device_of(x, name)[0] != CPU:
-        raise ArgumentError(name, x, "in host memory, as the cache is")
-
-
-def host_signature(x: Any, name: str) -> Array:
-    """Return the signature of an array that is where such a cache is."""
-    check_in_host_memory(x, name)
-    # NumPy reads elements wherever they begin.
-    return look_on_host(x, name).signature._replace(misalignment=0)

@@ -20,8 +20,11 @@ from ..reference.prefill import prefill
 from ..reference.varlen import sequences
 from .contents import cached_operands
 from .fine import fine_tokens
+from .host_arrays import of_tokens
+from .host_rope import Turn, turned
 from .memory import Memory
 from .query import QueryOptions
+from .rope import GivenRope, check_places, check_reach, places
 from .rows import Packed, longest, prefill_problem
 from .scores import ScoreArrays
 
@@ -38,6 +41,7 @@ def prefill_on_host(
     out: Any,
     cu_seqlens_q: Any,
     packed: Packed | None,
+    rope: GivenRope | None = None,
 ) -> tuple[Any, Any]:
     """Do what `KVCache.attend` says of many rows; return the output, and lse or None.
 
@@ -49,6 +53,7 @@ def prefill_on_host(
         Those of `scores`.
     packed : Packed, optional
         What is to be known of `cu_seqlens_q`.
+    rope : GivenRope, optional
     """
     geometry, lengths = memory.geometry, memory.host_state.lengths
     problem = prefill_problem(
@@ -64,13 +69,24 @@ def prefill_on_host(
     if packed is not None:
         inputs["cu_seqlens_q"] = cu_seqlens_q
     target = None if out is None else output_on_host(out, problem, inputs)
-    extras: dict[str, NDArray[Any]] = {name: score_values(x, name) for name, x in scores.items()}
+    extras: dict[str, NDArray[Any]] = {
+        name: score_values(x, name, whole_last=True) for name, x in scores.items()
+    }
+    if "attn_mask" in extras:
+        extras["attn_mask"] = of_tokens(extras["attn_mask"], lengths)
     cached = _Cached.of(memory, lengths)
     if packed is None:
         rows = heads_first(to_host(q, "q").values, problem.layout)
+        if rope is not None:
+            n = rows.shape[2]
+            rows = turned(memory, rope, rows, signature.dtype, np.full(len(lengths), n), behind=n)
         o, lse = cached.attended(problem, rows, extras)
         return delivered(o, lse, problem, q, out, target)
     rows = values_on_host(q, "q", TOKENS)
+    turn, positions = None, None
+    if rope is not None:
+        turn = Turn(memory, rope, signature.dtype)
+        positions = _packed_positions(memory, rope, turn, problem.q.tokens)
     o, lse = np.zeros(rows.shape), np.full(rows.shape[:3], -np.inf)
     if out is not None:  # tokens of no sequence stay
         o[...] = values_on_host(out, "out", TOKENS)
@@ -81,9 +97,32 @@ def prefill_on_host(
         at = slice(each.number, each.number + 1)
         own = {name: x[at] if x.ndim == 2 else x for name, x in extras.items()}
         of_sequence = cached.of_sequence(each.number)
-        made = of_sequence.attended(problem, rows[:, :, each.rows], own)
+        of_rows = rows[:, :, each.rows]
+        if turn is not None:
+            count = of_rows.shape[2]
+            beside = places(lengths[at] - count, count)
+            own_positions = beside if positions is None else positions[None, each.rows]
+            of_rows = turn(of_rows, own_positions)
+        made = of_sequence.attended(problem, of_rows, own)
         o[:, :, each.rows], lse[:, :, each.rows] = made
     return delivered(o, lse, problem, q, out, target)
+
+
+def _packed_positions(
+    memory: Memory, given: GivenRope, turn: Turn, tokens: int
+) -> NDArray[np.int64] | None:
+    """Return the caller's positions; None if queries are where the last tokens of a sequence are.
+
+    Raises
+    ------
+    ArgumentError, UnsupportedError
+        As `KVCache.attend`.
+    """
+    if given.positions is not None:
+        return turn.positions((tokens,))
+    check_places(memory.host_state)
+    check_reach(turn.sizes, int(memory.host_state.lengths.max()))
+    return None
 
 
 class _Cached(NamedTuple):
@@ -132,5 +171,6 @@ class _Cached(NamedTuple):
             window_size=problem.scores.window_size,
             softcap=problem.scores.softcap,
             sinks=extras.get("sinks"),
+            attn_mask=extras.get("attn_mask"),
             alibi_slopes=extras.get("alibi_slopes"),
         )

@@ -26,7 +26,10 @@ _SORTING = (4 * 4 + 2) * SORTED_BLOCK + 4 * (LANES + PLACE_SCALES)
 
 @dataclass(frozen=True)
 class OperandsSpec(KernelSpec):
-    """Template argument of `store_operands`; the fields are those of `KVFormat`."""
+    """Template argument of `store_operands`; the fields are those of `KVFormat`.
+
+    `head_dim` are the channels of units, `channels` those of K's offset.
+    """
 
     source: ClassVar[str] = "cache_operands.cu"
     entry: ClassVar[str] = "cache_operands"
@@ -35,6 +38,7 @@ class OperandsSpec(KernelSpec):
     params_file: ClassVar[str] = "kv/kv_params.cuh"
 
     head_dim: int
+    channels: int
     k_bits: int
     v_bits: int
     group: int
@@ -46,12 +50,13 @@ class OperandsSpec(KernelSpec):
     def of(cls, kv_format: KVFormat) -> OperandsSpec:
         """Return the spec of a format."""
         given: dict[str, Any] = asdict(kv_format)
-        return cls(**given)
+        return cls(**given | {"head_dim": kv_format.padded, "channels": kv_format.head_dim})
 
     @property
     def kv_format(self) -> KVFormat:
         """The format that the kernel is made for."""
-        return KVFormat(**{x.name: getattr(self, x.name) for x in fields(KVFormat)})
+        of_units = {x.name: getattr(self, x.name) for x in fields(KVFormat)}
+        return KVFormat(**of_units | {"head_dim": self.channels})
 
     @property
     def num_threads(self) -> int:

@@ -23,10 +23,13 @@ from ..plan.operand_buffers import stored_shape
 from ..reference.sorting import SORTED_BLOCK
 from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, store_values
+from .device_rope import ROPE
 from .geometry import KVGeometry
 from .operands_spec import OperandsSpec
+from .prefill_queries import codes_of_queries, needs_own_codes
 from .query import QueryOptions
-from .rows import Packed, longest, prefill_problem, with_tokens
+from .rope import RopeSizes
+from .rows import Packed, in_codes, longest, prefill_problem, with_tokens
 from .scores import ScoreArrays
 
 __all__ = ["WORKSPACE", "Parts", "PrefillCall", "prepare_prefill", "prepared_prefill"]
@@ -36,7 +39,7 @@ __all__ = ["WORKSPACE", "Parts", "PrefillCall", "prepare_prefill", "prepared_pre
 WORKSPACE = 2**28
 
 # The addresses that a call has from outside, after which there are those of a decoding call.
-_GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, "cu_seqlens_q")
+_GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE, "cu_seqlens_q")
 
 _WORD = 4
 
@@ -85,6 +88,7 @@ def prepared_prefill(
     options: QueryOptions,
     arrays: ScoreArrays,
     packed: Packed | None,
+    rope: RopeSizes | None = None,
 ) -> PrefillCall:
     """Return what `prepare_prefill` makes for the lengths that a cache has now; remembered.
 
@@ -96,7 +100,7 @@ def prepared_prefill(
     tokens = longest(int(state.lengths.max()) if known else capacity, capacity)
     smoothed = memory.k_offset is not None
     made: PrefillCall = memory.prepared(
-        prepare_prefill, q, out, options, arrays, packed, smoothed, tokens
+        prepare_prefill, q, out, options, arrays, packed, rope, smoothed, tokens
     )
     return made
 
@@ -108,6 +112,7 @@ def prepare_prefill(
     options: QueryOptions,
     arrays: ScoreArrays,
     packed: Packed | None,
+    rope: RopeSizes | None,
     smoothed: bool,
     tokens: int,
 ) -> PrefillCall:
@@ -115,6 +120,8 @@ def prepare_prefill(
 
     Parameters
     ----------
+    rope : RopeSizes, optional
+        Of tables that queries turn by.
     smoothed, tokens
         As for `prefill_problem`.
 
@@ -136,7 +143,7 @@ def prepare_prefill(
         size = part.sequences, part.heads
         if size not in made:
             of_part = with_tokens(problem, *size, tokens)
-            made[size] = _chain(geometry, of_part, strides)
+            made[size] = _chain(geometry, of_part, strides, rope)
         chains.append((made[size], _offsets(geometry, problem, strides, part)))
     return PrefillCall(
         problem=problem,
@@ -151,7 +158,7 @@ def prepare_prefill(
 def _parts(geometry: KVGeometry, tokens: int) -> Iterator[_Part]:
     """Split a call so that the codes of each part fit the workspace."""
     batch, heads = geometry.batch, geometry.num_kv_heads
-    of_head = 2 * tokens * geometry.kv_format.head_dim
+    of_head = 2 * tokens * geometry.kv_format.padded
     sequences = min(WORKSPACE // (heads * of_head), batch)
     if sequences:
         for first in range(0, batch, sequences):
@@ -163,8 +170,12 @@ def _parts(geometry: KVGeometry, tokens: int) -> Iterator[_Part]:
             yield _Part(sequence, 1, head, min(some, heads - head))
 
 
-def _chain(geometry: KVGeometry, problem: Problem, o_strides: tuple[int, ...]) -> Chain:
+def _chain(
+    geometry: KVGeometry, given: Problem, o_strides: tuple[int, ...], rope: RopeSizes | None
+) -> Chain:
     """Return the launches of a part, whose workspace has all that is made of it."""
+    own_codes = needs_own_codes(geometry, rope)
+    problem = in_codes(given, geometry.kv_format, own_codes)
     buffers = Buffers(*_GIVEN)
     buffers.name(**{name: NULL for name in plan.GIVEN if name not in _GIVEN})
     buffers.name(seqused_k=buffers["lengths"], k_vector=buffers["k_offset"])
@@ -182,8 +193,13 @@ def _chain(geometry: KVGeometry, problem: Problem, o_strides: tuple[int, ...]) -
     buffers.name(order=buffers.take(batch * heads * blocks * SORTED_BLOCK))
     if problem.is_packed:
         buffers.name(cu_seqlens_k=buffers.take(_WORD * (problem.batch + 1)))
-    launch = _operands(geometry, problem, buffers, blocks)
-    return Chain([launch, *plan.pipeline(problem, o_strides, buffers)], buffers)
+    launches = [_operands(geometry, problem, buffers, blocks)]
+    if own_codes:
+        device = current_device()
+        launches.append(codes_of_queries(geometry, device, given, problem, rope, buffers))
+    channels = geometry.kv_format.head_dim
+    launches += plan.pipeline(problem, o_strides, buffers, channels)
+    return Chain(launches, buffers)
 
 
 def _operands(geometry: KVGeometry, problem: Problem, buffers: Buffers, blocks: int) -> Launch:
@@ -225,6 +241,7 @@ def _offsets(
     offsets = {
         "units": head * geometry.head_stride + (0 if paged else sequence * geometry.page_stride),
         "pages": of_word * geometry.pages_per_sequence,
+        "positions": 0 if problem.is_packed else of_word * rows,
         **dict.fromkeys(("lengths", "bare", "coarse", "cu_seqlens_q"), of_word),
         "k_offset": _WORD * first * geometry.kv_format.head_dim,
         "fine": first * places * unit_bytes,
@@ -239,4 +256,8 @@ def _offsets(
         if vector is not None:
             of_batch, of_head = vector.strides
             offsets[name] = vector.dtype.nbytes * (sequence * of_batch + row * of_head)
+    mask = problem.scores.attn_mask
+    if mask is not None:
+        size = 1 if mask.dtype == "bool" else mask.dtype.nbytes
+        offsets["attn_mask"] = size * (sequence * mask.strides[0] + row * mask.strides[1])
     return offsets

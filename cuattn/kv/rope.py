@@ -9,11 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.view import Array
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedError
 from ..reference.arrays import whole_numbers
 from .host_state import HostState
 
-__all__ = ["GivenRope", "Rope", "RopeSizes", "check_reach", "next_positions", "places"]
+__all__ = [
+    "GivenRope",
+    "Rope",
+    "RopeSizes",
+    "check_places",
+    "check_reach",
+    "next_positions",
+    "places",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +107,30 @@ class GivenRope(NamedTuple):
         return RopeSizes(cos.shape[1], cos.shape[0], self.rope.interleaved)
 
     def checked_positions(
-        self, sizes: RopeSizes, counts: NDArray[np.int64], tokens: int
+        self,
+        sizes: RopeSizes,
+        shape: tuple[int, ...],
+        counts: NDArray[np.int64] | None = None,
     ) -> NDArray[np.int64]:
-        """Return the caller's positions [batch, token], which are on the host.
+        """Return the caller's positions, which are on the host.
 
         Parameters
         ----------
         sizes : RopeSizes
-        counts : ndarray of int64 [batch]
-            Tokens of each sequence that count.
-        tokens : int
+        shape : tuple of int
+            [batch, token], or [token] of all sequences that lie end to end.
+        counts : ndarray of int64 [batch], optional
+            Tokens of each sequence that count; by default all.
 
         Raises
         ------
         ArgumentError
             If they are anything else, or one that counts is not in the tables.
         """
-        given = whole_numbers("positions", self.positions, (len(counts), tokens))
+        given = whole_numbers("positions", self.positions, shape)
         wrong = (given < 0) | (given >= sizes.num_positions)
-        wrong &= np.arange(tokens) < counts[:, None]
+        if counts is not None:
+            wrong &= np.arange(shape[1]) < counts[:, None]
         if wrong.any():
             expected = f"from 0 to {sizes.num_positions - 1}, which rope.cos has"
             raise ArgumentError("positions", int(given[wrong][0]), expected)
@@ -129,6 +142,19 @@ def next_positions(host_state: HostState) -> NDArray[np.int64]:
     """Return the position of the next token of each sequence, of lengths that are known."""
     evicted = host_state.evicted
     return host_state.lengths if evicted is None else host_state.lengths + evicted.tokens
+
+
+def check_places(host_state: HostState) -> None:
+    """Check that the places of queries that lie end to end are positions.
+
+    Raises
+    ------
+    UnsupportedError
+        If sequences have lost tokens: where a sequence's queries are only the GPU may know.
+    """
+    if host_state.evicted is not None:
+        text = "rope with cu_seqlens_q where tokens are evicted"
+        raise UnsupportedError(f"{text}: give positions")
 
 
 def check_reach(sizes: RopeSizes, end: int) -> None:

@@ -6,30 +6,33 @@ Many rows share what is made of the cache once, the operands of `attention`; few
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..arrays.view import Array
 from ..common.sizes import round_up
-from ..errors import ArgumentError, UnsupportedError
-from ..kv_format import KV_HEAD_DIMS
+from ..errors import ArgumentError
+from ..kv_format import KVFormat
 from ..operands import score_arrays
 from ..operands.lengths import LengthArrays, Lengths, Limits, array_of_tokens
+from ..operands.masks import ScoreMask
 from ..operands.operand import Operand, in_order, operand_of
 from ..operands.options import Options
 from ..operands.problem import Problem
 from ..operands.scores import ScoreOptions
 from ..reference.prefill import prefill_scheme
 from ..reference.sorting import SORTED_BLOCK
+from ..specs.attention import Type
 from .device import SCHEME
 from .geometry import KVGeometry
-from .query import Query, QueryOptions
-from .scores import ScoreArrays
+from .query import Query, QueryOptions, Scores
+from .scores import Extra, ScoreArrays
 
 __all__ = [
     "MANY_ROWS",
     "Packed",
     "are_many",
     "check_limit",
+    "in_codes",
     "longest",
     "prefill_problem",
     "with_tokens",
@@ -56,33 +59,14 @@ class Packed(NamedTuple):
     most: int | None = None
 
 
-def are_many(
-    geometry: KVGeometry, q: Array, layout: str, arrays: ScoreArrays, packed: Packed | None
-) -> bool:
-    """Whether a call takes the way of many rows, if its arguments make sense.
-
-    One with an `attn_mask` never does: its columns are of each sequence's last tokens. Nor does one
-    of heads whose units are padded: keys are rotated with their padding.
-
-    Raises
-    ------
-    UnsupportedError
-        For queries of such heads that lie end to end.
-    """
-    if packed is None:
-        if arrays.attn_mask is not None or len(q.shape) != 4 or not isinstance(layout, str):
-            return False
-        _, heads, tokens, _ = in_order(q.shape, layout)
-        if heads * tokens < MANY_ROWS * geometry.num_kv_heads:
-            return False
-    kv_format = geometry.kv_format
-    whole = kv_format.padded == kv_format.head_dim
-    if packed is not None and not whole:
-        sizes = ", ".join(map(str, KV_HEAD_DIMS))
-        raise UnsupportedError(
-            f"cu_seqlens_q is for head_dim {sizes}; this cache has {kv_format.head_dim}"
-        )
-    return whole
+def are_many(geometry: KVGeometry, q: Array, layout: str, packed: Packed | None) -> bool:
+    """Whether a call takes the way of many rows, if its arguments make sense."""
+    if packed is not None:
+        return True
+    if len(q.shape) != 4 or not isinstance(layout, str):
+        return False
+    _, heads, tokens, _ = in_order(q.shape, layout)
+    return heads * tokens >= MANY_ROWS * geometry.num_kv_heads
 
 
 def prefill_problem(
@@ -108,9 +92,11 @@ def prefill_problem(
     ArgumentError
         As `Query.of`, or for `cu_seqlens_q` and what goes with it.
     """
+    mask = None
     if packed is None:
-        of_call = Query.of(geometry, q, options, arrays).problem
-        operand = of_call.q
+        query = Query.of(geometry, q, options, arrays)
+        of_call = query.problem
+        operand, mask = of_call.q, _mask_of(query.scores)
     else:
         operand, of_call = _of_packed(geometry, q, options, arrays)
     bounds = None if packed is None else packed.bounds
@@ -143,7 +129,7 @@ def prefill_problem(
         of_call,
         q=operand,
         scheme=prefill_scheme(kv_format.rotate, smoothed),
-        scores=scores,
+        scores=replace(scores, attn_mask=mask),
         lengths=lengths,
     )
     return with_tokens(problem, geometry.batch, of_sequence[0], tokens)
@@ -163,6 +149,22 @@ def with_tokens(problem: Problem, batch: int, heads: int, tokens: int) -> Proble
     return replace(problem, q=queries, k=keys, v=keys, lengths=of_part)
 
 
+def in_codes(problem: Problem, kv_format: KVFormat, queries: bool) -> Problem:
+    """Return a call as the kernels of attention have it: of codes, which have padding.
+
+    Parameters
+    ----------
+    queries : bool
+        Whether those of Q are made already, too.
+    """
+    channels = kv_format.padded
+    keys = replace(problem.k, shape=(*problem.k.shape[:3], channels))
+    rows = problem.q
+    if queries:
+        rows = Operand((*rows.shape[:3], channels), (), rows.dtype, aligned=True, coded=True)
+    return replace(problem, q=rows, k=keys, v=keys)
+
+
 def longest(tokens: int, capacity: int) -> int:
     """Return what plans are made for where no sequence is longer than `tokens`.
 
@@ -170,6 +172,18 @@ def longest(tokens: int, capacity: int) -> int:
     """
     step = max(1 << max(tokens.bit_length() - 4, 0), SORTED_BLOCK)
     return round_up(min(max(round_up(tokens, step), SORTED_BLOCK), capacity), SORTED_BLOCK)
+
+
+def _mask_of(scores: Scores) -> ScoreMask | None:
+    """Return a mask of a sequence's last tokens as `attention` has it."""
+    mask = scores.attn_mask
+    if mask is None:
+        return None
+    of_batch, of_head, of_row, of_key = mask.strides
+    dtype: Literal["bool"] | Type = "bool"
+    if mask.dtype is not Extra.boolean:
+        dtype = Type(mask.dtype.value)
+    return ScoreMask(dtype, (of_batch, of_head, of_row, of_key), columns=scores.mask_columns)
 
 
 def _keys(

@@ -196,7 +196,5 @@ class TokenCalls(Holdings):
         else:
             attend = attend_on_host
         given = GivenRope.of(rope, positions)
-        if given is not None and cu_seqlens_q is not None:
-            raise ArgumentError("rope", rope, "None, as cu_seqlens_q is given: turn q before")
         lengths = (cu_seqlens_q, max_seqlen_q)
         return attend(self._memory, q, options, scores, out, stream, *lengths, given)

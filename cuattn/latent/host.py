@@ -11,7 +11,7 @@ from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
 from ..arrays.view import View
 from ..errors import ArgumentError
-from ..kv.host import check_in_host_memory, host_signature
+from ..kv.host_arrays import check_in_host_memory, host_signature
 from ..kv.memory import Memory
 from ..kv.plans import appended
 from ..operands.operand import dtype_name

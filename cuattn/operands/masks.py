@@ -67,11 +67,15 @@ class ScoreMask:
         Of axes [batch, head, row, key], in elements; 0 along axes of which it has one for all.
     is_mapped : bool
         Whether it is a `BlockMask`, of which the map, and the bits of booleans, are there already.
+    columns : int, optional
+        How many there are, if they are of each sequence's last keys, whatever its length; keys
+        before them are seen, and add nothing. None if there is one of each key.
     """
 
     dtype: Literal["bool"] | Type
     strides: tuple[int, int, int, int]
     is_mapped: bool = False
+    columns: int | None = None
 
 
 def score_mask(x: Array | MaskBlocks, shape: tuple[int, int, int, int]) -> ScoreMask:

@@ -37,7 +37,7 @@ class MaskLayout:
     ----------
     mask : ScoreMask
     batch, heads, rows : int
-        1 where the mask has one for all.
+        1 where the mask has one for all; a mask of last keys is another one for every sequence.
     keys : int
     """
 
@@ -52,6 +52,7 @@ class MaskLayout:
         """Return the layout for logits [batch, num_q_heads, seqlen_q, seqlen_kv]."""
         sizes = zip(shape[:3], mask.strides[:3], strict=True)
         batch, heads, rows = (n if step else 1 for n, step in sizes)
+        batch = batch if mask.columns is None else shape[0]
         return cls(mask, batch, heads, rows, shape[3])
 
     @property
@@ -75,7 +76,9 @@ class MaskLayout:
         return self.batch, self.heads, self.tiles, 2, map_words(self.keys)
 
 
-def map_launch(layout: MaskLayout, device: Device, source: int, bits: int, tile_map: int) -> Launch:
+def map_launch(
+    layout: MaskLayout, device: Device, source: int, bits: int, tile_map: int, lengths: int = NULL
+) -> Launch:
     """Return the launch that looks at a mask.
 
     Parameters
@@ -85,6 +88,8 @@ def map_launch(layout: MaskLayout, device: Device, source: int, bits: int, tile_
     device : Device
     source, bits, tile_map : int
         Numbers of addresses: of the mask, and of what is made of it.
+    lengths : int
+        That of the keys of each sequence, if the mask is of their last ones.
     """
     of_batch, of_head, of_row, of_key = layout.mask.strides
     words = map_words(layout.keys)
@@ -92,6 +97,7 @@ def map_launch(layout: MaskLayout, device: Device, source: int, bits: int, tile_
         "mask": source,
         "bits": bits,
         "map": tile_map,
+        "lengths": lengths,
         "stride_batch": of_batch,
         "stride_head": of_head,
         "stride_row": of_row,
@@ -102,9 +108,11 @@ def map_launch(layout: MaskLayout, device: Device, source: int, bits: int, tile_
         "bit_words": bit_words(layout.keys),
         "map_words": words,
         "tiles": layout.tiles,
+        "columns": layout.keys if layout.mask.columns is None else layout.mask.columns,
     }
     ctas = layout.batch * layout.heads * layout.tiles * words
-    return Launch(MaskMapSpec(layout.kind), device, (ctas,), values)
+    spec = MaskMapSpec(layout.kind, layout.mask.columns is not None)
+    return Launch(spec, device, (ctas,), values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,12 @@ _CACHED = 32 * 2**20
 _MAX_GRID_Z = 2**16 - 1
 
 
-def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> list[Launch]:
+def pipeline(
+    problem: Problem,
+    o_strides: tuple[int, ...],
+    buffers: Buffers,
+    channels: int | None = None,
+) -> list[Launch]:
     """Return the launches of a call, in order, for CuPy's current device.
 
     Parameters
@@ -66,6 +71,8 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         quantized already, "k_values", which is K in float32, if Q is smoothed and K quantized,
         "order", which may be null, if keys are sorted and K or V is quantized, "mask_map" if the
         mask is a `BlockMask`.
+    channels : int, optional
+        Those of the output, if V, which is quantized already, is padded.
     """
     scheme, device = problem.scheme, current_device()
     head_dim, head_dim_v = problem.q.shape[3], problem.v.shape[3]
@@ -139,7 +146,7 @@ def pipeline(problem: Problem, o_strides: tuple[int, ...], buffers: Buffers) -> 
         "seqlen_q": problem.seqlen_q,
         "seqlen_kv": problem.seqlen_kv,
         "head_dim": head_dim,
-        "head_dim_v": head_dim_v,
+        "head_dim_v": head_dim_v if channels is None else channels,
         "row_blocks": row_blocks,
         "first_batch": 0,
         "scale_log2": problem.softmax_scale * math.log2(math.e),

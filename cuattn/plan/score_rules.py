@@ -33,6 +33,7 @@ _VECTOR_TYPES = {Type.fp32: 0, Type.fp16: 1, Type.bf16: 2}
 _NO_MASK: dict[str, float] = {
     **dict.fromkeys(("attn_mask", "mask_map"), NULL),
     "mask_words": 0,
+    "mask_columns": 0,
     **{f"mask_stride_{axis}": 0 for axis in ("batch", "head", "row", "key")},
     **{f"map_stride_{axis}": 0 for axis in ("batch", "head", "tile")},
 }
@@ -41,16 +42,21 @@ _NO_MASK: dict[str, float] = {
 def rules_of(problem: Problem) -> Rules:
     """Return what of a call's score options chooses the kernel."""
     scores = problem.scores
+    mask = scores.attn_mask
+    kind = MaskKind.none if mask is None else MASK_KINDS[mask.dtype]
+    of_last = mask is not None and mask.columns is not None
     return Rules(
         windowed=scores.window_size not in ((UNLIMITED, UNLIMITED), (UNLIMITED, 0)),
         softcap=scores.softcap != 0.0,
         alibi=scores.alibi_slopes is not None,
         sinks=scores.sinks is not None,
-        attn_mask=MaskKind.none if scores.attn_mask is None else MASK_KINDS[scores.attn_mask.dtype],
+        attn_mask=kind,
         varlen=problem.lengths is not None,
         score_mod=scores.score_mod,
         mask_mod=scores.mask_mod,
         score_slope=_score_slope(problem),
+        # Bits are made by keys.
+        mask_last=of_last and kind is not MaskKind.bits,
     )
 
 
@@ -155,28 +161,30 @@ def _mask(
     else:
         bits = buffers.take(4 * math.prod(layout.bits)) if is_bits else NULL
         tile_map = buffers.take(4 * math.prod(layout.tile_map))
-        launches.append(map_launch(layout, device, read, bits, tile_map))
+        lengths = NULL if mask.columns is None else buffers["seqused_k"]
+        launches.append(map_launch(layout, device, read, bits, tile_map, lengths))
         read = bits if is_bits else read
+    sizes = layout.batch, layout.heads, layout.rows
     strides = mask.strides
     if is_bits:
-        of_batch, of_head, of_row = (
-            step if given else 0
-            for step, given in zip(_steps(layout.bits), mask.strides, strict=False)
-        )
-        strides = of_batch, of_head, of_row, 0
+        strides = *_kept(layout.bits, sizes), 0
     arguments: dict[str, float] = {
         "attn_mask": read,
         "mask_map": tile_map,
         "mask_words": layout.tile_map[-1],
+        "mask_columns": mask.columns or 0,
     }
     for axis, step in zip(("batch", "head", "row", "key"), strides, strict=True):
         arguments[f"mask_stride_{axis}"] = step
-    of_map = zip(("batch", "head", "tile"), _steps(layout.tile_map), mask.strides, strict=False)
-    for axis, step, given in of_map:
-        arguments[f"map_stride_{axis}"] = step if given else 0
+    of_map = _kept(layout.tile_map, sizes)
+    for axis, step in zip(("batch", "head", "tile"), of_map, strict=True):
+        arguments[f"map_stride_{axis}"] = step
     return arguments, launches
 
 
-def _steps(shape: tuple[int, ...]) -> list[int]:
-    """Return the strides of the first three axes of a contiguous array."""
-    return [math.prod(shape[axis:]) for axis in (1, 2, 3)]
+def _kept(shape: tuple[int, ...], sizes: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the strides of the first three axes of a contiguous array, 0 where one is for all."""
+    of_batch, of_head, of_row = (
+        math.prod(shape[axis:]) if n > 1 else 0 for axis, n in enumerate(sizes, 1)
+    )
+    return of_batch, of_head, of_row

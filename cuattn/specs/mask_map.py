@@ -22,7 +22,14 @@ _BITS_PAD = 128
 
 @dataclass(frozen=True)
 class MaskMapSpec(KernelSpec):
-    """Template argument of `mask_map`."""
+    """Template argument of `mask_map`.
+
+    Parameters
+    ----------
+    input : MaskKind
+    last : bool
+        Whether columns are of each sequence's last keys.
+    """
 
     source: ClassVar[str] = "mask_map.cu"
     entry: ClassVar[str] = "mask_map"
@@ -34,6 +41,7 @@ class MaskMapSpec(KernelSpec):
     smem_bytes: ClassVar[int] = 0
 
     input: MaskKind
+    last: bool = False
 
 
 def bit_words(seqlen_kv: int) -> int:

@@ -38,6 +38,8 @@ class Rules:
         The caller's own expressions, of which the kernel is compiled.
     score_slope : ModSource, optional
         By how much more `score_mod` adds for the next key, where that is all that keys change.
+    mask_last : bool
+        Columns of a mask of floats are of each sequence's last keys.
     """
 
     windowed: bool = False
@@ -49,6 +51,7 @@ class Rules:
     score_mod: ModSource | None = None
     mask_mod: ModSource | None = None
     score_slope: ModSource | None = None
+    mask_last: bool = False
 
     @property
     def biased(self) -> bool:

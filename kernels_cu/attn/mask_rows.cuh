@@ -43,6 +43,7 @@ struct MaskRows {
   i64 row[2];  // offsets: of bits in words, else in elements
   i64 key_stride;
   bool pairs;  // an even key and its neighbour are one aligned load
+  int first;   // the key of the first column, if S.rules.mask_last; it may be before all keys
   UserRows<S> user;
 
   __device__ __forceinline__ MaskRows(const AttentionParams& p, int batch, int head, int first_row,
@@ -55,10 +56,15 @@ struct MaskRows {
       for (int half = 0; half < 2; ++half) {
         const int i = min_of(first_row + 8 * half + lane / 4, p.seqlen_q - 1);
         row[half] = batch * p.mask_stride_batch + head * p.mask_stride_head + i * p.mask_stride_row;
+        if constexpr (S.rules.mask_last) {
+          first = p.seqlen_kv - p.mask_columns;
+          row[half] -= first * key_stride;
+        }
       }
       const i64 offsets = p.mask_stride_batch | p.mask_stride_head | p.mask_stride_row;
       pairs = key_stride == 1 && p.seqlen_kv % 2 == 0 && offsets % 2 == 0 &&
               reinterpret_cast<u64>(mask) % (2 * bytes_of(kType)) == 0;
+      if constexpr (S.rules.mask_last) pairs = pairs && first % 2 == 0;
     }
   }
 
@@ -82,7 +88,7 @@ struct MaskRows {
   // Keys beyond the last have any.
   __device__ __forceinline__ float2 bias_of_pair(int half, int key, int seqlen_kv) const {
     if (!pairs) return {bias(half, key, seqlen_kv), bias(half, key + 1, seqlen_kv)};
-    if (key >= seqlen_kv) return {};
+    if (key >= seqlen_kv || is_before(key)) return {};
     float x[2];
     const i64 pair = (row[half] + key) / 2;
     if constexpr (kType == Type::fp32) {
@@ -97,11 +103,15 @@ struct MaskRows {
   }
 
   __device__ __forceinline__ float bias(int half, int key, int seqlen_kv) const {
-    if (key >= seqlen_kv) return 0.0f;
+    if (key >= seqlen_kv || is_before(key)) return 0.0f;
     return hidden_if_least(widened<kType>(mask, row[half] + key * key_stride));
   }
 
  private:
+  // Whether the mask has no column for a key.
+  __device__ __forceinline__ bool is_before(int key) const {
+    return S.rules.mask_last && key < first;
+  }
   static __device__ __forceinline__ float hidden_if_least(float x) {
     return x <= kLeast<kType> ? -kInf : x;
   }

@@ -55,13 +55,18 @@ struct KeyValues {
   }
 };
 
-// What K's offset is where keys are rotated; by one warp.
+// What K's offset is where keys are rotated, with zeros for the channels that pad them; by one warp.
 template <OperandsSpec S>
 __device__ __forceinline__ void turn_offset(f32* to, const f32* offset) {
   using Lanes = RowLanes<Type::fp32, S.head_dim>;
   float x[1][Lanes::kChunks][Lanes::kElements];
 #pragma unroll
-  for (int c = 0; c < Lanes::kChunks; ++c) load_floats(x[0][c], offset + Lanes::channel(c));
+  for (int c = 0; c < Lanes::kChunks; ++c) {
+    const bool padding = S.channels < S.head_dim && Lanes::channel(c) >= S.channels;
+#pragma unroll
+    for (float& element : x[0][c]) element = 0.0f;
+    if (!padding) load_floats(x[0][c], offset + Lanes::channel(c));
+  }
   float factor = 1.0f;
   if constexpr (S.rotate) factor = rotate_rows<Lanes>(x, rotation_block(S.head_dim));
 #pragma unroll

@@ -119,3 +119,26 @@ struct OperandsParams {
   i32 blocks;              // of a head: tokens beyond them are left out
   i32 window;              // blocks without any of a sequence's so many last tokens are left out
 };
+
+// Codes of queries for attention with those operands.
+struct CacheQueriesParams {
+  const void* q;           // [batch, num_q_heads, seqlen_q, channels]
+  u8* codes;               // [batch, num_q_heads, pitch, head_dim]; with bounds no batch
+  f32* scale;              // [batch, num_q_heads, pitch]
+  f32* lse_shift;          // alike: what smoothing takes from the logits of each row; may be null
+  const f32* k_offset;     // as in KvStore
+  const i32* lengths;      // [batch], tokens of each sequence
+  const i32* cu_seqlens_q;  // [batch + 1], where rows of a sequence begin and end among all that
+                           // are end to end; null: seqlen_q of each
+  i64 q_stride_batch;      // strides in elements
+  i64 q_stride_head;
+  i64 q_stride_row;
+  i32 num_q_heads;
+  i32 heads_per_kv;        // query heads that share one head of K and V
+  i32 seqlen_q;            // most rows of a sequence
+  i32 pitch;               // rows of a head: of all sequences, or seqlen_q
+  i32 tiles;               // of the rows of a CTA, in seqlen_q
+  i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
+  f32 softmax_scale;
+  RopeParams rope;
+};

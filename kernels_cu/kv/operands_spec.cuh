@@ -7,6 +7,7 @@
 
 struct OperandsSpec {
   int head_dim;     // from here to nested as in AppendSpec
+  int channels;
   int k_bits;
   int v_bits;
   int group;

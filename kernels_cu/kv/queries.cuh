@@ -5,7 +5,6 @@
 #include "kv/query_row.cuh"
 #include "kv/rope.cuh"
 #include "kv/score_rules.cuh"
-#include "ptx/reduce.cuh"
 #include "quant/codes.cuh"
 #include "tile/turns.cuh"
 
@@ -57,36 +56,13 @@ __device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, flo
   }
 }
 
-template <DecodeSpec S, class Row>
-__device__ __forceinline__ float amax_of(const Row& x) {
-  float amax = 0.0f;
-#pragma unroll
-  for (int i = 0; i < QueryRow<S>::kPieces; ++i) {
-    float eight[QueryRow<S>::kElements];
-    x.widen(eight, i);
-#pragma unroll
-    for (const float element : eight) amax = ptx::max_nan(amax, fabsf(element));
-  }
-  return ptx::max_across<QueryRow<S>::kLanes>(amax);
-}
-
 // Quantizes a row to its place among the operands.
 template <DecodeSpec S, class Of>
 __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to, const Of& x,
                                             const f32* k_offset, int row) {
   using Row = QueryRow<S>;
   using Code = Scaling<Type::int8, 8>;
-  float dot = 0.0f;  // with what smoothing takes from K
-#pragma unroll
-  for (int i = 0; i < Row::kPieces; ++i) {
-    float eight[Row::kElements];
-    float offset[Row::kElements] = {};
-    x.widen(eight, i);
-    if (k_offset && Row::has(i)) load_floats(offset, k_offset + Row::channel(i));
-#pragma unroll
-    for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
-  }
-  dot = ptx::sum_across<Row::kLanes>(dot);
+  const float dot = offset_product<S>(x, k_offset);
   const auto store = [&](const auto& of_codes) {
     const float amax = amax_of<S>(of_codes);
     if (threadIdx.x % Row::kLanes == 0) {

@@ -1,11 +1,12 @@
 // A row of Q in the registers of the lanes that share it: as it is, turned by its position, or
 // rotated.
 #pragma once
-#include "kv/partition.cuh"
+#include "ptx/reduce.cuh"
 #include "quant/chunk.cuh"
 #include "quant/rotate_rows.cuh"
 
-template <DecodeSpec S>
+// S is the spec of any kernel that makes codes of queries to a cache.
+template <auto S>
 struct QueryRow {
   static constexpr int kLanes = 4;
   static constexpr int kElements = 8;  // that a lane has side by side
@@ -46,7 +47,7 @@ struct QueryRow {
 };
 
 // How its numbers lie, for `rotate_rows`.
-template <DecodeSpec S>
+template <auto S>
 struct QueryLanes {
   static constexpr int kLanes = QueryRow<S>::kLanes;
   static constexpr int kElements = QueryRow<S>::kElements;
@@ -60,7 +61,7 @@ struct QueryLanes {
 };
 
 // A row in float32, of which element e of piece i is f(channel, x).
-template <DecodeSpec S>
+template <auto S>
 struct ChangedQuery {
   using Row = QueryRow<S>;
   float x[Row::kPieces][Row::kElements];
@@ -81,22 +82,18 @@ struct ChangedQuery {
   }
 };
 
-// A row in float32, rotated.
-template <DecodeSpec S>
-struct RotatedQuery {
+// A row in float32, rotated but for a factor, `unit`.
+template <auto S>
+struct RotatedRow {
   using Row = QueryRow<S>;
   float x[1][Row::kPieces][Row::kElements];
+  float unit;
 
   template <class Of>
-  __device__ __forceinline__ explicit RotatedQuery(const Of& row) {
+  __device__ __forceinline__ explicit RotatedRow(const Of& row) {
 #pragma unroll
     for (int i = 0; i < Row::kPieces; ++i) row.widen(x[0][i], i);
-    const float factor = rotate_rows<QueryLanes<S>>(x, rotation_block(S.head_dim));
-#pragma unroll
-    for (int i = 0; i < Row::kPieces; ++i) {
-#pragma unroll
-      for (float& element : x[0][i]) element *= factor;
-    }
+    unit = rotate_rows<QueryLanes<S>>(x, rotation_block(S.head_dim));
   }
 
   __device__ __forceinline__ void widen(float (&to)[Row::kElements], int piece) const {
@@ -104,3 +101,47 @@ struct RotatedQuery {
     for (int e = 0; e < Row::kElements; ++e) to[e] = x[0][piece][e];
   }
 };
+
+// The same with it.
+template <auto S>
+struct RotatedQuery : RotatedRow<S> {
+  template <class Of>
+  __device__ __forceinline__ explicit RotatedQuery(const Of& row) : RotatedRow<S>(row) {
+#pragma unroll
+    for (int i = 0; i < QueryRow<S>::kPieces; ++i) {
+#pragma unroll
+      for (float& element : this->x[0][i]) element *= this->unit;
+    }
+  }
+};
+
+// The largest magnitude of a row.
+template <auto S, class Row>
+__device__ __forceinline__ float amax_of(const Row& x) {
+  float amax = 0.0f;
+#pragma unroll
+  for (int i = 0; i < QueryRow<S>::kPieces; ++i) {
+    float eight[QueryRow<S>::kElements];
+    x.widen(eight, i);
+#pragma unroll
+    for (const float element : eight) amax = ptx::max_nan(amax, fabsf(element));
+  }
+  return ptx::max_across<QueryRow<S>::kLanes>(amax);
+}
+
+// The product of a row, which is not rotated, with what smoothing takes from K, if it takes any.
+template <auto S, class Of>
+__device__ __forceinline__ float offset_product(const Of& x, const f32* k_offset) {
+  using Row = QueryRow<S>;
+  float dot = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Row::kPieces; ++i) {
+    float eight[Row::kElements];
+    float offset[Row::kElements] = {};
+    x.widen(eight, i);
+    if (k_offset && Row::has(i)) load_floats(offset, k_offset + Row::channel(i));
+#pragma unroll
+    for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
+  }
+  return ptx::sum_across<Row::kLanes>(dot);
+}

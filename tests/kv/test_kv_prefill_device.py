@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from kv_cases import FORMATS, HEADS, options, tokens
 
-from cuattn import KVCache
+from cuattn import KVCache, Rope
 from cuattn.kv import prefill
 from cuattn.kv.query import QueryOptions
 from cuattn.kv.rows import MANY_ROWS
 from cuattn.kv.scores import NO_ARRAYS
+from cuattn.kv_format import KVFormat
+from cuattn.reference.rope import rope
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
@@ -55,13 +57,93 @@ SOME = {
 }
 
 
+PLAIN = ["8", "4", "v4-group32-zero", "8-rotated", "nested", "nested-256"]
+PADDED = ["8-padded", "4-padded-group32-zero", "nested-padded", "8-padded-176"]
+
+
 @pytest.mark.parametrize("page_size", [0, 16])
-@pytest.mark.parametrize("name", ["8", "4", "v4-group32-zero", "8-rotated", "nested", "nested-256"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_is_that_of_a_cache_in_host_memory(gpu, rng, name, page_size):
     kv_format = FORMATS[name]
     both = caches(rng, kv_format, page_size=page_size)
     assert_alike(both, queries(rng, kv_format.head_dim))
     assert gpu.launched[-3:][0] == "cache_operands"
+    assert "decode" not in gpu.launched
+
+
+def masks(rng):
+    """Return masks of fewer tokens than there are, of all, and of more."""
+    of_some = rng.random((BATCH, 1, MANY, 70)) < 0.8
+    of_heads = rng.standard_normal((2 * HEADS, MANY, 131)).astype(np.float16)
+    of_heads[rng.random(of_heads.shape) < 0.3] = -np.inf
+    of_rows = (8 * rng.standard_normal((BATCH, 1, 1, 300))).astype(np.float32)
+    of_tokens = np.where(rng.random((1, 300)) < 0.5, np.float32(0), np.finfo(np.float32).min)
+    return {
+        "some": of_some,
+        "heads": of_heads,
+        "rows": np.broadcast_to(of_rows, (BATCH, 1, MANY, 300)),
+        "tokens": of_tokens,
+        "booleans of tokens": rng.random(299) < 0.5,
+        "none": np.zeros((1, 0), bool),
+    }
+
+
+@pytest.mark.parametrize("name", ["some", "heads", "rows", "tokens", "booleans of tokens", "none"])
+@pytest.mark.parametrize("room", [2**28, 1])
+def test_masks_are_of_the_last_tokens(gpu, rng, monkeypatch, name, room):
+    monkeypatch.setattr(prefill, "WORKSPACE", room)
+    both = caches(rng, FORMATS["8-rotated"])
+    given = {"attn_mask": masks(rng)[name], "window_size": (200, -1)}
+    assert_alike(both, queries(rng, 64), **given)
+    assert "decode" not in gpu.launched
+    assert ("mask_map" in gpu.launched) == (name != "none")
+
+
+def tables(positions, rope_dim=48):
+    angles = np.outer(np.arange(positions), 10.0 ** -np.linspace(0, 3, rope_dim // 2))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("room", [2**28, 1])
+def test_heads_may_be_padded(gpu, rng, monkeypatch, name, room):
+    monkeypatch.setattr(prefill, "WORKSPACE", room)
+    kv_format = KVFormat(176, rotate=True) if name not in FORMATS else FORMATS[name]
+    both = caches(rng, kv_format, page_size=16)
+    q = queries(rng, kv_format.head_dim)
+    o, _ = assert_alike(both, q, softcap=3.0, layout="HND")
+    packed = np.concatenate(list(q.swapaxes(1, 2)))
+    bounds = MANY * np.arange(BATCH + 1, dtype=np.int32)
+    found, _ = assert_alike(both, packed, softcap=3.0, cu_seqlens_q=bounds)
+    np.testing.assert_array_equal(found.reshape(o.swapaxes(1, 2).shape).swapaxes(1, 2), o)
+    assert "decode" not in gpu.launched
+    assert gpu.launched.count("cache_queries") == gpu.launched.count("cache_operands")
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("name", ["8-rotated", "8-padded"])
+def test_queries_turn_by_their_positions(gpu, rng, monkeypatch, name, interleaved):
+    monkeypatch.setattr(prefill, "WORKSPACE", 1)
+    kv_format = FORMATS[name]
+    both = caches(rng, kv_format, page_size=16)
+    turn = Rope(*tables(CAPACITY), interleaved)
+    q = queries(rng, kv_format.head_dim)
+    o, _ = assert_alike(both, q, rope=turn)
+    at = np.maximum(np.array([300, 0, 131])[:, None] - MANY + np.arange(MANY), 0)
+    turned = rope(q, turn.cos, turn.sin, at, interleaved=interleaved)
+    before = both[1].attend(turned).astype(np.float16)
+    np.testing.assert_allclose(o, before, rtol=1e-3, atol=4e-3)
+    moved = rng.integers(0, CAPACITY, at.shape)
+    there, _ = assert_alike(both, q, rope=turn, positions=moved)
+    rows = [MANY, 0, 90]
+    bounds = np.cumsum([0, *rows]).astype(np.int32)
+    parts = [[x[b, MANY - n :] for b, n in enumerate(rows)] for x in (q.swapaxes(1, 2), moved)]
+    packed, positions = map(np.concatenate, parts)
+    for given, wanted in (({}, o), ({"positions": positions}, there)):
+        found, _ = assert_alike(both, packed, rope=turn, cu_seqlens_q=bounds, **given)
+        for b, n in enumerate(rows):
+            here = slice(bounds[b], bounds[b + 1])
+            np.testing.assert_array_equal(found[here].swapaxes(0, 1), wanted[b, :, MANY - n :])
     assert "decode" not in gpu.launched
 
 
@@ -147,13 +229,11 @@ def test_keys_without_offset_may_be_evicted(gpu, rng):
     assert_alike(both, queries(rng, 64))
 
 
-def test_few_rows_and_masks_are_decoded(gpu, rng):
+def test_few_rows_are_decoded(gpu, rng):
     both = caches(rng, FORMATS["8"])
-    q = queries(rng, 64)
-    assert_alike(both, q[:, :, 1:])
-    assert_alike(both, q, attn_mask=np.ones((1, 1, 1, 9), bool))
+    assert_alike(both, queries(rng, 64)[:, :, 1:])
     assert "cache_operands" not in gpu.launched
-    assert gpu.launched.count("decode") == 2
+    assert gpu.launched[-1] == "decode"
 
 
 def test_empty_caches_have_empty_answers(gpu, rng):

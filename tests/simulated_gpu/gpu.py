@@ -14,6 +14,7 @@ from .appending import append_tokens, fix_offsets
 from .around_quantizer import block_means, deltas, rotate_values, unpack
 from .attention import attention_mma, attention_wgmma
 from .cache_operands import store_operands
+from .cache_queries import store_queries
 from .decoding import decode_attention
 from .device import GPU
 from .latent import append_latent, decode_latent_attention
@@ -41,6 +42,7 @@ KERNELS = {
     "append_tokens": append_tokens,
     "decode_attention": decode_attention,
     "store_operands": store_operands,
+    "store_queries": store_queries,
     "append_latent": append_latent,
     "decode_latent": decode_latent_attention,
     "attention_mma": attention_mma,

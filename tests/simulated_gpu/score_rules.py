@@ -29,12 +29,27 @@ def mask_map(values, spec, grid):
     assert rest == 0
     shape = (batch, p["heads"], p["rows"], p["keys"])
     steps = [p[f"stride_{axis}"] for axis in ("batch", "head", "row", "key")]
-    x = elements(p["mask"], shape, steps, spec.input)
+    assert spec.last == (p["lengths"] != 0)
+    if spec.last:
+        given = elements(p["mask"], (*shape[:3], p["columns"]), steps, spec.input)
+        lengths = compact(p["lengths"], (batch,), "<i4")
+        x = np.stack([of_last_keys(given[b], int(n), p["keys"]) for b, n in enumerate(lengths)])
+    else:
+        assert p["columns"] == p["keys"]
+        x = elements(p["mask"], shape, steps, spec.input)
     if spec.input is MaskKind.bits:
         padded = np.zeros((*shape[:3], p["bit_words"] * WORD), bool)
         padded[..., : p["keys"]] = x
         compact(p["bits"], (*shape[:3], p["bit_words"]), "<u4")[...] = packed(padded)
     compact(p["map"], (*shape[:2], tiles, 2, words), "<u4")[...] = map_of(x)
+
+
+def of_last_keys(mask, length, keys):
+    """Return a mask of the last keys of a sequence as one of all; the others are seen."""
+    found = np.full((*mask.shape[:-1], keys), mask.dtype == bool, mask.dtype)
+    some = min(length, mask.shape[-1])
+    found[..., length - some : length] = mask[..., mask.shape[-1] - some :]
+    return found
 
 
 def map_of(x):
@@ -131,6 +146,9 @@ def mask_of(p, kind, shape):
         )
         bits = np.ascontiguousarray(words).view(np.uint8)
         x = np.unpackbits(bits, axis=-1, bitorder="little")[..., :keys] != 0
+    elif p["mask_columns"] and kind is not MaskKind.bits:
+        given = elements(p["attn_mask"], (*shape[:3], p["mask_columns"]), steps, kind)
+        x = of_last_keys(given, p["seqlen_kv"], keys)
     else:
         x = elements(p["attn_mask"], shape, steps, kind)
     assert p["mask_words"] == map_words(keys)

@@ -1,0 +1,40 @@
+"""A caller's arrays for a KV cache in host memory: where they are, and masks by tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays.caller import device_of
+from ..arrays.host import look_on_host
+from ..arrays.view import CPU, Array
+from ..errors import ArgumentError
+
+__all__ = ["check_in_host_memory", "host_signature", "of_tokens"]
+
+
+def check_in_host_memory(x: Any, name: str) -> None:
+    """Check that an array is where a cache in host memory is."""
+    if device_of(x, name)[0] != CPU:
+        raise ArgumentError(name, x, "in host memory, as the cache is")
+
+
+def host_signature(x: Any, name: str) -> Array:
+    """Return the signature of an array that is where such a cache is."""
+    check_in_host_memory(x, name)
+    # NumPy reads elements wherever they begin.
+    return look_on_host(x, name).signature._replace(misalignment=0)
+
+
+def of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Return a mask of the last tokens of each sequence as one of all tokens of the longest."""
+    columns = mask.shape[-1]
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    visible = mask.dtype.type(mask.dtype == np.bool_)
+    of_tokens = np.full((len(lengths), *mask.shape[1:3], int(lengths.max())), visible)
+    for b, n in enumerate(lengths.tolist()):
+        some = min(n, columns)
+        of_tokens[b, ..., n - some : n] = mask[b % len(mask), ..., columns - some :]
+    return of_tokens
