@@ -18,11 +18,14 @@ from ..specs.rules import Rules
 from ..specs.units import UnitsSpec
 from ..specs.wgmma import WgmmaSpec
 from .operands_spec import OperandsSpec
+from .queries_spec import QueriesSpec
 from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 
 __all__ = ["KVSpec", "kv_formats", "kv_specs", "prefill_specs"]
 
-KVSpec: TypeAlias = AppendSpec | DecodeSpec | OffsetSpec | OperandsSpec | UnitsSpec | AnySpec
+KVSpec: TypeAlias = (
+    AppendSpec | DecodeSpec | OffsetSpec | OperandsSpec | QueriesSpec | UnitsSpec | AnySpec
+)
 
 _GROUPS = (0, 32, 64)
 
@@ -87,18 +90,21 @@ def kv_specs(
                 append = AppendSpec.of(kv_format, element, aligned=aligned, single=single)
                 specs[append] = None
             specs[OffsetSpec(element, kv_format.head_dim, aligned)] = None
-        if kv_format.padded == kv_format.head_dim:
-            specs[OperandsSpec.of(kv_format)] = None
-            specs |= dict.fromkeys(prefill_specs(kv_format, element, target))
+        specs[OperandsSpec.of(kv_format)] = None
+        specs |= dict.fromkeys(prefill_specs(kv_format, element, target))
     return list(specs)
 
 
 def prefill_specs(kv_format: KVFormat, element: Type, target: Target) -> Iterator[KVSpec]:
-    """List the kernels of `attention` that calls with many rows need, without other options."""
-    head_dim = kv_format.head_dim
+    """List the kernels besides `OperandsSpec` that calls with many rows need, without options."""
+    head_dim = kv_format.padded
+    is_padded = head_dim != kv_format.head_dim
+    if is_padded:
+        yield QueriesSpec.of(kv_format, element, rope=False)
     for smoothed, choice in product((False, True), repeat=2):
         scheme = prefill_scheme(kv_format.rotate, smoothed)
-        yield QuantizeSpec.of(scheme, element, head_dim, aligned=choice, varlen=True)
+        if not is_padded:
+            yield QuantizeSpec.of(scheme, element, head_dim, aligned=choice, varlen=True)
         rules = Rules(varlen=True)
         spec = attention_spec(scheme, head_dim, element, choice, target, rules=rules)
         yield spec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..arrays.device import current_device
 from ..arrays.view import Array
@@ -26,6 +26,7 @@ from .device import STORE, DeviceMemory, store_values
 from .device_rope import ROPE
 from .geometry import KVGeometry
 from .operands_spec import OperandsSpec
+from .prefill_parts import Part, offsets_of
 from .prefill_queries import codes_of_queries, needs_own_codes
 from .query import QueryOptions
 from .rope import RopeSizes
@@ -42,15 +43,6 @@ WORKSPACE = 2**28
 _GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE, "cu_seqlens_q")
 
 _WORD = 4
-
-
-class _Part(NamedTuple):
-    """Whole sequences, or some heads of K and V of one."""
-
-    sequence: int
-    sequences: int
-    head: int
-    heads: int
 
 
 class Parts:
@@ -144,7 +136,7 @@ def prepare_prefill(
         if size not in made:
             of_part = with_tokens(problem, *size, tokens)
             made[size] = _chain(geometry, of_part, strides, rope)
-        chains.append((made[size], _offsets(geometry, problem, strides, part)))
+        chains.append((made[size], offsets_of(geometry, problem, strides, part)))
     return PrefillCall(
         problem=problem,
         writes_out=writes_out,
@@ -155,19 +147,19 @@ def prepare_prefill(
     )
 
 
-def _parts(geometry: KVGeometry, tokens: int) -> Iterator[_Part]:
+def _parts(geometry: KVGeometry, tokens: int) -> Iterator[Part]:
     """Split a call so that the codes of each part fit the workspace."""
     batch, heads = geometry.batch, geometry.num_kv_heads
     of_head = 2 * tokens * geometry.kv_format.padded
     sequences = min(WORKSPACE // (heads * of_head), batch)
     if sequences:
         for first in range(0, batch, sequences):
-            yield _Part(first, min(sequences, batch - first), 0, heads)
+            yield Part(first, min(sequences, batch - first), 0, heads)
         return
     some = max(WORKSPACE // of_head, 1)
     for sequence in range(batch):
         for head in range(0, heads, some):
-            yield _Part(sequence, 1, head, min(some, heads - head))
+            yield Part(sequence, 1, head, min(some, heads - head))
 
 
 def _chain(
@@ -226,38 +218,3 @@ def _operands(geometry: KVGeometry, problem: Problem, buffers: Buffers, blocks: 
     }
     spec = OperandsSpec.of(geometry.kv_format)
     return Launch(spec, current_device(), (problem.batch * heads * of_head,), values)
-
-
-def _offsets(
-    geometry: KVGeometry, problem: Problem, o_strides: tuple[int, ...], part: _Part
-) -> dict[str, int]:
-    """Return by how many bytes a part's addresses are above those of the call."""
-    sequence, head = part.sequence, part.head
-    first = sequence * geometry.num_kv_heads + head  # of all heads of K and V
-    rows, row = problem.q.tokens, head * problem.group
-    of_word = _WORD * sequence
-    _, _, places, unit_bytes = geometry.fine_shape
-    paged = geometry.page_size > 0
-    offsets = {
-        "units": head * geometry.head_stride + (0 if paged else sequence * geometry.page_stride),
-        "pages": of_word * geometry.pages_per_sequence,
-        "positions": 0 if problem.is_packed else of_word * rows,
-        **dict.fromkeys(("lengths", "bare", "coarse", "cu_seqlens_q"), of_word),
-        "k_offset": _WORD * first * geometry.kv_format.head_dim,
-        "fine": first * places * unit_bytes,
-        "lse": _WORD * rows * (row if problem.is_packed else first * problem.group),
-    }
-    batch = 0 if problem.is_packed else sequence
-    size = problem.q.dtype.nbytes
-    for name, steps in (("q", problem.q.strides), ("o", o_strides)):
-        offsets[name] = size * (batch * steps[0] + row * steps[1])
-    for name in ("sinks", "alibi_slopes"):
-        vector = getattr(problem.scores, name)
-        if vector is not None:
-            of_batch, of_head = vector.strides
-            offsets[name] = vector.dtype.nbytes * (sequence * of_batch + row * of_head)
-    mask = problem.scores.attn_mask
-    if mask is not None:
-        size = 1 if mask.dtype == "bool" else mask.dtype.nbytes
-        offsets["attn_mask"] = size * (sequence * mask.strides[0] + row * mask.strides[1])
-    return offsets

@@ -143,11 +143,11 @@ class TokenCalls(Holdings):
             least 1024 tokens each. A call keeps more memory for them: a float32 row of O for each
             query and part of the longest sequence that there is room for.
         rope : Rope, optional
-            Turn queries by their positions first, in float32; `q` is what it was before that. Such
-            a call is decoded, whatever the number of queries, and `cu_seqlens_q` is refused.
+            Turn queries by their positions first, in float32; `q` is what it was before that.
         positions : array_like of int [batch, n], optional
             With `rope`, where each query is, as for `append`; by default where the token is that it
             stands beside. Queries before the first token, which have none, are turned as it is.
+            With `cu_seqlens_q` they are [total_q], and have to be given where tokens were evicted.
         out : array, optional
             As for `cuattn.attention`.
         stream : int or stream, optional
@@ -170,11 +170,12 @@ class TokenCalls(Holdings):
         -----
         Few queries are decoded: the cache is read once for every 32 rows, which are queries times
         the query heads that share a head of K and V. From 1024 rows of a sequence on, and always
-        with `cu_seqlens_q`, the call is one of `cuattn.attention`, but for one with an `attn_mask`
-        or a `rope`: what the cache has becomes operands of the scheme "int8", in a workspace of 256
-        MiB at most, or of the codes of one head of a sequence if these are more. A longer cache
-        takes several rounds. The workspace is for the longest sequence that there is; in a graph,
-        or where only the GPU knows the lengths, for the capacity.
+        with `cu_seqlens_q`, the call is one of `cuattn.attention`: what the cache has becomes
+        operands of the scheme "int8", in a workspace of 256 MiB at most, or of the codes of one
+        head of a sequence if these are more. A longer cache takes several rounds. The workspace is
+        for the longest sequence that there is; in a graph, or where only the GPU knows the lengths,
+        for the capacity. It is larger by codes of Q, if there are a `rope` or padded heads, and by
+        what is made of an `attn_mask`, of booleans a bit for each query and token.
 
         What an option is decides which kernel is used, not what is in an array: in a graph lengths,
         sinks, slopes and masks may change from one replay to the next.

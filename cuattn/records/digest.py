@@ -75,7 +75,7 @@ CACHES = Part(
     ("append.cu", "offsets.cu", "decode.cu", "append_latent.cu", "decode_latent.cu"), _CACHES
 )
 CHUNKS = Part(
-    (*ATTENTION.kernels, *CACHES.kernels, "cache_operands.cu"),
+    (*ATTENTION.kernels, *CACHES.kernels, "cache_operands.cu", "cache_queries.cu"),
     tuple(sorted({*_ATTENTION, *_CACHES})),
 )
 LANGUAGE_MODEL = Part((*ATTENTION.kernels, *CACHES.kernels), tuple(sorted({*_ATTENTION, *_CACHES})))

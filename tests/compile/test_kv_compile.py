@@ -12,6 +12,7 @@ from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
 from cuattn.kv.operands_spec import OperandsSpec
+from cuattn.kv.queries_spec import QueriesSpec
 from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
@@ -89,6 +90,15 @@ def operands_specs():
     kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE)]
     for head_dim, kind in kinds:
         yield OperandsSpec.of(KVFormat(head_dim, *kind))
+    yield OperandsSpec.of(KVFormat(112, *KINDS[0]))
+
+
+def queries_specs():
+    for i, (rotate, rope) in enumerate(product((True, False), repeat=2)):
+        for j, head_dim in enumerate((48, 80, 112, 128, 256)):
+            if rope or head_dim % 64:
+                kv_format = KVFormat(head_dim, rotate=rotate)
+                yield QueriesSpec.of(kv_format, INPUTS[(i + j) % len(INPUTS)], rope=rope)
 
 
 def decode_specs(arch):
@@ -140,7 +150,8 @@ def bounds(arch):
 
 
 def all_kernels(arch):
-    return [*append_specs(), *offset_specs(), *operands_specs(), *decode_specs(arch)]
+    of_rows = [*operands_specs(), *queries_specs()]
+    return [*append_specs(), *offset_specs(), *of_rows, *decode_specs(arch)]
 
 
 @pytest.mark.parametrize("arch", TARGETS)

@@ -13,6 +13,7 @@ from cuattn.arrays.device import TARGETS, target
 from cuattn.errors import ArgumentError
 from cuattn.kv.listing import kv_formats, kv_specs
 from cuattn.kv.operands_spec import OperandsSpec
+from cuattn.kv.queries_spec import QueriesSpec
 from cuattn.kv.rows import MANY_ROWS
 from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KV_BITS, KV_HEAD_DIMS, KVFormat
@@ -72,6 +73,12 @@ def test_specs_of_operands_are_those_of_the_header():
         assert all(spec.smem_bytes <= facts.max_smem_per_cta for facts in TARGETS.values())
 
 
+def test_specs_of_queries_are_those_of_the_header():
+    spec = QueriesSpec.of(FORMATS["8-padded"], Type.fp16, rope=True)
+    begins_with_its_fields(spec, "kv/queries_spec.cuh")
+    assert (spec.head_dim, spec.channels, spec.tiles(33)) == (96, 80, 2)
+
+
 @pytest.mark.parametrize("cache", call_kernels.CACHES)
 @pytest.mark.parametrize("arch", ["80", "90a"])
 def test_first_calls_of_a_cache_find_their_kernels(cache, arch):
@@ -82,7 +89,7 @@ def test_first_calls_of_a_cache_find_their_kernels(cache, arch):
 
 
 @pytest.mark.parametrize("arch", ["80", "90a"])
-@pytest.mark.parametrize("name", [x for x in FORMATS if "padded" not in x])
+@pytest.mark.parametrize("name", FORMATS)
 def test_many_rows_find_their_kernels(monkeypatch, rng, name, arch):
     pytest.importorskip("cupy")
     from simulated_gpu import SimulatedGPU

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from kv_cases import FORMATS, HEADS, cache_of, tokens
 
-from cuattn.errors import ArgumentError
+from cuattn import Rope
+from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.kv.rows import MANY_ROWS, longest
 from cuattn.reference.decode import decode
 from cuattn.reference.exact import attention as exact
@@ -174,6 +175,56 @@ def test_what_makes_no_sense_is_refused(rng):
         cache.attend(queries(rng, 64), cu_seqlens_q=bounds)
     with pytest.raises(ArgumentError, match=r"q.shape"):
         cache.attend(packed[..., :32], cu_seqlens_q=bounds)
+
+
+MASKS = {
+    "of all": lambda rng: rng.random((BATCH, 1, MANY, 300)) < 0.6,
+    "of some": lambda rng: rng.standard_normal((1, 2 * HEADS, 1, 131)).astype(np.float16),
+    "of few": lambda rng: np.where(rng.random((MANY, 20)) < 0.5, np.float32(0), -np.inf),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_are_of_the_last_tokens(rng, name):
+    cache, k, v = filled(rng, FORMATS["8-rotated"])
+    q, mask = queries(rng, 64), MASKS[name](rng)
+    o, lse = cache.attend(q, attn_mask=mask, return_lse=True)
+    columns = mask.shape[-1]
+    every = np.broadcast_to(mask, (BATCH, 2 * HEADS, MANY, columns))
+    for b, n in ((0, 300), (2, 131)):
+        whole = np.full((1, 2 * HEADS, MANY, n), mask.dtype.type(mask.dtype == bool))
+        some = min(n, columns)
+        whole[..., n - some :] = every[b, ..., columns - some :]
+        kv = (x[b : b + 1, :, :n] for x in (k, v))
+        wanted, of_rows = exact(q[b : b + 1], *kv, is_causal=True, attn_mask=whole)
+        seen = np.isfinite(of_rows[0])
+        np.testing.assert_array_equal(np.isfinite(lse[b]), seen)
+        np.testing.assert_allclose(lse[b][seen], of_rows[0][seen], atol=0.1)
+        assert np.abs(o[b] - wanted[0]).sum() < 0.05 * np.abs(wanted).sum()
+    assert not o[1].any()
+
+
+def test_queries_end_to_end_turn_by_places_that_are_positions(rng):
+    cache, _, _ = filled(rng, FORMATS["8-padded"], page_size=16)
+    angles = np.outer(np.arange(300), 10.0 ** -np.linspace(0, 3, 20))
+    turn = Rope(np.cos(angles), np.sin(angles))
+    turn = Rope(*(x.astype(np.float32) for x in (turn.cos, turn.sin)))
+    q = rng.standard_normal((7, 2 * HEADS, 80)).astype(np.float16)
+    given = {"cu_seqlens_q": np.array([0, 5, 5, 7], np.int32), "rope": turn}
+    o = cache.attend(q, **given)
+    at = [295, 296, 297, 298, 299, 129, 130]
+    np.testing.assert_array_equal(o, cache.attend(q, positions=at, **given))
+    for wrong, message in (
+        ({"positions": [at]}, "positions"),
+        ({"positions": [*at[:6], 300]}, "positions must be from 0 to 299"),
+        ({"rope": Rope(turn.cos[:299], turn.sin[:299])}, "rope.cos.shape"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            cache.attend(q, **given | wrong)
+    cache.evict(0, [1])
+    with pytest.raises(UnsupportedError, match="cu_seqlens_q where tokens are evicted"):
+        cache.attend(q, **given)
+    assert cache.attend(q, positions=at, **given).any()
 
 
 def test_few_lengths_have_plans_of_their_own():

@@ -6,6 +6,7 @@ from kv_cases import FORMATS, HEADS, options, tokens
 
 from cuattn import KVCache, Rope
 from cuattn.kv import prefill
+from cuattn.kv import rows as rows_module
 from cuattn.kv.query import QueryOptions
 from cuattn.kv.rows import MANY_ROWS
 from cuattn.kv.scores import NO_ARRAYS
@@ -38,8 +39,13 @@ def caches(rng, kv_format, counts=(300, 0, 131), **others):
     return found
 
 
-def queries(rng, head_dim, dtype=np.float16):
-    return rng.standard_normal((BATCH, 2 * HEADS, MANY, head_dim)).astype(dtype)
+def queries(rng, head_dim, dtype=np.float16, rows=MANY):
+    return rng.standard_normal((BATCH, 2 * HEADS, rows, head_dim)).astype(dtype)
+
+
+def tables(positions, rope_dim=48):
+    angles = np.outer(np.arange(positions), 10.0 ** -np.linspace(0, 3, rope_dim // 2))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def assert_alike(both, *args, **options):
@@ -58,7 +64,9 @@ SOME = {
 
 
 PLAIN = ["8", "4", "v4-group32-zero", "8-rotated", "nested", "nested-256"]
-PADDED = ["8-padded", "4-padded-group32-zero", "nested-padded", "8-padded-176"]
+PADDED = {name: x for name, x in FORMATS.items() if x.padded != x.head_dim}
+# Kernels of attention have channels between those of its units.
+PADDED["8-176"] = KVFormat(176, rotate=True)
 
 
 @pytest.mark.parametrize("page_size", [0, 16])
@@ -71,79 +79,81 @@ def test_is_that_of_a_cache_in_host_memory(gpu, rng, name, page_size):
     assert "decode" not in gpu.launched
 
 
+# Rows that are many where `few_are_many`.
+FEW = 70
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    """Let fewer rows take the same way, in parts of a head each."""
+    monkeypatch.setattr(rows_module, "MANY_ROWS", 2 * FEW)
+    monkeypatch.setattr(prefill, "WORKSPACE", 1)
+
+
 def masks(rng):
     """Return masks of fewer tokens than there are, of all, and of more."""
-    of_some = rng.random((BATCH, 1, MANY, 70)) < 0.8
-    of_heads = rng.standard_normal((2 * HEADS, MANY, 131)).astype(np.float16)
+    of_some = rng.random((BATCH, 1, FEW, 70)) < 0.8
+    of_heads = rng.standard_normal((2 * HEADS, FEW, 131)).astype(np.float16)
     of_heads[rng.random(of_heads.shape) < 0.3] = -np.inf
     of_rows = (8 * rng.standard_normal((BATCH, 1, 1, 300))).astype(np.float32)
     of_tokens = np.where(rng.random((1, 300)) < 0.5, np.float32(0), np.finfo(np.float32).min)
     return {
         "some": of_some,
         "heads": of_heads,
-        "rows": np.broadcast_to(of_rows, (BATCH, 1, MANY, 300)),
+        "rows": np.broadcast_to(of_rows, (BATCH, 1, FEW, 300)),
         "tokens": of_tokens,
         "booleans of tokens": rng.random(299) < 0.5,
         "none": np.zeros((1, 0), bool),
     }
 
 
+@pytest.mark.usefixtures("few_are_many")
 @pytest.mark.parametrize("name", ["some", "heads", "rows", "tokens", "booleans of tokens", "none"])
-@pytest.mark.parametrize("room", [2**28, 1])
-def test_masks_are_of_the_last_tokens(gpu, rng, monkeypatch, name, room):
-    monkeypatch.setattr(prefill, "WORKSPACE", room)
+def test_masks_are_of_the_last_tokens(gpu, rng, name):
     both = caches(rng, FORMATS["8-rotated"])
     given = {"attn_mask": masks(rng)[name], "window_size": (200, -1)}
-    assert_alike(both, queries(rng, 64), **given)
+    assert_alike(both, queries(rng, 64, rows=FEW), **given)
     assert "decode" not in gpu.launched
     assert ("mask_map" in gpu.launched) == (name != "none")
 
 
-def tables(positions, rope_dim=48):
-    angles = np.outer(np.arange(positions), 10.0 ** -np.linspace(0, 3, rope_dim // 2))
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
+@pytest.mark.usefixtures("few_are_many")
 @pytest.mark.parametrize("name", PADDED)
-@pytest.mark.parametrize("room", [2**28, 1])
-def test_heads_may_be_padded(gpu, rng, monkeypatch, name, room):
-    monkeypatch.setattr(prefill, "WORKSPACE", room)
-    kv_format = KVFormat(176, rotate=True) if name not in FORMATS else FORMATS[name]
-    both = caches(rng, kv_format, page_size=16)
-    q = queries(rng, kv_format.head_dim)
-    o, _ = assert_alike(both, q, softcap=3.0, layout="HND")
+def test_heads_may_be_padded(gpu, rng, name):
+    both = caches(rng, PADDED[name], page_size=16)
+    q = queries(rng, PADDED[name].head_dim, rows=FEW)
+    o, _ = assert_alike(both, q, softcap=3.0)
     packed = np.concatenate(list(q.swapaxes(1, 2)))
-    bounds = MANY * np.arange(BATCH + 1, dtype=np.int32)
+    bounds = FEW * np.arange(BATCH + 1, dtype=np.int32)
     found, _ = assert_alike(both, packed, softcap=3.0, cu_seqlens_q=bounds)
-    np.testing.assert_array_equal(found.reshape(o.swapaxes(1, 2).shape).swapaxes(1, 2), o)
+    np.testing.assert_array_equal(np.stack(np.split(found, BATCH)).swapaxes(1, 2), o)
     assert "decode" not in gpu.launched
     assert gpu.launched.count("cache_queries") == gpu.launched.count("cache_operands")
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("name", ["8-rotated", "8-padded"])
-def test_queries_turn_by_their_positions(gpu, rng, monkeypatch, name, interleaved):
-    monkeypatch.setattr(prefill, "WORKSPACE", 1)
+@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.parametrize(("name", "interleaved"), [("8-rotated", True), ("8-padded", False)])
+def test_queries_turn_by_their_positions(gpu, rng, name, interleaved):
     kv_format = FORMATS[name]
     both = caches(rng, kv_format, page_size=16)
     turn = Rope(*tables(CAPACITY), interleaved)
-    q = queries(rng, kv_format.head_dim)
+    q = queries(rng, kv_format.head_dim, rows=FEW)
     o, _ = assert_alike(both, q, rope=turn)
-    at = np.maximum(np.array([300, 0, 131])[:, None] - MANY + np.arange(MANY), 0)
+    at = np.maximum(np.array([300, 0, 131])[:, None] - FEW + np.arange(FEW), 0)
     turned = rope(q, turn.cos, turn.sin, at, interleaved=interleaved)
     before = both[1].attend(turned).astype(np.float16)
     np.testing.assert_allclose(o, before, rtol=1e-3, atol=4e-3)
     moved = rng.integers(0, CAPACITY, at.shape)
     there, _ = assert_alike(both, q, rope=turn, positions=moved)
-    rows = [MANY, 0, 90]
+    rows = [FEW, 0, 30]
     bounds = np.cumsum([0, *rows]).astype(np.int32)
-    parts = [[x[b, MANY - n :] for b, n in enumerate(rows)] for x in (q.swapaxes(1, 2), moved)]
+    parts = [[x[b, FEW - n :] for b, n in enumerate(rows)] for x in (q.swapaxes(1, 2), moved)]
     packed, positions = map(np.concatenate, parts)
     for given, wanted in (({}, o), ({"positions": positions}, there)):
         found, _ = assert_alike(both, packed, rope=turn, cu_seqlens_q=bounds, **given)
         for b, n in enumerate(rows):
             here = slice(bounds[b], bounds[b + 1])
-            np.testing.assert_array_equal(found[here].swapaxes(0, 1), wanted[b, :, MANY - n :])
+            np.testing.assert_array_equal(found[here].swapaxes(0, 1), wanted[b, :, FEW - n :])
     assert "decode" not in gpu.launched
 
 

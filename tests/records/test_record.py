@@ -88,6 +88,7 @@ OF_PREFILL = ("comparison", "features", "models", "mma_sync", "auto", "chunk", "
 EDITS = {
     "decode.cu": {"cache_accuracy", "decode", "language_model", "chunk"},
     "cache_operands.cu": {"chunk"},
+    "cache_queries.cu": {"chunk"},
     "kv/unit.cuh": {"cache_accuracy", "decode", "language_model", "chunk"},
     "quantize.cu": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},
     "sm90/producer.cuh": {"accuracy", "real_model", "language_model", "prefill", *OF_PREFILL},

@@ -51,7 +51,8 @@ def coded_v(p, spec, kv_shape, source):
     shape = (*kv_shape[:2], blocks)
     in_order = spec.v_scope is Scope.sorted
     count = blocks * BLOCK if in_order else tokens
-    v = decoded(untranspose_v(source.v_codes(blocks), count, head_dim), spec.pv)
+    v = decoded(untranspose_v(source.v_codes(blocks), count, spec.channels_v), spec.pv)
+    v = v[..., :head_dim]
     mean = floats(p["v_mean"], (*kv_shape[:2], head_dim)) if p["v_mean"] else None
     if in_order:
         order = sorted_keys.order_at(p["order"], *kv_shape)
