@@ -55,7 +55,7 @@ struct KeyValues {
   }
 };
 
-// What K's offset is where keys are rotated, with zeros for the channels that pad them; by one warp.
+// What K's offset is where keys are rotated, with zeros in channels that are padding; by one warp.
 template <OperandsSpec S>
 __device__ __forceinline__ void turn_offset(f32* to, const f32* offset) {
   using Lanes = RowLanes<Type::fp32, S.head_dim>;

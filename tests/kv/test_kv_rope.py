@@ -124,7 +124,8 @@ def test_queries_before_the_first_token_and_many_queries(rng):
     o = cache.attend(q, rope=Rope(cos, sin))
     assert not o[:, :, :-3].any()
     assert o[:, :, -3:].any()
-    np.testing.assert_array_equal(o[:, :, -3:], cache.attend(q[:, :, -3:], rope=Rope(cos, sin)))
+    few = cache.attend(q[:, :, -3:], rope=Rope(cos, sin))
+    np.testing.assert_allclose(o[:, :, -3:], few, atol=0.05)  # decoded, with scales of its own
 
 
 WRONG = (
@@ -155,13 +156,6 @@ def test_wrong_tables_and_positions_change_nothing(rng, given, message):
     if "22" not in message:  # the last query stands beside token 20
         with pytest.raises(ArgumentError, match=message):
             cache.attend(k[:, :, :1], **given)
-
-
-def test_packed_queries_are_refused_by_name(rng):
-    cache = cache_of(FORMAT)
-    q = rng.standard_normal((3, HEADS, 64)).astype(np.float16)
-    with pytest.raises(ArgumentError, match=r"rope .*cu_seqlens_q"):
-        cache.attend(q, rope=Rope(*tables(64)), cu_seqlens_q=np.array([0, 1, 2, 3], np.int32))
 
 
 def test_other_names_are_told(rng):
