@@ -15,8 +15,6 @@ struct MaskMapParams {
   const void* mask;    // [batch, heads, rows, keys], of which each but the last may be 1
   u32* bits;           // [batch, heads, rows, bit_words]: bit j of word i is key 32 i + j
   u32* map;            // [batch, heads, ceil(rows / 64), 2, map_words]: AttentionParams::mask_map
-  const i32* lengths;  // [batch], keys of each sequence, of which the last one has the last column;
-                       // those before the first column are seen, and add nothing
   i64 stride_batch;    // of the mask, in elements
   i64 stride_head;
   i64 stride_row;
@@ -28,6 +26,8 @@ struct MaskMapParams {
   i32 map_words;
   i32 tiles;           // of 64 rows, of a head
   i32 columns;         // of the mask, if S.last; else keys
+  const i32* lengths;  // [batch], keys of each sequence, of which the last one has the last column;
+                       // those before the first column are seen, and add nothing
 };
 
 constexpr int kTile = 64;
