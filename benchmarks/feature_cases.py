@@ -32,6 +32,7 @@ __all__ = [
     "CAUSAL",
     "DEEP",
     "DOCUMENTS",
+    "EXPRESSED",
     "FEATURES",
     "HEAD_DIM_V",
     "LONG",
@@ -154,7 +155,8 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }
 
 _SOURCE = ModSource("score_mod", BY_DISTANCE, (("slope", "float32"),))
-_SLOPE = slope_source(_SOURCE, only_past=True)
+# It is linear in the key where no key is behind a row's own.
+EXPRESSED = Rules(score_mod=_SOURCE, score_slope=slope_source(_SOURCE, only_past=True))
 
 # Those of a shape take turns; each stands beside "plain" of the same shape.
 CAUSAL, LONG, WHOLE = (
@@ -169,7 +171,7 @@ FEATURES: dict[Case, tuple[Feature, ...]] = {
         Feature("softcap-50", CAUSAL, Rules(softcap=True)),
         Feature("sinks", CAUSAL, Rules(sinks=True)),
         Feature("alibi", CAUSAL, Rules(alibi=True)),
-        Feature("score-mod", CAUSAL, Rules(score_mod=_SOURCE, score_slope=_SLOPE)),
+        Feature("score-mod", CAUSAL, EXPRESSED),
     ),
     LONG: (Feature("plain", LONG), Feature("window-1023", LONG, Rules(windowed=True))),
     WHOLE: (

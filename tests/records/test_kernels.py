@@ -23,7 +23,6 @@ from cuattn.operands.scores import ALL_KEYS
 from cuattn.plan.kernels import supported
 from cuattn.plan.listing import rate_specs
 from cuattn.specs.attention import AttentionSpec
-from cuattn.specs.mods import ModSource
 from cuattn.specs.rules import MaskKind, Rules
 
 
@@ -65,7 +64,7 @@ CALLS = {
     Rules(windowed=True): (feature_cases.WINDOW,),
     Rules(softcap=True): (ALL_KEYS, 3.0),
     Rules(varlen=True): (ALL_KEYS, 0.0, *NONE, NO_ARRAYS, USED),
-    Rules(score_mod=ModSource(*BY_DISTANCE, (("slope", "float32"),))): (
+    feature_cases.EXPRESSED: (
         *(ALL_KEYS, 0.0, Mods(ModKey(*BY_DISTANCE, ("slope",), ())), None, None),
         ScoreArrays(mods=(VECTOR,)),
     ),
