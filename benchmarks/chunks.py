@@ -28,15 +28,37 @@ from cuattn.kv import rows
 from cuattn.kv.listing import prefill_specs
 from cuattn.kv.operands_spec import OperandsSpec
 from cuattn.kv.options import geometry_of
+from cuattn.kv.queries_spec import QueriesSpec
+from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import decode_spec
+from cuattn.kv_format import KVFormat
+from cuattn.plan.kernels import attention_spec
 from cuattn.records.rows import Timing
+from cuattn.reference.prefill import prefill_scheme
 from cuattn.specs.attention import Type
+from cuattn.specs.mask_map import MaskMapSpec
+from cuattn.specs.rules import MaskKind, Rules
 
-__all__ = ["CASES", "CHUNK", "DECODED", "KIND", "PAGED", "SCHEME", "SDPA", "kernels", "timings"]
+__all__ = [
+    "CASES",
+    "CHUNK",
+    "DECODED",
+    "KIND",
+    "MASK",
+    "PAGED",
+    "ROPE",
+    "SCHEME",
+    "SDPA",
+    "kernels",
+    "kernels_of_options",
+    "timings",
+]
 
 KIND = "chunk"
 # What is timed of a cache, besides one in one piece.
 PAGED, DECODED = "paged-16", "decoded"
+# Options of calls: a mask of booleans that hides a tenth of the tokens, and queries that turn.
+MASK, ROPE = "attn-mask", "rope"
 PAGE_SIZE = 16
 SCHEME = "int8"
 
@@ -50,6 +72,9 @@ CHUNK = Case(
     is_causal=True,
 )
 CASES = [replace(CHUNK, seqlen_q=n) for n in (32, 64, 128, 256, 512)]
+
+# Of a head of K and V.
+_ROWS = CHUNK.num_q_heads // CHUNK.num_kv_heads * CHUNK.seqlen_q
 
 ROUNDS, WARMUP = 15, 3
 # Fillings of the cache between two calls, which draw much power.
@@ -65,7 +90,7 @@ class _Call(NamedTuple):
 
 
 def timings(left_out: LeftOut) -> Iterator[Timing]:
-    """Yield the times of all cases; of the longest chunk also those of pages and of PyTorch.
+    """Yield the times of all cases; of the longest chunk also of pages, options and PyTorch.
 
     Parameters
     ----------
@@ -86,13 +111,29 @@ def timings(left_out: LeftOut) -> Iterator[Timing]:
 
 def kernels(facts: Target) -> Iterator[Spec]:
     """Yield the kernels of our calls, to be compiled beforehand."""
-    for options in caches.SCHEMES.values():
-        sizes = CHUNK.batch, CHUNK.num_kv_heads, CHUNK.head_dim, CHUNK.seqlen_kv
-        kv_format = geometry_of(*sizes, **options).kv_format
-        group = CHUNK.num_q_heads // CHUNK.num_kv_heads
-        yield decode_spec(kv_format, Type.fp16, group * CHUNK.seqlen_q, facts)
+    for kv_format in _formats():
+        yield decode_spec(kv_format, Type.fp16, _ROWS, facts)
         yield OperandsSpec.of(kv_format)
         yield from prefill_specs(kv_format, Type.fp16, facts)
+    yield from kernels_of_options(facts)
+
+
+def kernels_of_options(facts: Target) -> Iterator[Spec]:
+    """Yield those that only calls with options have."""
+    yield MaskMapSpec(MaskKind.bits, last=True)
+    for kv_format in _formats():
+        for features in (Features(attn_mask=Extra.boolean), Features(rope=True)):
+            yield decode_spec(kv_format, Type.fp16, _ROWS, facts, features)
+        yield QueriesSpec.of(kv_format, Type.fp16, rope=True)
+        rules = Rules(attn_mask=MaskKind.bits, varlen=True)
+        scheme = prefill_scheme(kv_format.rotate, smoothed=True)
+        yield attention_spec(scheme, CHUNK.head_dim, Type.fp16, True, facts, rules=rules)
+
+
+def _formats() -> Iterator[KVFormat]:
+    for options in caches.SCHEMES.values():
+        sizes = CHUNK.batch, CHUNK.num_kv_heads, CHUNK.head_dim, CHUNK.seqlen_kv
+        yield geometry_of(*sizes, **options).kv_format
 
 
 def _ours(case: Case) -> Iterator[_Call]:
@@ -109,9 +150,27 @@ def _ours(case: Case) -> Iterator[_Call]:
         if case == CHUNK:
             paged = caches.filled(case, scheme, page_size=PAGE_SIZE)
             yield _Call(ours.NAME, scheme, family, PAGED, _attend(q, paged, 0))
+            for name, given in _options(case).items():
+                yield _Call(ours.NAME, scheme, family, name, _attend(q, cache, 0, **given))
+                decoded = _attend(q, cache, 2**31, **given)
+                yield _Call(ours.NAME, scheme, caches.FAMILY, f"{name}-{DECODED}", decoded)
 
 
-def _attend(q: Any, cache: cuattn.KVCache, many_rows: int) -> Callable[[], object]:
+def _options(case: Case) -> dict[str, dict[str, object]]:
+    import cupy
+
+    shape = case.seqlen_q, case.seqlen_kv
+    mask = cupy.random.default_rng(0).random(shape, dtype="float32") < 0.9
+    pairs = case.head_dim // 2
+    turns = 10000.0 ** -(cupy.arange(pairs) / pairs)
+    angles = cupy.arange(case.seqlen_kv)[:, None] * turns
+    rope = cuattn.Rope(cupy.cos(angles).astype("float32"), cupy.sin(angles).astype("float32"))
+    return {MASK: {"attn_mask": mask}, ROPE: {"rope": rope}}
+
+
+def _attend(
+    q: Any, cache: cuattn.KVCache, many_rows: int, **options: object
+) -> Callable[[], object]:
     """Return a call that is one of many rows from so many on; made once, to compile and plan."""
     import cupy
 
@@ -119,7 +178,7 @@ def _attend(q: Any, cache: cuattn.KVCache, many_rows: int) -> Callable[[], objec
 
     def run() -> Any:
         with _many_rows(many_rows):
-            return cache.attend(q, out=out)
+            return cache.attend(q, out=out, **options)
 
     run()
     return run

@@ -232,7 +232,7 @@ ALONE = {
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),
     "decode": Phase(_decode, 90),
-    "chunk": Phase(_chunk, 45),
+    "chunk": Phase(_chunk, 60),
     "ring": Phase(_ring, 75),
     "first_calls": Phase(_first_calls, 90),
 }

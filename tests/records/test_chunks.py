@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import chunks, phases, tables
-from benchmarks.chunks import CASES, CHUNK, DECODED, PAGED, SDPA
+from benchmarks.chunks import CASES, CHUNK, DECODED, MASK, PAGED, ROPE, SDPA
 from cuattn.arrays.device import target
 from cuattn.bench.ours import Run
 from cuattn.choice.timing import Median
@@ -29,7 +29,9 @@ class Cache:
     def __init__(self, case, scheme, page_size=0):
         self.kind = case.seqlen_q, scheme, page_size
 
-    def attend(self, q, out):
+    def attend(self, q, out, attn_mask=None, rope=None):
+        assert attn_mask is None or attn_mask.shape == (CHUNK.seqlen_q, CHUNK.seqlen_kv)
+        assert rope is None or rope.cos.shape == (CHUNK.seqlen_kv, CHUNK.head_dim // 2)
         Cache.seen += ((*self.kind, rows.MANY_ROWS),)
         return out
 
@@ -75,6 +77,8 @@ def test_every_number_of_queries_goes_both_ways(found):
             assert ways == {0, 2**31}
     whole = {(t.scheme, t.feature) for t in found if t.seqlen_q == CHUNK.seqlen_q}
     assert whole >= {("kv-int8", PAGED), ("kv-int4", PAGED), ("fp16", None)}
+    for option in (MASK, ROPE):
+        assert whole >= {("kv-int8", option), ("kv-int4", f"{option}-{DECODED}")}
     assert before == rows.MANY_ROWS
     assert {phases.of_timing(t) for t in found} == {"chunk"}
     assert all(t.tops and t.kernel_ms for t in found)
@@ -107,7 +111,9 @@ def test_what_was_not_measured_is_left_open():
 
 
 def test_kernels_are_compiled_beforehand():
-    entries = [spec.entry for spec in chunks.kernels(target("90a"))]
-    assert {"decode", "cache_operands", "quantize"} <= {*entries}
+    of_options = {*chunks.kernels_of_options(target("90a"))}
+    specs = {*chunks.kernels(target("90a"))}
+    assert {"decode", "cache_operands", "quantize"} <= {spec.entry for spec in specs - of_options}
+    assert {"decode", "mask_map", "cache_queries"} <= {spec.entry for spec in of_options}
     listed = kv_specs([128], ["float16"], [8, 4], target("90a"))
-    assert {*chunks.kernels(target("90a"))} <= {*listed}
+    assert specs - of_options <= {*listed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.chunks import CASES, CHUNK, DECODED, KIND, PAGED, SCHEME, SDPA
+from benchmarks.chunks import CASES, CHUNK, DECODED, KIND, MASK, PAGED, ROPE, SCHEME, SDPA
 from cuattn.bench.caches import SCHEMES
 from cuattn.bench.series import Series
 from cuattn.records.rows import shape_of
@@ -18,7 +18,15 @@ OF_ATTENTION = (0.85, 0.75)
 OF_ONE_PIECE = 0.95
 FASTER = 1.3
 
-_TITLES = {None: "", PAGED: ", pages of 16 tokens", DECODED: ", decoded"}
+_TITLES = {
+    None: "",
+    PAGED: ", pages of 16 tokens",
+    DECODED: ", decoded",
+    MASK: ", a mask of booleans",
+    f"{MASK}-{DECODED}": ", a mask of booleans, decoded",
+    ROPE: ", queries that turn",
+    f"{ROPE}-{DECODED}": ", queries that turn, decoded",
+}
 # Who is timed, and how.
 _NAMES = [
     (SCHEME, None),
