@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_type_hints
 
+from .common.public import class_naming_keywords
 from .errors import ArgumentError
 
 __all__ = ["INTEGERS", "Scheme", "Scope"]
@@ -22,6 +23,7 @@ FLOAT_O = ("block", "row", "static127", "twin")
 _OF_ALL = ("none", "mean", "robust")
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class Scheme:
     """How one attention call represents Q, K, P and V.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from ..common.public import naming_keywords
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
 from .cuda_runtime import (
     check_after_fork,
@@ -178,6 +179,7 @@ def gpu_status() -> tuple[str, str]:
     return ("ok", str(count)) if count else ("no-gpu", "0 devices")
 
 
+@naming_keywords
 def gpu_available() -> bool:
     """Say whether CuPy's current GPU can be used here, without raising.
 

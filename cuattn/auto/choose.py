@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arrays.device import current_device
-from ..common.public import public
+from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
 from ..presets import AUTO
 from ..records.rows import Shape
@@ -25,6 +25,7 @@ MARGIN = 0.02
 NEIGHBOURS = 2
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class AutoChoice:
     """What `scheme="auto"` is in a call, and why.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.host import heads_first, to_host
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError
 from ..kv.cache import KVCache
 from ..kv.fine import fine_tokens
@@ -23,7 +24,7 @@ from ..reference.metrics import metrics, relative_l2
 from .error_report import Backend
 from .progress import Stages
 
-__all__ = ["AgeErrors", "CacheErrorReport", "measure_cache", "runs_of_ages"]
+__all__ = ["AgeErrors", "CacheErrorReport", "check_options", "measure_cache", "runs_of_ages"]
 
 # Of `KVCache`: these follow from the arrays.
 _FROM_ARRAYS = ("self", "batch", "num_kv_heads", "head_dim", "capacity", "device")
@@ -56,6 +57,7 @@ class AgeErrors:
     output: float
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class CacheErrorReport:
     """Distance of `KVCache.attend` from attention in float64; `str` shows it as a table.
@@ -110,6 +112,21 @@ class CacheErrorReport:
         return "\n".join(lines)
 
 
+def check_options(cache: object) -> None:
+    """Check what `measure_error` is given for `cache`, but for the values of the options.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no mapping of options of `KVCache`, or one is that of its sizes or its device.
+    """
+    if not isinstance(cache, Mapping):
+        expected = 'a mapping of options of KVCache, such as {"bits": 4}, or None'
+        raise ArgumentError("cache", cache, expected)
+    if unknown := [name for name in cache if name not in OPTIONS]:
+        raise ArgumentError("cache", unknown, f"options of KVCache: some of {OPTIONS}")
+
+
 def measure_cache(
     given: Mapping[str, Any],
     arrays: Mapping[str, Any],
@@ -131,7 +148,7 @@ def measure_cache(
     arrays : mapping of {"q", "k", "v"} to array
         What the cache takes, in the layout.
     options : mapping of str to object
-        Those of `KVCache` but for the sizes and the device.
+        Those that `check_options` lets pass.
     on_gpu : bool
     scale, is_causal, layout, reference
         As for `measure_error`.
@@ -141,10 +158,8 @@ def measure_cache(
     Raises
     ------
     ArgumentError
-        If an option is none of `KVCache`'s, or is wrong.
+        If an option is wrong.
     """
-    if unknown := [name for name in options if name not in OPTIONS]:
-        raise ArgumentError("cache", unknown, f"options of KVCache: some of {OPTIONS}")
     q, k, v = (given[name] for name in "qkv")
     shape = Shape.of(q.shape, k.shape, v.shape)
     if v.shape[3] != shape.head_dim or not shape.seqlen_kv:

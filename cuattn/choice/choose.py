@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
 from ..presets import PRESETS
 from ..reference.arrays import Progress
@@ -79,6 +80,7 @@ class Candidate:
         )
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class Choice:
     """A scheme, and the table by which it was chosen; `str` shows it.
@@ -120,6 +122,7 @@ class Choice:
         return "\n".join(lines)
 
 
+@public
 def choose_scheme(
     q: Any,
     k: Any,

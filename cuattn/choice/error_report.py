@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..common.public import class_naming_keywords
 from ..reference.arrays import Shape
 from ..reference.by_row import RowErrors
 from ..scheme import Scheme
@@ -14,6 +15,7 @@ __all__ = ["Backend", "ErrorReport"]
 Backend = Literal["gpu", "emulation"]
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class ErrorReport:
     """Distance of one scheme's output from attention in float64; `str` shows it as a table.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..arrays.device import gpu_status
 from ..arrays.host import HostArray, heads_first, to_host
 from ..attention import attention
+from ..common.public import public
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..reference import attribute, exact
@@ -21,7 +22,7 @@ from ..reference.masking import operations
 from ..reference.metrics import metrics
 from ..reference.rounding import HalfType
 from ..scheme import Scheme
-from .cache_error import CacheErrorReport, measure_cache
+from .cache_error import CacheErrorReport, check_options, measure_cache
 from .error_report import ErrorReport
 from .progress import Stages
 from .score_options import ScoreOptions, refuse_options
@@ -73,6 +74,7 @@ def measure_error(
 ) -> CacheErrorReport: ...
 
 
+@public
 def measure_error(
     q: Any,
     k: Any,
@@ -130,6 +132,8 @@ def measure_error(
         If the GPU cannot run the scheme.
     """
     scheme = resolve(scheme)
+    if cache is not None:
+        check_options(cache)
     host = [to_host(x, name) for name, x in (("q", q), ("k", k), ("v", v))]
     values = [heads_first(x.values, layout) for x in host]
     shape = Shape.of(*(x.shape for x in values))

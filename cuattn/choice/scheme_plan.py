@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias
 
+from ..common.public import class_naming_keywords, public
 from ..common.typed_json import read, write
 from ..errors import ArgumentError
 from ..reference.arrays import Progress
@@ -41,6 +42,7 @@ class _Document:
     entries: list[_Entry]
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class SchemePlan:
     """The scheme of each layer: ``plan["layer 3"]``, or at a time step ``plan["layer 3", 10]``.
@@ -127,6 +129,7 @@ class SchemePlan:
             ) from None
 
 
+@public
 def plan_schemes(
     layers: Mapping[Key, tuple[Any, Any, Any]],
     *,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..reference.arrays import Progress
@@ -17,6 +18,7 @@ from .error_report import ErrorReport
 __all__ = ["TwinSearch", "search_twin"]
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class TwinSearch:
     """The result of a search for `p_split`; `str` shows it as a table.
@@ -39,6 +41,7 @@ class TwinSearch:
         return "\n".join(lines)
 
 
+@public
 def search_twin(
     q: Any,
     k: Any,

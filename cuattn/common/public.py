@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import KeywordError
 
-__all__ = ["naming_keywords", "public"]
+__all__ = ["check_keywords", "class_naming_keywords", "naming_keywords", "public"]
 
+C = TypeVar("C", bound=type)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,6 +48,9 @@ _SAME = [
     )
 ]
 _GROUP = {name: group for group in _SAME for name in group}
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_OF_METHODS = ("self", "cls", "_cls")
 
 # What others can be told and is never different here.
 _NONE_AS = {
@@ -94,7 +98,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 return untraced(*args, **kwargs)
             return function(*args, **kwargs)
         except TypeError:
-            _check_keywords(function, kwargs)
+            _check_own_keywords(function, kwargs)
             raise
 
     return _break_graph(called)
@@ -111,10 +115,44 @@ def naming_keywords(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **kwargs)
         except TypeError:
-            _check_keywords(function, kwargs)
+            _check_own_keywords(function, kwargs)
             raise
 
     return called
+
+
+def class_naming_keywords(cls: C) -> C:
+    """Have the constructor and the public methods of a class say which keyword was meant.
+
+    Those of its base classes stay as they are, and so do methods that are `public`.
+    """
+    for name, member in [*vars(cls).items()]:
+        kind = type(member) if isinstance(member, (staticmethod, classmethod)) else None
+        function = member.__func__ if kind else member
+        if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
+            continue
+        if name in ("__init__", "__new__") or not name.startswith("_"):
+            named = naming_keywords(function)
+            setattr(cls, name, kind(named) if kind else named)
+    return cls
+
+
+def check_keywords(given: Mapping[str, Any], *functions: Callable[..., Any]) -> None:
+    """Check that each keyword is one of these functions'.
+
+    Raises
+    ------
+    KeywordError
+        Naming the one that was meant.
+    """
+    known: dict[str, None] = {}
+    for function in functions:
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind in _BY_NAME and name not in _OF_METHODS:
+                known[name] = None
+    for name, value in given.items():
+        if name not in known:
+            raise KeywordError(name, value, _meant(name, [*known])) from None
 
 
 def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
@@ -136,11 +174,11 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 _made_untraced: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
-def _check_keywords(function: Callable[..., Any], given: dict[str, Any]) -> None:
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
-    for name, value in given.items():
-        if name not in known:
-            raise KeywordError(name, value, _meant(name, known)) from None
+def _check_own_keywords(function: Callable[..., Any], given: dict[str, Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    # What takes any keyword knows itself for whom they are.
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        check_keywords(given, function)
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -149,4 +187,6 @@ def _meant(name: str, known: list[str]) -> str:
     if not same and lower in _NONE_AS:
         return f"none, as {_NONE_AS[lower]}"
     close = same or get_close_matches(lower, known, 1, 0.7)
-    return repr(close[0]) if close else f"one of {known}"
+    if close:
+        return repr(close[0])
+    return f"one of {known}" if known else "none"

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.caller import Caller, device_of, on_device
 from ..arrays.view import CUDA, cupy_module
-from ..common.public import public
+from ..common.public import check_keywords, class_naming_keywords, public
 from ..errors import ArgumentError
 from ..kv.cache import KVCache
 from ..merging import merge_states
@@ -23,6 +23,7 @@ from .placement import token_axis
 __all__ = ["DistributedKVCache"]
 
 
+@class_naming_keywords
 class DistributedKVCache:
     """Quantized keys and values of sequences, of which each rank holds a part of the tokens.
 
@@ -76,6 +77,7 @@ class DistributedKVCache:
             "options": {name: repr(value) for name, value in sorted(options.items())},
         }
         try:
+            check_keywords(options, DistributedKVCache.__init__, KVCache.__init__)
             if isinstance(interleave, bool) or not isinstance(interleave, int) or interleave < 1:
                 raise ArgumentError("interleave", interleave, "a number of tokens, at least 1")
             if options.get("window") is not None:

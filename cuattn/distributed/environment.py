@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
+from ..common.public import naming_keywords
 from ..errors import ArgumentError, UnsupportedError
 from .group import Group, check_timeout
 from .mpi import MPIGroup
@@ -30,6 +31,7 @@ _OF_MPI = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID")
 
 
+@naming_keywords
 def from_environment(transport: Transport = None, *, timeout: float = 300.0) -> Group:
     """Return the group of all processes that ``mpiexec`` or ``torchrun`` has started.
 

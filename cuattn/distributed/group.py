@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from ..common.public import class_naming_keywords, naming_keywords
 from ..errors import ArgumentError, RankTimeoutError
 from .arrays import copy_bytes
 from .side_stream import is_on_gpu
@@ -34,6 +35,7 @@ class Done:
         """Return at once."""
 
 
+@class_naming_keywords
 class Group(ABC):
     """Ranks that attend together.
 
@@ -209,6 +211,7 @@ class Subgroup(Group):
         self._group.synchronize(timeout)
 
 
+@naming_keywords
 def nodes(group: Group, size: int) -> tuple[Group, Group]:
     """Return this rank's node, and the ranks with its number in all nodes, as `usp_attention` has.
 

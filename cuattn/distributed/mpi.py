@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.public import class_naming_keywords
 from ..errors import UnsupportedError
 from .group import Group, Message, Transfer, poll
 from .staging import StagedTransfer, Staging
@@ -16,6 +17,7 @@ __all__ = ["MPIGroup", "mpi_module"]
 _TAG = 8
 
 
+@class_naming_keywords
 class MPIGroup(Group):
     """Ranks of an MPI communicator; arrays of a GPU go through host memory.
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..common.public import class_naming_keywords
 from .arrays import copy_bytes
 from .group import Done, Group, Message, Transfer
 
 __all__ = ["MutedGroup"]
 
 
+@class_naming_keywords
 class MutedGroup(Group):
     """Ranks of a group that send only once.
 

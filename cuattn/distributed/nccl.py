@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arrays.streams import is_capturing
 from ..arrays.view import cupy_module
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError, DistributedError, UnsupportedError
 from .group import Done, Group, Message, Transfer, poll
 from .side_stream import OnStream, SideStream, is_on_gpu
@@ -32,6 +33,7 @@ class Control(Protocol):
         """See `Group.barrier`; a rank may end behind it."""
 
 
+@class_naming_keywords
 class NCCLGroup(Group):
     """Ranks that have a GPU each; the current one of CuPy, when it is made.
 

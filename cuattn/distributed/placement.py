@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.public import naming_keywords
 from ..errors import ArgumentError
 from .arrays import concat, rows
 
@@ -36,6 +37,7 @@ class Run(NamedTuple):
     tokens: int
 
 
+@naming_keywords
 def positions(
     total: int, size: int, rank: int, placement: Placement = "zigzag"
 ) -> NDArray[np.intp]:
@@ -68,6 +70,7 @@ def positions(
     return np.concatenate([np.zeros(0, np.intp), *parts]).astype(np.intp)
 
 
+@naming_keywords
 def shard(
     x: Any, size: int, rank: int, placement: Placement = "zigzag", *, layout: str = "HND"
 ) -> Any:
@@ -99,6 +102,7 @@ def shard(
     return parts[0] if len(parts) == 1 else concat(parts, axis)
 
 
+@naming_keywords
 def unshard(shards: Sequence[Any], placement: Placement = "zigzag", *, layout: str = "HND") -> Any:
     """Return an array of all tokens from those of all ranks, in the order of the ranks.
 

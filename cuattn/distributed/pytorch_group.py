@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
 from .group import Group, Message, Transfer, poll
 from .side_stream import OnStream, SideStream, is_on_gpu
@@ -17,6 +18,7 @@ from .staging import StagedTransfer, Staging
 __all__ = ["TorchGroup"]
 
 
+@class_naming_keywords
 class TorchGroup(Group):
     """Ranks of a process group of ``torch.distributed``.
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError
 from ..records.record import Record
 from .call import pieces_of
@@ -20,6 +21,7 @@ __all__ = ["NVLINK", "Engine", "Link", "Prediction", "RateModel"]
 Engine = Literal["ring", "ulysses", "all-gather"]
 
 
+@class_naming_keywords
 class Link(NamedTuple):
     """How fast ranks send: seconds of a message are ``latency + bytes / bandwidth``.
 

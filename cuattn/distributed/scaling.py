@@ -7,6 +7,7 @@ from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
+from ..common.public import class_naming_keywords, naming_keywords
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..records.record import Record, load, records, records_of_several
@@ -16,6 +17,7 @@ from .rates import NVLINK, Engine, Link, Prediction, RateModel
 __all__ = ["ParallelPlan", "nvlink", "plan_parallel"]
 
 
+@class_naming_keywords
 @dataclass(frozen=True)
 class ParallelPlan:
     """Predictions for a shape, the fastest first; `str()` says them in a table.
@@ -47,6 +49,7 @@ class ParallelPlan:
         return "\n".join(lines)
 
 
+@naming_keywords
 def plan_parallel(
     shape: tuple[int, int, int, int],
     gpus: int,
@@ -115,6 +118,7 @@ def plan_parallel(
     return ParallelPlan(gpus, tuple(order), model.gpu)
 
 
+@naming_keywords
 @lru_cache(1)
 def nvlink() -> Link:
     """Return what NCCL has been seen to do over NVLink between H200.

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ..arrays.caller import stream_at
 from ..arrays.device import gpu_available
 from ..arrays.view import cupy_module
+from ..common.public import class_naming_keywords, naming_keywords
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
 from .arrays import copy_bytes
 from .group import Done, Group, Message, Transfer
@@ -27,6 +28,7 @@ __all__ = ["VirtualGroup", "run_virtual", "single"]
 T = TypeVar("T")
 
 
+@class_naming_keywords
 class VirtualGroup(Group):
     """A rank of `run_virtual`; see `Group`.
 
@@ -180,6 +182,7 @@ class _OtherRankFailedError(DistributedError):
     """A rank stops because another one has raised, which is what the caller is told."""
 
 
+@naming_keywords
 def run_virtual(size: int, function: Callable[[Group], T], *, timeout: float = 300.0) -> list[T]:
     """Call a function once for each rank of a group in this process, and return all results.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any, Literal, NoReturn, SupportsIndex
 
+from ..common.public import check_keywords, class_naming_keywords
 from ..errors import UnsupportedError
 from .device import new_memory
 from .files import read, restore
@@ -16,6 +17,7 @@ from .token_calls import TokenCalls
 __all__ = ["KVCache"]
 
 
+@class_naming_keywords
 class KVCache(TokenCalls, SequenceCalls):
     """Quantized keys and values of several sequences, for decoding.
 
@@ -162,6 +164,7 @@ class KVCache(TokenCalls, SequenceCalls):
         ArgumentError
             If one is wrong.
         """
+        check_keywords(options, KVCache)
         geometry = geometry_of(batch, num_kv_heads, head_dim, capacity, **options)
         check_choices(smooth_k, device)
         return geometry.nbytes(smooth_k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any
 
+from ..common.public import class_naming_keywords
 from ..kv_format import KVFormat
 from ..reference.kv_cache import CachedOperand
 from .contents import cached_operands, values
@@ -14,6 +15,7 @@ from .lengths import Lengths
 __all__ = ["Holdings"]
 
 
+@class_naming_keywords
 class Holdings(Lengths):
     """What a `KVCache` says of itself; nothing here changes it."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.view import Array
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError, UnsupportedError
 from ..reference.arrays import whole_numbers
 from .host_state import HostState
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 
+@class_naming_keywords
 @dataclass(frozen=True, eq=False)
 class Rope:
     """Tables of a rotary embedding, which `KVCache.append` turns keys by and `attend` queries.

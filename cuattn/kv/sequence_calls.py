@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays.caller import device_of
 from ..arrays.view import CPU
+from ..common.public import class_naming_keywords
 from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
 from ..reference.arrays import whole_numbers
@@ -20,6 +21,7 @@ from .plans import Plan, reordered, reserving, truncated
 __all__ = ["SequenceCalls"]
 
 
+@class_naming_keywords
 class SequenceCalls(Lengths):
     """What a cache does with sequences as they are, whatever a token is."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.public import public
+from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
 from ..operands.scores import ALL_KEYS, checked_window
 from .append import append_on_device
@@ -18,6 +18,7 @@ from .rope import GivenRope, Rope
 __all__ = ["TokenCalls"]
 
 
+@class_naming_keywords
 class TokenCalls(Holdings):
     """What a `KVCache` does with new tokens and with queries."""
 

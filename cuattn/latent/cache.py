@@ -6,7 +6,7 @@ from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal, NoReturn, SupportsIndex
 
-from ..common.public import public
+from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError, UnsupportedError
 from ..kv.device import DeviceMemory, new_memory
 from ..kv.files import restore, write
@@ -23,6 +23,7 @@ from .units import read_tokens
 __all__ = ["LatentKVCache"]
 
 
+@class_naming_keywords
 class LatentKVCache(SequenceCalls):
     """Latent vectors and rotary keys of several sequences, for decoding in the absorbed form.
 

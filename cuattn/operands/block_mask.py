@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..arrays.host import score_values
 from ..arrays.view import CUDA, View, cupy_module, view_cupy
+from ..common.public import class_naming_keywords
 from ..common.sizes import ceil_div
 from ..specs.mask_map import MAP_TILE
 from .masks import MaskBlocks
@@ -18,6 +19,7 @@ from .masks import MaskBlocks
 __all__ = ["BlockMask"]
 
 
+@class_naming_keywords
 class BlockMask:
     """What `cuattn.attention` makes of an `attn_mask`, made once: `cuattn.block_mask` makes it.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays.view import CPU, CUDA, check_address, cupy_module, view_cupy
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError
 from ..reference.quantize import Quantized, block_of, scope_of
 from ..reference.rotation import butterflies, hadamard_block, signs
@@ -28,6 +29,7 @@ __all__ = ["QuantizedTensor"]
 _ALIGNMENT = 16
 
 
+@class_naming_keywords
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedTensor:
     """Codes of Q, K or V with what they mean; `cuattn.quantize` makes them.

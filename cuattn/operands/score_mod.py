@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
+from ..common.public import class_naming_keywords
 from ..errors import ArgumentError
 from ..reference.mods import PLACE, check_reference
 from ..specs.mods import ModName
@@ -55,6 +56,7 @@ class _Mod:
         return ModKey(self.argument, self.text, tuple(self.arrays), tuple(numbers))
 
 
+@class_naming_keywords
 @dataclass(frozen=True, eq=False)
 class ScoreMod(_Mod):
     """An expression in CUDA C++ that a logit becomes; for ``score_mod`` of `cuattn.attention`.
@@ -106,6 +108,7 @@ class ScoreMod(_Mod):
     given: ClassVar[tuple[str, ...]] = ("score", *PLACE)
 
 
+@class_naming_keywords
 @dataclass(frozen=True, eq=False)
 class MaskMod(_Mod):
     """An expression in CUDA C++ that says whether a row sees a key; see `ScoreMod`.
