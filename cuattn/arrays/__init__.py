@@ -3,5 +3,5 @@
 `device` has the facts of GPUs, `caller` the library and the stream of a call, `overlap` whether two
 arrays share memory.
 
-May import `errors` and `reference`.
+May import `errors`, `common` and `reference`.
 """

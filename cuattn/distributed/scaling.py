@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ..common.public import class_naming_keywords, naming_keywords
+from ..common.sizes import is_whole_number
 from ..errors import ArgumentError
 from ..presets import resolve
 from ..records.record import Record, load, records, records_of_several
@@ -72,7 +74,7 @@ def plan_parallel(
     bandwidth : float or Link, optional
         Bytes a second that a rank sends while it receives as many; by default `nvlink()`.
     num_kv_heads : int, optional
-        `num_q_heads` by default.
+        `num_q_heads` by default, which it divides.
     is_causal : bool
         With placement "zigzag" in the ring and in all-gather.
     scheme : str
@@ -99,15 +101,10 @@ def plan_parallel(
     merging, bytes over the rate of a copy. A ring's step takes as long as computing or sending,
     whichever is longer, and sending disturbs no computing.
     """
+    _check_sizes(shape, gpus, num_kv_heads)
+    link = _link(bandwidth)
     batch, heads, tokens, head_dim = shape
     kv_heads = heads if num_kv_heads is None else num_kv_heads
-    for name, x in (("gpus", gpus), ("num_kv_heads", kv_heads), *zip("bhnd", shape, strict=True)):
-        if isinstance(x, bool) or not isinstance(x, int) or x < 1:
-            raise ArgumentError(name, x, "a whole number, at least 1")
-    given = nvlink() if bandwidth is None else bandwidth
-    link = given if isinstance(given, Link) else Link(float(given))
-    if not link.bandwidth > 0:
-        raise ArgumentError("bandwidth", bandwidth, "bytes a second, above 0")
     carrier = Carrier(resolve(scheme), wire, batch, kv_heads, head_dim, head_dim, "float16", "HND")
     model = RateModel.of(_record(record), carrier, heads, head_dim, is_causal)
     alone = model.of_one(tokens)
@@ -116,6 +113,29 @@ def plan_parallel(
         found.append(model.ulysses(tokens, gpus, link, alone))
     order = sorted(found, key=lambda x: x.seconds)
     return ParallelPlan(gpus, tuple(order), model.gpu)
+
+
+def _check_sizes(shape: Any, gpus: Any, num_kv_heads: Any) -> None:
+    is_shape = isinstance(shape, (tuple, list)) and len(shape) == 4
+    if not is_shape or not all(is_whole_number(x) and x >= 1 for x in shape):
+        expected = "(batch, num_q_heads, tokens, head_dim), whole numbers from 1 on"
+        raise ArgumentError("shape", shape, expected)
+    if not is_whole_number(gpus) or gpus < 1:
+        raise ArgumentError("gpus", gpus, "a whole number from 1 on")
+    if num_kv_heads is None:
+        return
+    if not is_whole_number(num_kv_heads) or num_kv_heads < 1 or shape[1] % num_kv_heads:
+        expected = f"a whole number that divides the {shape[1]} heads of Q"
+        raise ArgumentError("num_kv_heads", num_kv_heads, expected)
+
+
+def _link(bandwidth: Any) -> Link:
+    link = nvlink() if bandwidth is None else bandwidth
+    if isinstance(link, (int, float)):
+        link = Link(link)
+    if not isinstance(link, Link) or not link.bandwidth > 0:
+        raise ArgumentError("bandwidth", bandwidth, "bytes a second, above 0, or a Link")
+    return link
 
 
 @naming_keywords

@@ -99,8 +99,12 @@ def _check(host_state: HostState, what: str) -> None:
         raise UnsupportedError(f"{what}, and a graph that shortens sequences would not know of it")
 
 
-def _count(x: Any) -> int:
-    return len(x) if hasattr(x, "__len__") else -1
+def _count(pages: Any) -> int:
+    try:
+        return len(pages)
+    except TypeError:
+        expected = "a list of places in the page table, such as [0, 1]"
+        raise ArgumentError("pages", pages, expected) from None
 
 
 def _eviction(

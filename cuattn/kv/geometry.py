@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS, KVFormat
 
 __all__ = ["KVGeometry"]
-
-# Tokens of a page; 0 keeps each sequence in one piece.
-_PAGE_SIZES = (0, 16, 32, 64, 128, 256)
 
 # Kernels count tokens of a sequence, and heads of all sequences, in 32-bit integers.
 _MAX_TOKENS = 2**30
@@ -49,7 +46,7 @@ class KVGeometry:
     capacity : int
         Most tokens of a sequence.
     page_size : int
-        Tokens of a page, a power of two from 16 to 256; 0 if every sequence lies in one piece.
+        Tokens of a page, one of `page_sizes`; 0 if every sequence lies in one piece.
     num_pages : int
         Pages of all sequences; `batch` if `page_size` is 0.
     first, recent : int
@@ -77,6 +74,9 @@ class KVGeometry:
     window: int = field(default=0, metadata=ADDED)
     sink_tokens: int = field(default=0, metadata=ADDED)
 
+    # Tokens that a page may have.
+    page_sizes: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256)
+
     def __post_init__(self) -> None:
         sizes = ("batch", "num_kv_heads", "capacity")
         for name, most in zip(sizes, (_MAX_AXIS, _MAX_AXIS, _MAX_TOKENS), strict=True):
@@ -86,8 +86,9 @@ class KVGeometry:
         if self.batch * self.num_kv_heads > _MAX_HEADS:
             heads = self.batch * self.num_kv_heads
             raise ArgumentError("batch", self.batch, f"at most {_MAX_HEADS} heads, not {heads}")
-        if not is_whole_number(self.page_size) or self.page_size not in _PAGE_SIZES:
-            raise ArgumentError("page_size", self.page_size, "a power of two from 16 to 256, or 0")
+        if not is_whole_number(self.page_size) or self.page_size not in (0, *self.page_sizes):
+            expected = f"one of {self.page_sizes}, or 0 for no pages"
+            raise ArgumentError("page_size", self.page_size, expected)
         least = 1 if self.page_size else self.batch
         if not is_whole_number(self.num_pages) or not least <= self.num_pages <= _MAX_PAGES:
             expected = f"a whole number from {least} to {_MAX_PAGES}"
@@ -102,12 +103,15 @@ class KVGeometry:
         self._check_window()
 
     def _check_window(self) -> None:
-        for name, needs in (("window", "page_size"), ("sink_tokens", "window")):
+        for name, needs, without in (
+            ("window", "page_size", "None without pages, as page_size is 0"),
+            ("sink_tokens", "window", "0 without a window, beside which they are kept"),
+        ):
             value = getattr(self, name)
             if not is_whole_number(value) or not 0 <= value <= _MAX_TOKENS:
                 raise ArgumentError(name, value, f"a whole number from 0 to {_MAX_TOKENS}")
             if value and not getattr(self, needs):
-                raise ArgumentError(name, value, f"None or 0, unless there is a {needs}")
+                raise ArgumentError(name, value, without)
         least = self.sink_pages * self.page_size + self.window + self.page_size - 1
         if self.window and self.capacity < least:
             expected = f"at least {least} for a window of {self.window}, whose oldest page is whole"

@@ -76,7 +76,7 @@ class HostState(NamedTuple):
             If there are none, or they are the caller's.
         """
         if self.pages is None:
-            raise UnsupportedError(f"{what}, of which a cache without a page_size has none")
+            raise UnsupportedError(f"{what}: it needs a cache with a page_size, which here is 0")
         if not self.pages.is_own:
             raise UnsupportedError(f"{what}, and set_page_table has made them the caller's")
 

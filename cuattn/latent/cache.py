@@ -126,9 +126,9 @@ class LatentKVCache(SequenceCalls):
             The 512 channels that the up-projection of K has been absorbed into, then the 64 rotary
             ones. Any number of heads. Otherwise as `latent` of `append`.
         scale : float
-            Factor of the logits: that of the model, which its head dimension before the absorption
-            decides, such as ``192**-0.5`` times YaRN's factor in DeepSeek-V3. 576 says nothing of
-            it, so there is no default.
+            Factor of the logits, above 0: that of the model, which its head dimension before the
+            absorption decides, such as ``192**-0.5`` times YaRN's factor in DeepSeek-V3. 576 says
+            nothing of it, so there is no default.
         is_causal : bool
             Hide the tokens behind a query's own.
         layout : {"HND", "NHD"}

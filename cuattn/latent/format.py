@@ -31,8 +31,6 @@ ROPE_DTYPES = ("bfloat16", "float16")
 # Tokens of a unit, the smallest piece of memory of this cache.
 LATENT_UNIT_TOKENS = 64
 
-_PAGE_SIZES = (0, 64, 128, 256)
-
 
 @dataclass(frozen=True)
 class LatentFormat(KVFormat):
@@ -87,11 +85,10 @@ class LatentGeometry(KVGeometry):
 
     kv_format: LatentFormat
 
+    page_sizes: ClassVar[tuple[int, ...]] = (64, 128, 256)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.page_size not in _PAGE_SIZES:
-            expected = "64, 128 or 256, or 0"
-            raise ArgumentError("page_size", self.page_size, expected)
         if self.num_kv_heads != 1:
             raise ArgumentError("num_kv_heads", self.num_kv_heads, "1 in a latent cache")
         _check_defaults(self, [x for x in fields(self) if x.default is not MISSING])

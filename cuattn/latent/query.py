@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 from ..arrays.view import Array
@@ -78,9 +79,10 @@ class LatentQuery:
             raise ArgumentError("q.shape", q.shape, expected)
         if operand.heads * operand.tokens * QUERY > _MAX_ROWS:
             raise ArgumentError("q.shape", q.shape, f"of at most {_MAX_ROWS} elements")
-        if options.scale is None:
-            expected = "a number: that of the model, such as 192**-0.5 in DeepSeek-V3"
-            raise ArgumentError("scale", None, expected)
+        given = options.scale
+        if isinstance(given, bool) or not isinstance(given, Real) or given == 0:
+            expected = "a number above 0: that of the model, such as 192**-0.5 in DeepSeek-V3"
+            raise ArgumentError("scale", given, expected)
         scale = checked_scale(options.scale, QUERY)
         flags = bool(options.is_causal), bool(options.return_lse)
         return cls(operand, scale, *flags, layout, q.device)

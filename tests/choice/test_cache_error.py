@@ -139,6 +139,8 @@ def test_runs_of_ages_end_where_bits_change(tokens, few, expected):
     ("change", "message"),
     [
         ({"cache": {"bit": 4}}, r"cache must be options of KVCache: some of \['bits', .*'bit'"),
+        ({"cache": 4}, 'cache must be a mapping of options of KVCache, such as {"bits": 4}, .* 4'),
+        ({"cache": "int4"}, "cache must be a mapping .* got 'int4'"),
         ({"cache": {"capacity": 4096}}, "cache must be options of KVCache"),
         ({"cache": {"bits": 5}}, "bits must be"),
         ({"cache": {}, "scheme": "fp16"}, "scheme must be left out with cache"),

@@ -57,6 +57,17 @@ def test_the_plan_takes_the_fastest():
     [
         ((SHAPE, 0), {}, "gpus must be a whole number"),
         ((SHAPE, 2, -1.0), {}, "bandwidth must be bytes a second"),
+        (
+            (SHAPE, 2, "fast"),
+            {},
+            "bandwidth must be bytes a second, above 0, or a Link, got 'fast'",
+        ),
+        ((SHAPE[1:], 2), {}, r"shape must be \(batch, num_q_heads, tokens, head_dim\), whole"),
+        (
+            (SHAPE, 2),
+            {"num_kv_heads": 7},
+            "num_kv_heads must be .* divides the 32 heads of Q, got 7",
+        ),
         ((SHAPE, 2), {"scheme": "int9"}, "scheme must be"),
         (((1, 32, 4096, 72), 2), {}, "scheme must be one that the record has times of"),
     ],
@@ -64,6 +75,12 @@ def test_the_plan_takes_the_fastest():
 def test_mistakes_are_named(arguments, options, message):
     with pytest.raises(ArgumentError, match=message):
         plan_parallel(*arguments, **options)
+
+
+def test_the_command_refuses_heads_that_no_call_could_have(capsys):
+    assert main(["scale", "--kv-heads", "7"]) == 2
+    message = "num_kv_heads must be a whole number that divides the 32 heads of Q, got 7"
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_says_that_it_predicts(capsys):

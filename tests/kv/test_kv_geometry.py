@@ -52,8 +52,17 @@ def test_sizes_that_kernels_take(sizes):
             "batch must be at most 1048576 heads, not 1049600, got 1024",
         ),
         *(
-            ({"page_size": n}, f"page_size must be a power of two from 16 to 256, or 0, got {n}")
+            (
+                {"page_size": n},
+                f"page_size must be one of (16, 32, 64, 128, 256), or 0 for no pages, got {n}",
+            )
             for n in (8, 17, 512, -16, 16.0, False)
+        ),
+        ({"window": 64}, "window must be None without pages, as page_size is 0, got 64"),
+        ({"window": 0}, "window must be a whole number from 1 on, or None, got 0"),
+        (
+            {"sink_tokens": 16},
+            "sink_tokens must be 0 without a window, beside which they are kept, got 16",
         ),
         ({"num_pages": 3}, "num_pages must be None, unless there is a page_size, got 3"),
         (

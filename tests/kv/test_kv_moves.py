@@ -144,7 +144,7 @@ def test_what_is_reordered_to_itself_is_left_alone(rng):
         (lambda c: c.evict(3, [0]), "sequence", "a sequence from 0 to 2"),
         (lambda c: c.evict(0, [3]), "pages", "from 0 to 2: before that of the last token"),
         (lambda c: c.evict(0, [1, 1]), "pages", "different places in the page table"),
-        (lambda c: c.evict(0, 1), "pages", "whole numbers"),
+        (lambda c: c.evict(0, 1), "pages", "a list of places in the page table"),
         (lambda c: c.evict(0, [0.5]), "pages", "whole numbers"),
         (lambda c: c.evict(1, [0]), "pages", "of which there are none"),
     ],
@@ -165,7 +165,7 @@ def test_pages_of_the_caller_are_not_shared_or_given_back(device, rng):
     for call in (lambda: cache.fork(0, 1), lambda: cache.evict(0, [0])):
         with pytest.raises(UnsupportedError, match="set_page_table has made them the caller's"):
             call()
-    with pytest.raises(UnsupportedError, match="a cache without a page_size has none"):
+    with pytest.raises(UnsupportedError, match="a cache with a page_size, which here is 0"):
         filled(rng, device).evict(0, [0])
 
 

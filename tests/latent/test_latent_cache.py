@@ -148,8 +148,11 @@ def test_layouts_and_outputs(rng):
     [
         ({"batch": 0}, "batch must be a whole number"),
         ({"capacity": 0}, "capacity must be a whole number"),
-        ({"page_size": 16}, "page_size must be 64, 128 or 256, or 0, got 16"),
-        ({"page_size": 60}, "page_size must be"),
+        (
+            {"page_size": 16},
+            r"page_size must be one of \(64, 128, 256\), or 0 for no pages, got 16",
+        ),
+        ({"page_size": 3}, r"page_size must be one of \(64, 128, 256\), or 0 for no pages, got 3"),
         ({"num_pages": 4}, "num_pages must be None"),
         ({"rope_dtype": "float32"}, "rope_dtype must be one of"),
         ({"device": "gpu"}, "device must be"),
@@ -205,7 +208,10 @@ def test_no_more_tokens_than_there_is_room_for(rng):
         ),
         ({"q": np.zeros((2, 2, 1, 576), np.float16)}, "q.shape"),
         ({"q": np.zeros((3, 2, 1, 576))}, "q.dtype"),
-        ({"scale": None}, "scale must be a number: that of the model"),
+        *(
+            ({"scale": x}, "scale must be a number above 0: that of the model, such as .*, got")
+            for x in (None, 0, 0.0, "0.1", True)
+        ),
         ({"scale": -1.0}, "scale"),
         ({"is_causal": 1}, "is_causal"),
         ({"return_lse": None}, "return_lse"),
@@ -285,7 +291,7 @@ def test_sequences_become_others_and_lose_pages(gpu, rng, page_size):
         wanted = quantize_latent(latent[1:2, :1], rope[1:2, :1], "bfloat16")
         np.testing.assert_array_equal(found.codes[1, 200:], wanted.codes[0])
         if not page_size:
-            with pytest.raises(UnsupportedError, match="a cache without a page_size"):
+            with pytest.raises(UnsupportedError, match="a cache with a page_size, which here is 0"):
                 cache.evict(1, [0])
             continue
         cache.evict(1, [1])
