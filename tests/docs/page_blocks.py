@@ -99,7 +99,7 @@ def cuattn_command(command):
 def alike(shown, printed):
     """Whether output is as shown: equal words, and numbers that differ by little.
 
-    Rounding depends on the BLAS. "…" stands for the rest of a line, and alone for any lines; an
+    Rounding depends on the BLAS, by less than what is shown. "…" stands for the rest of a line, and alone for any lines; an
     empty text stands for any output.
     """
     if not shown.strip():
@@ -132,4 +132,4 @@ def _same_word(wanted, found):
     if not (_NUMBER.match(wanted) and _NUMBER.match(found)):
         return wanted == found
     x, y = (float(word.rstrip(",%")) for word in (wanted, found))
-    return abs(x - y) <= 0.05 * max(abs(x), abs(y)) + 1e-4
+    return abs(x - y) <= 0.01 * max(abs(x), abs(y)) + 1e-4

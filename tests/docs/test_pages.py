@@ -92,7 +92,7 @@ def test_code_that_needs_a_gpu_compiles(page):
     ("shown", "printed", "answer"),
     [
         ("a 1.00 b\n", "a 1.01  b\n", True),
-        ("a 1.00 b\n", "a 1.2 b\n", False),
+        ("a 1.00 b\n", "a 1.02 b\n", False),
         ("a 1.00\n", "b 1.00\n", False),
         ("a …\n", "a b c\n", True),
         ("a\n…\nd\n", "a\nb\nc\nd\n", True),

@@ -16,13 +16,13 @@ class Simulated(Place):
         return x
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(history=histories())
 def test_any_history_on_the_host(history):
     live(HOST, history)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(history=histories())
 def test_any_history_of_calls_on_a_simulated_gpu(history):
     pytest.importorskip("cupy")

@@ -37,6 +37,7 @@ def gpu(request, monkeypatch):
     return SimulatedGPU(monkeypatch, gpu_of(request.param))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda x: "-".join(x) or "plain")
@@ -56,6 +57,7 @@ def test_sequences_that_lie_end_to_end(gpu, rng, scheme, dtype, options):
     assert np.isnan(lse[:, end:]).all()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_sequences_in_slots(gpu, rng, scheme, dtype):
@@ -72,6 +74,7 @@ def test_sequences_in_slots(gpu, rng, scheme, dtype):
         np.testing.assert_allclose(o[b], expected, atol=tolerance(scheme))
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dims", [(40, 72), (72, 40)], ids=str)
 def test_v_of_another_head_dim(gpu, rng, scheme, dims):
