@@ -156,19 +156,24 @@ def test_kernels(arch, part):
     assert complaints(chosen()[arch][part::PARTS], arch, bounds(arch)) == ""
 
 
-@pytest.mark.parametrize("preset", ["int8", "int8-block", "int4"])
+# What quantizes sorted keys, keys in their order, and to 4 bits.
+QUANTIZING = ("int8", "int8-block", "int4")
+
+
+@pytest.mark.parametrize("preset", QUANTIZING)
 @pytest.mark.parametrize("arch", WHOLE)
 def test_rotated_rows_stay_in_registers(arch, preset):
     """What a lane has of them is chosen to fill the registers: they must not spill."""
+    first = (WHOLE.index(arch) + QUANTIZING.index(preset)) % 2
     specs = [
         QuantizeSpec.of(PRESETS[preset], list(DTYPES.values())[i % 3], head_dim, aligned=True)
-        for i, head_dim in enumerate(HEAD_DIMS, len(preset))
+        for i, head_dim in enumerate(HEAD_DIMS[first::2], QUANTIZING.index(preset))
     ]
     assert all(spec.rotate for spec in specs)
     assert complaints(specs, arch, lambda spec: {"max_spill": QUANTIZER_SPILL}) == ""
 
 
-# Of V another one than of Q and K.
+# Of V another one than of Q and K. Each scheme has each, and each mask with some.
 VALUE_DIMS = ((192, 128), (128, 64), (64, 128), (96, 256))
 
 
@@ -178,10 +183,9 @@ def test_kernels_with_a_head_dim_of_v(arch, dims):
     head_dim, head_dim_v = dims
     specs = []
     for i, scheme in enumerate(supported(target(arch), [PRESETS[x] for x in OF_VALUE_DIMS])):
-        dtype = list(DTYPES.values())[i % 3]
-        for is_causal in (False, True):
-            kind = scheme, head_dim, dtype, is_causal, target(arch)
-            specs.append(attention_spec(*kind, head_dim_v=head_dim_v))
+        dtype, is_causal = list(DTYPES.values())[i % 3], (i + VALUE_DIMS.index(dims)) % 2 == 1
+        kind = scheme, head_dim, dtype, is_causal, target(arch)
+        specs.append(attention_spec(*kind, head_dim_v=head_dim_v))
         specs.append(QuantizeSpec.of(scheme, dtype, head_dim, i % 2 == 0, head_dim_v=head_dim_v))
     assert complaints(specs, arch, bounds(arch)) == ""
 
@@ -208,12 +212,13 @@ def test_kernels_of_many_channels(arch):
     assert complaints(specs, arch, bounds(arch)) == ""
 
 
-@pytest.mark.parametrize("dims", [(256, 32), (192, 96), (32, 256)], ids=str)
-@pytest.mark.parametrize("preset", ["int8", "int8-block", "int4"])
-def test_quantizers_of_very_different_rows(preset, dims):
+@pytest.mark.parametrize("preset", QUANTIZING)
+def test_quantizers_of_very_different_rows(preset):
     specs = [
-        QuantizeSpec.of(PRESETS[preset], dtype, dims[0], aligned=True, head_dim_v=dims[1])
-        for dtype in (Type.fp16, Type.fp32)
+        QuantizeSpec.of(PRESETS[preset], dtype, head_dim, aligned=True, head_dim_v=head_dim_v)
+        for dtype, (head_dim, head_dim_v) in zip(
+            (Type.fp16, Type.fp32, Type.fp32), ((256, 32), (192, 96), (32, 256)), strict=True
+        )
     ]
     assert complaints(specs, "90a", bounds("90a")) == ""
 

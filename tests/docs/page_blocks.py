@@ -99,8 +99,8 @@ def cuattn_command(command):
 def alike(shown, printed):
     """Whether output is as shown: equal words, and numbers that differ by little.
 
-    Rounding depends on the BLAS, by less than what is shown. "…" stands for the rest of a line, and alone for any lines; an
-    empty text stands for any output.
+    Rounding depends on the BLAS, hardly by as much as is shown. "…" stands for the rest of a line,
+    and alone for any lines; an empty text stands for any output.
     """
     if not shown.strip():
         return True

@@ -16,13 +16,6 @@ from simulated_gpu import SimulatedGPU
 OTHERS = [{}, {"page_size": 16, "num_pages": 12}, {"smooth_k": False}]
 
 
-@pytest.fixture(params=["cpu", None], ids=["host", "gpu"])
-def device(request, monkeypatch):
-    if request.param is None:
-        SimulatedGPU(monkeypatch)
-    return request.param
-
-
 @pytest.mark.parametrize("others", OTHERS, ids=str)
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_a_copy_goes_its_own_way(device, rng, others, copied):

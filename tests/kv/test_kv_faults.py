@@ -29,13 +29,6 @@ FILES = {str(path) for path in ROOM.glob("*.py")} - {str(ROOM / "units.py")}
 ERRORS = (KeyboardInterrupt, MemoryError)
 
 
-@pytest.fixture(params=["cpu", None], ids=["host", "gpu"])
-def device(request, monkeypatch):
-    if request.param is None:
-        SimulatedGPU(monkeypatch)
-    return request.param
-
-
 @contextmanager
 def fault(error, at):
     """Raise an error at a line of the room, counted from 0 as they are executed."""

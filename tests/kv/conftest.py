@@ -1,0 +1,14 @@
+"""What tests of the KV cache ask for by name."""
+
+import pytest
+
+
+@pytest.fixture(params=["cpu", None], ids=["host", "gpu"])
+def device(request, monkeypatch):
+    """Return where a cache is: in host memory, or on a simulated GPU."""
+    if request.param is None:
+        pytest.importorskip("cupy")
+        from simulated_gpu import SimulatedGPU
+
+        SimulatedGPU(monkeypatch)
+    return request.param
