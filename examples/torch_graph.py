@@ -18,6 +18,8 @@ def step(q, k, v):
 
 
 def main():
+    if not torch.cuda.is_available():
+        raise SystemExit("torch_graph.py needs a GPU that PyTorch can use: there is none here")
     torch.manual_seed(0)
     shape = (1, 8, 512, 64)
     q, k, v = (torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(3))

@@ -51,6 +51,13 @@ def test_programs_say_what_came_out(torch_op, torch_sdpa, capsys):
     assert "3 by cuattn (int8), 1 not (left out)" in capsys.readouterr().out
 
 
+def test_graph_program_says_that_it_needs_a_gpu(monkeypatch):
+    with examples("torch_graph") as torch_graph:
+        monkeypatch.setattr(torch_graph.torch.cuda, "is_available", lambda: False)
+        with pytest.raises(SystemExit, match="needs a GPU that PyTorch can use"):
+            torch_graph.main()
+
+
 @pytest.mark.gpu
 @pytest.mark.usefixtures("torch")
 def test_graph_program_says_what_came_out(capsys):
