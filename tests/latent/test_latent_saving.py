@@ -110,7 +110,7 @@ CHANGES = {
     "bits": (lambda a, g: g["kv_format"].update(k_bits=4), "k_bits must be 8 in a latent cache"),
     "nested": (lambda a, g: g["kv_format"].update(nested=True), "nested must be False"),
     "heads": (lambda a, g: g.update(num_kv_heads=2), "num_kv_heads must be 1"),
-    "pages": (lambda a, g: g.update(page_size=16), "page_size must be 64, 128 or 256"),
+    "pages": (lambda a, g: g.update(page_size=16), r"page_size must be one of \(64, 128, 256\)"),
     "window": (lambda a, g: g.update(page_size=64, window=100), "window must be 0"),
     "no format": (lambda a, g: g.pop("kv_format"), "with the keys"),
     "lengths": (lambda a, g: g.update(capacity=100), "lengths must be from 0 to 100"),
