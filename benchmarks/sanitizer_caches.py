@@ -47,6 +47,7 @@ CACHES = [
         queries=130,
         scores=("window_size", "softcap", "sinks", "alibi_slopes"),
     ),
+    Small(112, (8, 2), ((20, 300), (1, 1)), queries=260, scores=("attn_mask", "rope")),
     Small(64, (4, 1), ((7,), (9,)), queries=9, options={"k_bits": 4, "v_bits": 8}),
     # Channels that are padded.
     Small(80, (4, 1), ((130, 3), (1, 1)), dtype="float32"),
@@ -91,6 +92,7 @@ def run(small: Small) -> None:
         "sinks": cupy.asarray(rng.standard_normal(q_heads).astype(np.float32)),
         "attn_mask": cupy.asarray(rng.random((batch, 1, small.queries, 40)) < 0.5),
         "alibi_slopes": cupy.asarray(rng.random((batch, q_heads)).astype(np.float16)),
+        "rope": cuattn.Rope(*cupy.asarray(rng.random((2, capacity, 24)).astype(np.float32))),
     }
     given: dict[str, Any] = {name: scores[name] for name in small.scores}
     q = drawn(q_heads, small.queries)

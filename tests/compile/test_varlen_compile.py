@@ -9,6 +9,7 @@ from helpers.compile_check import complaints
 from cuattn.arrays.device import target
 from cuattn.plan.kernels import attention_spec
 from cuattn.presets import PRESETS
+from cuattn.reference.prefill import prefill_scheme
 from cuattn.specs.attention import AttentionSpec, Scope, Type
 from cuattn.specs.quantize import QuantizeSpec
 from cuattn.specs.rotate import RotateSpec
@@ -41,6 +42,10 @@ def attending(arch):
     for name in SCHEMES:
         kind = PRESETS[name], 192, Type.fp16, True, target(arch)
         yield attention_spec(*kind, rules=RULES[0], head_dim_v=128)
+    for head_dim, of_mask in ((64, MaskKind.fp16), (128, MaskKind.fp32)):
+        kind = prefill_scheme(True, True), head_dim, Type.fp16, head_dim == 64, target(arch)
+        rules = Rules(varlen=True, attn_mask=of_mask, mask_last=True)
+        yield attention_spec(*kind, rules=rules)
 
 
 def preparing():
