@@ -12,7 +12,7 @@ from cuattn.arrays.device import Device, target
 from cuattn.arrays.view import Array
 from cuattn.compile import launch
 from cuattn.compile.jit import Spec
-from cuattn.kv import append as kv_append
+from cuattn.kv import append_call as kv_append
 from cuattn.kv import attend as kv_attend
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv_format import KVFormat

@@ -15,21 +15,64 @@ struct HeadRows {
   i64 stride;  // bytes
 };
 
+// Whose tokens a CTA has.
+struct CtaTokens {
+  int sequence;
+  int kv_head;
+  int head;   // counts through the batch
+  int batch;  // where they are in the caller's arrays, and from which row on
+  int first;
+  int piece;  // units of so many CTAs are before its own
+  int count;  // of the sequence, if they lie end to end
+};
+
+// Of tokens that lie end to end, CTAs of a head take shares in their order: those of part i, which
+// begins at row r, are from r / kShare + 2 i on. Two more than it has rows for are enough, as its
+// first token may lie anywhere in a unit. cuattn/kv/spec.py counts them all.
+template <AppendSpec S>
+__device__ __forceinline__ CtaTokens cta_tokens(const AppendParams& p) {
+  constexpr int kUnits = S.num_threads / kWarpSize / 2;
+  const auto pieces = [](int tokens) { return ceil_div(most_units(tokens), kUnits); };
+  if constexpr (S.packed) {
+    constexpr int kShare = kUnits * kUnitTokens;
+    __shared__ OwnSpan own;
+    if (threadIdx.x == 0) own = {0, 0, 0, 0};
+    __syncthreads();
+    const int share = blockIdx.x % p.packed.shares;
+    const OwnSpan found = found_span<S.num_threads>(p, threadIdx.x, [&](const Span& of) {
+      const int ahead = share - of.first / kShare - 2 * of.part;
+      return ahead < pieces(of.count) ? ahead : -1;
+    });
+    if (found.count) own = found;
+    __syncthreads();
+    const int kv_head = blockIdx.x / p.packed.shares;
+    const int head = own.sequence * p.store.num_kv_heads + kv_head;
+    return {own.sequence, kv_head, head, 0, own.first, own.ahead, own.count};
+  } else {
+    const int ctas = pieces(p.seqlen);
+    const int head = blockIdx.x / ctas;
+    const int sequence = head / p.store.num_kv_heads;
+    const int kv_head = head % p.store.num_kv_heads;
+    return {sequence, kv_head, head, sequence, 0, static_cast<int>(blockIdx.x % ctas), 0};
+  }
+}
+
 template <Type In>
-__device__ __forceinline__ HeadRows rows_of(const AppendParams& p, bool values, int sequence,
-                                            int kv_head) {
+__device__ __forceinline__ HeadRows rows_of(const AppendParams& p, bool values,
+                                            const CtaTokens& own) {
   const i64 batch = values ? p.v_stride_batch : p.k_stride_batch;
   const i64 head = values ? p.v_stride_head : p.k_stride_head;
   const i64 token = values ? p.v_stride_token : p.k_stride_token;
   const char* first = static_cast<const char*>(values ? p.v : p.k);
-  return {first + (sequence * batch + kv_head * head) * bytes_of(In), token * bytes_of(In)};
+  const i64 element = own.batch * batch + own.kv_head * head + own.first * token;
+  return {first + element * bytes_of(In), token * bytes_of(In)};
 }
 
 // What keys of a sequence turn by, if they do.
 struct KeyTurns {
   const AppendParams& p;
   HeadRows from;
-  int sequence;
+  const CtaTokens& own;
   int length;
 };
 
@@ -48,10 +91,11 @@ __device__ __forceinline__ FloatRows<Rows> floats_of(const Rows& rows,
       const int row = fresh.first + token;
       const bool exists = fresh.has(token);
       const int place = turns.length + row;
+      const int at = turns.own.first + row;
       const int position =
-          exists ? position_of(rope, turns.sequence, row, turns.p.seqlen, place) : 0;
-      const char* at = turns.from.first + row * turns.from.stride;
-      return TokenTurn<In>(rope, at, position, exists)(channel, y);
+          exists ? position_of(rope, turns.own.batch, at, turns.p.seqlen, place) : 0;
+      const char* from = turns.from.first + row * turns.from.stride;
+      return TokenTurn<In>(rope, from, position, exists)(channel, y);
     });
     x.subtract(vector);
     return x;
@@ -156,32 +200,30 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
 
   const int warp = threadIdx.x / kWarpSize;
   const bool of_values = warp % 2;
-  const int pieces = ceil_div(most_units(p.seqlen), kUnits);
-  const int head = blockIdx.x / pieces;
-  const int sequence = head / p.store.num_kv_heads;
-  const int kv_head = head % p.store.num_kv_heads;
+  const CtaTokens own = cta_tokens<S>(p);
+  const int sequence = own.sequence;
   Rows rows;
   typename Rows::Vector vector;
-  const HeadRows from = rows_of<S.input>(p, of_values, sequence, kv_head);
+  const HeadRows from = rows_of<S.input>(p, of_values, own);
   // What does not depend on the length is under way before that is there.
   if constexpr (S.single) {
     if (warp < 2) {
       rows.template load<S.aligned, S.channels>(from.first, 0, {0, 1}, of_values);
-      if (!of_values && p.store.k_offset) vector.load(p.store.k_offset, head, S.channels);
+      if (!of_values && p.store.k_offset) vector.load(p.store.k_offset, own.head, S.channels);
     }
   }
   const int length = p.store.lengths[sequence];
-  const int ahead = blockIdx.x % pieces * kUnits + warp / 2;  // of the first unit of them all
+  const int ahead = own.piece * kUnits + warp / 2;  // of the first unit of them all
   const int unit = length / kUnitTokens + ahead;
   // Counts may be wrong, which only the whole CTA finds; no other rows are read for all that.
-  const int count = min_of(count_of(p, sequence), p.seqlen);
+  const int count = S.packed ? own.count : min_of(count_of<false>(p, sequence), p.seqlen);
   int coarse = 0;
   if constexpr (S.nested) {
     coarse = coarse_after(p.store, p.store.coarse[sequence], length, length + count);
   }
   const NewTokens fresh{ahead * kUnitTokens - length % kUnitTokens, count};
-  AppendEnd append_end(p);
-  const bool refused = __syncthreads_or(lacks_room<S.num_threads>(p));
+  AppendEnd<S.packed> append_end(p);
+  const bool refused = __syncthreads_or(lacks_room<S.num_threads, S.packed>(p));
   const bool ends = warp == kWarps - 1;
   if (ends) append_end.arrive(p);
 
@@ -192,19 +234,19 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
       rows.template load<S.aligned, S.channels>(from.first, from.stride, fresh, of_values);
     }
     const int page = page_of(p.store, sequence, unit);
-    u8* to = unit_address(p.store, page, kv_head, unit, Unit<S>::kBytes);
+    u8* to = unit_address(p.store, page, own.kv_head, unit, Unit<S>::kBytes);
     Image& image = reinterpret_cast<Image*>(smem)[warp];
     const bool has_offset = !of_values && p.store.k_offset &&
                             unit * kUnitTokens >= bare_tokens(p.store, sequence);
     if constexpr (S.single) {
       if (!has_offset) vector = {};
     } else {
-      if (has_offset) vector.load(p.store.k_offset, head, S.channels);
+      if (has_offset) vector.load(p.store.k_offset, own.head, S.channels);
     }
-    const KeyTurns turns{p, from, sequence, length};
+    const KeyTurns turns{p, from, own, length};
     if constexpr (S.nested) {
       const bool fine = is_fine(p.store, coarse, unit);
-      u8* lower = fine ? fine_address(p.store, head, unit, Unit<S>::kBytes) : nullptr;
+      u8* lower = fine ? fine_address(p.store, own.head, unit, Unit<S>::kBytes) : nullptr;
       if (of_values) {
         append_nested<S, true>(to, lower, rows, fresh, vector, turns, image);
       } else {

@@ -1,25 +1,50 @@
 // Quantizes new tokens into the units of a latent cache, a warp each.
 #include "kv/latent_unit.cuh"
 
+// The token of a warp: it is the sequence's own one with number `ahead`. If tokens do not lie end to
+// end, `count` is not said.
+template <LatentAppendSpec S>
+__device__ __forceinline__ OwnSpan own_token(const AppendParams& p) {
+  constexpr int kTokens = S.num_threads / kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
+  if constexpr (S.packed) {
+    const int row = blockIdx.x * kTokens + warp;
+    const OwnSpan found =
+        found_span<kWarpSize>(p, threadIdx.x % kWarpSize, [&](const Span& of) {
+          const int ahead = row - of.first;
+          return ahead < of.count ? ahead : -1;
+        });
+    const int lane = max_of(__ffs(__ballot_sync(0xffffffffu, found.count != 0)) - 1, 0);
+    const auto of_lane = [&](int x) { return __shfl_sync(0xffffffffu, x, lane); };
+    return {of_lane(found.sequence), of_lane(found.first), of_lane(found.count),
+            of_lane(found.ahead)};
+  } else {
+    const int pieces = ceil_div(p.seqlen, kTokens);
+    const int sequence = blockIdx.x / pieces;
+    return {sequence, 0, 0, static_cast<int>(blockIdx.x % pieces * kTokens + warp)};
+  }
+}
+
 template <LatentAppendSpec S>
 __device__ __forceinline__ void append_latent(const AppendParams& p) {
   using Scale = Scaling<Type::int8, 8>;
   constexpr int kTokens = S.num_threads / kWarpSize;  // of a CTA
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
-  const int pieces = ceil_div(p.seqlen, kTokens);
-  const int sequence = blockIdx.x / pieces;
-  const int row = blockIdx.x % pieces * kTokens + warp;
+  const OwnSpan own = own_token<S>(p);
+  const int sequence = own.sequence;
+  const int row = own.ahead;
   const int length = p.store.lengths[sequence];
-  const int count = min_of(count_of(p, sequence), p.seqlen);
-  AppendEnd append_end(p);
-  const bool refused = __syncthreads_or(lacks_room<S.num_threads>(p));
+  const int count = S.packed ? own.count : min_of(count_of<false>(p, sequence), p.seqlen);
+  AppendEnd<S.packed> append_end(p);
+  const bool refused = __syncthreads_or(lacks_room<S.num_threads, S.packed>(p));
   const bool ends = warp == kTokens - 1;
   if (ends) append_end.arrive(p);
 
   if (!refused && row < count) {
     const auto row_of = [&](const void* x, i64 batch, i64 token) {
-      return static_cast<const char*>(x) + (sequence * batch + row * token) * bytes_of(S.input);
+      const i64 element = S.packed ? (own.first + row) * token : sequence * batch + row * token;
+      return static_cast<const char*>(x) + element * bytes_of(S.input);
     };
     LatentRow x;
     x.load<S.input>(row_of(p.k, p.k_stride_batch, p.k_stride_token),

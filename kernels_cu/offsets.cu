@@ -11,11 +11,12 @@ constexpr int kFew = 16;
 // Tokens at the beginning of a sequence that do not count: attention sinks.
 constexpr int kSinks = 4;
 
-// `RowGroups::add_rows` of keys that turn by their positions, in the same order.
+// `RowGroups::add_rows` of keys that turn by their positions, in the same order. Those of the
+// sequence have `before` others before them in the caller's arrays.
 template <OffsetSpec S, class Token>
 __device__ __forceinline__ void add_turned(const OffsetParams& p, Moments<S.input, 1>& moments,
-                                           const char* first, i64 stride, int count, int sequence,
-                                           int length, Token token) {
+                                           const char* first, i64 stride, int count, int batch,
+                                           int before, int length, Token token) {
   using Groups = RowGroups<S.input, S.head_dim, S.num_threads>;
   constexpr int kPerWord = Chunk<S.input>::kPerWord;
   if (!Groups::inside(S.head_dim)) return;
@@ -24,7 +25,7 @@ __device__ __forceinline__ void add_turned(const OffsetParams& p, Moments<S.inpu
   for (int i = Groups::group(); i < count; i += Groups::kGroups) {
     const int at = static_cast<int>(token(i));
     const char* row = first + at * stride;
-    const int position = position_of(p.rope, sequence, at, p.seqlen, length + at);
+    const int position = position_of(p.rope, batch, before + at, p.seqlen, length + at);
     const TokenTurn<S.input> turn(p.rope, row, position, true);
     Chunk<S.input> chunk;
     chunk.template load<S.aligned, false>(row + channel * bytes_of(S.input), true);
@@ -50,10 +51,10 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   const int head = blockIdx.x;
   const int sequence = head / p.store.num_kv_heads;
   const int kv_head = head % p.store.num_kv_heads;
-  const int tokens = count_of(p, sequence);
+  const int tokens = count_of<S.packed>(p, sequence);
   const int length = p.store.lengths[sequence];
   // What append.cu will refuse changes nothing here either.
-  if (__syncthreads_or(lacks_room<S.num_threads>(p))) return;
+  if (__syncthreads_or(lacks_room<S.num_threads, S.packed>(p))) return;
   if (length > kFirstTokens || tokens <= 0) return;
   if (length > 0 && (p.store.bare[sequence] == 0 || (p.fixed && p.fixed[sequence]))) return;
   if (length == 0 && kv_head == 0 && threadIdx.x == 0) {
@@ -62,7 +63,11 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   const int skipped = max_of(kSinks - length, 0);
   const int fresh = max_of(tokens - skipped, 0);
 
-  const i64 element = sequence * p.k_stride_batch + kv_head * p.k_stride_head;
+  const int batch = S.packed ? 0 : sequence;
+  int before = 0;
+  if constexpr (S.packed) before = span_of(p, sequence).first;
+  const i64 element =
+      batch * p.k_stride_batch + kv_head * p.k_stride_head + before * p.k_stride_token;
   const char* first = static_cast<const char*>(p.k) + element * bytes_of(S.input);
   const int count = min_of(fresh, kSample);
   const int earlier = max_of(length - kSinks, 0);
@@ -70,7 +75,7 @@ __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   const i64 stride = p.k_stride_token * bytes_of(S.input);
   const auto token = [&](int i) { return skipped + sample_token(i, fresh); };
   if constexpr (S.rope) {
-    add_turned<S>(p, moments, first, stride, count, sequence, length, token);
+    add_turned<S>(p, moments, first, stride, count, batch, before, length, token);
   } else {
     Groups::template add_rows<S.aligned, Groups::kBatch>(moments, first, stride, count,
                                                          Groups::inside(S.head_dim), token);

@@ -150,7 +150,7 @@ class DeviceMemory(Memory):
         """Shorten sequences to at most the lengths in an array of the GPU; waits for nothing."""
         with self.on_device():
             caller = Caller(lengths, stream)
-            seen = self.look_at_integers(caller, lengths, "lengths")
+            seen = self.look_at_integers(caller, lengths, "lengths", self.geometry.batch)
             self.host_state.check_cut(lengths)
             with caller:
                 is_captured = self.is_captured()
@@ -175,8 +175,8 @@ class DeviceMemory(Memory):
         self.check_device(x, name, seen.device)
         return seen
 
-    def look_at_integers(self, caller: Caller, x: Any, name: str) -> View:
-        """Look at an array of one integer for each sequence.
+    def look_at_integers(self, caller: Caller, x: Any, name: str, count: int) -> View:
+        """Look at an array of so many integers.
 
         Raises
         ------
@@ -184,9 +184,8 @@ class DeviceMemory(Memory):
             If it is anything else.
         """
         seen = self.look(caller, x, name)
-        batch = self.geometry.batch
-        if seen.shape != (batch,) or seen.dtype not in ("int32", "int64"):
-            raise ArgumentError(name, x, f"int32 or int64 [{batch}]")
+        if seen.shape != (count,) or seen.dtype not in ("int32", "int64"):
+            raise ArgumentError(name, x, f"int32 or int64 [{count}]")
         if seen.ptr % np.dtype(seen.dtype).itemsize:
             raise ArgumentError(name, x, "at a multiple of the size of its elements")
         return seen

@@ -14,6 +14,7 @@ from ..compile.launch import Buffers
 from ..errors import ArgumentError, UnsupportedError
 from ..operands.operand import compact_strides
 from .device import DeviceMemory
+from .packed_tokens import PackedTokens
 from .rope import GivenRope, RopeSizes, check_places, check_reach, next_positions, places
 
 __all__ = [
@@ -69,19 +70,22 @@ def positions_on_device(
     *,
     behind: int = 0,
     is_shifted: bool = False,
+    packed: PackedTokens | None = None,
 ) -> View | None:
     """Return the positions of rows as kernels read them, None if they are places in sequences.
 
     Parameters
     ----------
     tokens : int
-        Rows of a sequence.
+        Rows of a sequence, or of all that lie end to end.
     counts : ndarray of int64 [batch], optional
         How many of them there are, by default all; on the GPU nobody knows.
     behind : int
         How many of the last tokens of the cache they stand beside.
     is_shifted : bool
         Whether sequences have lost tokens, or are about to.
+    packed : PackedTokens, optional
+        How rows lie end to end.
 
     Raises
     ------
@@ -95,15 +99,18 @@ def positions_on_device(
     x = given.positions
     if x is not None:
         if hasattr(x, "__dlpack_device__") and device_of(x, "positions")[0] != CPU:
-            return _looked_at(memory, caller, x, (batch, tokens))
-        there = given.checked_positions(sizes, (batch, tokens), fresh)
+            shape = (batch, tokens) if packed is None else (tokens,)
+            return _looked_at(memory, caller, x, shape)
+        counted = np.arange(tokens) < fresh[:, None] if packed is None else packed.counted
+        there = given.checked_positions(sizes, counted)
         return view_cupy(memory.sent(there.astype(np.int32)))
     if is_known:
         first = next_positions(state) - behind
         check_reach(sizes, int((first + fresh)[fresh > 0].max(initial=0)))
         if not is_shifted:
             return None
-        return view_cupy(memory.sent(places(first, tokens).astype(np.int32)))
+        at = places(first, tokens) if packed is None else packed.places(first)
+        return view_cupy(memory.sent(at.astype(np.int32)))
     if is_shifted:
         text = "rope where tokens are evicted and only the GPU knows the lengths"
         raise UnsupportedError(f"{text}: give positions")
@@ -134,7 +141,7 @@ def packed_positions(
     if x is not None:
         if hasattr(x, "__dlpack_device__") and device_of(x, "positions")[0] != CPU:
             return _looked_at(memory, caller, x, (tokens,))
-        there = given.checked_positions(sizes, (tokens,))
+        there = given.checked_positions(sizes, np.ones(tokens, np.bool_))
         return view_cupy(memory.sent(there.astype(np.int32)))
     state = memory.host_state
     check_places(state)

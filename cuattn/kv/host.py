@@ -13,19 +13,19 @@ from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..operands.score_arrays import ScoreName
-from ..reference.arrays import whole_counts
 from ..reference.decode import decode
 from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from ..reference.kv_offsets import bare_tokens, offsets
-from .append import token_operands
+from .append_call import token_operands
 from .contents import cached_operands, read_units, write_units
 from .eviction import rolled
 from .fine import fine_places, halves, read_fine
-from .host_arrays import check_in_host_memory, host_signature, of_tokens
+from .host_arrays import fresh_on_host, host_signature, of_tokens
 from .host_prefill import prefill_on_host
 from .host_rope import turned
 from .memory import Memory
 from .moves import evict
+from .packed_tokens import GivenTokens
 from .plans import appended
 from .query import Query, QueryOptions
 from .rope import GivenRope
@@ -40,7 +40,7 @@ def append_on_host(
     memory: Memory,
     k: Any,
     v: Any,
-    counts: Any,
+    given: GivenTokens,
     layout: str,
     stream: Any,
     given_rope: GivenRope | None = None,
@@ -48,15 +48,15 @@ def append_on_host(
     """Do what `KVCache.append` says, of arrays in host memory."""
     with memory.call_on(stream):
         of_k, of_v = host_signature(k, "k"), host_signature(v, "v")
-        token_operands(memory.geometry, of_k, of_v, layout)
-        keys, values = (
-            heads_first(to_host(x, name).values, layout) for name, x in (("k", k), ("v", v))
-        )
-        if counts is not None and hasattr(counts, "__dlpack_device__"):
-            check_in_host_memory(counts, "counts")
-        fresh = whole_counts("counts", counts, memory.geometry.batch, keys.shape[2])
+        sequences = given.checked_sequences(memory.geometry.batch)
+        tokens, _ = token_operands(memory.geometry, of_k, of_v, layout, sequences is not None)
+        fresh, packed = fresh_on_host(memory, given, sequences, tokens.tokens)
+        both = [to_host(x, name).values for name, x in (("k", k), ("v", v))]
+        if packed is not None:
+            both, layout = [packed.by_sequence(x) for x in both], "NHD"
+        keys, values = (heads_first(x, layout) for x in both)
         if given_rope is not None:
-            keys = turned(memory, given_rope, keys, of_k.dtype, fresh)
+            keys = turned(memory, given_rope, keys, of_k.dtype, fresh, packed=packed)
         host_state = memory.host_state
         old = rolled(host_state, fresh)
         plan = appended(host_state if old is None else old.after, fresh, of_k.shape)

@@ -1,4 +1,4 @@
-"""A caller's arrays for a KV cache in host memory: where they are, and masks by tokens."""
+"""A caller's arrays for a KV cache in host memory: where they are, and what tokens they are of."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from ..arrays.caller import device_of
 from ..arrays.host import look_on_host
 from ..arrays.view import CPU, Array
 from ..errors import ArgumentError
+from ..reference.arrays import whole_counts
+from .memory import Memory
+from .packed_tokens import GivenTokens, PackedTokens, checked_bounds
 
-__all__ = ["check_in_host_memory", "host_signature", "of_tokens"]
+__all__ = ["check_in_host_memory", "fresh_on_host", "host_signature", "of_tokens"]
 
 
 def check_in_host_memory(x: Any, name: str) -> None:
@@ -26,6 +29,34 @@ def host_signature(x: Any, name: str) -> Array:
     check_in_host_memory(x, name)
     # NumPy reads elements wherever they begin.
     return look_on_host(x, name).signature._replace(misalignment=0)
+
+
+def fresh_on_host(
+    memory: Memory, given: GivenTokens, sequences: NDArray[np.int64] | None, tokens: int
+) -> tuple[NDArray[np.int64], PackedTokens | None]:
+    """Return how many tokens of each sequence there are, and how they lie end to end if they do.
+
+    Parameters
+    ----------
+    sequences : ndarray of int64 [parts], optional
+        See `GivenTokens.checked_sequences`.
+    tokens : int
+        Of each sequence in the arrays, or of all that lie end to end.
+
+    Raises
+    ------
+    ArgumentError
+        If the caller says something else, or not on the host.
+    """
+    batch = memory.geometry.batch
+    for name, x in (("counts", given.counts), ("cu_seqlens_k", given.cu_seqlens_k)):
+        if x is not None and hasattr(x, "__dlpack_device__"):
+            check_in_host_memory(x, name)
+    if sequences is None:
+        return whole_counts("counts", given.counts, batch, tokens), None
+    bounds = checked_bounds(given.cu_seqlens_k, len(sequences), tokens)
+    packed = PackedTokens(batch, tokens, sequences, bounds)
+    return packed.counts, packed
 
 
 def of_tokens(mask: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:

@@ -119,7 +119,7 @@ def _packed_positions(
         As `KVCache.attend`.
     """
     if given.positions is not None:
-        return turn.positions((tokens,))
+        return turn.positions(np.ones(tokens, np.bool_))
     check_places(memory.host_state)
     check_reach(turn.sizes, int(memory.host_state.lengths.max()))
     return None

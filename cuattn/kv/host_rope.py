@@ -11,6 +11,7 @@ from ..arrays.host import to_host
 from ..reference.rope import rope
 from .host_arrays import check_in_host_memory, host_signature
 from .memory import Memory
+from .packed_tokens import PackedTokens
 from .rope import GivenRope, RopeSizes, check_reach, next_positions, places
 
 __all__ = ["Turn", "turned"]
@@ -23,6 +24,7 @@ def turned(
     dtype: str,
     counts: NDArray[np.int64],
     behind: int = 0,
+    packed: PackedTokens | None = None,
 ) -> NDArray[np.float32]:
     """Return new keys, or queries beside the last tokens, turned by their positions.
 
@@ -37,6 +39,8 @@ def turned(
         Tokens of each sequence that count.
     behind : int
         How many of the last tokens of the cache they stand beside.
+    packed : PackedTokens, optional
+        How the caller has them end to end.
 
     Raises
     ------
@@ -50,7 +54,10 @@ def turned(
         check_reach(turn.sizes, int((first + counts)[counts > 0].max(initial=0)))
         positions = places(first, tokens)
     else:
-        positions = turn.positions((len(counts), tokens), counts)
+        counted = np.arange(tokens) < counts[:, None] if packed is None else packed.counted
+        positions = turn.positions(counted)
+        if packed is not None:
+            positions = packed.by_sequence(positions)
     return turn(x, positions)
 
 
@@ -83,13 +90,11 @@ class Turn:
         self._given = given
         self._cos, self._sin = (to_host(table, name).values for name, table in tables)
 
-    def positions(
-        self, shape: tuple[int, ...], counts: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
+    def positions(self, counted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the caller's, as `GivenRope.checked_positions`."""
         if hasattr(self._given.positions, "__dlpack_device__"):
             check_in_host_memory(self._given.positions, "positions")
-        return self._given.checked_positions(self.sizes, shape, counts)
+        return self._given.checked_positions(self.sizes, counted)
 
     def __call__(self, x: NDArray[Any], positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return rows [batch, head, token, head_dim] at positions [batch, token] turned."""

@@ -108,31 +108,22 @@ class GivenRope(NamedTuple):
             raise ArgumentError("rope.sin.shape", sin.shape, f"{cos.shape}, as rope.cos has it")
         return RopeSizes(cos.shape[1], cos.shape[0], self.rope.interleaved)
 
-    def checked_positions(
-        self,
-        sizes: RopeSizes,
-        shape: tuple[int, ...],
-        counts: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.int64]:
+    def checked_positions(self, sizes: RopeSizes, counted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Return the caller's positions, which are on the host.
 
         Parameters
         ----------
         sizes : RopeSizes
-        shape : tuple of int
-            [batch, token], or [token] of all sequences that lie end to end.
-        counts : ndarray of int64 [batch], optional
-            Tokens of each sequence that count; by default all.
+        counted : ndarray of bool, [batch, token] or, of tokens end to end, [token]
+            Which of them mean something.
 
         Raises
         ------
         ArgumentError
             If they are anything else, or one that counts is not in the tables.
         """
-        given = whole_numbers("positions", self.positions, shape)
-        wrong = (given < 0) | (given >= sizes.num_positions)
-        if counts is not None:
-            wrong &= np.arange(shape[1]) < counts[:, None]
+        given = whole_numbers("positions", self.positions, counted.shape)
+        wrong = counted & ((given < 0) | (given >= sizes.num_positions))
         if wrong.any():
             expected = f"from 0 to {sizes.num_positions - 1}, which rope.cos has"
             raise ArgumentError("positions", int(given[wrong][0]), expected)

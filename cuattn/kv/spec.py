@@ -158,6 +158,8 @@ class AppendSpec(_OfFormat):
         Whether they have one token of each sequence.
     rope : bool
         Whether keys turn by their positions first.
+    packed : bool
+        Whether the tokens of all sequences lie end to end.
     """
 
     source: ClassVar[str] = "append.cu"
@@ -170,6 +172,7 @@ class AppendSpec(_OfFormat):
     aligned: bool
     single: bool = False
     rope: bool = False
+    packed: bool = False
 
     @classmethod
     def of(
@@ -180,10 +183,11 @@ class AppendSpec(_OfFormat):
         aligned: bool,
         single: bool = False,
         rope: bool = False,
+        packed: bool = False,
     ) -> AppendSpec:
         """Return the spec of a format, for tokens of a type."""
-        of_format = cls.fields_of(kv_format)
-        return cls(input=element, **of_format, aligned=aligned, single=single, rope=rope)
+        given: dict[str, Any] = {"aligned": aligned, "single": single, "packed": packed}
+        return cls(input=element, **cls.fields_of(kv_format), **given, rope=rope)
 
     @property
     def min_ctas(self) -> int:
@@ -210,6 +214,19 @@ class AppendSpec(_OfFormat):
         most_units = (tokens + 2 * UNIT_TOKENS - 2) // UNIT_TOKENS
         return ceil_div(most_units, units_of_cta)
 
+    @classmethod
+    def shares(cls, tokens: int, parts: int) -> int:
+        """Return the CTAs of one head of sequences that lie end to end: `cta_tokens` in append.cu.
+
+        Parameters
+        ----------
+        tokens : int
+            Of all of them.
+        parts : int
+            How many they are.
+        """
+        return tokens // (cls.num_threads // 64 * UNIT_TOKENS) + 2 * parts
+
 
 @dataclass(frozen=True)
 class OffsetSpec(KernelSpec):
@@ -224,6 +241,8 @@ class OffsetSpec(KernelSpec):
         Whether base and strides of K are multiples of 16 bytes.
     rope : bool
         Whether it is the mean of keys that have turned by their positions.
+    packed : bool
+        Whether the tokens of all sequences lie end to end.
     """
 
     source: ClassVar[str] = "offsets.cu"
@@ -238,6 +257,7 @@ class OffsetSpec(KernelSpec):
     head_dim: int
     aligned: bool
     rope: bool = False
+    packed: bool = False
 
     @property
     def smem_bytes(self) -> int:

@@ -12,6 +12,7 @@ from .attend import attend_on_device
 from .device import DeviceMemory
 from .holdings import Holdings
 from .host import append_on_host, attend_on_host
+from .packed_tokens import GivenTokens
 from .query import QueryOptions
 from .rope import GivenRope, Rope
 
@@ -29,6 +30,8 @@ class TokenCalls(Holdings):
         v: Any,
         *,
         counts: Any = None,
+        cu_seqlens_k: Any = None,
+        sequences: Any = None,
         rope: Rope | None = None,
         positions: Any = None,
         layout: str = "HND",
@@ -45,10 +48,19 @@ class TokenCalls(Holdings):
             How many of the n tokens of each sequence there are; by default all. Counts on the host
             are checked there, and cannot be captured into a graph; those on the GPU are checked by
             it.
+        cu_seqlens_k : array_like of int [parts + 1], optional
+            Tokens of several sequences lie end to end, those of part i from ``cu_seqlens_k[i]`` to
+            ``cu_seqlens_k[i + 1]``: `k` and `v` are [total, num_kv_heads, head_dim], whatever the
+            layout, and are read where they are. Parts may be empty, and rows beyond them are not
+            read. On the host or on the GPU, as `counts`, which is refused then.
+        sequences : array_like of int [parts], optional
+            With `cu_seqlens_k`, which sequences of the cache the parts are of, in any order, each
+            once; others get nothing. In host memory, and so not for a graph. By default there is a
+            part of each.
         rope : Rope, optional
             Turn keys by their positions first, in float32; `k` is what it was before that. It costs
             no copy of `k`.
-        positions : array_like of int [batch, n], optional
+        positions : array_like of int [batch, n], or [total] with `cu_seqlens_k`, optional
             With `rope`, where each token is; by default that is its place in its sequence, from 0
             on, which tokens keep that come after evicted ones. Those on the host are checked there,
             and cannot be captured into a graph; on the GPU, int32 or int64, a key at a position
@@ -64,11 +76,12 @@ class TokenCalls(Holdings):
         UnsupportedError, CompileError
             As for `cuattn.attention`.
         """
-        given = GivenRope.of(rope, positions)
+        turns = GivenRope.of(rope, positions)
+        given = GivenTokens(counts, cu_seqlens_k, sequences)
         if isinstance(self._memory, DeviceMemory):
-            append_on_device(self._memory, k, v, counts, layout, stream, given)
+            append_on_device(self._memory, k, v, given, layout, stream, turns)
         else:
-            append_on_host(self._memory, k, v, counts, layout, stream, given)
+            append_on_host(self._memory, k, v, given, layout, stream, turns)
 
     @public
     def attend(

@@ -11,6 +11,7 @@ from ..errors import ArgumentError, UnsupportedError
 from ..kv.device import DeviceMemory, new_memory
 from ..kv.files import restore, write
 from ..kv.memory import Memory
+from ..kv.packed_tokens import GivenTokens
 from ..kv.sequence_calls import SequenceCalls
 from ..reference.latent import LatentTokens
 from .device import append_on_device, attend_on_device
@@ -77,7 +78,16 @@ class LatentKVCache(SequenceCalls):
         self._memory = new_memory(geometry, False, device)
 
     @public
-    def append(self, latent: Any, rope: Any, *, counts: Any = None, stream: Any = None) -> None:
+    def append(
+        self,
+        latent: Any,
+        rope: Any,
+        *,
+        counts: Any = None,
+        cu_seqlens_k: Any = None,
+        sequences: Any = None,
+        stream: Any = None,
+    ) -> None:
         """Quantize tokens and put them after those that there are.
 
         Parameters
@@ -89,6 +99,11 @@ class LatentKVCache(SequenceCalls):
             The rotary key, rotated already, of the same type. Both may be parts of one array.
         counts : array_like of int [batch], optional
             How many of the n tokens of each sequence there are; as for `cuattn.KVCache.append`.
+        cu_seqlens_k : array_like of int [parts + 1], optional
+            Tokens of several sequences lie end to end: `latent` is [total, 512], `rope` [total,
+            64]; as for `cuattn.KVCache.append`.
+        sequences : array_like of int [parts], optional
+            With it, whose the parts are; as for `cuattn.KVCache.append`.
         stream : int or stream, optional
             As for `cuattn.attention`.
 
@@ -99,10 +114,11 @@ class LatentKVCache(SequenceCalls):
         UnsupportedError, CompileError
             As for `cuattn.attention`.
         """
+        given = GivenTokens(counts, cu_seqlens_k, sequences)
         if isinstance(self._memory, DeviceMemory):
-            append_on_device(self._memory, latent, rope, counts, stream)
+            append_on_device(self._memory, latent, rope, given, stream)
         else:
-            append_on_host(self._memory, latent, rope, counts, stream)
+            append_on_host(self._memory, latent, rope, given, stream)
 
     @public
     def attend(

@@ -14,9 +14,12 @@ from ..compile.chain import Chain
 from ..compile.launch import NULL, Buffers, Launch
 from ..compile.params import record
 from ..errors import ArgumentError
-from ..kv.append import AppendCall, counts_on_device, fresh_counts, store
+from ..kv.append import store
+from ..kv.append_call import PACKED, AppendCall, packed_values
 from ..kv.attend_call import AttendCall, spans
 from ..kv.device import STORE, DeviceMemory, direct, store_values
+from ..kv.device_tokens import fresh_tokens, views_of
+from ..kv.packed_tokens import GivenTokens
 from ..kv.plans import appended, unplanned
 from ..kv.spec import KV_BLOCK
 from ..operands.operand import (
@@ -40,7 +43,8 @@ __all__ = [
 ]
 
 # The addresses that calls have from outside: see `Buffers`.
-APPEND_GIVEN = (*STORE, "limits", "fixed", "arrivals", "refused", "latent", "rope", "counts")
+_ARRAYS = ("limits", "fixed", "arrivals", "refused", "latent", "rope", "counts")
+APPEND_GIVEN = (*STORE, *_ARRAYS, *PACKED)
 ATTEND_GIVEN = (*STORE, "arrivals", "q", "o", "lse")
 
 # Blocks of all tiles of rows are counted in 32-bit integers.
@@ -55,7 +59,7 @@ class LatentAttendCall(AttendCall):
 
 
 def append_on_device(
-    memory: DeviceMemory, latent: Any, rope: Any, counts: Any, stream: Any
+    memory: DeviceMemory, latent: Any, rope: Any, given: GivenTokens, stream: Any
 ) -> None:
     """Do what `LatentKVCache.append` says, of arrays on the GPU."""
     memory.check_device(latent, "latent", device_of(latent, "latent"))
@@ -64,41 +68,53 @@ def append_on_device(
         views = memory.look(caller, latent, "latent"), memory.look(caller, rope, "rope")
         with caller:
             of_latent, of_rope = map(direct, views)
-            call = memory.prepared(prepare_append, of_latent.signature, of_rope.signature)
-            fresh = fresh_counts(memory, caller, counts, call.tokens)
+            sequences = given.checked_sequences(memory.geometry.batch)
+            parts = None if sequences is None else len(sequences)
+            call = memory.prepared(prepare_append, of_latent.signature, of_rope.signature, parts)
+            fresh = fresh_tokens(memory, caller, given, sequences, call.tokens)
             host_state, is_captured = memory.host_state, memory.is_captured()
-            if host_state.is_known and not isinstance(fresh, View) and not is_captured:
-                count = call.tokens if fresh is None else fresh
+            if host_state.is_known and not isinstance(fresh.counts, View) and not is_captured:
+                count = call.tokens if fresh.counts is None else fresh.counts
                 plan = appended(host_state, count, of_latent.shape, "latent")
             else:
                 plan = unplanned(host_state, call.tokens, captured=is_captured)
-            counts_view = counts_on_device(memory, fresh, call.tokens)
-            given = (
+            token_views = views_of(memory, fresh, call.tokens)
+            addresses = (
                 *memory.append_addresses,
                 memory.counters(1),
                 memory.refused_address,
                 of_latent.ptr,
                 of_rope.ptr,
-                0 if counts_view is None else counts_view.ptr,
+                *token_views.addresses,
             )
-            store(memory, plan, call, given, caller.stream, is_captured=is_captured)
+            store(memory, plan, call, addresses, caller.stream, is_captured=is_captured)
 
 
-def prepare_append(geometry: LatentGeometry, latent: Array, rope: Array) -> AppendCall:
+def prepare_append(
+    geometry: LatentGeometry, latent: Array, rope: Array, parts: int | None = None
+) -> AppendCall:
     """Check an append on CuPy's current device, plan it and load its kernel.
+
+    Parameters
+    ----------
+    geometry : LatentGeometry
+    latent, rope : Array
+    parts : int, optional
+        Of sequences whose tokens lie end to end, how many these are.
 
     Raises
     ------
     ArgumentError, NoGPUError, UnsupportedError, CompileError
         As `LatentKVCache.append`.
     """
-    operands = token_operands(geometry, latent, rope)
+    is_packed = parts is not None
+    operands = token_operands(geometry, latent, rope, is_packed)
     tokens = operands[0].tokens
     buffers = Buffers(*APPEND_GIVEN)
     if not tokens:
         return AppendCall(tokens, Chain([], buffers))
     aligned = all(x.aligned for x in operands)
-    spec = LatentAppendSpec(operands[0].dtype, _rope_type(geometry), aligned)
+    spec = LatentAppendSpec(operands[0].dtype, _rope_type(geometry), aligned, is_packed)
     values: dict[str, Any] = {
         "store": store_values(geometry, buffers),
         **{name: buffers[name] for name in ("limits", "arrivals", "refused", "counts")},
@@ -106,11 +122,12 @@ def prepare_append(geometry: LatentGeometry, latent: Array, rope: Array) -> Appe
         "v": buffers["rope"],
         "seqlen": tokens,
         "rope": None,
+        "packed": packed_values(buffers) if is_packed else None,
     }
     for name, x in zip("kv", operands, strict=True):
         for axis, step in zip(("batch", "head", "token"), x.strides[:3], strict=True):
             values[f"{name}_stride_{axis}"] = step
-    grid = (geometry.batch * ceil_div(tokens, spec.tokens),)
+    grid = (operands[0].shape[0] * ceil_div(tokens, spec.tokens),)
     launch = Launch(spec, current_device(), grid, values)
     return AppendCall(tokens, Chain([launch], buffers))
 

@@ -11,11 +11,11 @@ from ..arrays.overlap import check_writable, overlap
 from ..arrays.pytorch import note_write
 from ..arrays.view import View
 from ..errors import ArgumentError
-from ..kv.host_arrays import check_in_host_memory, host_signature
+from ..kv.host_arrays import fresh_on_host, host_signature
 from ..kv.memory import Memory
+from ..kv.packed_tokens import GivenTokens
 from ..kv.plans import appended
 from ..operands.operand import dtype_name
-from ..reference.arrays import whole_counts
 from ..reference.latent import LatentTokens, decode_latent, quantize_latent
 from ..reference.rounding import HalfType, saturate
 from .format import LatentGeometry
@@ -25,20 +25,20 @@ from .units import read_tokens, write_tokens
 __all__ = ["append_on_host", "attend_on_host"]
 
 
-def append_on_host(memory: Memory, latent: Any, rope: Any, counts: Any, stream: Any) -> None:
+def append_on_host(memory: Memory, latent: Any, rope: Any, given: GivenTokens, stream: Any) -> None:
     """Do what `LatentKVCache.append` says, of arrays in host memory."""
     geometry = _geometry(memory)
     with memory.call_on(stream):
-        given = host_signature(latent, "latent"), host_signature(rope, "rope")
-        token_operands(geometry, *given)
-        if counts is not None and hasattr(counts, "__dlpack_device__"):
-            check_in_host_memory(counts, "counts")
-        fresh = whole_counts("counts", counts, geometry.batch, given[0].shape[1])
-        plan = appended(memory.host_state, fresh, given[0].shape, "latent")
+        arrays = host_signature(latent, "latent"), host_signature(rope, "rope")
+        sequences = given.checked_sequences(geometry.batch)
+        tokens, _ = token_operands(geometry, *arrays, sequences is not None)
+        fresh, packed = fresh_on_host(memory, given, sequences, tokens.tokens)
+        plan = appended(memory.host_state, fresh, arrays[0].shape, "latent")
         dtype = cast(HalfType, geometry.kv_format.rope_dtype)
-        made = quantize_latent(
-            to_host(latent, "latent").values, to_host(rope, "rope").values, dtype
-        )
+        latents, ropes = to_host(latent, "latent").values, to_host(rope, "rope").values
+        if packed is not None:
+            latents, ropes = packed.by_sequence(latents), packed.by_sequence(ropes)
+        made = quantize_latent(latents, ropes, dtype)
         with memory.transaction(plan.after, *memory.undoing(plan, offsets=False)):
             memory.write_pages(plan)
             for b in np.flatnonzero(fresh).tolist():

@@ -104,8 +104,15 @@ class LatentQuery:
         return output_operand(out, self.output_shape, self.q.dtype, self.device, self.layout, of)
 
 
-def token_operands(geometry: LatentGeometry, latent: Array, rope: Array) -> tuple[Operand, Operand]:
+def token_operands(
+    geometry: LatentGeometry, latent: Array, rope: Array, is_packed: bool = False
+) -> tuple[Operand, Operand]:
     """Check tokens that are to be appended, and return them with one head.
+
+    Parameters
+    ----------
+    is_packed : bool
+        Whether those of all sequences lie end to end: then they have a batch of 1.
 
     Raises
     ------
@@ -115,12 +122,15 @@ def token_operands(geometry: LatentGeometry, latent: Array, rope: Array) -> tupl
     found = []
     for name, x, channels in (("latent", latent, LATENT), ("rope", rope, ROPE)):
         _check_type(name, x)
-        tokens = latent.shape[1] if len(latent.shape) == 3 else "n"
-        if x.shape != (geometry.batch, tokens, channels):
-            expected = f"[{geometry.batch}, {tokens}, {channels}], as the cache has it"
-            raise ArgumentError(f"{name}.shape", x.shape, expected)
-        batch, step, element = x.strides
-        whole = x._replace(shape=(x.shape[0], 1, *x.shape[1:]), strides=(batch, 0, step, element))
+        batch = () if is_packed else (geometry.batch,)
+        is_right = len(latent.shape) == len(batch) + 2
+        wanted = (*batch, latent.shape[-2] if is_right else "n", channels)
+        if x.shape != wanted:
+            axes = ", ".join(map(str, wanted))
+            why = "cu_seqlens_k is given" if is_packed else "the cache has it"
+            raise ArgumentError(f"{name}.shape", x.shape, f"[{axes}], as {why}")
+        shape, strides = ((1, *x.shape), (0, *x.strides)) if is_packed else (x.shape, x.strides)
+        whole = x._replace(shape=(shape[0], 1, *shape[1:]), strides=(strides[0], 0, *strides[1:]))
         found.append(array_operand(whole, "HND"))
     if found[0].heads * found[0].tokens > _MAX_ROWS:
         raise ArgumentError("latent.shape", latent.shape, f"of at most {_MAX_ROWS} tokens")

@@ -86,6 +86,8 @@ class LatentAppendSpec(KernelSpec):
         What their rotary channels become.
     aligned : bool
         Whether bases and strides of the arrays are multiples of 16 bytes.
+    packed : bool
+        Whether the tokens of all sequences lie end to end.
     """
 
     source: ClassVar[str] = "append_latent.cu"
@@ -101,6 +103,7 @@ class LatentAppendSpec(KernelSpec):
     input: Type
     rope: Type
     aligned: bool
+    packed: bool = False
 
 
 def latent_decode_spec(element: Type, rope: Type, rows: int, target: Target) -> LatentDecodeSpec:

@@ -174,8 +174,13 @@ def packed(arrays: LengthArrays) -> bool:
     return not missing[0]
 
 
-def array_of_tokens(name: Name, x: Array | Coded) -> Array:
+def array_of_tokens(name: Name, x: Array | Coded, bounds: str = "cu_seqlens_q") -> Array:
     """Check an array [token, head, head_dim], and return it as one with a batch of 1.
+
+    Parameters
+    ----------
+    bounds : str
+        The argument that says of it that it is one.
 
     Raises
     ------
@@ -183,11 +188,10 @@ def array_of_tokens(name: Name, x: Array | Coded) -> Array:
         If it is none, or quantized already.
     """
     if isinstance(x, Coded):
-        raise ArgumentError(name, "a QuantizedTensor", "an array, as cu_seqlens_q is given")
+        raise ArgumentError(name, "a QuantizedTensor", f"an array, as {bounds} is given")
     if len(x.shape) != 3:
-        raise ArgumentError(
-            f"{name}.shape", x.shape, "[token, head, head_dim], as cu_seqlens_q is given"
-        )
+        expected = f"[token, head, head_dim], as {bounds} is given"
+        raise ArgumentError(f"{name}.shape", x.shape, expected)
     return with_batch(x)
 
 

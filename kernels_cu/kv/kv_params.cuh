@@ -26,7 +26,7 @@ struct KvStore {
 struct RopeParams {
   const f32* cos;          // [num_positions, pairs]
   const f32* sin;
-  const i32* positions;    // [batch, seqlen]; null: a token's is its place in its sequence
+  const i32* positions;    // [batch, seqlen] as the rows that turn; null: places in sequences
   i32 pairs;               // of channels, the first ones of a row
   i32 num_positions;       // at others a token is NaN
   i32 interleaved;         // pairs are neighbours; else channels i and pairs + i
@@ -71,9 +71,16 @@ struct DecodeParams {
   RopeParams rope;
 };
 
+// Tokens of several sequences end to end: packed_tokens.cuh. Only for those whose spec asks for it.
+struct PackedParams {
+  const i32* bounds;       // [parts + 1], rows at which the parts begin and end
+  const i32* parts;        // [batch], which one is a sequence's, -1: none; null: of its own number
+  i32 shares;              // CTAs of a head, if it has several
+};
+
 struct AppendParams {
   KvStore store;
-  const void* k;           // [batch, num_kv_heads, seqlen, head_dim]
+  const void* k;           // [batch, num_kv_heads, seqlen, head_dim]; packed: of a batch of 1
   const void* v;           // alike
   const i32* counts;       // [batch], tokens of each sequence that are appended; null: seqlen
   const i32* limits;       // [batch], tokens that each sequence has room for
@@ -87,6 +94,7 @@ struct AppendParams {
   i64 v_stride_token;
   i32 seqlen;
   RopeParams rope;
+  PackedParams packed;
 };
 
 // Makes store.k_offset of sequences with no more than one unit, which are about to be appended to.
@@ -101,6 +109,7 @@ struct OffsetParams {
   i64 k_stride_token;
   i32 seqlen;
   RopeParams rope;
+  PackedParams packed;
 };
 
 // Operands of attention that are made of a cache, blocks of kSortedBlock tokens: those of

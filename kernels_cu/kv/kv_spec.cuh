@@ -43,6 +43,7 @@ struct AppendSpec {
   bool aligned;     // bases and strides of K and V are multiples of 16 bytes
   bool single;      // one new token of each sequence
   bool rope;        // keys turn by their positions first
+  bool packed;      // sequences lie end to end: packed_tokens.cuh
   int num_threads;
   int min_ctas;
   int smem_bytes;
@@ -53,6 +54,7 @@ struct OffsetSpec {
   int head_dim;
   bool aligned;
   bool rope;        // the mean is of keys turned by their positions
+  bool packed;      // sequences lie end to end: packed_tokens.cuh
   int num_threads;
   int min_ctas;
   int smem_bytes;

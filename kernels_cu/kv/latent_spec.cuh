@@ -16,6 +16,7 @@ struct LatentAppendSpec {
   Type input;       // elements of the tokens
   Type rope;        // what their rotary channels become: fp16 or bf16
   bool aligned;     // bases and strides of the arrays are multiples of 16 bytes
+  bool packed;      // sequences lie end to end: packed_tokens.cuh
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -2,26 +2,33 @@
 // is written to; lengths grow when nobody reads them any more.
 #pragma once
 #include "kv/fine_units.cuh"
+#include "kv/packed_tokens.cuh"
 #include "ptx/memory.cuh"
 
-// Tokens that are appended to a sequence. Params are AppendParams or OffsetParams.
-template <class Params>
+// Tokens that are appended to a sequence, negative if they make no sense. Params are AppendParams or
+// OffsetParams. `Packed` tokens lie end to end.
+template <bool Packed, class Params>
 __device__ __forceinline__ int count_of(const Params& p, int sequence) {
-  return p.counts ? p.counts[sequence] : p.seqlen;
+  if constexpr (Packed) {
+    return span_of(p, sequence).count;
+  } else {
+    return p.counts ? p.counts[sequence] : p.seqlen;
+  }
 }
 
 // Whether a sequence, of those that the thread looks at, cannot take its tokens.
-template <int Threads, class Params>
+template <int Threads, bool Packed, class Params>
 __device__ __forceinline__ bool lacks_room(const Params& p) {
   bool lacks = false;
   for (int b = threadIdx.x; b < p.store.batch; b += Threads) {
-    const int count = count_of(p, b);
+    const int count = count_of<Packed>(p, b);
     lacks |= count < 0 || count > p.seqlen || p.store.lengths[b] > p.limits[b] - count;
   }
   return lacks;
 }
 
 // Counts the CTAs that have read the lengths; the last one lets them grow. By one warp of each CTA.
+template <bool Packed>
 struct AppendEnd {
   u32 before = 0;  // CTAs that were there before; of lane 0
   // What becomes of the lane's sequence, of the first 32, at hand when it is wanted.
@@ -57,7 +64,7 @@ struct AppendEnd {
  private:
   __device__ __forceinline__ void read(const AppendParams& p, int b) {
     const int length = p.store.lengths[b];
-    grown = length + count_of(p, b);
+    grown = length + count_of<Packed>(p, b);
     if (p.store.coarse) coarse = coarse_after(p.store, p.store.coarse[b], length, grown);
   }
   __device__ __forceinline__ void write(const AppendParams& p, int b) const {

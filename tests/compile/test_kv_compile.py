@@ -86,6 +86,17 @@ def turned_specs():
         yield OffsetSpec(element, head_dim, aligned, rope=True)
 
 
+# Tokens of several sequences end to end: (head_dim, kind), of which some turn.
+PACKED = ((64, KINDS[3]), (128, KINDS[0]), (96, KINDS[1]), (112, WIDE[1]))
+
+
+def packed_specs():
+    for i, (head_dim, kind) in enumerate(PACKED):
+        element, flags = INPUTS[i % len(INPUTS)], {"aligned": i % 2 == 0, "rope": i % 2 == 1}
+        yield AppendSpec.of(KVFormat(head_dim, *kind), element, packed=True, **flags)
+        yield OffsetSpec(element, head_dim, packed=True, **flags)
+
+
 def operands_specs():
     kinds = [*product(KV_HEAD_DIMS, KINDS), *product((64, 128, 256), WIDE)]
     for head_dim, kind in kinds:
@@ -174,7 +185,7 @@ def test_features_are_all_in_some_kernel():
 
 
 def with_features(arch):
-    return [*feature_specs(arch), *turned_specs()]
+    return [*feature_specs(arch), *turned_specs(), *packed_specs()]
 
 
 @pytest.mark.parametrize("arch", TARGETS)

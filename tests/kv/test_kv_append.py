@@ -9,7 +9,7 @@ from cuattn.arrays.view import Array
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import ArgumentError
-from cuattn.kv.append import GIVEN, prepare_append
+from cuattn.kv.append_call import GIVEN, prepare_append
 from cuattn.kv.fine import fine_tokens, joined, read_fine
 from cuattn.kv.geometry import KVGeometry
 from cuattn.kv.spec import AppendSpec, OffsetSpec

@@ -14,12 +14,13 @@ from .quantizers import source
 
 
 def fix_offsets(values, spec, grid):
+    store = values["store"]
+    assert grid == (store["batch"] * store["num_kv_heads"],)
+    if lacks_room(values, values["seqlen"]):
+        return
     k = turned(values, spec, tokens(values, spec, "k", spec.head_dim), lengths_of(values))
-    assert grid == (k.shape[0] * k.shape[1],)
     vectors = k_offset(values, k.shape)
     counts = counts_of(values)
-    if lacks_room(values, k.shape[2]):
-        return
     lengths, bare = lengths_of(values), bare_of(values)
     bare[...] = bare_tokens(counts, lengths, bare)
     fixed = integers(values["fixed"], len(lengths)) if values["fixed"] else np.zeros_like(bare)
@@ -27,18 +28,23 @@ def fix_offsets(values, spec, grid):
 
 
 def append_tokens(values, spec, grid):
-    k, v = (tokens(values, spec, name, spec.channels) for name in "kv")
-    batch, heads, seqlen, _ = k.shape
-    assert grid == (batch * heads * spec.pieces(seqlen),)
+    store = values["store"]
+    batch, heads, seqlen = (
+        int(x) for x in (store["batch"], store["num_kv_heads"], values["seqlen"])
+    )
+    assert grid == (heads * (values["packed"]["shares"] or batch * spec.pieces(seqlen)),)
     assert not compact(values["arrivals"], (1,), "<u4")[0]
-    lengths, counts = lengths_of(values), counts_of(values)
-    k = turned(values, spec, k, lengths)
-    ends = lengths + counts
     if lacks_room(values, seqlen):
         integers(values["refused"], 1)[0] = 1
         return
-    vectors = k_offset(values, k.shape) if values["store"]["k_offset"] else None
-    store, kv_format = values["store"], spec.kv_format
+    lengths, counts = lengths_of(values), counts_of(values)
+    if spec.packed:
+        check_shares(values, lengths)
+    k, v = (tokens(values, spec, name, spec.channels) for name in "kv")
+    k = turned(values, spec, k, lengths)
+    ends = lengths + counts
+    vectors = k_offset(values, k.shape) if store["k_offset"] else None
+    kv_format = spec.kv_format
     coarse = coarse_after(store, lengths, ends) if kv_format.nested else None
     for b in np.flatnonzero(counts):
         vector = None if vectors is None else vectors[b : b + 1]
@@ -72,9 +78,62 @@ def turned(values, spec, x, first):
     sizes = (int(of_call["num_positions"]), int(of_call["pairs"]))
     cos, sin = (floats(of_call[name], sizes) for name in ("cos", "sin"))
     positions = np.maximum(first[:, None] + np.arange(count), 0)
-    if of_call["positions"]:
+    if of_call["positions"] and spec_is_packed(spec):
+        of_rows = compact(of_call["positions"], (int(values["seqlen"]),), "<i4")
+        positions = by_sequence(values, of_rows[None, None, :, None])[:, 0, :, 0]
+    elif of_call["positions"]:
         positions = compact(of_call["positions"], (batch, count), "<i4")
     return rope(x, cos, sin, positions, interleaved=bool(of_call["interleaved"]))
+
+
+def spec_is_packed(spec):
+    """Whether tokens lie end to end; those of queries never do."""
+    return getattr(spec, "packed", False)
+
+
+def spans_of(values):
+    """Return first row, number of rows and part of each sequence of the cache."""
+    packed, batch = values["packed"], int(values["store"]["batch"])
+    parts = integers(packed["parts"], batch) if packed["parts"] else np.arange(batch)
+    bounds = integers(packed["bounds"], max(*parts, 0) + 2)
+    assert not values["counts"]
+    spans = []
+    for part in parts.tolist():
+        first, end = bounds[part : part + 2].tolist() if part >= 0 else (0, 0)
+        is_right = 0 <= first <= end <= values["seqlen"]
+        spans.append((first, end - first if is_right else -1, part))
+    return spans
+
+
+def check_shares(values, lengths):
+    """Hold the shares of CTAs to what they have to be: each unit with new tokens is in one."""
+    share_units = 2
+    wanted, found = set(), []
+    for b, (first, count, part) in enumerate(spans_of(values)):
+        if not count:
+            continue
+        begin = int(lengths[b]) // UNIT_TOKENS
+        wanted |= {(b, u) for u in range(begin, -(-int(lengths[b] + count) // UNIT_TOKENS))}
+        most = (count + 2 * UNIT_TOKENS - 2) // UNIT_TOKENS
+        for ahead in range(-(-most // share_units)):
+            share = first // (share_units * UNIT_TOKENS) + 2 * part + ahead
+            assert 0 <= share < values["packed"]["shares"]
+            found.append((share, b, begin + share_units * ahead))
+    assert len({share for share, *_ in found}) == len(found)
+    units = [(b, unit + i) for _, b, unit in found for i in range(share_units)]
+    assert len(set(units)) == len(units)
+    assert wanted <= set(units)
+
+
+def by_sequence(values, rows):
+    """Return rows [1, head, total, channel] by sequences; what kernels must not read is NaN."""
+    spans = spans_of(values)
+    most = max(count for _, count, _ in spans)
+    shape = (len(spans), rows.shape[1], most, rows.shape[3])
+    apart = np.full(shape, np.nan if rows.dtype.kind == "f" else 0, rows.dtype)
+    for b, (first, count, _) in enumerate(spans):
+        apart[b, :, :count] = rows[0, :, first : first + count]
+    return apart
 
 
 def lacks_room(values, seqlen):
@@ -136,8 +195,10 @@ def tokens(values, spec, name, head_dim):
     store = values["store"]
     operand = {f"stride_{axis}": values[f"{name}_stride_{axis}"] for axis in AXES}
     operand |= {"x": values[name], "seqlen": values["seqlen"], "num_heads": store["num_kv_heads"]}
-    operand["heads"] = store["batch"] * store["num_kv_heads"]
-    return source(operand, spec, head_dim)
+    is_packed = spec_is_packed(spec)
+    operand["heads"] = (1 if is_packed else store["batch"]) * store["num_kv_heads"]
+    rows = source(operand, spec, head_dim)
+    return by_sequence(values, rows) if is_packed else rows
 
 
 AXES = ("batch", "head", "token")
@@ -153,6 +214,8 @@ def lengths_of(values):
 
 def counts_of(values):
     batch = int(values["store"]["batch"])
+    if values["packed"]["bounds"]:
+        return np.array([count for _, count, _ in spans_of(values)], np.int32)
     if not values["counts"]:
         return np.full(batch, values["seqlen"])
     return integers(values["counts"], batch)

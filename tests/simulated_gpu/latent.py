@@ -7,7 +7,7 @@ from cuattn.operands.operand import DTYPES
 from cuattn.reference.latent import LatentTokens, decode_latent, quantize_latent
 from cuattn.reference.layout import in_slots, in_tokens
 
-from .appending import counts_of, integers, lacks_room, lengths_of
+from .appending import by_sequence, counts_of, integers, lacks_room, lengths_of
 from .decoding import rows
 from .device import NUM_SMS
 from .memory import compact, delivered, floats, memory, narrowed, widened
@@ -21,7 +21,7 @@ NAMES = {kind: name for name, kind in DTYPES.items()}
 def append_latent(values, spec, grid):
     store = values["store"]
     batch, seqlen = int(store["batch"]), int(values["seqlen"])
-    assert grid == (batch * -(-seqlen // 4),)
+    assert grid == ((1 if spec.packed else batch) * -(-seqlen // 4),)
     assert not compact(values["arrivals"], (1,), "<u4")[0]
     if lacks_room(values, seqlen):
         integers(values["refused"], 1)[0] = 1
@@ -106,6 +106,8 @@ def source(values, spec, name, channels):
     steps = [int(values[f"{name}_stride_{axis}"]) * itemsize for axis in ("batch", "token")]
     if spec.aligned:
         assert not int(values[name]) % 16
-    shape = (int(values["store"]["batch"]), int(values["seqlen"]), channels)
+    batch = 1 if spec.packed else int(values["store"]["batch"])
+    shape = (batch, int(values["seqlen"]), channels)
     kind = {2: "<f2", 4: "<f4"}[itemsize] if NAMES[spec.input] != "bfloat16" else "<u2"
-    return widened(memory(values[name], shape, (*steps, itemsize), kind), spec.input)
+    rows = widened(memory(values[name], shape, (*steps, itemsize), kind), spec.input)
+    return by_sequence(values, rows[:, None])[:, 0] if spec.packed else rows
