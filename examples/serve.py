@@ -178,9 +178,7 @@ class Server:
         places = [
             (b, end - len(tokens), end) for (b, _, tokens), end in zip(runs, ends, strict=True)
         ]
-        counts = np.zeros(batch, int)
-        for b, begin, end in places:
-            counts[b] = end - begin
+        sequences = [b for b, *_ in places]
 
         def by_sequence(x, count):
             padded = xp.zeros((batch, x.shape[1], count, x.shape[3]), x.dtype)
@@ -190,8 +188,8 @@ class Server:
 
         def attend(layer, q, k, v):
             cache, o = self.caches[layer], xp.empty_like(q)
-            most = int(counts.max())
-            cache.append(by_sequence(k, most), by_sequence(v, most), counts=counts)
+            packed = (x[0].swapaxes(0, 1) for x in (k, v))  # [row, head, channel]
+            cache.append(*packed, cu_seqlens_k=[0, *ends], sequences=sequences)
             # A call for each number of queries, as the last bits may depend on how many they are.
             for count in sorted({end - begin for _, begin, end in places}):
                 answers = cache.attend(by_sequence(q, count), batch_invariant=True)

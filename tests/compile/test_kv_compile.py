@@ -92,7 +92,7 @@ PACKED = ((64, KINDS[3]), (128, KINDS[0]), (96, KINDS[1]), (112, WIDE[1]))
 
 def packed_specs():
     for i, (head_dim, kind) in enumerate(PACKED):
-        element, flags = INPUTS[i % len(INPUTS)], {"aligned": i % 2 == 0, "rope": i % 2 == 1}
+        element, flags = INPUTS[i % len(INPUTS)], {"aligned": i % 2 == 0, "rope": 0 < i < 3}
         yield AppendSpec.of(KVFormat(head_dim, *kind), element, packed=True, **flags)
         yield OffsetSpec(element, head_dim, packed=True, **flags)
 

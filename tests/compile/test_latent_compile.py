@@ -30,7 +30,8 @@ def all_kernels(arch):
     facts = target(arch)
     pairs = [(Type.fp16, Type.bf16), (Type.bf16, Type.bf16), (Type.fp32, Type.fp16)]
     decode = [latent_decode_spec(*x, rows, facts) for x, rows in product(pairs, (1, 17, 128))]
-    append = [LatentAppendSpec(*x, a, b) for x, a, b in product(pairs, *[(True, False)] * 2)]
+    append = [LatentAppendSpec(*x, a) for x, a in product(pairs, (True, False))]
+    append.append(LatentAppendSpec(*pairs[0], aligned=True, packed=True))
     return list(dict.fromkeys([*decode, *append]))
 
 

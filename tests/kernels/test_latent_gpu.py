@@ -177,3 +177,31 @@ def test_a_file_has_all_of_it(rng, tmp_path, page_size):
     again = filled.cache.attend(q, scale=SCALE)
     np.testing.assert_array_equal(on_host(again), on_host(o))
     filled.append(rng, [1, 70, 1]).check_contents()
+
+
+@pytest.mark.parametrize("page_size", [0, 64])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_tokens_end_to_end(cupy, rng, dtype, page_size):
+    packed, filled = (Filled(4, page_size=page_size) for _ in range(2))
+    packed.cache.reserve(500)
+    steps = ([300, 0, 65, 1], [1, 1, 1, 1], [0, 130, 0, 63], [3, 0, 40, 0])
+    for step, counts in enumerate(steps):
+        drawn = rng.standard_normal((sum(counts) + 2, 576), dtype=np.float32)
+        drawn[sum(counts) :] = np.nan
+        x, ends = on_gpu(drawn, dtype), np.cumsum([0, *counts]).tolist()
+        bounds = cupy.asarray(np.array(ends, np.int32)) if step == 1 else ends
+        packed.cache.append(x[:, :512], x[:, 512:], cu_seqlens_k=bounds)
+        assert packed.cache.lengths.tolist() == np.sum(steps[: step + 1], axis=0).tolist()
+        apart = cupy.zeros((4, max(counts), 576), x.dtype)
+        for b, count in enumerate(counts):
+            apart[b, :count] = x[ends[b] : ends[b] + count]
+        filled.cache.append(apart[..., :512], apart[..., 512:], counts=counts)
+    x = on_gpu(rng.standard_normal((7, 576), dtype=np.float32), dtype)
+    packed.cache.append(x[:, :512], x[:, 512:], cu_seqlens_k=[0, 5, 7], sequences=[2, 0])
+    for b, rows in ((2, slice(0, 5)), (0, slice(5, 7))):
+        counts = [rows.stop - rows.start if b == i else 0 for i in range(4)]
+        apart = cupy.repeat(x[None, rows], 4, axis=0)
+        filled.cache.append(apart[..., :512], apart[..., 512:], counts=counts)
+    for name in ("codes", "scale", "rope"):
+        found, wanted = (getattr(one.cache.codes(), name) for one in (packed, filled))
+        np.testing.assert_array_equal(found, wanted)
