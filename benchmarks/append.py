@@ -1,4 +1,7 @@
-"""Times of appending to a cache: one token of each sequence, and prompts to empty ones."""
+"""Times of appending to a cache: one token of each sequence, and prompts to empty ones.
+
+Prompts lie in an array for each sequence, and end to end.
+"""
 
 from __future__ import annotations
 
@@ -77,22 +80,35 @@ def _timed(
 
 def _prompt() -> Iterator[Timing]:
     k, v = (token_noise(PROMPT, PROMPT.seqlen_q, seed) for seed in (3, 4))
+    yield from _prompts("append-prompt", k, v)
+    bounds = [b * PROMPT.seqlen_q for b in range(PROMPT.batch + 1)]
+    yield from _prompts("append-packed", end_to_end(k), end_to_end(v), cu_seqlens_k=bounds)
+
+
+def _prompts(kind: str, k: Any, v: Any, **given: Any) -> Iterator[Timing]:
     functions: dict[str, Callable[[], object]] = {}
     moved = {}
     for scheme in caches.SCHEMES:
         cache = caches.filled(PROMPT, scheme)
-        functions[scheme] = partial(_append_again, cache, k, v)
+        functions[scheme] = partial(_append_again, cache, k, v, **given)
         written = caches.bytes_read(PROMPT, cache, [PROMPT.seqlen_kv] * PROMPT.batch)
         moved[scheme] = k.nbytes + v.nbytes + written
     # To empty a cache and append takes the host longer than the GPU takes for one filling.
     for scheme, time in _timed(functions, fillings=8).items():
-        yield _row("append-prompt", PROMPT, scheme, time.ms, moved[scheme])
+        yield _row(kind, PROMPT, scheme, time.ms, moved[scheme])
 
 
-def _append_again(cache: cuattn.KVCache, k: Any, v: Any) -> None:
+def end_to_end(x: Any) -> Any:
+    """Return tokens [batch, head, token, channel] as [token of all, head, channel]."""
+    import cupy
+
+    return cupy.ascontiguousarray(x.swapaxes(1, 2)).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _append_again(cache: cuattn.KVCache, k: Any, v: Any, **given: Any) -> None:
     # Empty once more, so that the vectors that keys are smoothed by are made anew, too.
     cache.reset()
-    cache.append(k, v)
+    cache.append(k, v, **given)
 
 
 def _row(kind: str, case: Case, name: str, ms: float, moved: int | None = None) -> Timing:

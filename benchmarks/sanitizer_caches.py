@@ -12,7 +12,10 @@ import cuattn
 
 @dataclass(frozen=True)
 class Small:
-    """A cache, the tokens of each append by sequence, the queries and options of theirs."""
+    """A cache, the tokens of each append by sequence, the queries and options of theirs.
+
+    Those of `packed` appends lie end to end.
+    """
 
     head_dim: int
     heads: tuple[int, int]
@@ -21,6 +24,7 @@ class Small:
     dtype: str = "float16"
     options: dict[str, Any] = field(default_factory=dict)
     scores: tuple[str, ...] = ()
+    packed: bool = False
 
 
 # Blocks of 128 tokens and units of 16, whole and not; an empty sequence; heads that share K.
@@ -61,6 +65,9 @@ CACHES = [
         options={"page_size": 16, "bits": 4, "group": 32, "v_zero": True},
         scores=("window_size", "softcap", "sinks", "attn_mask", "alibi_slopes"),
     ),
+    # Tokens of all sequences end to end.
+    Small(128, (4, 1), ((33, 0, 150), (1, 1, 1), (0, 20, 0)), packed=True),
+    Small(80, (4, 2), ((17, 5), (1, 40)), options={"page_size": 16, "bits": 4}, packed=True),
 ]
 
 
@@ -98,7 +105,13 @@ def run(small: Small) -> None:
     q = drawn(q_heads, small.queries)
     for counts in small.counts:
         k, v = (drawn(kv_heads, max(counts)) for _ in range(2))
-        cache.append(k, v, counts=np.array(counts))
+        if small.packed:
+            # As long as it has to be.
+            rows = [[x[b, :, :n] for b, n in enumerate(counts)] for x in (k, v)]
+            packed = (cupy.concatenate(x, axis=1).swapaxes(0, 1).copy() for x in rows)
+            cache.append(*packed, cu_seqlens_k=np.cumsum([0, *counts]))
+        else:
+            cache.append(k, v, counts=np.array(counts))
         o, _ = cache.attend(q, return_lse=True, **given)
         if not bool(cupy.isfinite(o).all()):
             raise RuntimeError(f"{small}: the output is not finite")

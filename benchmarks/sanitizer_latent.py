@@ -12,13 +12,17 @@ import cuattn
 
 @dataclass(frozen=True)
 class Small:
-    """The heads of a cache's queries, the tokens of each append by sequence, and options."""
+    """The heads of a cache's queries, the tokens of each append by sequence, and options.
+
+    Those of `packed` appends lie end to end.
+    """
 
     heads: int
     counts: tuple[tuple[int, ...], ...]
     queries: int = 1
     dtype: str = "float16"
     options: dict[str, Any] = field(default_factory=dict)
+    packed: bool = False
 
 
 # Blocks of 128 tokens and units of 64, whole and not; an empty sequence; heads that several CTAs
@@ -27,6 +31,7 @@ CACHES = [
     Small(16, ((256,), (1,))),
     Small(40, ((65, 0, 17), (1, 0, 1)), dtype="float32", options={"page_size": 64}),
     Small(128, ((700, 129), (1, 63)), queries=2, options={"rope_dtype": "float16"}),
+    Small(16, ((65, 0, 130), (1, 1, 1)), packed=True),
 ]
 
 
@@ -51,8 +56,11 @@ def run(small: Small) -> None:
 
     q = drawn(batch, small.heads, small.queries, 576)
     for counts in small.counts:
-        tokens = drawn(batch, max(counts), 576)
-        cache.append(tokens[..., :512], tokens[..., 512:], counts=np.array(counts))
+        if small.packed:
+            tokens, given = drawn(sum(counts), 576), {"cu_seqlens_k": np.cumsum([0, *counts])}
+        else:
+            tokens, given = drawn(batch, max(counts), 576), {"counts": np.array(counts)}
+        cache.append(tokens[..., :512], tokens[..., 512:], **given)
         o, _ = cache.attend(q, scale=192**-0.5, return_lse=True)
         if not bool(cupy.isfinite(o).all()):
             raise RuntimeError(f"{small}: the output is not finite")

@@ -31,8 +31,11 @@ _SAME = [
         "window_size sliding_window local_window_size window local_window window_left "
         "window_right window_size_left window_size_right",
         "alibi_slopes alibi slopes alibi_bias",
-        "cu_seqlens_q cu_seq_q cu_seqlens qo_indptr cu_seq_lens_q",
-        "cu_seqlens_k cu_seq_k cu_seqlens_kv kv_indptr cu_seq_lens_k",
+        # Of a KV cache's append, rows that are named after the queries beside them are keys.
+        "cu_seqlens_q cu_seq_q cu_seqlens qo_indptr cu_seq_lens_q query_start_loc cu_seqlens_k",
+        "cu_seqlens_k cu_seq_k cu_seqlens_kv kv_indptr cu_seq_lens_k cu_seqlens_k_new "
+        "kv_append_indptr",
+        "sequences cache_batch_idx",
         "max_seqlen_q max_q max_length_q max_seqlen",
         "max_seqlen_k max_k max_seqlen_kv max_length_k",
         "seqused_k cache_seqlens seq_len_kv seqused_kv key_value_seq_lengths seqlens_k",
@@ -76,6 +79,7 @@ _NONE_AS = {
     "rotary_sin": "q and k are rotated by their positions before the call",
     "block_table": "pages are what cuattn.KVCache has",
     "page_table": "pages are what cuattn.KVCache has",
+    "slot_mapping": "a cuattn.KVCache finds slots itself; cu_seqlens_k says which rows are whose",
     # With the opposite meaning, which a mere other name would hide.
     "key_padding_mask": "attn_mask hides where it is False, and seqused_k says how many keys count",
 }

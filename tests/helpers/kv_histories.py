@@ -227,7 +227,20 @@ class Pair:
         drawn = rng.standard_normal((2, *shape), dtype=np.float32) + bias
         arrays = [self.place.array(x) for x in drawn]
         values = [self.place.host(x).astype(np.float32) for x in arrays]
-        self.both("append", *arrays, of_model=(*values, counts), counts=counts.tolist())
+        of_model = (*values, counts)
+        if rng.random() < 0.5:
+            self.both("append", *arrays, of_model=of_model, counts=counts.tolist())
+            return
+        # The same end to end, in some order.
+        order = rng.permutation(len(counts))
+        packed = [
+            self.place.array(np.concatenate([x[b, :, : counts[b]] for b in order], axis=1))
+            for x in drawn
+        ]
+        packed = [x.swapaxes(0, 1) for x in packed]
+        bounds = np.cumsum([0, *counts[order]]).tolist()
+        given = {"cu_seqlens_k": bounds, "sequences": order.tolist()}
+        self.both("append", *packed, of_model=of_model, **given)
 
     def attend(self, rng, queries):
         """Compare with attention to the model's tokens in float64, and with the reference's."""

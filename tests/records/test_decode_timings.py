@@ -27,7 +27,7 @@ class FakeCache:
     def __init__(self, room):
         self.room = room
 
-    def append(self, k, v):
+    def append(self, k, v, **given):
         self.room -= 1
         assert self.room >= 0
 
@@ -71,6 +71,7 @@ def filled(monkeypatch):
         monkeypatch.setattr(module, "time_gpu", time)
     for module in (decode, bench_decode):
         monkeypatch.setattr(module, "noise", lambda case, seed: nothing)
+    monkeypatch.setattr(append, "end_to_end", lambda x: x)
     monkeypatch.setattr(append.caches, "filled", make)
     monkeypatch.setattr(append.caches, "bytes_read", lambda case, cache, lengths: KV_BYTES)
     monkeypatch.setattr(decode, "time_host", lambda function: Median(MS, 0.0))
@@ -90,7 +91,8 @@ def test_one_token_is_timed_by_itself_and_in_a_graph_beside_nothing(filled):
         assert rows["append-graph", name].kernel_ms == MS / IN_GRAPH
     assert rows["append", EMPTY].family == "baseline"
     assert {t.implementation for t in rows.values()} == {"cuattn", EMPTY}
-    assert rows["append-prompt", "kv-int4"].gbps == pytest.approx(3 * KV_BYTES / MS * 1e-6)
+    for kind in ("append-prompt", "append-packed"):
+        assert rows[kind, "kv-int4"].gbps == pytest.approx(3 * KV_BYTES / MS * 1e-6)
 
 
 def test_caches_have_room_for_all_that_is_appended_and_no_more(filled):

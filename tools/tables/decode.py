@@ -38,6 +38,7 @@ KINDS = (
     ("decode-ragged", RAGGED, "random lengths"),
     ("decode-short", SHORT, "alone"),
     ("append-prompt", PROMPT, "appended at once"),
+    ("append-packed", PROMPT, "appended at once, end to end"),
     ("append", TOKEN, "one token appended"),
     ("append-graph", TOKEN, f"one of {IN_GRAPH} tokens appended in a graph"),
 )
