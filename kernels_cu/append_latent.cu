@@ -1,8 +1,8 @@
 // Quantizes new tokens into the units of a latent cache, a warp each.
 #include "kv/latent_unit.cuh"
 
-// The token of a warp: it is the sequence's own one with number `ahead`. If tokens do not lie end to
-// end, `count` is not said.
+// The token of a warp, the one with number `ahead` of its sequence's new ones. Of tokens that do
+// not lie end to end `count` is not said.
 template <LatentAppendSpec S>
 __device__ __forceinline__ OwnSpan own_token(const AppendParams& p) {
   constexpr int kTokens = S.num_threads / kWarpSize;

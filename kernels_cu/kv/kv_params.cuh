@@ -9,8 +9,7 @@ struct KvStore {
   i32* lengths;            // [batch], tokens of each sequence
   f32* k_offset;           // [batch, num_kv_heads, channels], taken from keys; null: nothing is
   i32* bare;               // [batch], first keys that it is not taken from: 0 or kFirstTokens
-  u8* fine;                // of nested codes: [batch, num_kv_heads, place, unit_bytes], see
-                           // fine_units.cuh
+  u8* fine;                // fine_units.cuh: [batch, num_kv_heads, place, unit_bytes]
   i32* coarse;             // [batch], the first of the newest units that are there
   i64 page_stride;         // bytes
   i64 head_stride;         // bytes
@@ -26,7 +25,7 @@ struct KvStore {
 struct RopeParams {
   const f32* cos;          // [num_positions, pairs]
   const f32* sin;
-  const i32* positions;    // [batch, seqlen] as the rows that turn; null: places in sequences
+  const i32* positions;    // [batch, seqlen], or [seqlen] end to end; null: places in sequences
   i32 pairs;               // of channels, the first ones of a row
   i32 num_positions;       // at others a token is NaN
   i32 interleaved;         // pairs are neighbours; else channels i and pairs + i
@@ -58,8 +57,7 @@ struct DecodeParams {
   f32 softcap;
   const void* sinks;       // [num_q_heads]
   const void* alibi_slopes;  // [batch, num_q_heads]
-  const void* attn_mask;   // [batch, num_q_heads, seqlen_q, mask_columns]: the last one is of the
-                           // last token, whatever the length; tokens before them are seen
+  const void* attn_mask;   // [batch, num_q_heads, seqlen_q, mask_columns], of so many last tokens
   i64 sinks_stride_head;
   i64 alibi_slopes_stride_batch;
   i64 alibi_slopes_stride_head;
@@ -137,8 +135,7 @@ struct CacheQueriesParams {
   f32* lse_shift;          // alike: what smoothing takes from the logits of each row; may be null
   const f32* k_offset;     // as in KvStore
   const i32* lengths;      // [batch], tokens of each sequence
-  const i32* cu_seqlens_q;  // [batch + 1], where rows of a sequence begin and end among all that
-                           // are end to end; null: seqlen_q of each
+  const i32* cu_seqlens_q;  // [batch + 1], bounds of rows that are end to end; null: seqlen_q each
   i64 q_stride_batch;      // strides in elements
   i64 q_stride_head;
   i64 q_stride_row;

@@ -1,4 +1,4 @@
-// Tokens of several sequences that lie end to end in the caller's arrays, as bounds in memory have it.
+// Tokens of several sequences that lie end to end in the caller's arrays, as bounds in memory say.
 #pragma once
 #include "kv/kv_params.cuh"
 

@@ -5,8 +5,8 @@
 #include "kv/packed_tokens.cuh"
 #include "ptx/memory.cuh"
 
-// Tokens that are appended to a sequence, negative if they make no sense. Params are AppendParams or
-// OffsetParams. `Packed` tokens lie end to end.
+// Tokens that are appended to a sequence, negative if that makes no sense. Params are AppendParams
+// or OffsetParams. `Packed` tokens lie end to end.
 template <bool Packed, class Params>
 __device__ __forceinline__ int count_of(const Params& p, int sequence) {
   if constexpr (Packed) {
