@@ -57,7 +57,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     Accumulator<S.integer_o> o[H::kOutput] = {};
     GroupSoftmax<S> softmax;
-    softmax.start(a, constants, item_row, ptx::smem_address(storage.rows + threadIdx.x));
+    softmax.start(a, constants, rules, item_row, ptx::smem_address(storage.rows + threadIdx.x));
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
 

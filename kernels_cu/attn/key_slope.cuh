@@ -35,15 +35,11 @@ struct KeySlope {
     if (!kSlopeUnits<S> || (kExpression && !slope_is_unit())) return 0.0f;
     return of_key(block * S.block_kv);
   }
-  // The same from there to the key that a lane's are counted from: in multiples, and in log 2. The
-  // maxima of lanes have to be brought together by it.
+  // The same from there to the key that a lane's are counted from, as a multiple. The maxima of
+  // lanes have to be brought together by it.
   __device__ __forceinline__ float lane_units(int lane) const {
     if constexpr (!kSlopeUnits<S>) return 0.0f;
     const float columns = static_cast<float>(first_column<S>(lane));
     return slope_is_unit() ? columns : kExpression ? 0.0f : slope * columns;
-  }
-  __device__ __forceinline__ float lane_base(float base, int lane) const {
-    if (kExpression && !slope_is_unit()) return base;
-    return of_further_key(base, static_cast<float>(first_column<S>(lane)));
   }
 };

@@ -81,6 +81,11 @@ struct ScoreRules : KeySlope<S> {
     return S.rules.softcap ? inverse_softcap : S.rules.score_mod ? kLn2 : 1.0f;
   }
 
+  // The scale of a row, before the loop, in that of a slope.
+  __device__ __forceinline__ float scaled(float x) const {
+    return kSlopeUnits<S> ? x * score_unit() : x;
+  }
+
   // The exponent of a key, of which `of_key` is a part, in units of log 2 or of the softcap.
   template <bool Masked, bool Expressed>
   __device__ __forceinline__ float apply(float x, float of_key, int half, int key) const {

@@ -50,7 +50,7 @@ struct OnlineSoftmax {
       if constexpr (H::kBlockK) slope[half] *= keys.block_scale();
       if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
     }
-    float base = 0.0f;  // of exponents, where they are multiples of ALiBi's slope
+    float base = 0.0f;  // of exponents, where they are multiples of a slope
     if constexpr (Raw::kRuled) {
       base = rules.base(block);
       slope[0] *= rules.score_unit();
@@ -80,7 +80,7 @@ struct OnlineSoftmax {
       const bool hides = Masked || S.rules.score_mod;
       b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
       if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-H::kScoreStart, slope[half], b);
-      if constexpr (kSlopeUnits<S>) b += rules.lane_base(base, lane);
+      if constexpr (kSlopeUnits<S>) b += __fmaf_rn(rules.lane_units(lane), slope[half], base);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }

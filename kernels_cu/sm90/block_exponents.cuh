@@ -23,7 +23,8 @@ struct BlockExponents {
     for (int half = 0; half < 2; ++half) {
       const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
       slope[half] = H::kTokenK ? 1.0f : row_scale[half] * of_keys;
-      if constexpr (S.rules.change_scores()) slope[half] *= rules.score_unit();
+      // In that of a slope rows have it already.
+      if constexpr (S.rules.change_scores() && !kSlopeUnits<S>) slope[half] *= rules.score_unit();
     }
     if constexpr (Raw::kRuled) {
       RuledScores<S>::template apply<Masked>(s, keys, row_scale, slope, rules, mask, block, group,

@@ -30,12 +30,12 @@ struct GroupSoftmax {
 
   // `row` counts the rows of the item; `parking` is shared memory of this thread.
   __device__ __forceinline__ void start(const AttentionParams& p, const ItemConstants<S>& item,
-                                        int row, u32 parking) {
+                                        const ScoreRules<S>& rules, int row, u32 parking) {
     zero = ptx::hidden_zero(item.item.all.end);
     float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      scale[half] = H::kScaledScores ? item.row_scale[row + 8 * half] : p.scale_log2;
+      scale[half] = rules.scaled(H::kScaledScores ? item.row_scale[row + 8 * half] : p.scale_log2);
     }
     rows.start(scale, parking);
   }
@@ -79,7 +79,7 @@ struct GroupSoftmax {
       const float top_of_p = kLocal ? block_max[half] : rows.reference[half];
       constexpr bool kMayHide = Masked || S.rules.score_mod;
       intercept[half] = kStepsLog2<S> - (kMayHide && top_of_p == -kInf ? 0.0f : top_of_p);
-      if constexpr (kSlopeUnits<S>) intercept[half] += rules.lane_base(base, lane);
+      if constexpr (kSlopeUnits<S>) intercept[half] += exponents.of(half, of_lane, base);
       sum[half] = 0.0f;
     }
   }

@@ -15,7 +15,8 @@ struct RowState {
 
   float reference[2];  // exponent that O and the sum are relative to
   float sum[2];        // of 2^(exponent - reference), of this lane's columns only
-  float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
+  float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent, or to one in
+                       // multiples of a slope
   u32 parking;         // 16 bytes of each thread, and 16 more after those of all threads
   static constexpr u32 kScale = 16 * kWarpgroupSize * S.groups;
 
