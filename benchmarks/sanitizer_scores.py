@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cuattn import ScoreMod
 from cuattn.arrays.device import Target
 from cuattn.bench.cases import Case
 from cuattn.compile.jit import Spec
@@ -16,6 +17,8 @@ from cuattn.presets import resolve
 from cuattn.specs.attention import Type
 from cuattn.specs.mask_map import MaskMapSpec
 from cuattn.specs.rules import MaskKind, Rules
+
+from .feature_cases import BY_DISTANCE, EXPRESSED
 
 __all__ = ["SCORED", "Scored", "kernels"]
 
@@ -56,6 +59,12 @@ def _of_heads(name: str) -> Callable[[Case], dict[str, Any]]:
     return make
 
 
+def _by_distance(shape: Case) -> dict[str, Any]:
+    # A slope that is a kernel's unit, and none: there the expression is asked.
+    slopes = np.where(np.arange(shape.num_q_heads) % 2 == 0, 0.5, 0.0).astype(np.float32)
+    return {"score_mod": ScoreMod(BY_DISTANCE, arrays={"slope": _at_the_end(slopes)})}
+
+
 def _seen(shape: Case) -> Any:
     """Return the visibility of an odd pattern, with a tile of rows that see nothing."""
     rows, keys = np.arange(shape.seqlen_q)[:, None], np.arange(shape.seqlen_kv)
@@ -84,6 +93,7 @@ SCORED = (
     Scored("int8-block", Rules(softcap=True), _softcap),
     Scored("int8", Rules(sinks=True), _of_heads("sinks")),
     Scored("fp16", Rules(alibi=True), _of_heads("alibi_slopes")),
+    Scored("int8-block", EXPRESSED, _by_distance),
     Scored("int8-block", Rules(attn_mask=MaskKind.bits), _bits),
     Scored("fp16", Rules(attn_mask=MaskKind.fp32), _bias),
 )
