@@ -58,7 +58,10 @@ class Attention:
         return self.attend(q, k8, v8)
 
     def attend_of_lengths(self, q, k, v, lengths):
-        raise UnsupportedError(f"sequences of lengths {lengths}: no argument says so")
+        return self.attend(q, k, v, seqused_k=np.array(lengths, np.int32))
+
+    def attend_in_pages(self, q, k, v):
+        return self.attend(q, k, v, page_size=16)
 
 
 class Cache(Attention):
@@ -67,10 +70,9 @@ class Cache(Attention):
     def __init__(self):
         super().__init__("int8")
 
-    def attend(self, q, k, v, is_causal=False, layout="HND", counts=None, **options):
+    def attend(self, q, k, v, is_causal=False, layout="HND", counts=None, page_size=0, **options):
         batch, heads, tokens, head_dim = k.shape if layout == "HND" else k.swapaxes(1, 2).shape
-        pages = {} if counts is None else {"page_size": 16}
-        cache = cuattn.KVCache(batch, heads, head_dim, max(tokens, 1), **pages)
+        cache = cuattn.KVCache(batch, heads, head_dim, max(tokens, 1), page_size=page_size)
         cache.append(k, v, layout=layout, counts=counts)
         if options.pop("check_finite", False):
             raise UnsupportedError("check_finite is no option of a cache")
@@ -173,6 +175,12 @@ def different_lengths(feature):
     feature.close(o[1:], exact.attention(q[1:], k[1:, :, :7], v[1:, :, :7])[0])
 
 
+def pages(feature):
+    q, k, v = feature.inputs()
+    arrays = [feature.column.array(x, np.float32, "HND") for x in (q, k, v)]
+    feature.close(feature.column.attend_in_pages(*arrays), exact.attention(q, k, v)[0])
+
+
 def finite(feature):
     feature.check(check_finite=True)
     q, k, v = (feature.column.array(x, np.float32, "HND") for x in feature.inputs())
@@ -192,7 +200,8 @@ FEATURES = {
     "any strides": strides,
     "`scale=`, `out=`": scale_and_output,
     "operands quantized before": quantized_before,
-    "sequences of different lengths, pages": different_lengths,
+    "sequences of different lengths": different_lengths,
+    "pages": pages,
     "`check_finite=True`": finite,
 }
 HEAD_DIM = "`head_dim`"
