@@ -21,8 +21,7 @@ template <WgmmaSpec S>
 __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
   const int lane = threadIdx.x % kWarpSize;
-  // Broadcast, so that the compiler knows it to be the same for all lanes.
-  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / kWarpSize, 0);
+  const int warp = ptx::warp_number();
   const int group = warp / 4;
   const int item_row = warp * 16 + lane / 4;  // the first of two
   const u32 full = ptx::smem_address(storage.full);

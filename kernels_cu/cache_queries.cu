@@ -34,7 +34,7 @@ template <QueriesSpec S, class Of>
 __device__ __forceinline__ void store_query(const CacheQueriesParams& p, const Of& x,
                                             const f32* k_offset, i64 at, bool exists) {
   if (p.lse_shift) {
-    const float dot = offset_product<S>(x, k_offset);
+    const float dot = offset_product<S>(x, k_offset, true);
     if (exists && threadIdx.x % QueryRow<S>::kLanes == 0) p.lse_shift[at] = p.softmax_scale * dot;
   }
   u8* to = p.codes + at * S.head_dim;

@@ -16,6 +16,7 @@
 #include "kv/unit_copies.cuh"
 #include "kv/unit_scores.cuh"
 #include "kv/unit_values.cuh"
+#include "ptx/registers.cuh"
 
 // What a warp has of the loop's state while it takes one block of a head after the other.
 template <DecodeSpec S>
@@ -39,6 +40,8 @@ struct HeadLoop {
   template <bool Simple>
   __device__ __forceinline__ void take(int first, u32 fine) {
     constexpr int kStage = kBlockUnits * Unit<S>::kBytes;
+    // Whether such blocks are few: then they have one way, be there lower halves or not.
+    constexpr bool kFew = SimpleBlocks<S>::kAny && !Simple;
     const u32 stage = units.units + turn.buffer * kStage;
     // Lower halves of nested codes are in a stage of their own, the next one.
     Turn<S.stages> last = turn;
@@ -51,11 +54,11 @@ struct HeadLoop {
                                storage.units[last.buffer][warp * kWarpUnits],
                                fine >> warp * kWarpUnits & 3, lane};
     typename DecodeShape<S>::Scores s;
-    unit_scores<S>(s, q, tokens, stage + k_lane, lower, lane);
+    unit_scores<S, kFew>(s, q, tokens, stage + k_lane, lower, lane);
     apply_rules<S>(s, p, q, first, bare, lane);
     if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
     softmax.template step<Simple>(s, storage, tokens, first, warp, lane);
-    if (S.nested && fine) {
+    if (S.nested && (kFew || fine)) {
       add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);
     } else {
       add_unit_values<S, false>(o, storage, softmax, stage + v_lane, 0, 0, warp, lane);
@@ -73,9 +76,8 @@ struct HeadLoop {
 template <DecodeSpec S>
 __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
                                              const Partition<S>& partition, const UnitRing& units,
-                                             const QueryRing& queries) {
+                                             const QueryRing& queries, int warp) {
   const int lane = threadIdx.x % kWarpSize;
-  const int warp = threadIdx.x / kWarpSize;
   Turn<S.stages> turn;
   Turn<kQueryBuffers> query_turn;
   Arrivals arrivals;
@@ -128,14 +130,14 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   }
   __syncthreads();
   const Partition<S> partition(p);
-  const int warp = threadIdx.x / kWarpSize;
+  const int warp = ptx::warp_number();
   const bool has_share = partition.has_share(blockIdx.x);
   if (warp == kComputingWarps) {
-    if (has_share) copy_units<S>(p, partition, units);
+    if (has_share) copy_units<S>(p, partition, units, queries.full);
   } else if (warp > kComputingWarps) {
     if (has_share) prepare_queries<S>(p, storage, partition, queries);
     store_empty<S>(p);
   } else {
-    if (has_share) attend_share<S>(p, storage, partition, units, queries);
+    if (has_share) attend_share<S>(p, storage, partition, units, queries, warp);
   }
 }

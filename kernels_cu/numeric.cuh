@@ -33,6 +33,14 @@ __host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 
+// Of numbers that are not negative: their signs would take as much code again.
+__device__ __forceinline__ int quotient(int a, int b) {
+  return static_cast<int>(static_cast<u32>(a) / static_cast<u32>(b));
+}
+__device__ __forceinline__ int remainder_of(int a, int b) {
+  return static_cast<int>(static_cast<u32>(a) % static_cast<u32>(b));
+}
+
 template <class T>
 __host__ __device__ constexpr T min_of(T a, T b) {
   return a < b ? a : b;

@@ -19,7 +19,7 @@ __device__ __forceinline__ bool is_fine(const KvStore& store, int coarse, int un
 __device__ __forceinline__ u8* fine_address(const KvStore& store, int head, int unit,
                                             int unit_bytes) {
   const int first = store.first_units;
-  const int place = unit < first ? unit : first + (unit - first) % store.recent_units;
+  const int place = unit < first ? unit : first + remainder_of(unit - first, store.recent_units);
   return store.fine +
          (static_cast<i64>(head) * (first + store.recent_units) + place) * unit_bytes;
 }

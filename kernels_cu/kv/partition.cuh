@@ -32,12 +32,12 @@ struct Partition<S, false> : HeadBlocks<S> {
       granule = 1;
     }
     scan();
-    share = ceil_div(total, static_cast<int>(gridDim.x));
+    share = ceil_div<u32>(total, gridDim.x);
     // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
     // powers of two: a head that is cut has to be merged.
     if (share >= kWholes) {
       const int multiple = 1 << (31 - __clz(share / kWholes));
-      share = ceil_div(share, multiple) * multiple;
+      share = share + multiple - 1 & -multiple;
     }
     if constexpr (S.nested) give_heads_shares();
   }
@@ -46,7 +46,7 @@ struct Partition<S, false> : HeadBlocks<S> {
   __device__ __forceinline__ bool has_share(int cta) const { return begin(cta) < begin(cta + 1); }
 
   // The CTA that has a block.
-  __device__ __forceinline__ int owner(int index) const { return index / share; }
+  __device__ __forceinline__ int owner(int index) const { return quotient(index, share); }
 
   // The block at a place in the list, below `total`: one that is none if the place is empty. By
   // whole warps.
@@ -64,8 +64,8 @@ struct Partition<S, false> : HeadBlocks<S> {
         at.sequence = sequence + found;
         enter(at);
         const int inside = index - __shfl_sync(0xffffffffu, end, found) + heads * at.places();
-        at.head = inside / at.places();
-        at.block = inside % at.places() - at.ahead;
+        at.head = quotient(inside, at.places());
+        at.block = inside - at.head * at.places() - at.ahead;
         return at;
       }
       before = __shfl_sync(0xffffffffu, end, kWarpSize - 1);
@@ -93,7 +93,8 @@ struct Partition<S, false> : HeadBlocks<S> {
     if constexpr (S.nested) {
       const int first_recent = max_of(ceil_div(length, kUnitTokens) - recent, 0) / kBlockUnits;
       at.behind = min_of(ceil_div(length, kKvBlock) - first_recent, at.blocks);
-      at.ahead = ceil_div(at.places(), granule) * granule - at.places();
+      const int shares = ceil_div<u32>(at.places(), granule);
+      at.ahead = shares * granule - at.places();
     }
   }
 
@@ -113,14 +114,14 @@ struct Partition<S, false> : HeadBlocks<S> {
 
   // Lets heads begin where shares do, if these become longer by a sixteenth at most.
   __device__ __forceinline__ void give_heads_shares() {
-    const int of_head = static_cast<int>(gridDim.x) / (batch * heads);  // CTAs
+    const int of_head = quotient(gridDim.x, batch * heads);  // CTAs
     if (recent == 0 || of_head == 0) return;
     int most = 0;
     for (int b = threadIdx.x % kWarpSize; b < batch; b += kWarpSize) {
       most = max_of(most, places_of(b));
     }
     most = static_cast<int>(__reduce_max_sync(0xffffffffu, static_cast<u32>(most)));
-    const int even = ceil_div(most, of_head);
+    const int even = ceil_div<u32>(most, of_head);
     if (even > share + share / kWholes) return;
     share = max_of(even, 1);
     granule = share;

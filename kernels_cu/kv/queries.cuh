@@ -59,10 +59,10 @@ __device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, flo
 // Quantizes a row to its place among the operands.
 template <DecodeSpec S, class Of>
 __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& to, const Of& x,
-                                            const f32* k_offset, int row) {
+                                            const f32* k_offset, bool begun, int row) {
   using Row = QueryRow<S>;
   using Code = Scaling<Type::int8, 8>;
-  const float dot = offset_product<S>(x, k_offset);
+  const float dot = offset_product<S>(x, k_offset, begun);
   const auto store = [&](const auto& of_codes) {
     const float amax = amax_of<S>(of_codes);
     if (threadIdx.x % Row::kLanes == 0) {
@@ -90,9 +90,9 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
   for_heads(partition, [&](const HeadShare& head) {
     const BlockCursor& at = head.at;
     const i64 kv_head =
-        static_cast<i64>(at.sequence) * p.store.num_kv_heads + at.head / p.row_tiles;
-    const bool has_offset = p.store.k_offset && at.length > bare_tokens(p.store, at.sequence);
-    const f32* k_offset = has_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
+        static_cast<i64>(at.sequence) * p.store.num_kv_heads + quotient(at.head, p.row_tiles);
+    const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
+    const bool begun = at.length > bare_tokens(p.store, at.sequence);
     turn.wait_empty(ring.empty);
 #pragma unroll 1
     for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {
@@ -113,9 +113,9 @@ __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeSto
         const int position =
             of.exists ? position_of(p.rope, at.sequence, of.query, p.seqlen_q, place) : 0;
         const TokenTurn<S.input> turned(p.rope, from, position, of.exists);
-        store_query(p, to, ChangedQuery<S>(x, turned), k_offset, row);
+        store_query(p, to, ChangedQuery<S>(x, turned), k_offset, begun, row);
       } else {
-        store_query(p, to, x, k_offset, row);
+        store_query(p, to, x, k_offset, begun, row);
       }
       if (lane % Row::kLanes == 0) note_extras(p, to, at, of, row);
     }

@@ -129,9 +129,10 @@ __device__ __forceinline__ float amax_of(const Row& x) {
   return ptx::max_across<QueryRow<S>::kLanes>(amax);
 }
 
-// The product of a row, which is not rotated, with what smoothing takes from K, if it takes any.
+// The product of a row, which is not rotated, with what smoothing takes from K, if it takes any:
+// not while `begun` is false, for which loads do not wait.
 template <auto S, class Of>
-__device__ __forceinline__ float offset_product(const Of& x, const f32* k_offset) {
+__device__ __forceinline__ float offset_product(const Of& x, const f32* k_offset, bool begun) {
   using Row = QueryRow<S>;
   float dot = 0.0f;
 #pragma unroll
@@ -141,7 +142,9 @@ __device__ __forceinline__ float offset_product(const Of& x, const f32* k_offset
     x.widen(eight, i);
     if (k_offset && Row::has(i)) load_floats(offset, k_offset + Row::channel(i));
 #pragma unroll
-    for (int e = 0; e < Row::kElements; ++e) dot = fmaf(eight[e], offset[e], dot);
+    for (int e = 0; e < Row::kElements; ++e) {
+      dot = fmaf(eight[e], begun ? offset[e] : 0.0f, dot);
+    }
   }
   return ptx::sum_across<Row::kLanes>(dot);
 }

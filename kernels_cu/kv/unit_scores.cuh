@@ -15,14 +15,15 @@ __device__ __forceinline__ u32 with_lower(u32 codes, u32 lower, bool any) {
 
 // Adds the products of some steps of k, `first` on, to integers that `sum` holds the bits of. `k`
 // is the lane's address in the warp's first unit, `Fine` whether there may be lower halves of
-// nested codes: there, `lower` further, in units that have a bit of `fine`.
-template <DecodeSpec S, int Steps, bool Fine>
+// nested codes: there, `lower` further, in units that have a bit of `fine`. `Few` is of blocks that
+// a CTA may have one of: their loops are rolled, because code that runs once comes from memory.
+template <DecodeSpec S, int Steps, bool Fine, bool Few>
 __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
                                            const Queries<S>& queries, u32 k, u32 lower, u32 fine,
                                            int first, int lane) {
   using H = DecodeShape<S>;
   constexpr int kChunkBytes = 2 * kMatrixBytes;  // 16 bytes of each token of a unit
-#pragma unroll
+#pragma unroll(Few ? 1 : Steps)
   for (int i = 0; i < Steps; ++i) {
     const int step = first + i;
     u32 b0[H::kKeyTiles], b1[H::kKeyTiles];
@@ -60,7 +61,7 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
   }
 }
 
-template <DecodeSpec S>
+template <DecodeSpec S, bool Few>
 __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
                                             const Queries<S>& queries,
                                             const LaneTokens<S>& tokens, u32 k, u32 lower,
@@ -68,14 +69,15 @@ __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
   using H = DecodeShape<S>;
   constexpr int kGroups = Unit<S>::kKGroups;
   typename H::Scores total = {};
-#pragma unroll
+#pragma unroll(Few ? 1 : kGroups)
   for (int group = 0; group < kGroups; ++group) {
     typename H::Scores sum = {};
     constexpr int kSteps = H::kSteps / kGroups;
-    if (S.nested && tokens.fine) {
-      add_scores<S, kSteps, S.nested>(sum, queries, k, lower, tokens.fine, group * kSteps, lane);
+    const int first = group * kSteps;
+    if (S.nested && (Few || tokens.fine)) {
+      add_scores<S, kSteps, S.nested, Few>(sum, queries, k, lower, tokens.fine, first, lane);
     } else {
-      add_scores<S, kSteps, false>(sum, queries, k, 0, 0, group * kSteps, lane);
+      add_scores<S, kSteps, false, Few>(sum, queries, k, 0, 0, first, lane);
     }
 #pragma unroll
     for (int unit = 0; unit < kWarpUnits; ++unit) {

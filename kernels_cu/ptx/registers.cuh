@@ -22,6 +22,12 @@ __device__ __forceinline__ float after(float x, float y, u32 zero) {
   return __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(y) & zero));
 }
 
+// The number of the thread's warp. That all lanes have the same the compiler knows only so; else
+// every shuffle behind a branch on it gets a second way, for lanes that have parted.
+__device__ __forceinline__ int warp_number() {
+  return static_cast<int>(__shfl_sync(0xffffffffu, threadIdx.x / 32, 0));
+}
+
 // A warpgroup gives registers back or takes some (PTX ISA, "setmaxnreg"). What all warpgroups have
 // at the end must fit what the kernel was launched with, or one waits for ever.
 template <int Registers>
