@@ -75,7 +75,8 @@ __device__ __forceinline__ void store_queries(const CacheQueriesParams& p) {
       p.k_offset ? p.k_offset + static_cast<i64>(kv_head) * S.channels : nullptr;
   if constexpr (S.rope) {
     // Beside no token, and of no use, are queries before the first one.
-    const int place = max_of(__ldg(p.lengths + sequence) - own.length + row, 0);
+    const int end = __ldg((p.ends ? p.ends : p.lengths) + sequence);
+    const int place = max_of(end - own.length + row, 0);
     const int in_call = p.cu_seqlens_q ? 0 : sequence;
     const int position =
         exists ? position_of(p.rope, in_call, own.first + row, p.seqlen_q, place) : 0;

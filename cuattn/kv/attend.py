@@ -91,7 +91,7 @@ def attend_on_device(
             of_q = q_view.signature
             packed = None if bounds is None else Packed(bounds.signature, max_seqlen_q)
             call: DecodeCall | PrefillCall
-            tables = turns = positions = None
+            tables = turns = positions = ends = None
             if rope is not None:
                 tables = tables_on_device(memory, caller, rope, q_view.dtype)
                 turns = tables.sizes
@@ -103,7 +103,7 @@ def attend_on_device(
                 rows = call.problem.q.tokens
                 where = memory, caller, rope, turns, rows
                 if packed is not None:
-                    positions = packed_positions(*where)
+                    positions, ends = packed_positions(*where)
                 else:
                     is_shifted = memory.host_state.evicted is not None
                     positions = positions_on_device(
@@ -121,7 +121,7 @@ def attend_on_device(
             behind += [None, None] if tables is None else [tables.cos, tables.sin]
             behind += [positions]
             if isinstance(call, PrefillCall):
-                behind += [bounds]
+                behind += [bounds, ends]
             others = [0 if x is None else x.ptr for x in behind]
             # What lies behind the last sequence stays.
             keeps = call.problem.is_packed

@@ -15,7 +15,7 @@ from ..errors import ArgumentError, UnsupportedError
 from ..operands.operand import compact_strides
 from .device import DeviceMemory
 from .packed_tokens import PackedTokens
-from .rope import GivenRope, RopeSizes, check_places, check_reach, next_positions, places
+from .rope import GivenRope, RopeSizes, check_reach, next_positions, places
 
 __all__ = [
     "ROPE",
@@ -111,9 +111,7 @@ def positions_on_device(
             return None
         at = places(first, tokens) if packed is None else packed.places(first)
         return view_cupy(memory.sent(at.astype(np.int32)))
-    if is_shifted:
-        text = "rope where tokens are evicted and only the GPU knows the lengths"
-        raise UnsupportedError(f"{text}: give positions")
+    _check_unshifted(is_shifted=is_shifted)
     check_reach(sizes, memory.geometry.capacity)
     return None
 
@@ -124,8 +122,10 @@ def packed_positions(
     given: GivenRope,
     sizes: RopeSizes,
     tokens: int,
-) -> View | None:
-    """Return the positions of queries that lie end to end, as `positions_on_device`.
+) -> tuple[View | None, View | None]:
+    """Return the positions of queries that lie end to end, or else those behind their sequences.
+
+    Both are None if positions are places in sequences.
 
     Parameters
     ----------
@@ -137,17 +137,21 @@ def packed_positions(
     ArgumentError, UnsupportedError
         As `KVCache.attend`.
     """
-    x = given.positions
+    x, state = given.positions, memory.host_state
     if x is not None:
         if hasattr(x, "__dlpack_device__") and device_of(x, "positions")[0] != CPU:
-            return _looked_at(memory, caller, x, (tokens,))
+            return _looked_at(memory, caller, x, (tokens,)), None
         there = given.checked_positions(sizes, np.ones(tokens, np.bool_))
-        return view_cupy(memory.sent(there.astype(np.int32)))
-    state = memory.host_state
-    check_places(state)
-    is_known = state.is_known and not memory.is_captured()
-    check_reach(sizes, int(state.lengths.max()) if is_known else memory.geometry.capacity)
-    return None
+        return view_cupy(memory.sent(there.astype(np.int32))), None
+    if state.is_known and not memory.is_captured():
+        ends = next_positions(state)
+        check_reach(sizes, int(ends.max()))
+        if state.evicted is None:
+            return None, None
+        return None, view_cupy(memory.sent(ends.astype(np.int32)))
+    _check_unshifted(is_shifted=state.evicted is not None)
+    check_reach(sizes, memory.geometry.capacity)
+    return None, None
 
 
 def rope_values(sizes: RopeSizes | None, buffers: Buffers) -> Mapping[str, Any] | None:
@@ -156,6 +160,13 @@ def rope_values(sizes: RopeSizes | None, buffers: Buffers) -> Mapping[str, Any] 
         return None
     addresses = {name: buffers[name] for name in ROPE}
     return addresses | sizes._asdict() | {"interleaved": int(sizes.interleaved)}
+
+
+def _check_unshifted(*, is_shifted: bool) -> None:
+    """Check that places are positions where the host does not know them."""
+    if is_shifted:
+        text = "rope where tokens are evicted and only the GPU knows the lengths"
+        raise UnsupportedError(f"{text}: give positions")
 
 
 def _in_float32(x: View, sizes: RopeSizes) -> View:

@@ -24,7 +24,7 @@ from .host_arrays import of_tokens
 from .host_rope import Turn, turned
 from .memory import Memory
 from .query import QueryOptions
-from .rope import GivenRope, check_places, check_reach, places
+from .rope import GivenRope, check_reach, next_positions, places
 from .rows import Packed, longest, prefill_problem
 from .scores import ScoreArrays
 
@@ -90,7 +90,7 @@ def prefill_on_host(
     o, lse = np.zeros(rows.shape), np.full(rows.shape[:3], -np.inf)
     if out is not None:  # tokens of no sequence stay
         o[...] = values_on_host(out, "out", TOKENS)
-    bounds = score_values(cu_seqlens_q, "cu_seqlens_q")
+    bounds, ends = score_values(cu_seqlens_q, "cu_seqlens_q"), next_positions(memory.host_state)
     totals, most = (problem.q.tokens, int(lengths.sum())), (problem.seqlen_q, None)
     of_cache = np.concatenate([[0], np.cumsum(lengths)])
     for each in sequences(bounds, of_cache, totals, max_seqlens=most):
@@ -100,7 +100,7 @@ def prefill_on_host(
         of_rows = rows[:, :, each.rows]
         if turn is not None:
             count = of_rows.shape[2]
-            beside = places(lengths[at] - count, count)
+            beside = places(ends[at] - count, count)
             own_positions = beside if positions is None else positions[None, each.rows]
             of_rows = turn(of_rows, own_positions)
         made = of_sequence.attended(problem, of_rows, own)
@@ -115,13 +115,12 @@ def _packed_positions(
 
     Raises
     ------
-    ArgumentError, UnsupportedError
+    ArgumentError
         As `KVCache.attend`.
     """
     if given.positions is not None:
         return turn.positions(np.ones(tokens, np.bool_))
-    check_places(memory.host_state)
-    check_reach(turn.sizes, int(memory.host_state.lengths.max()))
+    check_reach(turn.sizes, int(next_positions(memory.host_state).max()))
     return None
 
 

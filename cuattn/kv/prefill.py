@@ -40,7 +40,7 @@ __all__ = ["WORKSPACE", "Parts", "PrefillCall", "prepare_prefill", "prepared_pre
 WORKSPACE = 2**28
 
 # The addresses that a call has from outside, after which there are those of a decoding call.
-_GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE, "cu_seqlens_q")
+_GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE, "cu_seqlens_q", "ends")
 
 _WORD = 4
 

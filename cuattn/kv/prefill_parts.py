@@ -35,7 +35,7 @@ def offsets_of(
         "units": head * geometry.head_stride + (0 if paged else sequence * geometry.page_stride),
         "pages": of_word * geometry.pages_per_sequence,
         "positions": 0 if problem.is_packed else of_word * rows,
-        **dict.fromkeys(("lengths", "bare", "coarse", "cu_seqlens_q"), of_word),
+        **dict.fromkeys(("lengths", "bare", "coarse", "cu_seqlens_q", "ends"), of_word),
         "k_offset": _WORD * first * geometry.kv_format.head_dim,
         "fine": first * places * unit_bytes,
         "lse": _WORD * rows * (row if problem.is_packed else first * problem.group),

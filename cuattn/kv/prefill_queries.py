@@ -58,6 +58,7 @@ def codes_of_queries(
         "lse_shift": buffers["lse_shift"],
         "k_offset": buffers["k_offset"],
         "lengths": buffers["lengths"],
+        "ends": buffers["ends"],
         "cu_seqlens_q": buffers["cu_seqlens_q"] if made.is_packed else NULL,
         "q_stride_batch": strides[0],
         "q_stride_head": strides[1],

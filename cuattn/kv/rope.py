@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays.view import Array
 from ..common.public import class_naming_keywords
-from ..errors import ArgumentError, UnsupportedError
+from ..errors import ArgumentError
 from ..reference.arrays import whole_numbers
 from .host_state import HostState
 
@@ -18,7 +18,6 @@ __all__ = [
     "GivenRope",
     "Rope",
     "RopeSizes",
-    "check_places",
     "check_reach",
     "next_positions",
     "places",
@@ -135,19 +134,6 @@ def next_positions(host_state: HostState) -> NDArray[np.int64]:
     """Return the position of the next token of each sequence, of lengths that are known."""
     evicted = host_state.evicted
     return host_state.lengths if evicted is None else host_state.lengths + evicted.tokens
-
-
-def check_places(host_state: HostState) -> None:
-    """Check that the places of queries that lie end to end are positions.
-
-    Raises
-    ------
-    UnsupportedError
-        If sequences have lost tokens: where a sequence's queries are only the GPU may know.
-    """
-    if host_state.evicted is not None:
-        text = "rope with cu_seqlens_q where tokens are evicted"
-        raise UnsupportedError(f"{text}: give positions")
 
 
 def check_reach(sizes: RopeSizes, end: int) -> None:

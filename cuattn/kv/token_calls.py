@@ -161,7 +161,7 @@ class TokenCalls(Holdings):
         positions : array_like of int [batch, n], optional
             With `rope`, where each query is, as for `append`; by default where the token is that it
             stands beside. Queries before the first token, which have none, are turned as it is.
-            With `cu_seqlens_q` they are [total_q], and have to be given where tokens were evicted.
+            With `cu_seqlens_q` they are [total_q].
         out : array, optional
             As for `cuattn.attention`.
         stream : int or stream, optional

@@ -135,6 +135,7 @@ struct CacheQueriesParams {
   f32* lse_shift;          // alike: what smoothing takes from the logits of each row; may be null
   const f32* k_offset;     // as in KvStore
   const i32* lengths;      // [batch], tokens of each sequence
+  const i32* ends;         // [batch], positions behind their last ones; null: as many as lengths
   const i32* cu_seqlens_q;  // [batch + 1], bounds of rows that are end to end; null: seqlen_q each
   i64 q_stride_batch;      // strides in elements
   i64 q_stride_head;

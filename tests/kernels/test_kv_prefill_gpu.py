@@ -166,13 +166,13 @@ def test_codes_of_queries_are_those_of_the_reference(
     shape = (*made.q.shape[:3],)
     arrays = [cupy.full((*shape, kv_format.padded), 99, "int8")]
     arrays += [cupy.full(shape, cupy.nan, "float32") for _ in range(2)]
-    names = (*prefill.STORE, *prefill.ROPE, "q", "cu_seqlens_q")
+    names = (*prefill.STORE, *prefill.ROPE, "q", "cu_seqlens_q", "ends")
     buffers = Named(names, ("codes", "scale", "shift"))
     sizes = RopeSizes(32, 1500, interleaved) if turns else None
     device = current_device()
     launch = codes_of_queries(memory.geometry, device, problem, made, sizes, buffers)
     tables_at = [x.data.ptr for x in there[:2]] if turns else [0, 0]
-    addresses = (*memory.attend_addresses, *tables_at, 0, given.data.ptr, there[2].data.ptr)
+    addresses = (*memory.attend_addresses, *tables_at, 0, given.data.ptr, there[2].data.ptr, 0)
     Chain([launch], buffers)(
         (*addresses, *[x.data.ptr for x in arrays]), cupy.cuda.get_current_stream().ptr
     )

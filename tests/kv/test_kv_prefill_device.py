@@ -154,6 +154,13 @@ def test_queries_turn_by_their_positions(gpu, rng, name, interleaved):
         for b, n in enumerate(rows):
             here = slice(bounds[b], bounds[b + 1])
             np.testing.assert_array_equal(found[here].swapaxes(0, 1), wanted[b, :, FEW - n :])
+    for cache in both:
+        cache.evict(0, [1, 4])
+        cache.evict(2, [2])
+    found, _ = assert_alike(both, packed, rope=turn, cu_seqlens_q=bounds)
+    beside = np.concatenate([at[b, FEW - n :] for b, n in enumerate(rows)])
+    again = both[0].attend(packed, rope=turn, positions=beside, cu_seqlens_q=bounds)
+    np.testing.assert_array_equal(found, again)
     assert "decode" not in gpu.launched
 
 

@@ -53,8 +53,9 @@ def turned(values, spec, x, at):
         return x
     sizes = (int(of_call["num_positions"]), int(of_call["pairs"]))
     cos, sin = (floats(of_call[name], sizes) for name in names[:2])
-    length = integers(values["lengths"], at.batch + 1)[at.batch]
-    positions = np.maximum(length - n + np.arange(n), 0)
+    ends = values["ends"] or values["lengths"]
+    end = integers(ends, at.batch + 1)[at.batch]
+    positions = np.maximum(end - n + np.arange(n), 0)
     if of_call["positions"]:
         first = at.first if values["cu_seqlens_q"] else at.batch * int(values["seqlen_q"])
         positions = compact(int(of_call["positions"]) + 4 * first, (n,), "<i4")
