@@ -110,8 +110,7 @@ struct OffsetParams {
   PackedParams packed;
 };
 
-// Operands of attention that are made of a cache, blocks of kSortedBlock tokens: those of
-// QuantizeParams for sorted keys.
+// Operands of attention that are made of a cache: those of QuantizeParams for sorted keys.
 struct OperandsParams {
   KvStore store;
   void* k_codes;           // [place, kSortedBlock, head_dim], of a place for each block
