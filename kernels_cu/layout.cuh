@@ -29,11 +29,11 @@ __host__ __device__ constexpr int token_in_slot(int slot) {
 // Lane t of a row sees columns 8 i + 2 t + e of S; its 32 of a block of 128 are the places
 // 32 t + 2 i + e. Tokens with like largest elements of V are in the same section of all lanes: the
 // 8 smallest in one of two places a lane, the others in sections of 12, 14 and, the 16 largest, 4.
-// A section of a lane has a scale of V, a lane one of K.
+// A section of a lane has a scale of K and one of V.
 constexpr int kSortedBlock = 128;
 constexpr int kLanePlaces = 32;
 constexpr int kSections = 4;
-constexpr int kPlaceScales = 4 * kSections;  // of V, of a block: those of lane 0, of lane 1, ...
+constexpr int kPlaceScales = 4 * kSections;  // of a block: those of lane 0, of lane 1, ...
 
 __host__ __device__ constexpr int section_of(int place) {
   const int of_lane = place % kLanePlaces;

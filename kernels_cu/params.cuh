@@ -21,7 +21,7 @@ struct AttentionParams {
                            // (layout.cuh); group: [batch, num_kv_heads, groups, blocks, 128] alike;
                            // thread: [batch, num_kv_heads, blocks, 8], of keys 64 i + 8 j + 2 t and
                            // their neighbours number 4 i + t; sorted:
-                           // [batch, num_kv_heads, blocks, 4], of lanes; block:
+                           // [batch, num_kv_heads, blocks, kPlaceScales]; block:
                            // [batch, num_kv_heads, key blocks]
   const f32* v_scale;      // token: [batch, num_kv_heads, blocks, 3, 128], in the order of slots:
                            // the scale, its log2 + kLog2Bias, its inverse; sorted:

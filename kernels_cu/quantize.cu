@@ -6,7 +6,7 @@
 //   quantize_rows    Q, K: scale per token or group of its channels, per thread of a product, per
 //                    block of tokens, or per head; perhaps rotated
 //   quantize_values  V: scale per token, per block of tokens or per channel; transposed
-//   quantize_sorted  K and V: keys in an order of their own, scale per lane and section of places
+//   quantize_sorted  K and V: keys in an order of their own, scale per section of places
 //   cast_rows        any: fp16 or bf16
 #include "quant/quantize_rows.cuh"
 #include "quant/quantize_sorted.cuh"

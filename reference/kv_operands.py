@@ -70,10 +70,10 @@ def sorted_operands(
             keys[:, :, :bare] -= offset[:, :, None]
             k_sizes[:, :, :bare] = np.abs(keys[:, :, :bare]).max(axis=3)
     order = sorted_order(k_sizes, v_sizes)
-    made_k = quantize(keys, scope="sorted_k", order=order, sizes=k_sizes)
-    made_v = quantize(values, scope="sorted_v", order=order, sizes=v_sizes)
+    made_k = quantize(keys, scope="sorted", order=order, sizes=k_sizes)
+    made_v = quantize(values, scope="sorted", order=order, sizes=v_sizes)
     whole_k = Quantized(
-        made_k.codes, made_k.scale, "sorted_k", made_k.block, vector, k.rotated, order
+        made_k.codes, made_k.scale, "sorted", made_k.block, vector, k.rotated, order
     )
     return whole_k, made_v
 

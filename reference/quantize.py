@@ -79,8 +79,6 @@ def scope_of(name: str, scope: Scope) -> QuantizerScope:
     """Return the quantizer's name of a scheme's scope of an operand."""
     if scope == "thread":
         return "thread_q" if name == "q" else "thread_k"
-    if scope == "sorted":
-        return "sorted_v" if name == "v" else "sorted_k"
     return scope
 
 

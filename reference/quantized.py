@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from .arrays import Float32Array, FloatArray, as_float32, floating
 from .rotation import rotate_exactly, rotation_factor, turn, unrotate
 from .rounding import E4M3_MAX, round_e4m3
-from .scopes import SCOPES, SORTED, Scope, scope_of_tokens, spread
+from .scopes import SCOPES, Scope, scope_of_tokens, spread
 from .sorting import natural_order, scopes_of_order
 
 __all__ = [
@@ -49,8 +49,7 @@ class Quantized:
         One for each scope: [batch, head, token] for "token", [batch, head, token, group] for
         "group", [batch, head, scope] for the scopes of several tokens, [batch, head, head_dim] for
         "channel", [batch, head] for "tensor". Those of sorted tokens are repeated for each token.
-    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel",
-            "tensor"}
+    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted", "channel", "tensor"}
     block : int
         Tokens that share a scale if the scope is "block", channels of a token if it is "group".
     vector : ndarray of float32 [batch, head, head_dim], or None
@@ -108,12 +107,10 @@ def quantize(
     Parameters
     ----------
     x : array_like of float [batch, head, token, head_dim]
-    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel",
-            "tensor"}
+    scope : {"token", "group", "block", "thread_q", "thread_k", "sorted", "channel", "tensor"}
         Elements that share a scale, always inside one (batch, head). "thread_q" and "thread_k" are
         SageAttention2's (arXiv 2411.10958, section 3.2): rows of Q that are equal modulo 8 in every
-        32, and keys whose pairs are equal modulo 4 in every 64. "sorted_k" and "sorted_v" are those
-        of `sorting`.
+        32, and keys whose pairs are equal modulo 4 in every 64. "sorted" is that of `sorting`.
     block : int
         Tokens of a block, for the scope "block", aligned at token 0; channels of a group, for the
         scope "group".
@@ -151,7 +148,7 @@ def quantize(
         raise ArgumentError("block", block, f"a divisor of the {x.shape[3]} channels")
     if vector is not None and vector.shape != (*x.shape[:2], x.shape[3]):
         raise ArgumentError("vector.shape", vector.shape, f"[batch, head, head_dim] of x {x.shape}")
-    if scope in SORTED and order is None:
+    if scope == "sorted" and order is None:
         order = natural_order(*x.shape[:3])
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         d, r = _values(x, vector, rotated, factor_first)
@@ -159,7 +156,7 @@ def quantize(
             amax = _amax(d, scope, block)
         else:
             of_token = np.max(np.abs(d), axis=-1, initial=0.0) if sizes is None else sizes
-            amax = _sorted_amax(of_token, scope, order)
+            amax = _sorted_amax(of_token, order)
         a: Float32Array = np.maximum(r * amax, np.float32(AMAX_FLOOR))
         largest = np.float32(LARGEST_CODE[to])
         scale = a / largest
@@ -198,9 +195,9 @@ def _values(
     return (d * r, np.float32(1)) if factor_first else (d, r)
 
 
-def _sorted_amax(of_token: Float32Array, scope: Scope, order: NDArray[np.uint8]) -> Float32Array:
+def _sorted_amax(of_token: Float32Array, order: NDArray[np.uint8]) -> Float32Array:
     """Largest magnitude of what shares each token's scale, from that of tokens; NaN wins."""
-    scopes = scopes_of_order(order, scope, of_token.shape[2])
+    scopes = scopes_of_order(order, of_token.shape[2])
     amax: Float32Array = np.empty_like(of_token)
     for at in np.ndindex(of_token.shape[:2]):
         of_scope = np.zeros(scopes[at].max(initial=-1) + 1, np.float32)

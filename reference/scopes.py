@@ -8,15 +8,14 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCOPES", "SORTED", "THREADS", "Scope", "scope_of_tokens", "spread"]
+__all__ = ["SCOPES", "THREADS", "Scope", "scope_of_tokens", "spread"]
 
+# Scales of "sorted" tokens are repeated for each: which share one is not known beforehand.
 Scope: TypeAlias = Literal[
-    "token", "group", "block", "thread_q", "thread_k", "sorted_k", "sorted_v", "channel", "tensor"
+    "token", "group", "block", "thread_q", "thread_k", "sorted", "channel", "tensor"
 ]
 Real = TypeVar("Real", np.float32, np.float64)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-# Their scales are repeated for each token, because which tokens share one is not known beforehand.
-SORTED: tuple[Scope, ...] = ("sorted_k", "sorted_v")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ are its places 32 t + 2 i + e.
 
 A lane's places lie in four sections of 2, 12, 14 and 4: sections hold tokens with like largest
 elements of V, so that the few smallest, which attention sinks are, and the few largest have scales
-of their own. A section of a lane has one scale of V, a lane one of K.
+of their own. A section of a lane has one scale of K and one of V.
 """
 
 from __future__ import annotations
@@ -43,11 +43,8 @@ PLACE_OF_COLUMN: NDArray[np.intp] = np.argsort(COLUMN_OF_PLACE)
 
 _LANE_OF_PLACE = _PLACE // 32
 _SECTION_OF_PLACE = np.repeat(np.arange(_WIDTHS.size), _WIDTHS)[_IN_LANE]
-# Of a place, the number of its scale in its block.
-SCOPE_OF_PLACE: dict[str, NDArray[np.intp]] = {
-    "sorted_k": _LANE_OF_PLACE,
-    "sorted_v": LANES * _LANE_OF_PLACE + _SECTION_OF_PLACE,
-}
+# Of a place, the number of its scales in its block.
+SCOPE_OF_PLACE: NDArray[np.intp] = _WIDTHS.size * _LANE_OF_PLACE + _SECTION_OF_PLACE
 
 # Places in the order in which sorted tokens fill them: section by section, of one lane by lane.
 _FILLED = np.lexsort((_IN_LANE, _LANE_OF_PLACE, _SECTION_OF_PLACE))
@@ -74,8 +71,9 @@ def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8
     Tokens are ranked by V's largest element, which decides their sections: the 8 smallest of a
     block come to those of two places, the next 48 to those of 12, the next 56 to those of 14 and
     the 16 largest to those of four. Their lanes follow from K's, the smallest in lane 0: in the two
-    in the middle that of each token, in the first and last section the larger of two neighbours by
-    V and the largest of four, which share a lane. Tokens past the end are the largest of all.
+    in the middle that of each token; in the first section the larger of two neighbours by V, which
+    share a lane; in the last that of each token among the 8 smaller by V, for lanes 0 and 1, and
+    among the 8 larger. Tokens past the end are the largest of all.
 
     Parameters
     ----------
@@ -91,39 +89,49 @@ def sorted_order(k_amax: Float32Array, v_amax: Float32Array) -> NDArray[np.uint8
     by_v = np.argsort(v_key, axis=-1)
     section = _SECTION_OF_RANK[np.argsort(by_v, axis=-1)]
     place = k_key.copy()  # in its section, or what sorts like it
-    for tokens in (by_v[..., : _ENDS[0]], by_v[..., -_ENDS[1] :]):
+    ends = (by_v[..., : _ENDS[0]], _places_of_pairs), (by_v[..., -_ENDS[1] :], _places_of_halves)
+    for tokens, places in ends:
         of_k = np.take_along_axis(k_key, tokens, axis=-1)
-        np.put_along_axis(place, tokens, _places_of_neighbours(of_k), axis=-1)
+        np.put_along_axis(place, tokens, places(of_k), axis=-1)
     order = np.empty(place.shape, np.uint8)
     order[..., _FILLED] = np.argsort((section.astype(np.int64) << 30) + place, axis=-1)
     return order
 
 
-def _places_of_neighbours(of_k: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return places in a section from keys of K, in the order of V: [..., token]."""
-    count = of_k.shape[-1]
-    largest = of_k.reshape(*of_k.shape[:-1], LANES, count // LANES).max(axis=-1)
-    lane = np.argsort(np.argsort(largest, axis=-1), axis=-1)
-    places: NDArray[np.int64] = np.repeat(count // LANES * lane, count // LANES, axis=-1)
-    places += np.arange(count) % (count // LANES)
+def _places_of_pairs(of_k: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return places in the first section from keys of K, in the order of V: [..., token]."""
+    largest = of_k.reshape(*of_k.shape[:-1], LANES, 2).max(axis=-1)
+    places: NDArray[np.int64] = np.repeat(2 * _ranks(largest), 2, axis=-1)
+    places += np.arange(of_k.shape[-1]) % 2
     return places
 
 
-def scopes_of_order(order: NDArray[np.uint8], scope: str, n: int) -> NDArray[np.intp]:
-    """Return the number of each token's scale in its (batch, head): [batch, head, token].
+def _places_of_halves(of_k: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return places in the last section from keys of K, in the order of V: [..., token]."""
+    half = of_k.shape[-1] // 2
+    ranks = _ranks(of_k.reshape(*of_k.shape[:-1], 2, half))
+    places: NDArray[np.int64] = (ranks + half * np.arange(2)[:, None]).reshape(of_k.shape)
+    return places
+
+
+def _ranks(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    ranks: NDArray[np.int64] = np.argsort(np.argsort(keys, axis=-1), axis=-1)
+    return ranks
+
+
+def scopes_of_order(order: NDArray[np.uint8], n: int) -> NDArray[np.intp]:
+    """Return the number of each token's scales in its (batch, head): [batch, head, token].
 
     Parameters
     ----------
     order : ndarray of uint8 [batch, head, block, 128]
-    scope : {"sorted_k", "sorted_v"}
     n : int
         Tokens.
     """
-    of_place = SCOPE_OF_PLACE[scope]
-    count = of_place.max() + 1
     found = np.empty(order.shape, np.intp)
-    np.put_along_axis(found, order.astype(np.intp), np.broadcast_to(of_place, order.shape), axis=-1)
-    found += count * np.arange(order.shape[2])[:, None]
+    of_place = np.broadcast_to(SCOPE_OF_PLACE, order.shape)
+    np.put_along_axis(found, order.astype(np.intp), of_place, axis=-1)
+    found += PLACE_SCALES * np.arange(order.shape[2])[:, None]
     return found.reshape(*order.shape[:2], order.shape[2] * SORTED_BLOCK)[..., :n]
 
 

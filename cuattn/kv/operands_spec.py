@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..common.sizes import round_up
 from ..kv_format import UNIT_TOKENS, KVFormat
-from ..reference.sorting import LANES, PLACE_SCALES, SORTED_BLOCK
+from ..reference.sorting import PLACE_SCALES, SORTED_BLOCK
 from ..specs.kernel_spec import KernelSpec
 from ..specs.row_lanes import row_lanes
 
@@ -21,7 +21,7 @@ _MOST_THREADS = 1024
 _MANY_CHANNELS = 256
 
 # Of each token of a block: `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = (4 * 4 + 2) * SORTED_BLOCK + 4 * (LANES + PLACE_SCALES)
+_SORTING = (4 * 4 + 2) * SORTED_BLOCK + 8 * PLACE_SCALES
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..common.sizes import ceil_div
 from ..reference.layout import pad_head_dim
 from ..reference.quantized import AMAX_FLOOR, LARGEST_CODE
 from ..reference.smoothing import Q_BLOCK
-from ..reference.sorting import LANES, PLACE_SCALES
+from ..reference.sorting import PLACE_SCALES
 from ..scheme import Scheme
 from ..specs.attention import Scope, Type
 from ..specs.coding import Name, code_type, stored_scope
@@ -38,7 +38,7 @@ class CodeLayout:
     scale : tuple of int
         Of Q [batch, head, token], for groups of channels [batch, head, token, group]; of K
         [batch, head, padded token], [batch, head, group, padded token], for threads
-        [batch, head, scope], four of each 64 padded tokens, sorted [batch, head, block, 4], or
+        [batch, head, scope], four of each 64 padded tokens, sorted [batch, head, block, 16], or
         [batch, head, block]; of V [batch, head, block, 3, 128], of the 3 the scale, its log2 and
         its inverse, sorted [batch, head, block, 3, 16], [batch, head, block], or
         [batch, head, channel]; none for values. Tokens of K and V are in the order of slots, groups
@@ -129,7 +129,7 @@ def _scales(scheme: Scheme, name: Name, tokens: int, channels: int) -> tuple[int
     of_keys = {
         Scope.group: (groups, padded),
         Scope.thread: (padded // 16,),
-        Scope.sorted: (blocks, LANES),
+        Scope.sorted: (blocks, PLACE_SCALES),
         Scope.block: (ceil_div(tokens, scheme.p_block),),
     }
     return of_keys.get(stored, (padded,))

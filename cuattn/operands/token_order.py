@@ -75,7 +75,7 @@ def natural_scale(scale: Any, scheme: Scheme, name: Name, shape: Shape, order: A
     tokens, head_dim = shape[2:]
     stored = stored_scope(scheme, name)
     if stored is Scope.sorted:
-        of_place = _of_library(scale, SCOPE_OF_PLACE[scope_of(name, "sorted")])
+        of_place = _of_library(scale, SCOPE_OF_PLACE)
         places = PLACE_OF_COLUMN if order is None else order.argsort(axis=-1)
         scopes = of_place[_of_library(scale, places)]
         of_block = scale if name == "k" else scale[:, :, :, 0]
@@ -217,7 +217,7 @@ def _sorted_scale(quantized: Quantized, name: Name, code_layout: CodeLayout) -> 
     order = quantized.order
     if order is None:
         order = natural_order(batch, heads, tokens)
-    scopes = scopes_of_order(order, scope_of(name, "sorted"), tokens)
+    scopes = scopes_of_order(order, tokens)
     count = code_layout.scale[2] * code_layout.scale[-1]
     scale = np.full((batch, heads, count), code_layout.empty_scale)
     np.put_along_axis(scale, scopes, quantized.scale, axis=-1)

@@ -102,7 +102,7 @@ def scale_bytes(spec: _Operands, *, groups: int = 1, deltas: int = 1) -> int:
         Parts of a CTA's rows that have a mean of Q each.
     """
     scales = {Scope.token: spec.block_kv, Scope.group: groups * spec.block_kv}
-    scales[Scope.thread] = spec.block_kv // 16
+    scales |= {Scope.thread: spec.block_kv // 16, Scope.sorted: PLACE_SCALES}
     of_k = scales.get(spec.k_scope, 1) if spec.qk.integer else 1
     scales_v = {Scope.token: spec.block_kv, Scope.sorted: PLACE_SCALES}
     of_v = scales_v.get(spec.v_scope, 4) if spec.pv.integer else 4

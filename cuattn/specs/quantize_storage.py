@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ..common.sizes import round_up
 from ..reference.layout import TOKEN_PAD
-from ..reference.sorting import LANES, PLACE_SCALES
+from ..reference.sorting import PLACE_SCALES
 from .attention import Scope, Type
 
 __all__ = ["LARGE_SMEM", "RESERVED", "SMEM", "storage_bytes"]
@@ -19,7 +19,7 @@ RESERVED = 1024
 
 # Of each token of a sorted block two largest magnitudes, what makes codes of K and of V, and two
 # bytes; and a largest magnitude for each scale. `SortedTokens` in quant/token_ranks.cuh.
-_SORTING = (4 * 4 + 2) * TOKEN_PAD + 4 * (LANES + PLACE_SCALES)
+_SORTING = (4 * 4 + 2) * TOKEN_PAD + 8 * PLACE_SCALES
 
 # What rows lie at multiples of: all banks.
 _BANKS = 128

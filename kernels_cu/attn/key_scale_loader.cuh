@@ -21,7 +21,7 @@ struct KeyScaleLoader {
     static_assert(kQBlock % H::kRows == 0, "a CTA's rows have one mean of Q");
     const int blocks = ceil_div(key_pitch<S>(p), static_cast<i32>(S.block_kv));
     const i64 of_head = H::kThreadK ? padded / 16 : H::kTokenK ? H::kGroups * padded : blocks;
-    k = p.k_scale + batch_kv_head * (H::kSorted ? 4 * blocks : of_head);
+    k = p.k_scale + batch_kv_head * (H::kSorted ? kPlaceScales * blocks : of_head);
     v = p.v_scale +
         batch_kv_head * (H::kTokenV ? 3 * padded : H::kSorted ? 3 * kPlaceScales * blocks : blocks);
     order = p.order ? p.order + batch_kv_head * padded : nullptr;
@@ -64,7 +64,7 @@ struct KeyScaleLoader {
       if (chunk < 2 * kPlaceScales * sizeof(f32)) {
         copy(Scales::kV, v + (3 * block + 1) * kPlaceScales);
       }
-      if (chunk < 4 * sizeof(f32)) copy(Scales::kK, k + 4 * block);
+      if (chunk < kPlaceScales * sizeof(f32)) copy(Scales::kK, k + block * kPlaceScales);
       if (order && chunk < kSortedBlock) {
         ptx::cp_async_16(to + Scales::kOrder + chunk, order + block * kSortedBlock + chunk);
       }

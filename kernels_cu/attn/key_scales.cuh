@@ -10,7 +10,8 @@ template <AttentionSpec S>
 struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
   using H = Shape<S>;
   static constexpr int kValues = H::kTokenV ? S.block_kv : H::kSorted ? kPlaceScales : 4;
-  // By groups; or of the four lanes of a row, for each 64 keys or all; or only k[0], of the block.
+  // By groups; or of the four lanes of a row, for each 64 keys, or of their sections; or only k[0],
+  // of the block.
   float k[max_of(H::kKeyScales, 4)];
   float v[kValues];  // logarithms: V's scale rides in the exponent; or v[0]
   float inverse[kValues];
@@ -24,8 +25,10 @@ struct alignas(16) KeyScales : Deltas<1, S.q_smooth ? S.block_kv : 0> {
 
   __device__ __forceinline__ float block_scale() const { return k[0]; }
   __device__ __forceinline__ float block_scale_v() const { return v[0]; }
-  // Of sorted keys: of a lane's, and of one of their sections.
-  __device__ __forceinline__ float lane_scale(int lane) const { return k[lane % 4]; }
+  // Of sorted keys: of a section of a lane's.
+  __device__ __forceinline__ float section_scale(int section, int lane) const {
+    return k[lane % 4 * kSections + section];
+  }
   __device__ __forceinline__ float section_log2_v(int section, int lane) const {
     return v[lane % 4 * kSections + section];
   }

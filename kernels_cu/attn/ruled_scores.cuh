@@ -4,12 +4,14 @@
 #include "attn/key_scales.cuh"
 #include "attn/raw_scores.cuh"
 #include "attn/scores.cuh"
+#include "attn/slopes.cuh"
 
 // s becomes exponents; unseen keys become the lowest. If keys have scales of their own these are in
 // s, with what keys add: V's logarithms, which rules must not see, are taken out meanwhile.
 template <AttentionSpec S, bool Masked>
 __device__ __forceinline__ void apply_rules_to(typename Shape<S>::Scores& s,
-                                               const KeyScales<S>& keys, const float (&slope)[2],
+                                               const KeyScales<S>& keys,
+                                               const Slopes<Shape<S>::kParts>& slope,
                                                const ScoreRules<S>& rules, const Mask<S>& mask,
                                                int block, int lane) {
   using H = Shape<S>;
@@ -24,7 +26,7 @@ __device__ __forceinline__ void apply_rules_to(typename Shape<S>::Scores& s,
       [&](int tile, int half, int e) {
         const float x = s[tile][2 * half + e];
         if constexpr (H::kTokenV) return (x - of_v(tile, e)) * rules.score_unit();
-        return (x - kStart) * slope[half];
+        return (x - kStart) * slope.at[H::part_of(tile)][half];
       },
       of_v, [&](int tile, int half, int e, float x) { s[tile][2 * half + e] = x; });
 }

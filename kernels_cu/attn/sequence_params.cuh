@@ -60,7 +60,7 @@ __device__ __forceinline__ AttentionParams sequence_params(const AttentionParams
           (H::kScaledValues ? padded * row_bytes(S.pv, S.channels_v()) : token * p.v_stride_row);
   const int heads = p.num_q_heads / p.heads_per_kv;
   const i64 blocks = shift_of(at.kv.block, batch, heads, p.kv_pitch / kTokenPad);
-  constexpr int kPerBlock = H::kSorted    ? 4
+  constexpr int kPerBlock = H::kSorted    ? kPlaceScales
                             : H::kThreadK ? kTokenPad / 16
                             : H::kTokenK  ? kTokenPad
                                           : kTokenPad / S.block_kv;

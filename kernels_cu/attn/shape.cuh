@@ -29,11 +29,12 @@ struct Shape {
   static constexpr bool kThreadK = kIntegerScores && S.k_scope == Scope::thread;
   static constexpr bool kTokenK =
       kGroupK || kThreadK || (kIntegerScores && S.k_scope == Scope::token);
-  // The same of the keys of lanes, and V's of their sections.
+  // The same of sections of lanes, and so do V's.
   static constexpr bool kSorted = kIntegerScores && S.k_scope == Scope::sorted;
   static constexpr bool kBlockK = kScaledScores && !kTokenK && !kSorted;
   static constexpr int kGroups = kGroupK ? S.head_dim / S.qk_group : 1;
-  static constexpr int kKeyScales = !kTokenK   ? 1
+  static constexpr int kKeyScales = kSorted    ? kPlaceScales
+                                    : !kTokenK ? 1
                                     : kThreadK ? S.block_kv / 16
                                                : kGroups * S.block_kv;  // of a block of keys
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
@@ -49,6 +50,10 @@ struct Shape {
   // V in 8 bits is stored transposed: a row is a channel. Otherwise a row is a token.
   using VTile = SharedTile<kScaledValues ? S.head_dim_v : S.block_kv,
                            (kScaledValues ? S.block_kv : S.head_dim_v) * bytes_of(S.pv)>;
+
+  // Parts of a block whose keys a lane multiplies by one number.
+  static constexpr int kParts = kSorted ? kSections : 1;
+  static __device__ constexpr int part_of(int tile) { return kSorted ? section_of(2 * tile) : 0; }
 
   // What a lane holds of one tile of 16 rows.
   using Scores = float[kKeyTiles][4];

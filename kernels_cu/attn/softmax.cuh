@@ -7,6 +7,7 @@
 #include "attn/row_reference.cuh"
 #include "attn/ruled_scores.cuh"
 #include "attn/shape.cuh"
+#include "attn/slopes.cuh"
 #include "attn/sorted_keys.cuh"
 #include "ptx/math.cuh"
 
@@ -16,10 +17,11 @@ struct OnlineSoftmax {
   using H = Shape<S>;
   using Raw = RawScores<S>;
   static constexpr bool kSortedRaw = H::kSorted && !Raw::kRuled;
+  static constexpr bool kShifted = Raw::kAsIntegers && !H::kSorted;  // by kScoreStart
   float reference[2];  // exponent that O and row_sum are relative to
   float row_sum[2];    // of this lane's columns only, until finish()
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent
-  float slope[2];      // of the block at hand: exponent = s * slope + intercept
+  Slopes<H::kParts> slope;  // of the block at hand: exponent = s * slope + intercept
   float intercept[2];
   float weight[2];     // of the block's P in the row sum, and of P V in O but for V's scale
   float value_scale;   // V's scale of the block
@@ -44,19 +46,17 @@ struct OnlineSoftmax {
                                         const KeyScales<S>& keys, const ScoreRules<S>& rules,
                                         const Mask<S>& mask, int block, int lane) {
     if constexpr (H::kTokenK) keys.apply(s, scale, lane);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      slope[half] = H::kTokenK ? 1.0f : scale[half];
-      if constexpr (H::kBlockK) slope[half] *= keys.block_scale();
-      if constexpr (H::kSorted) slope[half] *= keys.lane_scale(lane);
-    }
-    float base = 0.0f;  // of exponents, where they are multiples of a slope
+    slope.set([&](int part, int half) {
+      float x = H::kTokenK ? 1.0f : scale[half];
+      if constexpr (H::kBlockK) x *= keys.block_scale();
+      if constexpr (H::kSorted) x *= keys.section_scale(part, lane);
+      if constexpr (Raw::kRuled) x *= rules.score_unit();
+      return x;
+    });
+    const float base = rules.base(block);  // where exponents are multiples of a slope
     if constexpr (Raw::kRuled) {
-      base = rules.base(block);
-      slope[0] *= rules.score_unit();
-      slope[1] *= rules.score_unit();
       apply_rules_to<S, Masked>(s, keys, slope, rules, mask, block, lane);
-      slope[0] = slope[1] = rules.unit();
+      slope.set([&](int, int) { return rules.unit(); });
     }
     float row_max_log2[2];
     if constexpr (kSortedRaw) {
@@ -67,8 +67,8 @@ struct OnlineSoftmax {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float& m = row_max_log2[half];
-        m = (Raw::kAsIntegers ? top[half] - H::kScoreStart : top[half]) * slope[half];
-        if constexpr (kSlopeUnits<S>) m = __fmaf_rn(top[half], slope[half], base);
+        m = (Raw::kAsIntegers ? top[half] - H::kScoreStart : top[half]) * slope.at[0][half];
+        if constexpr (kSlopeUnits<S>) m = __fmaf_rn(top[half], slope.at[0][half], base);
         if (Masked && Raw::is_lowest(top[half])) m = -kInf;
       }
     }
@@ -79,8 +79,8 @@ struct OnlineSoftmax {
       float& b = intercept[half];
       const bool hides = Masked || S.rules.score_mod;
       b = kStepsLog2<S> - (hides && m == -kInf ? 0.0f : m);
-      if constexpr (Raw::kAsIntegers && !H::kSorted) b = __fmaf_rn(-H::kScoreStart, slope[half], b);
-      if constexpr (kSlopeUnits<S>) b += __fmaf_rn(rules.lane_units(lane), slope[half], base);
+      if constexpr (kShifted) b = __fmaf_rn(-H::kScoreStart, slope.at[0][half], b);
+      if constexpr (kSlopeUnits<S>) b += __fmaf_rn(rules.lane_units(lane), slope.at[0][half], base);
       weight[half] =
           S.p_range == PRange::block ? ptx::ex2(row_max_log2[half] - reference[half]) : 1.0f;
     }
@@ -105,10 +105,10 @@ struct OnlineSoftmax {
       for (int half = 0; half < 2; ++half) {
         float y[4];
         if constexpr (H::kSorted) {
-          sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope[half],
+          sections.template exponentiate<Masked>(y, sum[half], s, pair, half, slope,
                                                  intercept[half], keys, lane);
         } else {
-          Raw::template exponentials<Masked>(y, s, pair, half, slope[half], intercept[half]);
+          Raw::template exponentials<Masked>(y, s, pair, half, slope.at[0][half], intercept[half]);
         }
         if constexpr (H::kTokenV) {
           const float weights[4] = {inverse.x, inverse.y, inverse.z, inverse.w};

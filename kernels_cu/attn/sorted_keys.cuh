@@ -3,14 +3,16 @@
 #include "attn/key_scales.cuh"
 #include "attn/mask.cuh"
 #include "attn/raw_scores.cuh"
+#include "attn/slopes.cuh"
 #include "ptx/math.cuh"
 
 // The largest exponent of each of a lane's two rows, V's scales included; unseen keys become the
 // lowest.
 template <bool Masked, AttentionSpec S>
 __device__ __forceinline__ void sorted_row_max(float (&m)[2], typename Shape<S>::Scores& s,
-                                               const float (&slope)[2], const KeyScales<S>& keys,
-                                               const Mask<S>& mask, int lane) {
+                                               const Slopes<kSections>& slope,
+                                               const KeyScales<S>& keys, const Mask<S>& mask,
+                                               int lane) {
   using Raw = RawScores<S>;
   const u8* places = keys.order + lane % 4 * kLanePlaces;
   float top[2];
@@ -32,10 +34,11 @@ __device__ __forceinline__ void sorted_row_max(float (&m)[2], typename Shape<S>:
       }
     }
     if (!ends_section(tile)) continue;
-    const float of_v = keys.section_log2_v(section_of(2 * tile), lane);
+    const int section = section_of(2 * tile);
+    const float of_v = keys.section_log2_v(section, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float x = __fmaf_rn(top[half] - Shape<S>::kScoreStart, slope[half], of_v);
+      const float x = __fmaf_rn(top[half] - Shape<S>::kScoreStart, slope.at[section][half], of_v);
       m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half]) ? -kInf : x);
     }
   }
@@ -57,20 +60,23 @@ struct SortedSections {
   template <bool Masked>
   __device__ __forceinline__ void exponentiate(float (&y)[4], float& row_sum,
                                                const typename Shape<S>::Scores& s, int pair,
-                                               int half, float slope, float row_intercept,
-                                               const KeyScales<S>& keys, int lane) {
+                                               int half, const Slopes<kSections>& slope,
+                                               float row_intercept, const KeyScales<S>& keys,
+                                               int lane) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int tile = 2 * pair + i / 2;
       const int section = section_of(2 * tile);
       if (i % 2 == 0 && begins_section(tile)) {
         const float b = row_intercept + keys.section_log2_v(section, lane);
-        intercept[half] = Raw::kRuled ? row_intercept : __fmaf_rn(-Shape<S>::kScoreStart, slope, b);
+        intercept[half] = Raw::kRuled
+                              ? row_intercept
+                              : __fmaf_rn(-Shape<S>::kScoreStart, slope.at[section][half], b);
         sum[half] = 0.0f;
       }
       const float x = s[tile][2 * half + i % 2];
       y[i] = ptx::ex2(Raw::kUnitSlope ? x + intercept[half]
-                                      : __fmaf_rn(x, slope, intercept[half]));
+                                      : __fmaf_rn(x, slope.at[section][half], intercept[half]));
       if (Masked && Raw::is_lowest(x)) y[i] = 0.0f;
       sum[half] += y[i];
       if (i % 2 == 1 && ends_section(tile)) {

@@ -114,7 +114,7 @@ struct OffsetParams {
 struct OperandsParams {
   KvStore store;
   void* k_codes;           // [place, kSortedBlock, head_dim], of a place for each block
-  f32* k_scale;            // [place, 4]
+  f32* k_scale;            // [place, kPlaceScales]
   void* v_codes;           // [place, head_dim, kSortedBlock]
   f32* v_scale;            // [place, 3, kPlaceScales]
   u8* order;               // [place, kSortedBlock]

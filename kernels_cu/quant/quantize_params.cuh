@@ -13,7 +13,8 @@ struct QuantizeOperand {
   f32* scale;          // Q: token [heads, seqlen], group [heads, seqlen, groups]. K as S.k_stored
                        // says: token [heads, blocks, kTokenPad] in the order of slots, group
                        // [heads, groups, blocks, kTokenPad] alike, thread [heads, blocks, 8], four
-                       // of each 64 keys, sorted [heads, blocks, 4], block [heads, blocks of keys].
+                       // of each 64 keys, sorted [heads, blocks, kPlaceScales], block [heads,
+                       // blocks of keys].
                        // V: token [heads, blocks, 3, kTokenPad] alike, with the log2 and the
                        // inverse of each scale, sorted [heads, blocks, 3, kPlaceScales] alike,
                        // block [heads, blocks], channel [heads, S.head_dim_v].

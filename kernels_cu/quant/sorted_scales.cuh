@@ -1,4 +1,4 @@
-// Scales of sorted keys: of K those of lanes, of V those of their sections.
+// Scales of sorted keys: of K and of V one for each section of a lane.
 #pragma once
 #include "quant/quantize_params.cuh"
 #include "quant/rows.cuh"
@@ -16,22 +16,17 @@ __device__ __forceinline__ void scale_places(const QuantizeParams& p, SortedToke
   for (int part = thread / kWarpSize; part < 8; part += S.num_threads / kWarpSize) {
     const int t = part % 4;
     const int place = t * kLanePlaces + in_lane;
+    const int section = section_of(in_lane);
     const int token = sorted.token[place];
     const bool exists = token < count;
     if (part >= 4 && p.k.heads > 0) {
-      const float amax = amax_where(exists, sorted.k_amax[token]);
-      sorted.k_lane_amax[t] = amax;
+      const float amax = section_amax(exists, sorted.k_amax[token], section);
+      sorted.k_section_amax[t * kSections + section] = amax;
       sorted.k_factor[token] = exists ? Rows<S, Role::key>::Scale::factor(amax) : 0.0f;
     }
     if (part < 4 && p.v.heads > 0) {
-      float amax = 0.0f;
-#pragma unroll
-      for (int section = 0; section < kSections; ++section) {
-        const bool inside = section_of(in_lane) == section;
-        const float x = amax_where(exists && inside, sorted.v_amax[token]);
-        if (inside) amax = x;
-      }
-      sorted.v_section_amax[t * kSections + section_of(in_lane)] = amax;
+      const float amax = section_amax(exists, sorted.v_amax[token], section);
+      sorted.v_section_amax[t * kSections + section] = amax;
       sorted.v_factor[place] = exists ? Values<S>::Scale::factor(amax) : 0.0f;
     }
   }
@@ -41,7 +36,7 @@ __device__ __forceinline__ void scale_places(const QuantizeParams& p, SortedToke
 template <QuantizeSpec S>
 __device__ __forceinline__ void store_place_scales(const QuantizeParams& p,
                                                    const SortedTokens& sorted, i64 block) {
-  static_assert(kPlaceScales + 4 <= kWarpSize);
+  static_assert(2 * kPlaceScales <= kWarpSize);
   const int i = static_cast<int>(threadIdx.x) - (S.num_threads - kWarpSize);
   if (i >= 0 && i < kPlaceScales && p.v.heads > 0) {
     f32* to = p.v.scale + block * 3 * kPlaceScales + i;
@@ -51,8 +46,9 @@ __device__ __forceinline__ void store_place_scales(const QuantizeParams& p,
     // See scale_tokens.
     to[2 * kPlaceScales] = scale == scale ? __fdiv_rn(1.0f, scale) : 0.0f;
   }
-  const int t = i - kPlaceScales;
-  if (t >= 0 && t < 4 && p.k.heads > 0) {
-    p.k.scale[block * 4 + t] = Rows<S, Role::key>::Scale::scale(sorted.k_lane_amax[t]);
+  const int of_k = i - kPlaceScales;
+  if (of_k >= 0 && of_k < kPlaceScales && p.k.heads > 0) {
+    p.k.scale[block * kPlaceScales + of_k] =
+        Rows<S, Role::key>::Scale::scale(sorted.k_section_amax[of_k]);
   }
 }

@@ -11,7 +11,7 @@ struct SortedTokens {
   u32 v_amax[kSortedBlock];
   alignas(16) u8 token[kSortedBlock];  // by places
   u8 place[kSortedBlock];              // by tokens
-  f32 k_lane_amax[4];  // largest magnitudes of what has one scale
+  f32 k_section_amax[kPlaceScales];  // largest magnitudes of what has one scale
   f32 v_section_amax[kPlaceScales];
   // What makes codes of them: 0 past the end.
   f32 k_factor[kSortedBlock];              // by tokens
@@ -37,28 +37,25 @@ __device__ __forceinline__ u32 place_in_section(u32 i) {
   return i / kWidth * kLanePlaces + kFirst[Section] + i % kWidth;
 }
 
-// Of a warp that has tokens in the order of V: places of those in the first and the last section,
-// the 8 of its first two lanes and the 16 of its last four. Neighbours, by two or by four, come to
-// lanes by the largest of their keys of K.
-__device__ __forceinline__ void place_neighbours(u32 (&place)[4], const u32 (&k_key)[4], u32 lane) {
-  const u32 of_two[] = {max_of(k_key[0], k_key[1]), max_of(k_key[2], k_key[3])};
-  const u32 of_four = max_of(of_two[0], of_two[1]);
-  u32 smaller_twos[] = {of_two[1] < of_two[0], of_two[0] < of_two[1]};
-  u32 smaller_fours = 0;
+// Of a warp that has tokens in the order of V, four a lane: places of those in the first section,
+// the 8 of its first two lanes, and in the last, the 16 of its last four. Of the 8, pairs of
+// neighbours come to lanes by the larger of their keys of K; of the 16, each 8 by their own.
+__device__ __forceinline__ void place_ends(u32 (&place)[4], const u32 (&k_key)[4], u32 lane) {
+  u32 other[4];  // the rest of the 8
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const u32 other = __shfl_xor_sync(0xffffffffu, of_two[i], 1);
-    smaller_twos[0] += other < of_two[0];
-    smaller_twos[1] += other < of_two[1];
-  }
-#pragma unroll
-  for (int i = 1; i < 4; ++i) {
-    smaller_fours += __shfl_xor_sync(0xffffffffu, of_four, i) < of_four;
-  }
+  for (int i = 0; i < 4; ++i) other[i] = __shfl_xor_sync(0xffffffffu, k_key[i], 1);
+  const u32 mine[] = {max_of(k_key[0], k_key[1]), max_of(k_key[2], k_key[3])};
+  const u32 others[] = {max_of(other[0], other[1]), max_of(other[2], other[3])};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    place[i] = lane < 2 ? place_in_section<0>(2 * smaller_twos[i / 2] + i % 2)
-                        : place_in_section<3>(4 * smaller_fours + i);
+    const u32 pair = mine[i / 2];
+    const u32 pairs_before =
+        (mine[1 - i / 2] < pair) + (others[0] < pair) + (others[1] < pair);
+    u32 before = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) before += (k_key[j] < k_key[i]) + (other[j] < k_key[i]);
+    place[i] = lane < 2 ? place_in_section<0>(2 * pairs_before + i % 2)
+                        : place_in_section<3>(lane % 4 / 2 * 8 + before);
   }
 }
 
@@ -88,7 +85,7 @@ __device__ __forceinline__ void sort_tokens(SortedTokens& sorted) {
       const u32 token = key[i] % kSortedBlock;
       k_key[i] = sort_key(sorted.k_amax[token], token);
     }
-    place_neighbours(place, k_key, lane);
+    place_ends(place, k_key, lane);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const u32 token = key[i] % kSortedBlock;
@@ -137,7 +134,15 @@ __device__ __forceinline__ void take_order(SortedTokens& sorted, const u8* order
   }
 }
 
-// The largest magnitude of the lanes of a warp for which a condition holds; 0 if for none.
-__device__ __forceinline__ float amax_where(bool condition, u32 amax) {
-  return __uint_as_float(__reduce_max_sync(0xffffffffu, condition ? amax : 0u));
+// The largest magnitude of the tokens of a section, by a warp whose lanes have the places of one
+// lane of products; 0 if it has none. NaN wins.
+__device__ __forceinline__ float section_amax(bool exists, u32 amax, int section) {
+  u32 largest = 0;
+#pragma unroll
+  for (int i = 0; i < kSections; ++i) {
+    const bool counts = exists && section == i;
+    const u32 x = __reduce_max_sync(0xffffffffu, counts ? amax : 0u);
+    if (section == i) largest = x;
+  }
+  return __uint_as_float(largest);
 }

@@ -7,7 +7,7 @@
 template <QuantizeSpec S, Role R>
 constexpr int kBlockScales = R == Role::key
                                  ? (S.k_stored == Scope::thread   ? kTokenPad / 16
-                                    : S.k_stored == Scope::sorted ? 4
+                                    : S.k_stored == Scope::sorted ? kPlaceScales
                                     : S.k_stored == Scope::block  ? kTokenPad / S.k_block
                                                                   : kTokenPad)
                                  : (S.v_scope == Scope::token    ? 3 * kTokenPad

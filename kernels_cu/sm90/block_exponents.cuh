@@ -1,5 +1,6 @@
 // From the scores of a block to exponents of base 2: by a slope, or by what rules and scales say.
 #pragma once
+#include "attn/slopes.cuh"
 #include "sm90/capped_scores.cuh"
 #include "sm90/key_exponents.cuh"
 #include "sm90/ruled_scores.cuh"
@@ -10,8 +11,8 @@ struct BlockExponents {
   using Raw = GroupScores<S>;
   using Scores = typename Raw::Scores;
 
-  float slope[2];  // exponent = s * slope + base, where rules leave it at that
-  float base;      // of a block, in multiples of ALiBi's slope only
+  Slopes<H::kParts> slope;  // exponent = s * slope + base, where rules leave it at that
+  float base;               // of a block, in multiples of ALiBi's slope only
   typename CapOf<S, Raw::kCapped>::Type cap;
 
   // s becomes exponents where scales of tokens, or rules, ask for it.
@@ -19,17 +20,19 @@ struct BlockExponents {
   __device__ __forceinline__ void begin(Scores& s, const float (&row_scale)[2],
                                         const TokenScales<S>& keys, const ScoreRules<S>& rules,
                                         const Mask<S>& mask, int block, int group, int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float of_keys = H::kSorted ? keys.k[lane % 4] : H::kScaledScores ? keys.k[0] : 1.0f;
-      slope[half] = H::kTokenK ? 1.0f : row_scale[half] * of_keys;
+    slope.set([&](int part, int half) {
+      const float of_keys = H::kSorted         ? SortedScores<S>::k_scale(keys, part, lane)
+                            : H::kScaledScores ? keys.k[0]
+                                               : 1.0f;
+      float x = H::kTokenK ? 1.0f : row_scale[half] * of_keys;
       // In that of a slope rows have it already.
-      if constexpr (S.rules.change_scores() && !kSlopeUnits<S>) slope[half] *= rules.score_unit();
-    }
+      if constexpr (S.rules.change_scores() && !kSlopeUnits<S>) x *= rules.score_unit();
+      return x;
+    });
     if constexpr (Raw::kRuled) {
       RuledScores<S>::template apply<Masked>(s, keys, row_scale, slope, rules, mask, block, group,
                                              lane);
-      slope[0] = slope[1] = rules.unit();
+      slope.set([&](int, int) { return rules.unit(); });
       base = rules.base(block);
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
@@ -42,12 +45,12 @@ struct BlockExponents {
     if constexpr (Raw::kCapped) cap.template begin<Masked>(s, top, slope, rules);
   }
 
-  // Of what is in the place of a score, with something added.
-  __device__ __forceinline__ float of(int half, float x, float added) const {
+  // Of what is in the place of a score of some part of the block, with something added.
+  __device__ __forceinline__ float operator()(int part, int half, float x, float added) const {
     if constexpr (Raw::kCapped) {
-      return cap.exponent(half, x, added);
+      return cap.exponent(part, half, x, added);
     } else {
-      return Raw::kUnitSlope ? x + added : __fmaf_rn(x, slope[half], added);
+      return Raw::kUnitSlope ? x + added : __fmaf_rn(x, slope.at[part][half], added);
     }
   }
 };

@@ -56,12 +56,11 @@ struct GroupSoftmax {
       exponents.template know_maxima<Masked>(s, reinterpret_cast<Acc(&)[2][1]>(top), rules);
     }
     const float base = kSlopeUnits<S> ? exponents.base : 0.0f;
-    const auto in_log2 = [&](int half, float x) { return exponents.of(half, x, base); };
+    const auto in_log2 = [&](int half, float x) { return exponents(0, half, x, base); };
     if constexpr (kSortedRaw) {
       SortedScores<S>::template row_max<Masked>(
           block_max, s, keys, mask, lane,
-          [&](auto& tops) { exponents.template know_maxima<Masked>(s, tops, rules); },
-          [&](int half, float x, float added) { return exponents.of(half, x, added); });
+          [&](auto& tops) { exponents.template know_maxima<Masked>(s, tops, rules); }, exponents);
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask, of_lane);
       Raw::template in_log2<Masked>(block_max, top, in_log2);
@@ -79,7 +78,7 @@ struct GroupSoftmax {
       const float top_of_p = kLocal ? block_max[half] : rows.reference[half];
       constexpr bool kMayHide = Masked || S.rules.score_mod;
       intercept[half] = kStepsLog2<S> - (kMayHide && top_of_p == -kInf ? 0.0f : top_of_p);
-      if constexpr (kSlopeUnits<S>) intercept[half] += exponents.of(half, of_lane, base);
+      if constexpr (kSlopeUnits<S>) intercept[half] += exponents(0, half, of_lane, base);
       sum[half] = 0.0f;
     }
   }
@@ -103,12 +102,11 @@ struct GroupSoftmax {
         }
         float y[4];
         if constexpr (H::kSorted) {
-          sections.template exponentiate<Masked>(
-              y, sum[half], s, pair, half, intercept[half], keys, lane,
-              [&](float x, float added) { return exponents.of(half, x, added); });
+          sections.template exponentiate<Masked>(y, sum[half], s, pair, half, intercept[half], keys,
+                                                 lane, exponents);
         } else {
           Raw::template exponentials<Masked>(
-              y, s, pair, half, [&](float x) { return exponents.of(half, x, intercept[half]); });
+              y, s, pair, half, [&](float x) { return exponents(0, half, x, intercept[half]); });
         }
 #pragma unroll
         for (int e = 0; e < (H::kSorted ? 0 : 4); ++e) {

@@ -90,7 +90,8 @@ __device__ __forceinline__ void produce(const WgmmaParams& p, TileStorage<S>& st
       }
       if constexpr (H::kSorted) {
         const i64 at = static_cast<i64>(first_pad) + block;
-        ptx::bulk_copy(ptx::smem_address(scales.k), a.k_scale + at * 4, scales.k_bytes, barrier);
+        ptx::bulk_copy(ptx::smem_address(scales.k), a.k_scale + at * kPlaceScales, scales.k_bytes,
+                       barrier);
         ptx::bulk_copy(ptx::smem_address(scales.log2_v), a.v_scale + (at * 3 + 1) * kPlaceScales,
                        scales.v_bytes, barrier);
         if (a.order) {

@@ -1,6 +1,7 @@
 // Scores of a block under the rules of attn/score_rules.cuh.
 #pragma once
 #include "attn/apply_rules.cuh"
+#include "attn/slopes.cuh"
 #include "sm90/sorted_scores.cuh"
 
 template <WgmmaSpec S>
@@ -13,7 +14,8 @@ struct RuledScores {
   // in units of the rules, unless keys have scales of their own.
   template <bool Masked>
   static __device__ __forceinline__ void apply(typename Raw::Scores& s, const TokenScales<S>& keys,
-                                               const float (&row_scale)[2], const float (&slope)[2],
+                                               const float (&row_scale)[2],
+                                               const Slopes<H::kParts>& slope,
                                                const ScoreRules<S>& rules, const Mask<S>& mask,
                                                int block, int group, int lane) {
     apply_rules<S, Masked>(
@@ -21,7 +23,7 @@ struct RuledScores {
         [&](int tile, int half, int e) {
           const float x = static_cast<float>(s[4 * tile + 2 * half + e]);
           const int slot = 16 * (tile / 2) + 4 * (lane % 4) + 2 * (tile % 2) + e;
-          float y = x * slope[half];
+          float y = x * slope.at[H::part_of(tile)][half];
           if constexpr (H::kThreadK) y = x * (row_scale[half] * keys.k[tile / 8 * 4 + lane % 4]);
           if constexpr (H::kTokenK && !H::kThreadK) y = x * keys.k[slot] * row_scale[half];
           if constexpr (S.q_smooth) y += keys.delta[group][slot];

@@ -9,6 +9,10 @@ struct SortedScores {
   using Raw = GroupScores<S>;
   using Scores = typename Raw::Scores;
 
+  static __device__ __forceinline__ float k_scale(const TokenScales<S>& keys, int section,
+                                                  int lane) {
+    return keys.k[lane % 4 * kSections + section];
+  }
   static __device__ __forceinline__ float log2_v(const TokenScales<S>& keys, int section,
                                                  int lane) {
     return keys.log2_v[lane % 4 * kSections + section];
@@ -24,11 +28,13 @@ struct SortedScores {
   }
 
   // The largest exponent of each of a lane's rows, V's scales included, one being
-  // exponent(half, score, added). `begin` may change the scores when maxima of sections are known.
+  // exponent(section, half, score, added). `begin` may change the scores when maxima of sections
+  // are known.
   template <bool Masked, class Begin, class Exponent>
   static __device__ __forceinline__ void row_max(float (&m)[2], Scores& s,
                                                  const TokenScales<S>& keys, const Mask<S>& mask,
-                                                 int lane, Begin begin, Exponent exponent) {
+                                                 int lane, Begin begin,
+                                                 const Exponent& exponent) {
     if constexpr (Masked) hide(s, keys, mask, lane);
     typename Raw::Acc top[2][kSections];
 #pragma unroll
@@ -46,7 +52,7 @@ struct SortedScores {
       m[half] = -kInf;
 #pragma unroll
       for (int section = 0; section < kSections; ++section) {
-        const float x = exponent(half, Raw::value(top[half][section]),
+        const float x = exponent(section, half, Raw::value(top[half][section]),
                                  added(keys, section, lane));
         m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half][section]) ? -kInf : x);
       }
@@ -89,24 +95,23 @@ struct SortedSections {
   float sum[2];
 
   // Those of a pair of tiles in a row; their sum without V's scales is added to `row_sum`.
-  // exponent(score, added) is of keys.
   template <bool Masked, class Exponent>
   __device__ __forceinline__ void exponentiate(float (&y)[4], float& row_sum,
                                                const typename Raw::Scores& s, int pair, int half,
                                                float row_intercept, const TokenScales<S>& keys,
-                                               int lane, Exponent exponent) {
+                                               int lane, const Exponent& exponent) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int tile = 2 * pair + e / 2;
       const int section = section_of(2 * tile);
       if (e % 2 == 0 && begins_section(tile)) {
         intercept[half] = row_intercept + Sorted::added(keys, section, lane);
-        sum[half] = 0.0f;
       }
       const auto x = s[4 * tile + 2 * half + e % 2];
-      y[e] = ptx::ex2(exponent(Raw::value(x), Raw::kRuled ? row_intercept : intercept[half]));
+      const float b = Raw::kRuled ? row_intercept : intercept[half];
+      y[e] = ptx::ex2(exponent(section, half, Raw::value(x), b));
       if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
-      sum[half] += y[e];
+      sum[half] = e % 2 == 0 && begins_section(tile) ? y[e] : sum[half] + y[e];
       if (e % 2 == 1 && ends_section(tile)) {
         row_sum = __fmaf_rn(sum[half], Sorted::inverse_v(keys, section, lane), row_sum);
       }

@@ -38,7 +38,7 @@ struct TileShape {
   // are taken.
   static constexpr bool kThreadK = kIntegerScores && S.k_scope == Scope::thread;
   static constexpr bool kTokenK = kThreadK || (kIntegerScores && S.k_scope == Scope::token);
-  // The same of the keys of lanes, and V's of their sections, which take few instructions.
+  // The same of sections of lanes, and so do V's, which takes few instructions.
   static constexpr bool kSorted = kIntegerScores && S.k_scope == Scope::sorted;
   static constexpr bool kTokenV = kIntegerValues && S.v_scope == Scope::token;
   static constexpr bool kBlockV = kScaledValues && S.v_scope == Scope::block;
@@ -63,6 +63,10 @@ struct TileShape {
   // 8-bit V is stored transposed: a row is a channel. Otherwise a row is a token.
   using VTile = Panels<kScaledValues ? S.head_dim_v : S.block_kv,
                        (kScaledValues ? S.block_kv : S.head_dim_v) * bytes_of(S.pv)>;
+
+  // Parts of a block whose keys a lane multiplies by one number.
+  static constexpr int kParts = kSorted ? kSections : 1;
+  static __device__ constexpr int part_of(int tile) { return kSorted ? section_of(2 * tile) : 0; }
 
   // What a lane holds of the 16 rows of its warp.
   static constexpr int kScores = S.block_kv / 2;

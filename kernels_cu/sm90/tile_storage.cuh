@@ -8,13 +8,14 @@ template <WgmmaSpec S>
 struct alignas(128) TokenScales : Deltas<S.groups, S.q_smooth ? S.block_kv : 0> {
   static constexpr int kKeys = TileShape<S>::kThreadK  ? S.block_kv / 16
                                : TileShape<S>::kTokenK ? S.block_kv
-                               : TileShape<S>::kSorted ? 4
+                               : TileShape<S>::kSorted ? kPlaceScales
                                                        : 0;
   static constexpr int kValues = TileShape<S>::kTokenV   ? S.block_kv
                                  : TileShape<S>::kSorted ? kPlaceScales
                                                          : 0;
   static constexpr int kOrder = TileShape<S>::kSorted ? kSortedBlock : 0;
-  // Or of the four lanes of a row, for each 64 keys or all; or only k[0], of the whole block.
+  // Or of the four lanes of a row, for each 64 keys, or of their sections; or only k[0], of the
+  // whole block.
   float k[kKeys ? kKeys : 4];
   float log2_v[kValues ? kValues : 4];  // V's scale rides in the exponent; or log2_v[0], the scale
   float inverse_v[kValues ? kValues : 4];

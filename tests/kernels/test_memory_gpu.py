@@ -60,12 +60,12 @@ def test_refused_calls_touch_nothing(cupy, rng):
 # ---- NaN and infinities
 
 
-def first_that_shares(token, k, v, how, scope):
+def first_that_shares(token, k, v, how):
     """Return the first token with the scale of another one in head 0, if keys are sorted."""
     if how.k_scope != "sorted":
         return token
     order = on_host(cuattn.quantize_kv(k, v, scheme=how)[0].order)
-    scopes = scopes_of_order(order, scope, k.shape[2])[0, 0]
+    scopes = scopes_of_order(order, k.shape[2])[0, 0]
     return int(np.flatnonzero(scopes == scopes[token])[0])
 
 
@@ -99,8 +99,8 @@ def test_poison_in_a_key_reaches_the_rows_that_see_it(rng, scheme, poison):
     o = on_host(cuattn.attention(q, k, v, scheme=scheme, is_causal=True))
     how = SCHEMES[scheme]
     # A scale per block of 128 keys makes the whole block unusable. Of those that share it with the
-    # key 450 in SageAttention2's way it is the first; sorted keys share that of a lane.
-    of_sorted = first_that_shares(450, k, v, how, "sorted_k")
+    # key 450 in SageAttention2's way it is the first; sorted keys share that of a section.
+    of_sorted = first_that_shares(450, k, v, how)
     scopes = {"token": 450, "thread": 450, "sorted": of_sorted, "block": 384, "tensor": 0}
     first = scopes[how.k_scope]
     hit = np.isnan(o[0, 0]).any(axis=1)
@@ -129,7 +129,7 @@ def test_poison_in_a_value_reaches_as_far_as_its_scale(rng, scheme, poison):
         assert bad[:, 2].all()
         assert not np.delete(bad, 2, axis=1).any()
     else:
-        seen = np.arange(600) >= first_that_shares(450, k, v, how, "sorted_v")
+        seen = np.arange(600) >= first_that_shares(450, k, v, how)
         if how.pv == "int8":
             np.testing.assert_array_equal(bad, np.broadcast_to(seen[:, None], bad.shape))
         else:

@@ -87,11 +87,9 @@ def test_codes_lie_in_the_columns_of_their_places():
     for place, token in enumerate(kq.order[0, 0, 0]):
         column = COLUMN_OF_PLACE[place]
         np.testing.assert_array_equal(kq.codes[0, 0, column], natural[token])
-        scale = kq.to_reference().scale[0, 0, token]
-        assert kq.scale[0, 0, 0, place // 32] == scale
-        of_v = vq.to_reference().scale[0, 0, token]
-        section = np.searchsorted([2, 14, 28], place % 32, side="right")
-        assert vq.scale[0, 0, 0, 0, 4 * (place // 32) + section] == of_v
+        scope = 4 * (place // 32) + np.searchsorted([2, 14, 28], place % 32, side="right")
+        assert kq.scale[0, 0, 0, scope] == kq.to_reference().scale[0, 0, token]
+        assert vq.scale[0, 0, 0, 0, scope] == vq.to_reference().scale[0, 0, token]
 
 
 def test_two_pairs_do_not_mix(qkv):

@@ -77,10 +77,9 @@ def sort_key(rows, t):
     return bits >> 1 & ~127 | t
 
 
-def neighbours(tokens, key):
-    """Cut a list into four, and put the parts in the order of their largest members."""
-    n = len(tokens) // 4
-    parts = [tokens[i : i + n] for i in range(0, 4 * n, n)]
+def pairs(tokens, key):
+    """Put pairs of neighbours in the order of their larger members."""
+    parts = [tokens[i : i + 2] for i in range(0, len(tokens), 2)]
     return [t for part in sorted(parts, key=lambda part: max(map(key, part))) for t in part]
 
 
@@ -89,7 +88,8 @@ def lanes_and_sections(k, v):
 
     Of a block's 128 places the lanes 0 to 3 have two each of the smallest 8 tokens of V, 12 of the
     next 48, 14 of the next 56 and four of the largest 16. Lanes of the 48 and 56 are by K, and so
-    are those of the 8 and 16, of which two and four neighbours stay together: by their largest.
+    are those of the 8, of which two neighbours stay together, by their larger, and of each 8 of the
+    16, two lanes.
     """
     found = []
     for first in range(0, len(k), 128):
@@ -97,7 +97,8 @@ def lanes_and_sections(k, v):
         order = sorted(range(128), key=by_v)
         small, large = sorted(order[8:56], key=by_k), sorted(order[56:112], key=by_k)
         place = {}
-        least, most = neighbours(order[:8], by_k), neighbours(order[112:], by_k)
+        least = pairs(order[:8], by_k)
+        most = sorted(order[112:120], key=by_k) + sorted(order[120:], key=by_k)
         sections = ((least, 2), (small, 12), (large, 14), (most, 4))
         for section, (tokens, width) in enumerate(sections):
             place |= {t: (first, i // width, section) for i, t in enumerate(tokens)}

@@ -94,13 +94,12 @@ NO_VECTOR = np.zeros(HEAD_DIM, np.float32)
 
 
 def row_int8_sorted(q, i, k, v, keys, scale):
-    """A scale of K for each lane, of V for each section of a lane."""
+    """A scale of K, and one of V, for each section of a lane."""
     vector, v_mean = sample_mean(k), sample_mean(v)
     k_rest, v_rest = rotated(k - vector), v - v_mean
-    places = lanes_and_sections(k_rest, v_rest)
-    k_scope, v_scope = (lambda t: places[t][:2]), places.__getitem__
-    logits = logits_of(rotated(q), i, k_rest, keys, scale, token, k_scope)
-    o, lse = block_local(logits, *by_token(v_rest, v_scope, int8))
+    scope = lanes_and_sections(k_rest, v_rest).__getitem__
+    logits = logits_of(rotated(q), i, k_rest, keys, scale, token, scope)
+    o, lse = block_local(logits, *by_token(v_rest, scope, int8))
     o = [x + float(m) for x, m in zip(o, v_mean, strict=True)]
     return o, lse + scale * dot(q[i], vector)
 

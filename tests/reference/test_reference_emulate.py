@@ -33,12 +33,12 @@ def qkv(seqlen_q=20, seqlen_kv=150, head_dim=16, num_q_heads=1):
     )
 
 
-def first_that_shares(token, k, v, scheme, scope):
+def first_that_shares(token, k, v, scheme):
     """Return the first token with the scale of another one, if keys are sorted."""
     if scheme.k_scope != "sorted":
         return token
     order = sorted_tokens(k, v, scheme)
-    scopes = scopes_of_order(order, scope, k.shape[2])[0, 0]
+    scopes = scopes_of_order(order, k.shape[2])[0, 0]
     return int(np.flatnonzero(scopes == scopes[token])[0])
 
 
@@ -117,7 +117,7 @@ def test_emulate_carries_poison_of_a_key_to_the_rows_that_see_it(scheme, poison)
     k[0, 0, 139, 2] = poison
     o, _ = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     # The last 11 rows see the key. Before them there are others that see a key of its scale.
-    of_sorted = first_that_shares(139, k, v, scheme, "sorted_k")
+    of_sorted = first_that_shares(139, k, v, scheme)
     first = {"token": 139, "thread": 130, "sorted": of_sorted, "block": 128, "tensor": 0}
     sees = np.arange(150) >= first[scheme.k_scope]
     if scheme.qk == "fp16" and poison == np.inf:
@@ -135,7 +135,7 @@ def test_emulate_carries_poison_of_a_value_as_far_as_its_scale_reaches(scheme, p
     v[0, 0, 130, 2] = poison
     o, lse = emulate.attention(q, k, v, scheme=scheme, is_causal=True)
     hit = np.zeros((140, 16), bool)
-    of_sorted = first_that_shares(130, k, v, scheme, "sorted_v")
+    of_sorted = first_that_shares(130, k, v, scheme)
     first = {"token": 130, "sorted": of_sorted, "block": 128}
     if scheme.pv == "fp16":
         hit[130:, 2] = True

@@ -130,7 +130,7 @@ def arguments(p, spec, q, k):
             token = at.block
         unit = spec.out.nbytes if name == "o" else 1
         own[name] = p[name] + unit * (at.batch * steps[0] + at.head * steps[1] + token * steps[2])
-    per_block = {Scope.token: BLOCK, Scope.thread: 8, Scope.sorted: 4}
+    per_block = {Scope.token: BLOCK, Scope.thread: 8, Scope.sorted: 16}
     of_k = block * per_block.get(spec.k_scope, BLOCK // spec.block_kv)
     if spec.k_scope is Scope.block and not packed:
         of_k = k.all_heads * -(-p["kv_pitch"] // spec.block_kv)

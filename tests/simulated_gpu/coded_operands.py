@@ -33,7 +33,7 @@ def coded_k(p, spec, shape, source):
     if spec.k_scope is Scope.sorted:
         order = sorted_keys.order_at(p["order"], *shape)
         scale = sorted_keys.scale_of_tokens("k", p["k_scale"], order, tokens)
-        return Quantized(sorted_keys.in_tokens(codes, order, tokens), scale, "sorted_k", BLOCK)
+        return Quantized(sorted_keys.in_tokens(codes, order, tokens), scale, "sorted", BLOCK)
     if spec.k_scope is Scope.thread:
         scale = floats(p["k_scale"], (batch, heads, padded // 16))
         return Quantized(codes, scale[..., : -(-tokens // 64) * 4], "thread_k", BLOCK)
@@ -58,7 +58,7 @@ def coded_v(p, spec, kv_shape, source):
         order = sorted_keys.order_at(p["order"], *kv_shape)
         scale = sorted_keys.scale_of_tokens("v", p["v_scale"], order, tokens)
         v = sorted_keys.in_tokens(v, order, tokens)
-        return Quantized(v, scale, "sorted_v", BLOCK, mean)
+        return Quantized(v, scale, "sorted", BLOCK, mean)
     if spec.v_scope is Scope.token:
         scale = floats(p["v_scale"], (*shape, 3, BLOCK))
         np.testing.assert_array_equal(scale[:, :, :, 1], LOG2_BIAS + np.log2(scale[:, :, :, 0]))

@@ -129,7 +129,7 @@ def stored_head(name, operand, spec, at, head_dim):
     if name == "q":
         at_scale = row
     elif name == "k":
-        per_block = {Scope.token: BLOCK, Scope.thread: 8, Scope.sorted: 4}
+        per_block = {Scope.token: BLOCK, Scope.thread: 8, Scope.sorted: 16}
         at_scale = block * per_block.get(spec.k_stored, BLOCK // spec.k_block)
         if spec.k_stored is Scope.block and not operand["cu_seqlens"]:
             at_scale = at.all_heads * -(-pitch // spec.k_block)

@@ -1,4 +1,4 @@
-"""Sorted keys in the memory of the simulated GPU: their order, and scales of lanes and sections.
+"""Sorted keys in the memory of the simulated GPU: their order, and scales of sections of lanes.
 
 Written from kernels_cu/layout.cuh; nothing here is `cuattn.operands.token_order`.
 """
@@ -11,9 +11,9 @@ from .memory import BLOCK, compact, floats
 LANE = np.arange(BLOCK) // 32
 SECTION = np.array(4 * ([0] * 2 + [1] * 12 + [2] * 14 + [3] * 4))
 COLUMN = np.array([8 * (i // 2) + 2 * t + i % 2 for t in range(4) for i in range(32)])
-# Of a place, which of the scales of its block it has.
-SCALE_OF_PLACE = {"k": LANE, "v": 4 * LANE + SECTION}
-SCALES = {"k": 4, "v": 16}
+# Of a place, which of the scales of its block it has, of K and of V.
+SCALE_OF_PLACE = 4 * LANE + SECTION
+SCALES = 16
 
 # Of places that no token is in.
 EMPTY = np.float32(2.0**-64) / np.float32(127)
@@ -52,9 +52,9 @@ def stored_scale(name, of_token, order):
     padded[:, :, : of_token.shape[2]] = of_token
     by_place = np.take_along_axis(padded.reshape(order.shape), order, axis=-1)
     inside = np.take_along_axis(_exists(order, of_token.shape[2]), order, axis=-1)
-    scale = np.full((*order.shape[:3], SCALES[name]), EMPTY)
-    for at in range(SCALES[name]):
-        here = SCALE_OF_PLACE[name] == at
+    scale = np.full((*order.shape[:3], SCALES), EMPTY)
+    for at in range(SCALES):
+        here = SCALE_OF_PLACE == at
         some = by_place[..., here]
         counted = inside[..., here]
         # All tokens of a scope have one scale, which may be NaN.
@@ -70,12 +70,12 @@ def stored_scale(name, of_token, order):
 def scale_of_tokens(name, address, order, tokens):
     """Return the scale of each token [batch, head, token]."""
     if name == "k":
-        scale = floats(address, (*order.shape[:3], 4))
+        scale = floats(address, (*order.shape[:3], SCALES))
     else:
-        scale, log2, inverse = np.moveaxis(floats(address, (*order.shape[:3], 3, 16)), 3, 0)
+        scale, log2, inverse = np.moveaxis(floats(address, (*order.shape[:3], 3, SCALES)), 3, 0)
         np.testing.assert_array_equal(log2, np.log2(scale))
         np.testing.assert_array_equal(inverse, 1 / scale)
-    by_place = scale[..., SCALE_OF_PLACE[name]]
+    by_place = scale[..., SCALE_OF_PLACE]
     by_token = np.take_along_axis(by_place, np.argsort(order, axis=-1), axis=-1)
     return by_token.reshape(*order.shape[:2], -1)[:, :, :tokens]
 
