@@ -52,7 +52,7 @@ class QuantizedTensor:
         scale, 64 plus its logarithm to base 2, and its inverse; tokens of K and V are permuted
         inside every 16 as in the codes of V. Per group of channels, of which Dp has G, [B, H, N, G]
         and [B, H, G, Np]. Per thread of K [B, H, Np / 16], four of each 64 tokens. Of sorted tokens
-        of K [B, H, Np / 128, 4], of V [B, H, Np / 128, 3, 16], with the logarithm as it is. Per
+        of K [B, H, Np / 128, 16], of V [B, H, Np / 128, 3, 16], with the logarithm as it is. Per
         block of V [B, H, Np / 128], per channel [B, H, Dp]. A scale of more tokens of Q or K is
         that of each of them; but those of blocks of keys, or of a whole head of K, are
         [B, H, blocks] where neither V has scales of tokens nor Q is smoothed nor codes have 4 bits.

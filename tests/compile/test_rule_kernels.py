@@ -69,7 +69,7 @@ def rows_of(arch):
 SPILL = {
     (WgmmaSpec, False): {32: 16, 64: 16, 96: 640, 128: 1000, 192: 360, 256: 1100},
     (WgmmaSpec, True): {32: 16, 64: 2560, 96: 520, 128: 570, 192: 360, 256: 1200},
-    (AttentionSpec, False): {64: 130, 128: 50, 256: 150},
+    (AttentionSpec, False): {64: 130, 128: 60, 256: 230},
     (AttentionSpec, True): {64: 30, 128: 100, 256: 1300},
 }
 

@@ -29,7 +29,7 @@ def required(spec, native_fp8):
     """Return the instructions that a kernel must have; of those in FP8 only if there are such."""
     if isinstance(spec, WgmmaSpec):
         scores, values = WGMMA_PRODUCTS[spec.qk][0], WGMMA_PRODUCTS[spec.pv][1]
-        # Tiles come by TMA, scales of tokens, lanes and sections by bulk copies; warpgroups trade
+        # Tiles come by TMA, scales of tokens and sections by bulk copies; warpgroups trade
         # registers.
         names = [scores.format(spec.block_kv), values.format("*"), "UTMALDG", "USETMAXREG"]
         bulk = has_token_scales(spec) or spec.k_scope is Scope.sorted

@@ -97,7 +97,7 @@ def errors(f: Figures) -> str:
 def _scores(x: Scheme) -> str:
     if x.qk == "fp16":
         return TYPES[x.qk]
-    of_keys = "lane" if x.k_scope == "sorted" else x.k_scope
+    of_keys = "section" if x.k_scope == "sorted" else x.k_scope
     scopes = x.q_scope if x.q_scope == of_keys else f"{x.q_scope} / {of_keys}"
     smooth = [f"Q − {x.smooth_q} mean"] * (x.smooth_q != "none")
     smooth += [f"K − {x.smooth_k}"] * (x.smooth_k != "none")
