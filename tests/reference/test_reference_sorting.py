@@ -47,7 +47,7 @@ def test_an_order_has_every_token_of_a_block_once(n):
 
 
 def test_sections_are_those_of_v_and_lanes_follow_k():
-    """In the first, neighbours by V share a lane; in the last, lanes 0 and 1 have its lower half."""
+    """In the first, pairs by V share a lane; in the last, lanes 0 and 1 have its lower half."""
     k, v = magnitudes(128), magnitudes(128, 1)
     order = sorted_order(k, v)
     for at in np.ndindex(2, 3):

@@ -54,7 +54,7 @@ def stored_scale(name, of_token, order):
     inside = np.take_along_axis(_exists(order, of_token.shape[2]), order, axis=-1)
     scale = np.full((*order.shape[:3], SCALES), EMPTY)
     for at in range(SCALES):
-        here = SCALE_OF_PLACE == at
+        here = at == SCALE_OF_PLACE
         some = by_place[..., here]
         counted = inside[..., here]
         # All tokens of a scope have one scale, which may be NaN.
