@@ -36,7 +36,10 @@ _GIVEN: dict[ModName, tuple[str, tuple[str, ...], str]] = {
 }
 _PLACE = ("int batch", "int head", "int q", "int kv", "int own")
 
-_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//[^\n]*|/\*.*?\*/', re.DOTALL)
+# A comment of a line goes on in the next one after a backslash.
+_QUOTED = re.compile(
+    r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|//(?:\\\r?\n|[^\n])*|/\*.*?\*/', re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class ModSource:
         text = self.text
         if not has_return(text):
             # Where its last line has no comment the bracket follows it: messages name that line.
-            end = "\n" if "//" in text.rpartition("\n")[2] else ""
+            last = re.sub(r"\\\r?\n", "", text).rpartition("\n")[2]
+            end = "\n" if "//" in last else ""
             text = f"return ({text}{end});"
         return (
             f"namespace user {{\n"

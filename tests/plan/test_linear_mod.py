@@ -46,6 +46,8 @@ LINEAR = {
     "score + fmaxf(s, 1e-3f) * (kv - q)": 0.75,
     "score + static_cast<float>(kv - q) / 8": 0.125,
     "score + (h[head] + (kv - q)) / 8": 0.125,
+    "score + .5f * kv // far \\\n + 2 * kv\n": 0.5,
+    "score + .25f * kv // far \\\\\r\n + 2 * kv": 0.25,
     "score - 2 * (-kv) + .5 * kv - 1.f * kv": 1.5,
     "score + /* far */ (kv - q) / (1 + s) + h[batch] * own + q % w": 1 / 1.75,
 }
