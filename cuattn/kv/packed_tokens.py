@@ -44,7 +44,9 @@ class GivenTokens(NamedTuple):
             raise ArgumentError("counts", self.counts, "None, as cu_seqlens_k is given")
         if self.sequences is None:
             return np.arange(batch)
-        count = len(self.sequences) if hasattr(self.sequences, "__len__") else -1
+        # An array of one number, without axes, has no length but the method.
+        is_list = hasattr(self.sequences, "__len__") and getattr(self.sequences, "shape", True)
+        count = len(self.sequences) if is_list else -1
         given = whole_numbers("sequences", self.sequences, (count,)).astype(np.int64)
         inside = (given >= 0) & (given < batch)
         if not inside.all() or np.unique(given).size < count:

@@ -207,6 +207,7 @@ WRONG = (
     ({"sequences": [0, 1, 3]}, "^sequences must be different sequences"),
     ({"sequences": [0, 1, -1]}, "^sequences must be different sequences"),
     ({"sequences": 1}, "^sequences must be whole numbers"),
+    ({"sequences": np.array(1)}, "^sequences must be whole numbers"),
     ({"sequences": [0.5, 1, 2]}, "^sequences must be whole numbers"),
     (
         {"k": K[None].swapaxes(1, 2)},
