@@ -216,9 +216,9 @@ def _first_calls(_: Share) -> Findings:
 # compiled by the limit is a help, and no finding.
 KERNELS = "kernels"
 TOGETHER = {
-    "tests": Phase(_tests, 420),
+    "tests": Phase(_tests, 480),
     "sanitizer": Phase(_sanitizer, 200, parts=commands.SANITIZER_PARTS),
-    "accuracy": Phase(_accuracy, 180, parts=4),
+    "accuracy": Phase(_accuracy, 210, parts=4),
     "cache_accuracy": Phase(_cache_accuracy, 60),
     "real_model": Phase(_real_model, 120),
     "language_model": Phase(_language_model, 300, parts=len(language_model.TEXTS)),
@@ -227,7 +227,7 @@ ALONE = {
     "ceilings": Phase(_ceilings, 30),
     "prefill": Phase(_prefill, 150),
     "comparison": Phase(_comparison, 75),
-    "features": Phase(_features, 120),
+    "features": Phase(_features, 150),
     "models": Phase(_models, 75),
     "mma_sync": Phase(_mma_sync, 45),
     "auto": Phase(_auto, 60),

@@ -8,7 +8,7 @@ struct KvStore {
   const i32* pages;        // [batch, pages_per_sequence]; null: sequence b is page b
   i32* lengths;            // [batch], tokens of each sequence
   f32* k_offset;           // [batch, num_kv_heads, channels], taken from keys; null: nothing is
-  i32* bare;               // [batch], first keys that it is not taken from: 0 or kFirstTokens
+  i32* bare;               // [batch], first keys it is not taken from: kFirstTokens, less evicted
   u8* fine;                // fine_units.cuh: [batch, num_kv_heads, place, unit_bytes]
   i32* coarse;             // [batch], the first of the newest units that are there
   i64 page_stride;         // bytes

@@ -28,20 +28,20 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
 }
 
 // Takes from the scores of `bare` first tokens, whose keys have no offset, what the offset took
-// from those of all others: it is added to all of them in the end. `first` is the number of the
-// warp's first token.
+// from those of all others: it is added to all of them in the end. Units have them or not: pages
+// that were evicted are whole ones. `first` is the number of the warp's first token.
 template <DecodeSpec S>
 __device__ __forceinline__ void shift_first_tokens(typename DecodeShape<S>::Scores& s,
                                                  const Queries<S>& queries, int first, int bare,
                                                  int lane) {
-  static_assert(kFirstTokens % (kWarpUnits * kUnitTokens) == 0, "warps have them or not");
   if (first >= bare) return;
   DecodeShape<S>::for_rows([&](int tile, int half) {
     const float shift = queries.lse_shift[16 * tile + 8 * half + lane / 4];
 #pragma unroll
     for (int i = 0; i < kLaneTokens; ++i) {
+      const bool is_bare = first + i / 4 * kUnitTokens < bare;
       float& x = score_of<S>(s[tile], i / 4, i % 4, half);
-      x = __fmaf_rn(shift, S.softcap ? -1.0f : -kLog2E, x);
+      x = __fmaf_rn(is_bare ? shift : 0.0f, S.softcap ? -1.0f : -kLog2E, x);
     }
   });
 }

@@ -202,6 +202,11 @@ OPTIONS = {
 }
 
 
+def to_gpu(cupy, options):
+    """Return options with their arrays on the GPU."""
+    return {key: cupy.asarray(x) if hasattr(x, "shape") else x for key, x in options.items()}
+
+
 @pytest.fixture
 def both_filled(cupy, rng, tmp_path):
     """Return a function that makes a cache on the GPU and the same in host memory.
@@ -218,9 +223,14 @@ def both_filled(cupy, rng, tmp_path):
 
 
 def assert_alike(found, wanted):
-    """Hold a call that returned its lse, too, to that of a cache in host memory."""
+    """Hold a call that returned its lse, too, to that of a cache in host memory.
+
+    Where a row sees two or three keys the next code of P, a 255th, is more than other rounding.
+    """
     (o, lse), (of_host, lse_of_host) = map(on_host, found), wanted
-    np.testing.assert_allclose(o.astype(float), of_host.astype(float), rtol=2e-3, atol=5e-3)
+    off = np.abs(o.astype(float) - of_host) - 2e-3 * np.abs(of_host.astype(float))
+    assert np.mean(off > 5e-3) < 1e-5
+    assert off.max() < 8 / 255
     np.testing.assert_allclose(lse, lse_of_host, rtol=1e-4, atol=1e-3)
 
 
@@ -266,7 +276,7 @@ def test_masks_are_of_the_last_tokens(cupy, rng, both_filled, head_dim, name, is
 def test_heads_may_be_padded_and_queries_turn(cupy, rng, both_filled, head_dim, turns, name):
     cache, again = both_filled(head_dim)
     q = rng.standard_normal((BATCH, 2 * HEADS, MANY_ROWS, head_dim)).astype(np.float16)
-    given, on_gpu = dict(OPTIONS[name]), dict(OPTIONS[name])
+    given, on_gpu = dict(OPTIONS[name]), to_gpu(cupy, OPTIONS[name])
     if turns:
         cos, sin = tables(head_dim // 2)
         given["rope"] = cuattn.Rope(cos, sin)
@@ -294,7 +304,7 @@ def test_attends_as_the_same_cache_in_host_memory(cupy, rng, both_filled, kind, 
     cache, again = both_filled(64, **FORMATS[kind])
     q = rng.standard_normal((BATCH, 2 * HEADS, MANY_ROWS, 64)).astype(np.float16)
     given = OPTIONS[name]
-    on_gpu = {key: cupy.asarray(x) if hasattr(x, "shape") else x for key, x in given.items()}
+    on_gpu = to_gpu(cupy, given)
     result = cache.attend(cupy.asarray(q), return_lse=True, **on_gpu)
     assert_alike(result, again.attend(q, return_lse=True, **given))
     o = on_host(result[0])

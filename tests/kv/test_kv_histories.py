@@ -3,7 +3,21 @@
 import pytest
 from helpers.kv_contents_cases import GPU, HOST, Place, _kernels  # noqa: F401
 from helpers.kv_histories import histories, live
-from hypothesis import given, settings
+from hypothesis import example, given, settings
+
+# Pages with some of the first keys, which have no offset, are evicted, and others of them stay.
+SOME_FIRST_KEYS = {
+    "batch": 1,
+    "format": "8 bits",
+    "smooth_k": True,
+    "page_size": 16,
+    "pages": 6,
+    "window": 1,
+    "sink_tokens": 5,
+    "begin": (2, 0, 0, 0),
+    "turns": [("append", (n, 0, 0, 0)) for n in (19, 44, 64)],
+    "seed": 0,
+}
 
 
 class Simulated(Place):
@@ -18,6 +32,7 @@ class Simulated(Place):
 
 @settings(max_examples=100)
 @given(history=histories())
+@example(history=SOME_FIRST_KEYS)
 def test_any_history_on_the_host(history):
     live(HOST, history)
 
@@ -43,5 +58,6 @@ def test_a_thousand_histories_on_the_host(history):
 @pytest.mark.gpu
 @settings(max_examples=1000)
 @given(history=histories())
+@example(history=SOME_FIRST_KEYS)
 def test_a_thousand_histories_on_the_gpu(history):
     live(GPU, history)
