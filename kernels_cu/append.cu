@@ -28,7 +28,7 @@ struct CtaTokens {
 
 // Of tokens that lie end to end, CTAs of a head take shares in their order: those of part i, which
 // begins at row r, are from r / kShare + 2 i on. Two more than it has rows for are enough, as its
-// first token may lie anywhere in a unit. cuattn/kv/spec.py counts them all.
+// first token may lie anywhere in a unit. cuattn/kv/append_spec.py counts them all.
 template <AppendSpec S>
 __device__ __forceinline__ CtaTokens cta_tokens(const AppendParams& p) {
   constexpr int kUnits = S.num_threads / kWarpSize / 2;
@@ -195,7 +195,7 @@ __device__ __forceinline__ void append_tokens(const AppendParams& p) {
   using Image = UnitImage<S.head_dim>;
   constexpr int kWarps = S.num_threads / kWarpSize;
   constexpr int kUnits = kWarps / 2;
-  static_assert(kWarps * sizeof(Image) == S.smem_bytes, "cuattn/kv/spec.py disagrees");
+  static_assert(kWarps * sizeof(Image) == S.smem_bytes, "cuattn/kv/append_spec.py disagrees");
   extern __shared__ __align__(16) u8 smem[];
 
   const int warp = threadIdx.x / kWarpSize;

@@ -46,7 +46,7 @@ template <OffsetSpec S>
 __device__ __forceinline__ void fix_offsets(const OffsetParams& p) {
   using Joined = GroupMoments<S.input, S.head_dim, S.num_threads, 1>;
   using Groups = typename Joined::Groups;
-  static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/kv/spec.py disagrees");
+  static_assert(sizeof(Joined) == S.smem_bytes, "cuattn/kv/append_spec.py disagrees");
   extern __shared__ __align__(16) u8 smem[];
   const int head = blockIdx.x;
   const int sequence = head / p.store.num_kv_heads;

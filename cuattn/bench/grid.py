@@ -9,8 +9,9 @@ from itertools import product
 from ..arrays.device import Target
 from ..compile.jit import Spec
 from ..errors import ArgumentError
+from ..kv.append_spec import AppendSpec, OffsetSpec
 from ..kv.options import geometry_of
-from ..kv.spec import AppendSpec, OffsetSpec, decode_spec
+from ..kv.spec import decode_spec
 from ..kv_format import KV_HEAD_DIMS
 from ..plan.listing import attention_specs, rate_specs
 from ..reference.layout import pad_head_dim

@@ -11,11 +11,11 @@ from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.lengths import array_of_tokens
 from ..operands.operand import Operand, in_order, operand_of
+from .append_spec import AppendSpec, OffsetSpec
 from .device import SCHEME, STORE, store_values
 from .device_rope import ROPE, rope_values
 from .geometry import KVGeometry
 from .rope import RopeSizes
-from .spec import AppendSpec, OffsetSpec
 
 __all__ = ["GIVEN", "PACKED", "AppendCall", "packed_values", "prepare_append", "token_operands"]
 

@@ -17,9 +17,10 @@ from ..specs.quantize import QuantizeSpec
 from ..specs.rules import Rules
 from ..specs.units import UnitsSpec
 from ..specs.wgmma import WgmmaSpec
+from .append_spec import AppendSpec, OffsetSpec
 from .operands_spec import OperandsSpec
 from .queries_spec import QueriesSpec
-from .spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
+from .spec import DecodeSpec, decode_spec
 
 __all__ = ["KVSpec", "kv_formats", "kv_specs", "prefill_specs"]
 

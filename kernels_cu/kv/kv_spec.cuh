@@ -1,5 +1,6 @@
-// What the kernels of the KV cache fix at compile time; cuattn/kv/spec.py mirrors it. The fields
-// from head_dim to nested are those of cuattn/kv_format.py, of which unit.cuh makes the layout.
+// What the kernels of the KV cache fix at compile time; cuattn/kv/spec.py and append_spec.py mirror
+// it. The fields from head_dim to nested are those of cuattn/kv_format.py, of which unit.cuh makes
+// the layout.
 #pragma once
 #include "spec.cuh"
 

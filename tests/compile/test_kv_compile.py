@@ -11,10 +11,11 @@ from helpers.compile_check import complaints
 from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
+from cuattn.kv.append_spec import AppendSpec, OffsetSpec
 from cuattn.kv.operands_spec import OperandsSpec
 from cuattn.kv.queries_spec import QueriesSpec
 from cuattn.kv.scores import Extra, Features
-from cuattn.kv.spec import AppendSpec, DecodeSpec, OffsetSpec, decode_spec
+from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
 from cuattn.specs.attention import Type
 

@@ -9,8 +9,9 @@ import pytest
 import cuattn
 from cuattn.arrays.device import current_device, gpu_status, target
 from cuattn.compile.jit import precompile
+from cuattn.kv.append_spec import AppendSpec, OffsetSpec
 from cuattn.kv.options import geometry_of
-from cuattn.kv.spec import AppendSpec, OffsetSpec, decode_spec
+from cuattn.kv.spec import decode_spec
 from cuattn.kv_format import UNIT_TOKENS
 from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode

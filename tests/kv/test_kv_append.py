@@ -10,9 +10,9 @@ from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.errors import ArgumentError
 from cuattn.kv.append_call import GIVEN, prepare_append
+from cuattn.kv.append_spec import AppendSpec, OffsetSpec
 from cuattn.kv.fine import fine_tokens, joined, read_fine
 from cuattn.kv.geometry import KVGeometry
-from cuattn.kv.spec import AppendSpec, OffsetSpec
 from cuattn.kv.units import Tokens, unpack_units
 from cuattn.kv_format import KV_HEAD_DIMS, UNIT_TOKENS, KVFormat
 from cuattn.reference.kv_cache import kept, quantize_keys, quantize_nested, quantize_values

@@ -6,8 +6,8 @@ from kv_cases import FORMATS, HEADS, assert_unchanged, cache_of, everything, uni
 
 from cuattn import Rope
 from cuattn.errors import ArgumentError, UnsupportedError
+from cuattn.kv.append_spec import AppendSpec
 from cuattn.kv.packed_tokens import PackedTokens
-from cuattn.kv.spec import AppendSpec
 from cuattn.kv_format import UNIT_TOKENS
 
 BATCH, CAPACITY = 3, 80
