@@ -118,6 +118,15 @@ def cupy():
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """Return a simulated GPU, which is the one that there is."""
+    pytest.importorskip("cupy")
+    from simulated_gpu import SimulatedGPU
+
+    return SimulatedGPU(monkeypatch)
+
+
+@pytest.fixture
 def torch():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -4,11 +4,8 @@ import pytest
 
 
 @pytest.fixture(params=["cpu", None], ids=["host", "gpu"])
-def device(request, monkeypatch):
+def device(request):
     """Return where a cache is: in host memory, or on a simulated GPU."""
     if request.param is None:
-        pytest.importorskip("cupy")
-        from simulated_gpu import SimulatedGPU
-
-        SimulatedGPU(monkeypatch)
+        request.getfixturevalue("gpu")
     return request.param

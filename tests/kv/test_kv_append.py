@@ -21,7 +21,7 @@ from cuattn.specs.attention import Type
 
 pytest.importorskip("cupy")
 from helpers.spec_structs import begins_with_its_fields
-from simulated_gpu import SimulatedGPU, garbage
+from simulated_gpu import garbage
 
 FORMATS = (
     KVFormat(64),
@@ -33,11 +33,6 @@ SPECS = (AppendSpec.of(FORMATS[2], Type.bf16, aligned=True), OffsetSpec(Type.fp3
 every_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: type(spec).__name__)
 every_format = pytest.mark.parametrize("kv_format", FORMATS, ids=str)
 PLACES = {"one piece": 0, "pages of 16": 16, "pages of 32": 32}
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
 
 
 @every_spec

@@ -9,14 +9,8 @@ from cuattn.errors import ArgumentError, UnsupportedError
 from cuattn.kv.contents import read_units
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
 
 BATCH, HEADS, CAPACITY = 3, 2, 80
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
 
 
 def cache_of(kv_format=FORMATS["8"], device=None, **others):

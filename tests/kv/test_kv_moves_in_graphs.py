@@ -10,12 +10,6 @@ from kv_moves_cases import PAGED, filled, shared_with
 from cuattn import ArgumentError, UnsupportedError
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
 
 
 def test_a_graph_appends_to_pages_of_its_own(gpu, rng):

@@ -17,14 +17,6 @@ FORMAT = FORMATS["8-rotated"]
 STEPS = ([20, 0, 7], [1, 1, 1], [0, 0, 0], [3, 40, 0], [1, 0, 33])
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    pytest.importorskip("cupy")
-    from simulated_gpu import SimulatedGPU
-
-    return SimulatedGPU(monkeypatch)
-
-
 def drawn(rng, counts, head_dim, dtype=np.float16, behind=0):
     """Return keys and values of all sequences end to end, their bounds, and rows beyond them."""
     total = int(np.sum(counts))

@@ -9,17 +9,11 @@ from cuattn.errors import ArgumentError
 from cuattn.kv.scores import PLAIN, Extra, Features
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
 from simulated_gpu.memory import narrowed
 
 from cuattn.operands.operand import DTYPES as TYPES
 
 BATCH, HEADS, QUERIES = 3, 4, 3
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
 
 
 class Simulated:

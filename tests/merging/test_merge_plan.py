@@ -18,15 +18,9 @@ from cuattn.specs.attention import Type
 from cuattn.specs.merge import MergeSpec
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
 from simulated_gpu.memory import garbage
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return SimulatedGPU(monkeypatch)
 
 
 def test_spec_mirrors_the_source():
