@@ -12,7 +12,10 @@ from ..arrays.caller import Caller, device_of, on_device
 from ..arrays.view import CUDA, cupy_module
 from ..common.public import check_keywords, class_naming_keywords, public
 from ..errors import ArgumentError
+from ..kv.attend import attend_on_device
 from ..kv.cache import KVCache
+from ..kv.device import DeviceMemory
+from ..kv.query import QueryOptions
 from ..merging import merge_states
 from .agreement import agree
 from .arrays import concat, from_bytes, rows, zeros
@@ -229,7 +232,7 @@ class DistributedKVCache:
         elif split_heads:
             parts = exchanged_heads(group, attend(), heads, xp)
         else:
-            parts = gathered_partials(group, q, heads, xp, lambda out: attend(out=out))
+            parts = gathered_partials(group, q, heads, xp, partial(self._attend_into, q, options))
         if sinks is not None:
             if split_heads:
                 each = len(sinks) // group.size
@@ -244,6 +247,19 @@ class DistributedKVCache:
         if len(parts) > 1:
             o, lse = merge_states([o for o, _ in parts], [lse for _, lse in parts], layout=layout)
         return (o, lse) if return_lse else o
+
+    def _attend_into(self, q: Any, options: dict[str, Any], o: Any, lse: Any) -> Any:
+        """Attend to this rank's tokens, write the lse and, if there is a place for it, o."""
+        memory = self._cache._memory
+        if not isinstance(memory, DeviceMemory):
+            o, found = self._cache.attend(q, out=o, **options)
+            lse[...] = found
+            return o
+        given = dict(options)
+        mask = given.pop("attn_mask")
+        scores: dict[Any, Any] = {} if mask is None else {"attn_mask": mask}
+        query = QueryOptions(**given)
+        return attend_on_device(memory, q, query, scores, o, None, out_lse=lse)[0]
 
     def _own(self, first: int, count: int) -> NDArray[np.intp]:
         """Return which of new tokens, of which the first is number `first`, are this rank's."""

@@ -38,7 +38,7 @@ def gathered_queries(group: Group, q: Any, heads: int, xp: Any) -> Any:
 
 
 def gathered_partials(
-    group: Group, q: Any, heads: int, xp: Any, attend: Callable[[Any], Partial]
+    group: Group, q: Any, heads: int, xp: Any, attend: Callable[[Any, Any], Any]
 ) -> list[Partial]:
     """Attend to this rank's tokens, and return the partial results of all ranks.
 
@@ -51,7 +51,7 @@ def gathered_partials(
     xp : module
         numpy or cupy.
     attend : callable
-        Given where o is to be written, or None, it returns o and lse.
+        Given where o is to be written, or None, and where the lse is, it returns o.
     """
     of_lse = int(q.shape[0]), int(q.shape[heads]), int(q.shape[3 - heads])
     of_o = tuple(map(int, q.shape))
@@ -68,12 +68,11 @@ def gathered_partials(
         for x in places
     ]
     own = places[group.rank]
+    to_o, to_lse = parts[group.rank]
     if border and is_writable(q):
-        _, lse = attend(parts[group.rank][0])
+        attend(to_o, to_lse)
     else:
-        o, lse = attend(None)
-        copy_bytes(raw_bytes(o, xp), own[:border])
-    copy_bytes(raw_bytes(lse, xp), own[border:end])
+        copy_bytes(raw_bytes(attend(None, to_lse), xp), own[:border])
     group.all_gather_equal(own, every).wait()
     return parts
 

@@ -71,8 +71,16 @@ def attend_on_device(
     cu_seqlens_q: Any = None,
     max_seqlen_q: int | None = None,
     rope: GivenRope | None = None,
+    out_lse: Any = None,
 ) -> Any:
-    """Do what `KVCache.attend` says, of arrays on the GPU."""
+    """Do what `KVCache.attend` says, of arrays on the GPU.
+
+    Parameters
+    ----------
+    out_lse : array, optional
+        Where the log-sum-exps are written: of the shape and type that they have, contiguous, and
+        apart from all else. They have to be wanted.
+    """
     memory.check_device(q, "q", device_of(q, "q"))
     check_limit(cu_seqlens_q, max_seqlen_q)
     with memory.on_device():
@@ -116,7 +124,11 @@ def attend_on_device(
                     inputs["cu_seqlens_q"] = bounds
                 check_output(out, out_view, inputs, call.extents, sizes["out"], sizes)
             o = caller.empty(q_view.shape, q_view.dtype) if out_view is None else out_view
-            lse = caller.empty(call.problem.lse_shape, "float32") if return_lse else None
+            lse = None
+            if return_lse and out_lse is None:
+                lse = caller.empty(call.problem.lse_shape, "float32")
+            elif return_lse:
+                lse = memory.look(caller, out_lse, "lse")
             behind = [looked.get(name) for name in SCORE_NAMES]
             behind += [None, None] if tables is None else [tables.cos, tables.sin]
             behind += [positions]
@@ -127,7 +139,9 @@ def attend_on_device(
             keeps = call.problem.is_packed
             call.launch(memory, caller, q_view, o, lse, *others, keeps=keeps)
             result = caller.deliver(o) if out is None else out
-            return (result, caller.deliver(lse)) if return_lse else result
+            if not return_lse:
+                return result
+            return result, caller.deliver(lse) if out_lse is None else out_lse
 
 
 def prepare_attend(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ring_cases import inputs, over_ranks
 
-from cuattn.distributed import ring_attention
+from cuattn.distributed import DistributedKVCache, ring_attention, run_virtual
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU
@@ -29,3 +29,21 @@ def test_kernels_find_what_has_travelled(monkeypatch, rng, scheme, wire, is_caus
     assert "merge_states" in {spec.function for spec in gpu.specs}
     np.testing.assert_allclose(o, wanted, rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(lse, wanted_lse, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_decoding_step_writes_into_its_message(monkeypatch, rng, queries):
+    """The kernel's o and lse are gathered from where it has written them, and merged there."""
+    q, k, v = inputs(rng, 90, np.float16)
+    q = q[:, :, -queries:]
+
+    def work(group, **device):
+        cache = DistributedKVCache(group, 1, 2, 64, 128, interleave=4, **device)
+        cache.append(k, v)
+        return cache.attend(q, softcap=30.0, return_lse=True)
+
+    wanted = run_virtual(3, lambda group: work(group, device="cpu"))
+    SimulatedGPU(monkeypatch)
+    for (o, lse), (wanted_o, wanted_lse) in zip(run_virtual(3, work), wanted, strict=True):
+        np.testing.assert_allclose(o, wanted_o, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(lse, wanted_lse, rtol=1e-4, atol=1e-4)
