@@ -5,6 +5,7 @@
 // (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
 //   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
+//   visible.note     a mask and expressions of the caller's, if there are any
 //   softmax.step     S -> P against the maximum of the block
 //   add_unit_values  O += P V, a quarter of the channels a warp
 // At the end of a head, or of the share, O is stored, whole or as a part (partials.cuh). The last
@@ -56,7 +57,7 @@ struct HeadLoop {
     typename DecodeShape<S>::Scores s;
     unit_scores<S, kFew>(s, q, tokens, stage + k_lane, lower, lane);
     apply_rules<S>(s, p, q, first, bare, lane);
-    if constexpr (kHas<S.attn_mask>) softmax.visible.note(s, p, q, first, lane);
+    if constexpr (kNotes<S>) softmax.visible.note(s, p, q, first, lane);
     softmax.template step<Simple>(s, storage, tokens, first, warp, lane);
     if (S.nested && (kFew || fine)) {
       add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);

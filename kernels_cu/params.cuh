@@ -1,13 +1,6 @@
 // Run-time arguments of the attention kernels; cuattn/compile/params.py reads this declaration.
 #pragma once
-#include "numeric.cuh"
-
-// An array that a caller's expression names, or a number; see attn/user_arrays.cuh.
-struct UserValue {
-  const void* array;
-  f32 real;
-  i32 whole;
-};
+#include "user_value.cuh"
 
 struct AttentionParams {
   const void* q;           // [batch, num_q_heads, seqlen_q, head_dim]
@@ -91,6 +84,8 @@ struct AttentionParams {
   i32 kv_pitch;            // keys of a head that scales are padded to, alike
   i32 total_kv;            // tokens of the caller's K and V
   i32 mask_columns;        // if S.rules.mask_last; keys before them are seen, and add nothing
+  i32 user_batch;          // what expressions count the launch's sequences and heads of Q from
+  i32 user_head;
 };
 
 // What the Hopper family takes: q, k and v of `attention` are read through the maps alone.

@@ -27,6 +27,7 @@ from .blas_threads import one_blas_thread
 from .heads import Head, scores
 from .kv_cache import CachedOperand
 from .masking import UNLIMITED
+from .mods import MaskFunction, ScoreFunction
 from .partition import BLOCK, Piece, partition
 from .quantized import Quantized, quantize
 from .rotation import rotate
@@ -94,6 +95,8 @@ def decode(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
@@ -116,7 +119,7 @@ def decode(
         Factor of the logits, ``1/sqrt(head_dim)`` by default.
     is_causal : bool
         Let query i of n see the first ``length - n + 1 + i`` tokens.
-    window_size, softcap, sinks, attn_mask, alibi_slopes
+    window_size, softcap, sinks, attn_mask, alibi_slopes, score_mod, mask_mod
         As for `exact.attention`; the last axis of an `attn_mask` has all tokens that the cache has
         room for.
     workers : int
@@ -151,6 +154,8 @@ def decode(
         attn_mask=attn_mask,
         alibi_slopes=alibi_slopes,
         seqused_k=counts,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
     )
     o, lse = np.zeros(q.shape), np.empty(q.shape[:3])
     lse[:] = rules.sinks[:, None]

@@ -20,6 +20,7 @@ __all__ = [
     "check_reference",
     "hidden",
     "modified",
+    "of_sequence",
 ]
 
 # Where a logit is: indices of its sequence, query head, row and key, and of the key that the row
@@ -82,6 +83,18 @@ def bound(
 
     def called(**place: Any) -> Any:
         return _called(function, {**{name: place[name] for name in given}, **named})
+
+    return called
+
+
+def of_sequence(function: Callable[..., Any] | None, number: int) -> Callable[..., Any] | None:
+    """Return a function for a call of one sequence of several; None if there is none."""
+    if function is None:
+        return None
+    of_all = function
+
+    def called(**given: Any) -> Any:
+        return _called(of_all, {**given, "batch": number})
 
     return called
 

@@ -19,6 +19,7 @@ from .emulate import emulate
 from .kv_cache import CachedOperand
 from .kv_operands import sorted_operands
 from .masking import UNLIMITED
+from .mods import MaskFunction, ScoreFunction, of_sequence
 from .quantize import Operands
 from .quantized import quantize
 from .smoothing import lse_shift
@@ -53,6 +54,8 @@ def prefill(
     sinks: ArrayLike | None = None,
     attn_mask: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Attend to a cache as to operands that are quantized for "int8": `sorted_operands`.
 
@@ -66,7 +69,7 @@ def prefill(
         Of the codes.
     is_fine : ndarray of bool [batch, token], optional
         Of nested codes, which tokens have 8 bits.
-    scale, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes
+    scale, is_causal, window_size, softcap, sinks, attn_mask, alibi_slopes, score_mod, mask_mod
         As for `decode.decode`.
 
     Returns
@@ -113,6 +116,8 @@ def prefill(
             sinks=sinks,
             attn_mask=None if mask is None else _of_sequence(mask, b, int(counts[b])),
             alibi_slopes=slopes if slopes is None or slopes.ndim == 1 else slopes[here],
+            score_mod=of_sequence(score_mod, b),
+            mask_mod=of_sequence(mask_mod, b),
             lse_shift=lse_shift(q[here], of_k.vector, scale),
         )
         o[here] = of_units[..., : shape.head_dim]

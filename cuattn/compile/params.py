@@ -21,6 +21,7 @@ _TENSOR_MAP_ALIGNMENT = 64
 _SCALARS = {"i64": "<i8", "i32": "<i4", "u32": "<u4", "f32": "<f4"}
 _POINTER = "<u8"
 
+_INCLUDE = re.compile(r'^#include "(.*)"$', re.MULTILINE)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{([^{}]*)\}\s*;")
 _MEMBER = re.compile(r"(?:const\s+)?(\w+)(?:\s*(\*)\s*|\s+)(\w+)(?:\[(\d+)\])?$")
@@ -36,7 +37,8 @@ def record(struct_name: str, file: str = "params.cuh") -> np.dtype[np.void]:
         A struct whose members are pointers (as uint64), numbers, tensor maps (as `TENSOR_MAP`),
         structs of the same kind, and arrays of such structs.
     file : str, optional
-        Where it is declared, relative to kernels_cu/.
+        Where it is declared, relative to kernels_cu/. Structs that it has as members may be in
+        files that this one includes.
 
     Returns
     -------
@@ -52,8 +54,15 @@ def record(struct_name: str, file: str = "params.cuh") -> np.dtype[np.void]:
 
 
 def _parse(struct_name: str, file: str, text: str) -> np.dtype[np.void]:
-    bodies = dict(_STRUCT.findall(_COMMENT.sub("", text)))
-    return _layout(struct_name, file, bodies)[0]
+    return _layout(struct_name, file, _structs(text))[0]
+
+
+def _structs(text: str) -> dict[str, str]:
+    """Return the bodies of the structs of a file, and of the files that it includes, by name."""
+    found: dict[str, str] = {}
+    for name in _INCLUDE.findall(text):
+        found |= _structs(sources()[name])
+    return found | dict(_STRUCT.findall(_COMMENT.sub("", text)))
 
 
 def _layout(name: str, file: str, bodies: dict[str, str]) -> tuple[np.dtype[np.void], int]:

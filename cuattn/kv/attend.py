@@ -14,10 +14,13 @@ from ..common.sizes import ceil_div
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
+from ..operands.mods import Mods
 from ..operands.operand import in_order
 from ..operands.problem import Problem
-from ..operands.score_arrays import SCORE_NAMES, ScoreName
+from ..operands.score_arrays import MOD_NAMES, SCORE_NAMES
 from ..operands.scores import ALL_KEYS
+from ..plan.score_rules import user_values
+from ..plan.user_code import check_user_code
 from ..reference.partition import most_parts
 from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, direct, store_values
@@ -38,7 +41,8 @@ from .spec import KV_BLOCK, decode_spec
 
 __all__ = ["GIVEN", "DecodeCall", "attend_on_device", "prepare_attend"]
 
-# The addresses that a call has from outside: see `Buffers`.
+# The addresses that a call has from outside, before those of its expressions' arrays: see
+# `Buffers`.
 GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE)
 
 # Blocks of all heads and tiles of rows are counted in 32-bit integers.
@@ -47,7 +51,7 @@ _MAX_BLOCKS = 2**30
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DecodeCall(AttendCall):
-    """A call that decodes; `launches` is of the addresses `GIVEN`.
+    """A call that decodes; `launches` is of the addresses `GIVEN`, and of arrays of expressions.
 
     Without smoothing "k_offset" is 0, in a cache of one piece for each sequence "pages", and what a
     call has not.
@@ -65,7 +69,7 @@ def attend_on_device(
     memory: DeviceMemory,
     q: Any,
     options: QueryOptions,
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[str, Any],
     out: Any,
     stream: Any,
     cu_seqlens_q: Any = None,
@@ -95,7 +99,7 @@ def attend_on_device(
             of_out = None if out_view is None else out_view.signature
             arrays = NO_ARRAYS
             if looked:
-                arrays = ScoreArrays(**{name: x.signature for name, x in looked.items()})
+                arrays = ScoreArrays.of({name: x.signature for name, x in looked.items()})
             of_q = q_view.signature
             packed = None if bounds is None else Packed(bounds.signature, max_seqlen_q)
             call: DecodeCall | PrefillCall
@@ -134,6 +138,7 @@ def attend_on_device(
             behind += [positions]
             if isinstance(call, PrefillCall):
                 behind += [bounds, ends]
+            behind += [looked[name] for name in options.labels]
             others = [0 if x is None else x.ptr for x in behind]
             # What lies behind the last sequence stays.
             keeps = call.problem.is_packed
@@ -155,6 +160,7 @@ def prepare_attend(
     window_size: tuple[int, int] = ALL_KEYS,
     softcap: float = 0.0,
     batch_invariant: bool = False,
+    mods: Mods | None = None,
     arrays: ScoreArrays = NO_ARRAYS,
     rope: RopeSizes | None = None,
 ) -> DecodeCall:
@@ -166,26 +172,25 @@ def prepare_attend(
         As `cuattn.KVCache.attend`.
     """
     options = QueryOptions(
-        scale, is_causal, return_lse, layout, window_size, softcap, batch_invariant
+        scale, is_causal, return_lse, layout, window_size, softcap, batch_invariant, mods
     )
     query = Query.of(geometry, q, options, arrays)
-    problem = query.problem
+    problem, scores = query.problem, query.scores
     operand = problem.q
     batch, _, seqlen_q, _ = operand.shape
     o_strides, writes_out = problem.output_strides(out)
-    all_arrays = {"q": q, "out": out, **arrays._asdict()}
-    given: dict[str, Array] = {name: x for name, x in all_arrays.items() if x is not None}
-    extents, sizes = spans(given)
+    given = {"q": q, **arrays.given(options.labels)}
+    extents, sizes = spans(given if out is None else {**given, "out": out})
     rows = problem.group * seqlen_q
-    buffers = Buffers(*GIVEN)
+    buffers = Buffers(*GIVEN, *MOD_NAMES[: len(arrays.mods)])
     launches: list[Launch] = []
     arrivals = 0
     if batch * rows:
         device = current_device()
         facts = target(device.arch)
-        features = query.scores.features._replace(
-            batch_invariant=batch_invariant, rope=rope is not None
-        )
+        for mod in (scores.score_mod, scores.mask_mod):
+            check_user_code(mod, device.arch)
+        features = scores.features._replace(batch_invariant=batch_invariant, rope=rope is not None)
         spec = decode_spec(geometry.kv_format, operand.dtype, rows, facts, features)
         row_tiles = ceil_div(rows, spec.rows)
         arrivals = batch * geometry.num_kv_heads * row_tiles
@@ -218,6 +223,7 @@ def prepare_attend(
             **{name: buffers[name] for name in SCORE_NAMES},
             **query.score_values(),
             "rope": rope_values(rope, buffers),
+            "user": user_values(scores, buffers),
         }
         strides = {"q": operand.strides, "o": in_order(o_strides, problem.layout)}
         for name, steps in strides.items():

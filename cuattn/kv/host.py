@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from ..arrays.host import heads_first, score_values, to_host
 from ..common.sizes import ceil_div
 from ..emulation.arrays import delivered, output_on_host
+from ..emulation.mods import function_of
 from ..kv_format import UNIT_TOKENS, KVFormat
-from ..operands.score_arrays import ScoreName
+from ..operands.score_arrays import SCORE_NAMES
+from ..operands.score_mod import MaskMod, ScoreMod
 from ..reference.decode import decode
 from ..reference.kv_cache import quantize_keys, quantize_nested, quantize_values
 from ..reference.kv_offsets import bare_tokens, offsets
@@ -123,30 +125,43 @@ def attend_on_host(
     memory: Memory,
     q: Any,
     options: QueryOptions,
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[str, Any],
     out: Any,
     stream: Any,
     cu_seqlens_q: Any = None,
     max_seqlen_q: int | None = None,
     given_rope: GivenRope | None = None,
+    mods: tuple[ScoreMod | None, MaskMod | None] = (None, None),
 ) -> Any:
     """Do what `KVCache.attend` says, of arrays in host memory."""
     check_limit(cu_seqlens_q, max_seqlen_q)
     with memory.call_on(stream):
         of_q = host_signature(q, "q")
-        arrays = ScoreArrays(**{name: host_signature(x, name) for name, x in scores.items()})
+        arrays = ScoreArrays.of({name: host_signature(x, name) for name, x in scores.items()})
+        score_mod, mask_mod = map(function_of, mods)
         packed = None
         if cu_seqlens_q is not None:
             packed = Packed(host_signature(cu_seqlens_q, "cu_seqlens_q"), max_seqlen_q)
         if are_many(memory.geometry, of_q, options.layout, packed):
             o_and_lse = prefill_on_host(
-                memory, q, of_q, options, scores, arrays, out, cu_seqlens_q, packed, given_rope
+                memory,
+                q,
+                of_q,
+                options,
+                scores,
+                arrays,
+                out,
+                cu_seqlens_q,
+                packed,
+                given_rope,
+                (score_mod, mask_mod),
             )
             return o_and_lse if options.return_lse else o_and_lse[0]
         query = Query.of(memory.geometry, of_q, options, arrays)
         problem = query.problem
         target = None if out is None else output_on_host(out, problem, {"q": q, **scores})
-        values = {name: score_values(x, name, whole_last=True) for name, x in scores.items()}
+        given = {name: scores[name] for name in SCORE_NAMES if name in scores}
+        values = {name: score_values(x, name, whole_last=True) for name, x in given.items()}
         lengths = memory.host_state.lengths
         mask = values.get("attn_mask")
         rows = heads_first(to_host(q, "q").values, problem.layout)
@@ -164,6 +179,8 @@ def attend_on_host(
             sinks=values.get("sinks"),
             attn_mask=None if mask is None else of_tokens(mask, lengths),
             alibi_slopes=values.get("alibi_slopes"),
+            score_mod=score_mod,
+            mask_mod=mask_mod,
         )
         result, of_lse = delivered(o, lse, problem, q, out, target)
         return (result, of_lse) if problem.return_lse else result

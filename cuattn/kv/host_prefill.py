@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,10 @@ from ..arrays.view import Array
 from ..emulation.arrays import TOKENS, delivered, output_on_host, values_on_host
 from ..kv_format import KVFormat
 from ..operands.problem import Problem
-from ..operands.score_arrays import ScoreName
+from ..operands.score_arrays import SCORE_NAMES
 from ..reference.arrays import FloatArray
 from ..reference.kv_cache import CachedOperand
+from ..reference.mods import of_sequence
 from ..reference.prefill import prefill
 from ..reference.varlen import sequences
 from .contents import cached_operands
@@ -36,12 +37,13 @@ def prefill_on_host(
     q: Any,
     signature: Array,
     options: QueryOptions,
-    scores: Mapping[ScoreName, Any],
+    scores: Mapping[str, Any],
     arrays: ScoreArrays,
     out: Any,
     cu_seqlens_q: Any,
     packed: Packed | None,
     rope: GivenRope | None = None,
+    mods: tuple[Callable[..., Any] | None, ...] = (None, None),
 ) -> tuple[Any, Any]:
     """Do what `KVCache.attend` says of many rows; return the output, and lse or None.
 
@@ -54,6 +56,8 @@ def prefill_on_host(
     packed : Packed, optional
         What is to be known of `cu_seqlens_q`.
     rope : GivenRope, optional
+    mods : tuple of callable or None
+        `score_mod` and `mask_mod` of the reference.
     """
     geometry, lengths = memory.geometry, memory.host_state.lengths
     problem = prefill_problem(
@@ -70,7 +74,9 @@ def prefill_on_host(
         inputs["cu_seqlens_q"] = cu_seqlens_q
     target = None if out is None else output_on_host(out, problem, inputs)
     extras: dict[str, NDArray[Any]] = {
-        name: score_values(x, name, whole_last=True) for name, x in scores.items()
+        name: score_values(scores[name], name, whole_last=True)
+        for name in SCORE_NAMES
+        if name in scores
     }
     if "attn_mask" in extras:
         extras["attn_mask"] = of_tokens(extras["attn_mask"], lengths)
@@ -80,7 +86,7 @@ def prefill_on_host(
         if rope is not None:
             n = rows.shape[2]
             rows = turned(memory, rope, rows, signature.dtype, np.full(len(lengths), n), behind=n)
-        o, lse = cached.attended(problem, rows, extras)
+        o, lse = cached.attended(problem, rows, extras, *mods)
         return delivered(o, lse, problem, q, out, target)
     rows = values_on_host(q, "q", TOKENS)
     turn, positions = None, None
@@ -96,14 +102,15 @@ def prefill_on_host(
     for each in sequences(bounds, of_cache, totals, max_seqlens=most):
         at = slice(each.number, each.number + 1)
         own = {name: x[at] if x.ndim == 2 else x for name, x in extras.items()}
-        of_sequence = cached.of_sequence(each.number)
+        own_mods = [of_sequence(mod, each.number) for mod in mods]
+        own_tokens = cached.of_sequence(each.number)
         of_rows = rows[:, :, each.rows]
         if turn is not None:
             count = of_rows.shape[2]
             beside = places(ends[at] - count, count)
             own_positions = beside if positions is None else positions[None, each.rows]
             of_rows = turn(of_rows, own_positions)
-        made = of_sequence.attended(problem, of_rows, own)
+        made = own_tokens.attended(problem, of_rows, own, *own_mods)
         o[:, :, each.rows], lse[:, :, each.rows] = made
     return delivered(o, lse, problem, q, out, target)
 
@@ -155,7 +162,12 @@ class _Cached(NamedTuple):
         )
 
     def attended(
-        self, problem: Problem, q: NDArray[Any], extras: Mapping[str, NDArray[Any]]
+        self,
+        problem: Problem,
+        q: NDArray[Any],
+        extras: Mapping[str, NDArray[Any]],
+        score_mod: Callable[..., Any] | None,
+        mask_mod: Callable[..., Any] | None,
     ) -> tuple[FloatArray, FloatArray]:
         return prefill(
             q,
@@ -172,4 +184,6 @@ class _Cached(NamedTuple):
             sinks=extras.get("sinks"),
             attn_mask=extras.get("attn_mask"),
             alibi_slopes=extras.get("alibi_slopes"),
+            score_mod=score_mod,
+            mask_mod=mask_mod,
         )

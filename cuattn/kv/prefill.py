@@ -16,10 +16,11 @@ from ..compile.chain import Chain
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.layout import CodeLayout
 from ..operands.problem import Problem
-from ..operands.score_arrays import SCORE_NAMES
+from ..operands.score_arrays import MOD_NAMES, SCORE_NAMES
 from ..operands.scores import UNLIMITED
 from ..plan import pipeline as plan
 from ..plan.operand_buffers import stored_shape
+from ..plan.user_code import check_user_code
 from ..reference.sorting import SORTED_BLOCK
 from .attend_call import AttendCall, spans
 from .device import STORE, DeviceMemory, store_values
@@ -39,7 +40,8 @@ __all__ = ["WORKSPACE", "Parts", "PrefillCall", "prepare_prefill", "prepared_pre
 # of a sequence are. Of 128 channels they are 256 to a token.
 WORKSPACE = 2**28
 
-# The addresses that a call has from outside, after which there are those of a decoding call.
+# The addresses that a call has from outside, before those of its expressions' arrays: of a decoding
+# call, then of lengths.
 _GIVEN = (*STORE, "arrivals", "q", "o", "lse", *SCORE_NAMES, *ROPE, "cu_seqlens_q", "ends")
 
 _WORD = 4
@@ -52,11 +54,15 @@ class Parts:
     ----------
     chains : list of (Chain, dict of str to int)
         Of each part, and by how much its addresses are above those of the call.
+    names : tuple of str
+        Of the addresses.
     """
 
-    def __init__(self, chains: list[tuple[Chain, dict[str, int]]]) -> None:
+    def __init__(
+        self, chains: list[tuple[Chain, dict[str, int]]], names: tuple[str, ...] = _GIVEN
+    ) -> None:
         self._chains = [
-            (chain, tuple(offsets.get(name, 0) for name in _GIVEN)) for chain, offsets in chains
+            (chain, tuple(offsets.get(name, 0) for name in names)) for chain, offsets in chains
         ]
 
     def __call__(self, given: tuple[int, ...], stream: int) -> None:
@@ -123,27 +129,33 @@ def prepare_prefill(
         As `cuattn.KVCache.attend`.
     """
     problem = prefill_problem(geometry, q, options, arrays, packed, smoothed, tokens)
+    for mod in (problem.scores.score_mod, problem.scores.mask_mod):
+        check_user_code(mod, current_device().arch)
     o_strides, writes_out = problem.output_strides(out)
     bounds = None if packed is None else packed.bounds
-    all_arrays = {"q": q, "out": out, "cu_seqlens_q": bounds, **arrays._asdict()}
+    all_arrays = {"q": q, "out": out, "cu_seqlens_q": bounds, **arrays.given(options.labels)}
     given: dict[str, Array] = {name: x for name, x in all_arrays.items() if x is not None}
     extents, sizes = spans(given)
     strides = problem.by_axes(o_strides)
+    names = (*_GIVEN, *MOD_NAMES[: len(arrays.mods)])
     chains: list[tuple[Chain, dict[str, int]]] = []
-    made: dict[tuple[int, int], Chain] = {}
+    made: dict[tuple[int, ...], Chain] = {}
     for part in _parts(geometry, tokens) if problem.has_rows and problem.q.tokens else ():
-        size = part.sequences, part.heads
-        if size not in made:
-            of_part = with_tokens(problem, *size, tokens)
-            made[size] = _chain(geometry, of_part, strides, rope)
-        chains.append((made[size], offsets_of(geometry, problem, strides, part)))
+        # Only expressions are told which part it is.
+        kind: tuple[int, ...] = part
+        if options.mods is None:
+            kind = part.sequences, part.heads
+        if kind not in made:
+            of_part = with_tokens(problem, part, tokens)
+            made[kind] = _chain(geometry, of_part, strides, rope, names)
+        chains.append((made[kind], offsets_of(geometry, problem, strides, part)))
     return PrefillCall(
         problem=problem,
         writes_out=writes_out,
         extents=extents,
         sizes=sizes,
         arrivals=0,
-        launches=Parts(chains),
+        launches=Parts(chains, names),
     )
 
 
@@ -163,13 +175,17 @@ def _parts(geometry: KVGeometry, tokens: int) -> Iterator[Part]:
 
 
 def _chain(
-    geometry: KVGeometry, given: Problem, o_strides: tuple[int, ...], rope: RopeSizes | None
+    geometry: KVGeometry,
+    given: Problem,
+    o_strides: tuple[int, ...],
+    rope: RopeSizes | None,
+    names: tuple[str, ...],
 ) -> Chain:
     """Return the launches of a part, whose workspace has all that is made of it."""
     own_codes = needs_own_codes(geometry, rope)
     problem = in_codes(given, geometry.kv_format, own_codes)
-    buffers = Buffers(*_GIVEN)
-    buffers.name(**{name: NULL for name in plan.GIVEN if name not in _GIVEN})
+    buffers = Buffers(*names)
+    buffers.name(**{name: NULL for name in plan.GIVEN if name not in names})
     buffers.name(seqused_k=buffers["lengths"], k_vector=buffers["k_offset"])
     layouts = {
         "k": CodeLayout.of(problem.scheme, "k", stored_shape("k", problem)),

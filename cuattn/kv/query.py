@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
+from ..operands.mods import Mods, Number, mod_sources
 from ..operands.operand import in_order, operand_of
 from ..operands.problem import Options, Problem
 from ..operands.scores import ALL_KEYS, UNLIMITED, checked_softcap
+from ..specs.mods import ModSource
 from .device import SCHEME
 from .geometry import KVGeometry
 from .scores import (
@@ -30,7 +32,7 @@ __all__ = ["Query", "QueryOptions", "Scores"]
 class QueryOptions(NamedTuple):
     """The arguments of `KVCache.attend` that are not arrays, as the caller gave them.
 
-    A window is an `operands.scores.checked_window`.
+    A window is an `operands.scores.checked_window`; `mods` are of expressions but their arrays.
     """
 
     scale: float | None
@@ -40,6 +42,12 @@ class QueryOptions(NamedTuple):
     window_size: tuple[int, int] = ALL_KEYS
     softcap: float = 0.0
     batch_invariant: bool = False
+    mods: Mods | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What errors call the arrays of expressions, in their order."""
+        return () if self.mods is None else self.mods.labels
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,9 @@ class Scores:
     sinks, alibi_slopes, attn_mask : Strided, optional
     mask_columns : int
         Of a mask; the last one is of the last token of each sequence.
+    score_mod, mask_mod : ModSource, optional
+    mod_numbers : tuple of Number
+        Of both.
     """
 
     window_size: tuple[int, int] = ALL_KEYS
@@ -64,6 +75,9 @@ class Scores:
     alibi_slopes: Strided | None = None
     attn_mask: Strided | None = None
     mask_columns: int = 0
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
+    mod_numbers: tuple[Number, ...] = ()
 
     @property
     def is_causal(self) -> bool:
@@ -76,7 +90,15 @@ class Scores:
         arrays = (self.sinks, self.alibi_slopes, self.attn_mask)
         sinks, slopes, mask = (Extra.none if x is None else x.dtype for x in arrays)
         window = self.window_size not in (ALL_KEYS, (UNLIMITED, 0))
-        return Features(window, self.softcap != 0, sinks, slopes, mask)
+        return Features(
+            window,
+            self.softcap != 0,
+            sinks,
+            slopes,
+            mask,
+            score_mod=self.score_mod,
+            mask_mod=self.mask_mod,
+        )
 
 
 @dataclass(frozen=True)
@@ -121,11 +143,14 @@ class Query:
         scale, is_causal, return_lse, layout = options[:4]
         of_problem = Options(SCHEME, scale, is_causal, return_lse, layout)
         problem = Problem.of(q, stand_in, stand_in, of_problem)
-        scores = _scores(problem, geometry.capacity, options, arrays)
+        scores = _scores(problem, geometry.capacity, options, arrays, q.device)
         return cls(problem, scores, geometry.capacity)
 
     def score_values(self) -> dict[str, Any]:
-        """Return what DecodeParams in kernels_cu/kv/kv_params.cuh has of `scores`, no addresses."""
+        """Return what DecodeParams in kernels_cu/kv/kv_params.cuh has of `scores`, no addresses.
+
+        But what expressions name: `plan.score_rules.user_values`.
+        """
         scores, seqlen_q = self.scores, self.problem.q.tokens
         left, right = scores.window_size
         values: dict[str, Any] = {
@@ -144,7 +169,13 @@ class Query:
         return values
 
 
-def _scores(problem: Problem, capacity: int, options: QueryOptions, arrays: ScoreArrays) -> Scores:
+def _scores(
+    problem: Problem,
+    capacity: int,
+    options: QueryOptions,
+    arrays: ScoreArrays,
+    device: tuple[int, int],
+) -> Scores:
     batch, heads, seqlen_q, _ = problem.q.shape
     left, right = options.window_size
     if problem.is_causal:
@@ -155,9 +186,10 @@ def _scores(problem: Problem, capacity: int, options: QueryOptions, arrays: Scor
         left = UNLIMITED
     if right and right >= seqlen_q - 1:
         right = UNLIMITED
-    sinks, slopes, mask = arrays
+    sinks, slopes, mask, of_mods = arrays
     read = None if mask is None else checked_mask(mask, (batch, heads, seqlen_q), capacity)
     columns = 0 if mask is None else mask.shape[-1]
+    score_mod, mask_mod = mod_sources(options.mods, of_mods, device)
     return Scores(
         window_size=(left, right),
         softcap=checked_softcap(options.softcap, problem.softmax_scale),
@@ -165,4 +197,7 @@ def _scores(problem: Problem, capacity: int, options: QueryOptions, arrays: Scor
         alibi_slopes=None if slopes is None else checked_slopes(slopes, batch, heads),
         attn_mask=read if columns else None,  # one without columns hides nothing
         mask_columns=columns,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
+        mod_numbers=() if options.mods is None else options.mods.numbers,
     )

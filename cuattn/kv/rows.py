@@ -24,6 +24,7 @@ from ..reference.sorting import SORTED_BLOCK
 from ..specs.attention import Type
 from .device import SCHEME
 from .geometry import KVGeometry
+from .prefill_parts import Part
 from .query import Query, QueryOptions, Scores
 from .scores import Extra, ScoreArrays
 
@@ -118,11 +119,12 @@ def prefill_problem(
     scores = ScoreOptions.of(
         (geometry.batch, operand.shape[1], lengths.max_seqlen_q, geometry.capacity),
         q.device,
-        score_arrays.ScoreArrays(arrays.sinks, arrays.alibi_slopes),
+        score_arrays.ScoreArrays(arrays.sinks, arrays.alibi_slopes, mods=arrays.mods),
         is_causal=of_call.is_causal,
         window_size=options.window_size,
         softcap=options.softcap,
         softmax_scale=of_call.softmax_scale,
+        mods=options.mods,
     )
     kv_format = geometry.kv_format
     problem = replace(
@@ -132,21 +134,26 @@ def prefill_problem(
         scores=replace(scores, attn_mask=mask),
         lengths=lengths,
     )
-    return with_tokens(problem, geometry.batch, of_sequence[0], tokens)
+    return with_tokens(problem, Part(0, geometry.batch, 0, of_sequence[0]), tokens)
 
 
-def with_tokens(problem: Problem, batch: int, heads: int, tokens: int) -> Problem:
-    """Return a call of some sequences and heads of K and V, with K and V of so many tokens."""
+def with_tokens(problem: Problem, part: Part, tokens: int) -> Problem:
+    """Return a part of a call, with K and V of so many tokens."""
     lengths = problem.lengths
     assert lengths is not None
-    head_dim = problem.q.shape[3]
+    batch, heads, head_dim = part.sequences, part.heads, problem.q.shape[3]
     total = batch * tokens if lengths.packed else tokens
     shape = (1 if lengths.packed else batch, heads, total, head_dim)
     keys = Operand(shape, (), problem.q.dtype, aligned=True, coded=True)
     rows = problem.q.shape[2]
     queries = replace(problem.q, shape=(shape[0], heads * problem.group, rows, head_dim))
+    scores = replace(
+        problem.scores,
+        first_sequence=part.sequence,
+        first_head=part.head * problem.group,
+    )
     of_part = replace(lengths, batch=batch, total_k=total)
-    return replace(problem, q=queries, k=keys, v=keys, lengths=of_part)
+    return replace(problem, q=queries, k=keys, v=keys, lengths=of_part, scores=scores)
 
 
 def in_codes(problem: Problem, kv_format: KVFormat, queries: bool) -> Problem:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..arrays.view import Array
 from ..errors import ArgumentError
 from ..operands.operand import DTYPES, check_alignment
-from ..operands.score_arrays import ScoreName
+from ..operands.score_arrays import SCORE_NAMES, ScoreName
+from ..specs.mods import ModSource
 
 __all__ = [
     "NO_ARRAYS",
@@ -63,6 +65,8 @@ class Features(NamedTuple):
         Not of logits, but of the order of sums: a head's parts depend on its own length only.
     rope : bool
         Not of logits either: queries turn by their positions first.
+    score_mod, mask_mod : ModSource or None
+        The caller's own expressions.
     """
 
     window: bool = False
@@ -72,17 +76,35 @@ class Features(NamedTuple):
     attn_mask: Extra = Extra.none
     batch_invariant: bool = False
     rope: bool = False
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
 
 
 PLAIN = Features()
 
 
 class ScoreArrays(NamedTuple):
-    """What the arrays among a call's options are; None of those that it has not."""
+    """What the arrays among a call's options are; None of those that it has not.
+
+    `mods` are those of expressions, in the order of `Mods.labels`.
+    """
 
     sinks: Array | None = None
     alibi_slopes: Array | None = None
     attn_mask: Array | None = None
+    mods: tuple[Array, ...] = ()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Array]) -> ScoreArrays:
+        """Take arrays by their names, or, of expressions, labels."""
+        named: dict[str, Any] = {name: given[name] for name in SCORE_NAMES if name in given}
+        return cls(**named, mods=tuple(x for name, x in given.items() if name not in SCORE_NAMES))
+
+    def given(self, labels: tuple[str, ...]) -> dict[str, Array]:
+        """Return those that there are, as `of` takes them."""
+        of_options = zip(SCORE_NAMES, self, strict=False)
+        found = {name: x for name, x in of_options if isinstance(x, Array)}
+        return found | dict(zip(labels, self.mods, strict=True))
 
 
 NO_ARRAYS = ScoreArrays()

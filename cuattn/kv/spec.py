@@ -14,6 +14,7 @@ from ..common.sizes import ceil_div, round_up
 from ..kv_format import UNIT_TOKENS, KVFormat
 from ..specs.attention import Type
 from ..specs.kernel_spec import KernelSpec
+from ..specs.mods import ModSource, prelude
 from .scores import PLAIN, Extra, Features
 
 __all__ = ["KV_BLOCK", "DecodeSpec", "OfFormat", "decode_spec"]
@@ -89,7 +90,7 @@ class DecodeSpec(OfFormat):
         Blocks of tokens in shared memory.
     min_ctas : int
         CTAs of a multiprocessor.
-    window, softcap, sinks, alibi_slopes, attn_mask, batch_invariant, rope
+    window, softcap, sinks, alibi_slopes, attn_mask, batch_invariant, rope, score_mod, mask_mod
         As of `Features`.
     """
 
@@ -110,6 +111,8 @@ class DecodeSpec(OfFormat):
     attn_mask: Extra = Extra.none
     batch_invariant: bool = False
     rope: bool = False
+    score_mod: ModSource | None = None
+    mask_mod: ModSource | None = None
 
     @classmethod
     def of(
@@ -127,13 +130,19 @@ class DecodeSpec(OfFormat):
         return cls(input=element, **given, rows=rows, stages=stages, min_ctas=min_ctas)
 
     @property
+    def prelude(self) -> str:
+        """The caller's own expressions."""
+        return prelude(self.score_mod, self.mask_mod)
+
+    @property
     def smem_bytes(self) -> int:
         """Dynamic shared memory of one CTA: `DecodeStorage` in kernels_cu/kv/decode_shape.cuh."""
         units = self.stages * KV_BLOCK // UNIT_TOKENS * self.kv_format.unit_bytes
         tiles = ceil_div(self.rows, 16)
         # Of each row its scale and what smoothing has taken from its lse; its slope and its own
-        # token; and where its mask is.
+        # token; where its mask is; and, for expressions, which query of which head it is.
         extras = [x is not Extra.none for x in (self.alibi_slopes, self.attn_mask)]
+        extras.append(self.score_mod is not None or self.mask_mod is not None)
         # With nested codes also sums of groups of its codes.
         sums = 4 * self.kv_format.k_groups if self.nested else 0
         of_row = 8 * (1 + sum(extras)) + sums

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
+from ..operands.mods import Mods
+from ..operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from ..operands.scores import ALL_KEYS, checked_window
 from .append import append_on_device
 from .attend import attend_on_device
@@ -94,6 +96,8 @@ class TokenCalls(Holdings):
         sinks: Any = None,
         attn_mask: Any = None,
         alibi_slopes: Any = None,
+        score_mod: str | ScoreMod | None = None,
+        mask_mod: str | MaskMod | None = None,
         scale: float | None = None,
         layout: str = "HND",
         return_lse: bool = False,
@@ -109,8 +113,8 @@ class TokenCalls(Holdings):
 
         Query i of n stands beside token ``length - n + i``, its own: the last query beside the last
         token. Options that change the logits may be combined. They do it in this order: `softcap`,
-        `alibi_slopes`, an `attn_mask` of floats; then tokens are hidden, by all that hides some,
-        and `sinks` take part in the softmax.
+        `alibi_slopes`, an `attn_mask` of floats, `score_mod`; then tokens are hidden, by all that
+        hides some, and `sinks` take part in the softmax.
 
         Parameters
         ----------
@@ -139,6 +143,15 @@ class TokenCalls(Holdings):
         alibi_slopes : array [num_q_heads] or [batch, num_q_heads], optional
             The slope times a token's distance from the query's own is taken from its logit.
             float16, bfloat16 or float32.
+        score_mod : str or ScoreMod, optional
+            An expression in CUDA C++ that a logit becomes; see `cuattn.ScoreMod`. `q` is a query's
+            number among the n of its sequence in this call, `kv` a token's among those that the
+            sequence has, and `own` that of the query's own token, ``length - n + q``. So `own` and
+            `kv` are places in the sequence, whatever the call has of it, until its first tokens are
+            evicted; give an array of what is missing where that matters.
+        mask_mod : str or MaskMod, optional
+            One that says whether a query sees a token; see `cuattn.MaskMod`. All tokens are read
+            that `is_causal` and `window_size` leave.
         scale : float, optional
             Factor of the logits, ``1/sqrt(head_dim)`` by default.
         layout : {"HND", "NHD"}
@@ -195,7 +208,14 @@ class TokenCalls(Holdings):
         sinks, slopes and masks may change from one replay to the next.
         """
         arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
-        scores: dict[Any, Any] = {name: x for name, x in arrays.items() if x is not None}
+        scores: dict[str, Any] = {name: x for name, x in arrays.items() if x is not None}
+        mods: Mods | None = None
+        functions: tuple[ScoreMod | None, MaskMod | None] = (None, None)
+        if score_mod is not None or mask_mod is not None:
+            functions = mod_of(ScoreMod, score_mod), mod_of(MaskMod, mask_mod)
+            mods, arrays_of_mods = mods_of(*functions)
+            scores |= arrays_of_mods
+            self._memory.host_state.check_distances(mods.given[0].name)
         window = window_size if window_size is ALL_KEYS else checked_window(window_size)
         if window[0] >= 0 or alibi_slopes is not None:
             self._memory.host_state.check_distances(
@@ -204,12 +224,10 @@ class TokenCalls(Holdings):
         if not isinstance(batch_invariant, bool):
             raise ArgumentError("batch_invariant", batch_invariant, "True or False")
         options = QueryOptions(
-            scale, is_causal, return_lse, layout, window, softcap, batch_invariant
+            scale, is_causal, return_lse, layout, window, softcap, batch_invariant, mods
         )
-        if isinstance(self._memory, DeviceMemory):
-            attend: Any = attend_on_device
-        else:
-            attend = attend_on_host
         given = GivenRope.of(rope, positions)
-        lengths = (cu_seqlens_q, max_seqlen_q)
-        return attend(self._memory, q, options, scores, out, stream, *lengths, given)
+        memory, lengths = self._memory, (cu_seqlens_q, max_seqlen_q)
+        if isinstance(memory, DeviceMemory):
+            return attend_on_device(memory, q, options, scores, out, stream, *lengths, given)
+        return attend_on_host(memory, q, options, scores, out, stream, *lengths, given, functions)

@@ -198,6 +198,7 @@ def prepare_attend(
         members = record(spec.params, spec.params_file).names or ()
         values: dict[str, Any] = dict.fromkeys(members, NULL) | {
             "rope": None,
+            "user": (),
             "store": store_values(geometry, buffers),
             **{name: buffers[name] for name in ("arrivals", "q", "o", "lse")},
             "partials": buffers.take(2 * device.num_sms * spec.partial_bytes),

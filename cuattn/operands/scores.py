@@ -69,6 +69,8 @@ class ScoreOptions:
     score_mod, mask_mod : ModSource, optional
     mod_numbers : tuple of Number
         Of both.
+    first_sequence, first_head : int
+        What expressions count sequences and query heads from: not 0 in a part of a call.
     """
 
     window_size: tuple[int, int] = ALL_KEYS
@@ -79,6 +81,8 @@ class ScoreOptions:
     score_mod: ModSource | None = None
     mask_mod: ModSource | None = None
     mod_numbers: tuple[Number, ...] = ()
+    first_sequence: int = 0
+    first_head: int = 0
 
     @classmethod
     def of(

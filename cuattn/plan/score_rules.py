@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 from ..arrays.device import Device
 from ..compile.launch import NULL, Buffers, Launch
 from ..operands.masks import ScoreMask
+from ..operands.mods import Number
 from ..operands.problem import Problem
 from ..operands.score_arrays import MOD_NAMES
-from ..operands.scores import UNLIMITED, ScoreOptions, Vector
+from ..operands.scores import UNLIMITED, Vector
 from ..specs.attention import Scope, Type
 from ..specs.coding import code_type, stored_scope
 from ..specs.mods import ModSource
@@ -19,7 +20,7 @@ from ..specs.rules import MaskKind, Rules
 from .linear_mod import slope_source
 from .mask_map import MASK_KINDS, MaskLayout, map_launch
 
-__all__ = ["needs_lse_shift", "rules_of", "score_arguments"]
+__all__ = ["needs_lse_shift", "rules_of", "score_arguments", "user_values"]
 
 # Further away than any key: kernels compare before they add.
 _ALL = 2**31 - 1
@@ -107,7 +108,9 @@ def score_arguments(
         "window_right": right,
         "softcap_log2": cap,
         "inverse_softcap": 1.0 / cap if cap else 0.0,
-        "user": _user_values(scores, buffers),
+        "user": user_values(scores, buffers),
+        "user_batch": scores.first_sequence,
+        "user_head": scores.first_head,
         **_NO_MASK,
     }
     arguments |= _vector("sinks", scores.sinks, buffers)
@@ -119,8 +122,22 @@ def score_arguments(
     return arguments | made, launches
 
 
-def _user_values(scores: ScoreOptions, buffers: Buffers) -> list[dict[str, float]]:
-    """Return the arrays and the numbers of the caller's expressions, in their order."""
+class _Expressions(Protocol):
+    """What options of scores have of the caller's expressions."""
+
+    @property
+    def score_mod(self) -> ModSource | None: ...
+    @property
+    def mask_mod(self) -> ModSource | None: ...
+    @property
+    def mod_numbers(self) -> tuple[Number, ...]: ...
+
+
+def user_values(scores: _Expressions, buffers: Buffers) -> list[dict[str, float]]:
+    """Return the arrays and the numbers of the caller's expressions, in their order.
+
+    Those are `user` of AttentionParams, and of DecodeParams.
+    """
     arrays = sum(len(mod.arrays) for mod in (scores.score_mod, scores.mask_mod) if mod is not None)
     values: list[dict[str, float]] = []
     for name, number in zip_longest(MOD_NAMES[:arrays], scores.mod_numbers):

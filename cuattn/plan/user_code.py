@@ -37,8 +37,8 @@ def _check(mod: ModSource, arch: str) -> None:
     score = "*x, " if mod.name == "score_mod" else ""
     unit = (
         f"{prelude(mod)}"
-        'extern "C" __global__ void check(const __grid_constant__ AttentionParams p, float* x) {\n'
-        f"*x = user_{mod.name}(p, {score}0, 0, 0, 0, 0);\n}}\n"
+        'extern "C" __global__ void check(const UserValue* values, float* x) {\n'
+        f"*x = user_{mod.name}(values, {score}0, 0, 0, 0, 0);\n}}\n"
     )
     try:
         image_of(unit, arch)

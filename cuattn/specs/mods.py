@@ -10,7 +10,7 @@ __all__ = ["ELEMENTS", "MOST", "ModName", "ModSource", "has_return", "prelude", 
 
 ModName: TypeAlias = Literal["score_mod", "mask_mod", "score_slope"]
 
-# Arrays of a call, and numbers: AttentionParams::user.
+# Arrays of a call, and numbers: AttentionParams::user, DecodeParams::user.
 MOST = 8
 
 # Types of arrays by the names of their elements, and bytes of one: attn/user_arrays.cuh.
@@ -69,16 +69,16 @@ class ModSource:
         return "true"
 
     def function(self) -> str:
-        """Return the function that attn/user_mods.cuh declares, with the text inside another."""
+        """Return the function that attn/user_functions.cuh declares, the text inside another."""
         returns, score, otherwise = _GIVEN[self.name]
         place = [*score, *_PLACE]
         typed = [f"{ELEMENTS[dtype][0]} {name}" for name, dtype in self.arrays]
         typed += [f"{_NUMBERS[kind][0]} {name}" for name, kind in self.numbers]
         values = [parameter.split()[1] for parameter in place]
         at = enumerate(self.arrays, self.first_array)
-        values += [f"{{p.user[{i}].array}}" for i, _ in at]
+        values += [f"{{values[{i}].array}}" for i, _ in at]
         of_numbers = enumerate(self.numbers, self.first_number)
-        values += [f"p.user[{i}].{_NUMBERS[kind][1]}" for i, (_, kind) in of_numbers]
+        values += [f"values[{i}].{_NUMBERS[kind][1]}" for i, (_, kind) in of_numbers]
         text = self.text
         if not has_return(text):
             # Where its last line has no comment the bracket follows it: messages name that line.
@@ -93,7 +93,7 @@ class ModSource:
             f'#line 1 "cuattn"\n'
             f"return {otherwise};\n}}\n}}\n"
             f"__device__ __forceinline__ {returns} user_{self.name}"
-            f"({', '.join(('const AttentionParams& p', *place))}) {{\n"
+            f"({', '.join(('const UserValue* values', *place))}) {{\n"
             f"return user::{self.name}({', '.join(values)});\n}}\n"
         )
 

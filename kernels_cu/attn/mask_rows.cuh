@@ -1,24 +1,10 @@
 // Where an attn_mask has the two rows of a lane.
 #pragma once
 #include "attn/user_mods.cuh"
+#include "attn/widened.cuh"
 #include "params.cuh"
-#include "ptx/convert.cuh"
-#include "spec.cuh"
 
-// A float of any type that floats are given in.
-template <Type T>
-__device__ __forceinline__ float widened(const void* from, i64 index) {
-  if constexpr (T == Type::fp32) {
-    return __ldg(static_cast<const f32*>(from) + index);
-  } else {
-    float x[2];
-    const u32 bits = __ldg(static_cast<const u16*>(from) + index);
-    T == Type::fp16 ? ptx::widen_f16x2(x, bits) : ptx::widen_bf16x2(x, bits);
-    return x[0];
-  }
-}
-
-// The same where only the call knows the type: AttentionParams::sinks_type.
+// A float of a type that only the call knows: AttentionParams::sinks_type.
 __device__ __forceinline__ float widened(const void* from, i64 index, int type) {
   return type == 0   ? widened<Type::fp32>(from, index)
          : type == 1 ? widened<Type::fp16>(from, index)

@@ -1,6 +1,7 @@
 // Arrays as a caller's expression sees them: name[i] is an element of memory without gaps.
 #pragma once
-#include "attn/mask_rows.cuh"
+#include "attn/widened.cuh"
+#include "user_value.cuh"
 
 // NVRTC has none, and it is the way to hide a key.
 #ifndef INFINITY

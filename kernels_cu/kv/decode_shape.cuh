@@ -100,6 +100,7 @@ struct CodeSums<Groups, Rows, false> {};
 template <DecodeSpec S>
 struct alignas(16) Queries : RowSlopes<S.rows, kHas<S.alibi_slopes>>,
                              MaskRows<S.rows, kHas<S.attn_mask>>,
+                             RowIndices<S.rows, kAsks<S>>,
                              CodeSums<Unit<S>::kKGroups, S.rows, S.nested> {
   uint4 q[DecodeShape<S>::kTiles][DecodeShape<S>::kSteps][kWarpSize];  // A operands, by lane
   // softmax_scale * log2 e * scale of Q, and what smoothing K has taken from lse; of S.softcap

@@ -1,5 +1,5 @@
 // Arrays that a call may have, sinks, slopes of ALiBi and masks: their elements, and what a CTA
-// notes of them.
+// notes of them and for expressions.
 #pragma once
 #include "attn/elements.cuh"
 #include "kv/kv_spec.cuh"
@@ -42,7 +42,12 @@ __device__ __forceinline__ bool load_boolean(const void* x, i64 element) {
 template <Extra E>
 __device__ constexpr float kHidden = -kLargest<kTypeOf<E>>;
 
-// In shared memory, what ALiBi and a mask have for each of some rows; nothing if there is none.
+// Whether a call has expressions of the caller's.
+template <DecodeSpec S>
+constexpr bool kAsks = S.score_mod || S.mask_mod;
+
+// In shared memory, what ALiBi, a mask and expressions have for each of some rows; nothing if there
+// is none.
 template <int Rows, bool Any>
 struct RowSlopes {
   f32 slope[Rows];  // ALiBi's, times log2 e
@@ -56,3 +61,10 @@ struct MaskRows {
 };
 template <int Rows>
 struct MaskRows<Rows, false> {};
+template <int Rows, bool Any>
+struct RowIndices {
+  i32 query[Rows];
+  i32 head[Rows];  // of Q
+};
+template <int Rows>
+struct RowIndices<Rows, false> {};

@@ -1,6 +1,7 @@
 // Run-time arguments of the kernels of the KV cache; cuattn/compile/params.py reads them from here.
 #pragma once
-#include "numeric.cuh"
+#include "kv/rope_params.cuh"
+#include "user_value.cuh"
 
 // Where the units of a cache are (unit.cuh): [page, kv head, unit of the page].
 struct KvStore {
@@ -19,16 +20,6 @@ struct KvStore {
   i32 num_kv_heads;
   i32 first_units;         // places in `fine` of the first units of a sequence
   i32 recent_units;        // and of its newest ones
-};
-
-// Rotary embedding of new keys, or of queries: rope.cuh. Only for those whose spec asks for it.
-struct RopeParams {
-  const f32* cos;          // [num_positions, pairs]
-  const f32* sin;
-  const i32* positions;    // [batch, seqlen], or [seqlen] end to end; null: places in sequences
-  i32 pairs;               // of channels, the first ones of a row
-  i32 num_positions;       // at others a token is NaN
-  i32 interleaved;         // pairs are neighbours; else channels i and pairs + i
 };
 
 struct DecodeParams {
@@ -67,6 +58,7 @@ struct DecodeParams {
   i64 attn_mask_stride_column;
   i32 mask_columns;
   RopeParams rope;
+  UserValue user[8];       // arrays of score_mod, then of mask_mod; their numbers likewise
 };
 
 // Tokens of several sequences end to end: packed_tokens.cuh. Only for those whose spec asks for it.

@@ -26,6 +26,8 @@ struct DecodeSpec {
   Extra attn_mask;
   bool batch_invariant;  // a head's parts depend on its own length only: own_parts.cuh
   bool rope;        // queries turn by their positions first
+  bool score_mod;   // the caller's own expressions: user_scores.cuh
+  bool mask_mod;
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -4,7 +4,7 @@
 #include "kv/lane_tokens.cuh"
 #include "kv/partition.cuh"
 
-// Notes what ALiBi and a mask have for a row of `at`. By one lane.
+// Notes what ALiBi, a mask and expressions have for a row of `at`. By one lane.
 template <DecodeSpec S>
 __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& to,
                                             const BlockCursor& at, const RowPlace& place,
@@ -24,6 +24,11 @@ __device__ __forceinline__ void note_extras(const DecodeParams& p, Queries<S>& t
     // Of rows that do not exist any element will do that does.
     to.mask[row] = static_cast<const char*>(p.attn_mask) +
                    (place.exists ? element : 0) * kBytesOf<S.attn_mask>;
+  }
+  if constexpr (kAsks<S>) {
+    // Rows that do not exist are of the last query, and no head of another group.
+    to.query[row] = min_of(place.query, p.seqlen_q - 1);
+    to.head[row] = place.head;
   }
 }
 

@@ -1,21 +1,26 @@
 // Which tokens of a block the rows of a lane see, g and g + 8 of every tile.
 #pragma once
-#include "kv/extras.cuh"
 #include "kv/lane_tokens.cuh"
 #include "kv/partition.cuh"
+#include "kv/user_scores.cuh"
+
+// Whether what rows see is noted, token by token.
+template <DecodeSpec S>
+constexpr bool kNotes = kHas<S.attn_mask> || kAsks<S>;
 
 // Whether rows see other tokens than the first ones.
 template <DecodeSpec S>
-constexpr bool kHides = S.window || kHas<S.attn_mask>;
+constexpr bool kHides = S.window || kNotes<S>;
 
 template <DecodeSpec S>
 struct VisibleTokens {
   using H = DecodeShape<S>;
   using Scores = typename H::Scores;
-  int count[H::kTiles][H::kHalves];  // of tokens that a row sees but for a mask: the first ones
+  int count[H::kTiles][H::kHalves];  // of tokens that a row sees by its place: the first ones
   int begin[H::kTiles][H::kHalves];  // or, of S.window, those from here on
-  int first_column;                  // the token of a mask's first column
-  u32 noted;                         // with a mask: a bit for each row and token of the lane
+  int first_column;                  // the token of a mask's first column; of none, behind all
+  UserScores<S> user;
+  u32 noted;                         // of kNotes: a bit for each row and token of the lane
 
   __device__ __forceinline__ void start(const DecodeParams& p, const BlockCursor& at, int lane) {
     H::for_rows([&](int tile, int half) {
@@ -26,11 +31,12 @@ struct VisibleTokens {
         count[tile][half] = max_of(count[tile][half] - begin[tile][half], 0);
       }
     });
-    if constexpr (kHas<S.attn_mask>) first_column = at.length - p.mask_columns;
+    if constexpr (kNotes<S>) first_column = at.length - p.mask_columns;
+    if constexpr (kAsks<S>) user.start(p, at);
   }
 
-  // Notes what a mask hides of a block whose first token of the warp is number `first`; adds one of
-  // floats to `s`.
+  // Notes what a mask and expressions hide of a block whose first token of the warp is number
+  // `first`; adds a mask of floats to `s`, and makes of that what a score_mod does.
   __device__ __forceinline__ void note(Scores& s, const DecodeParams& p, const Queries<S>& queries,
                                        int first, int lane) {
     noted = 0;
@@ -40,9 +46,11 @@ struct VisibleTokens {
         const int row = 16 * tile + 8 * half + lane / 4;
         const int column = token_at(first, i, lane) - first_column;
         float& x = score_of<S>(s[tile], i / 4, i % 4, half);
-        const bool sees =
-            sees_place(tile, half, first, i, lane) &&
-            (column < 0 || allows(x, queries.mask[row], column * p.attn_mask_stride_column));
+        bool sees = sees_place(tile, half, first, i, lane) &&
+                    (column < 0 || allows(x, queries, row, column * p.attn_mask_stride_column));
+        if constexpr (kAsks<S>) {
+          sees = sees && user.sees(x, p, queries, row, token_at(first, i, lane));
+        }
         noted |= static_cast<u32>(sees) << bit_of(tile, half, i);
       }
     });
@@ -53,12 +61,12 @@ struct VisibleTokens {
   template <bool Simple>
   __device__ __forceinline__ bool sees(int tile, int half, int first, int i, int lane) const {
     if constexpr (Simple) return true;
-    if constexpr (kHas<S.attn_mask>) return (noted >> bit_of(tile, half, i) & 1) != 0;
+    if constexpr (kNotes<S>) return (noted >> bit_of(tile, half, i) & 1) != 0;
     return sees_place(tile, half, first, i, lane);
   }
 
  private:
-  // Whether it would but for a mask.
+  // Whether it would by its place alone.
   __device__ __forceinline__ bool sees_place(int tile, int half, int first, int i,
                                              int lane) const {
     if constexpr (S.window) {
@@ -75,13 +83,15 @@ struct VisibleTokens {
     return first + i / 4 * kUnitTokens + token_of(i % 4, lane);
   }
   // Whether an element of a row of the mask leaves its token visible; adds what it adds.
-  static __device__ __forceinline__ bool allows(float& x, const void* row, i64 element) {
+  static __device__ __forceinline__ bool allows(float& x, const Queries<S>& queries, int row,
+                                                i64 element) {
     if constexpr (S.attn_mask == Extra::boolean) {
-      return load_boolean(row, element);
-    } else {
-      const float bias = load_extra<S.attn_mask>(row, element);
+      return load_boolean(queries.mask[row], element);
+    } else if constexpr (kHas<S.attn_mask>) {
+      const float bias = load_extra<S.attn_mask>(queries.mask[row], element);
       x = __fmaf_rn(bias, kLog2E, x);
       return !(bias <= kHidden<S.attn_mask>);  // NaN is seen
     }
+    return true;
   }
 };
