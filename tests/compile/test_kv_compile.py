@@ -4,6 +4,7 @@ So many that any two properties meet with every pair of values, each for one of 
 share sources: sm_80 to sm_89, and those that copy in bulk. All of them run with --slow.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.compile_check import complaints
 from helpers.kernel_choice import dealt
 
 from cuattn.arrays.device import TARGETS, target
+from cuattn.compile import jit
 from cuattn.kv.append_spec import AppendSpec, OffsetSpec
 from cuattn.kv.operands_spec import OperandsSpec
 from cuattn.kv.queries_spec import QueriesSpec
@@ -18,6 +20,7 @@ from cuattn.kv.scores import Extra, Features
 from cuattn.kv.spec import DecodeSpec, decode_spec
 from cuattn.kv_format import KV_HEAD_DIMS, KVFormat
 from cuattn.specs.attention import Type
+from cuattn.specs.mods import ModSource
 
 pytest.importorskip("cupy")
 
@@ -44,6 +47,15 @@ WIDE = ((4, 4, 64, True), (4, 4, 64, False, True, True))
 PADDED = ((80, KINDS[0]), (112, WIDE[1]), (48, KINDS[2]), (240, KINDS[1]))
 
 
+BIAS = ModSource(
+    "score_mod",
+    "score + bias[head] * (kv > own ? 0.f : n)",
+    (("bias", "float16"),),
+    (("n", "float"),),
+)
+CHUNKS = ModSource("mask_mod", "own / w == kv / w", (), (("w", "int"),), 1, 1)
+
+
 # Kernels with features are made when they are first called. Of these each feature is in one or
 # more, and each kind of elements: (head_dim, kind, rows, features).
 FEATURES = (
@@ -58,6 +70,11 @@ FEATURES = (
     (128, KINDS[0], 1, Features(rope=True)),
     (64, WIDE[1], 9, Features(rope=True)),
     (80, KINDS[3], 1, Features(rope=True, window=True)),
+    (128, KINDS[0], 1, Features(score_mod=BIAS)),
+    (64, KINDS[5], 9, Features(mask_mod=CHUNKS)),
+    (128, KINDS[0], 9, Features(True, True, Extra.fp32, Extra.fp16, Extra.boolean, score_mod=BIAS)),
+    (128, WIDE[1], 9, Features(attn_mask=Extra.fp32, score_mod=BIAS, mask_mod=CHUNKS)),
+    (256, KINDS[2], 40, Features(batch_invariant=True, score_mod=BIAS, mask_mod=CHUNKS)),
 )
 
 
@@ -183,6 +200,17 @@ def test_features_are_all_in_some_kernel():
     floats = {Extra.fp16, Extra.bf16, Extra.fp32}
     for field in ("sinks", "alibi_slopes"):
         assert {getattr(features, field) for *_, features in FEATURES} >= floats
+
+
+def test_no_two_expressions_have_one_binary():
+    others = [replace(BIAS, text=f"{BIAS.text} "), replace(BIAS, first_array=1)]
+    others += [replace(BIAS, arrays=(("bias", "float32"),))]
+    how = [Features(), Features(mask_mod=CHUNKS), *(Features(score_mod=x) for x in (BIAS, *others))]
+    specs = [decode_spec(KVFormat(64), Type.fp16, 1, target("90a"), x) for x in how]
+    assert len(set(specs)) == len(specs)
+    units = [jit._unit(x.source, x) for x in specs]
+    assert len({jit._file(x, "90a") for x in units}) == len(specs)
+    assert units[0].startswith('#include "decode.cu"\n')
 
 
 def with_features(arch):

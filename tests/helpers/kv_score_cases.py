@@ -13,6 +13,7 @@ from cuattn.operands.operand import DTYPES as TYPES
 from cuattn.reference.decode import decode
 from helpers.gpu_cases import assert_close, assert_same_lse
 from helpers.kv_contents_cases import FORMATS, SOME, format_of
+from helpers.mod_cases import as_functions, with_arrays
 
 # Those that are arrays.
 ARRAYS = ("sinks", "alibi_slopes", "attn_mask")
@@ -170,7 +171,8 @@ def in_library(place, options, dtype="float32"):
             return place.array(x, "bool")
         return place.array(np.where(x == LEAST["float32"], np.float32(LEAST[dtype]), x), dtype)
 
-    return {name: array(x) if name in ARRAYS else x for name, x in options.items()}
+    moved = with_arrays(options, lambda x: place.array(x, x.dtype.name))
+    return {name: array(x) if name in ARRAYS else x for name, x in moved.items()}
 
 
 def attend(
@@ -189,7 +191,7 @@ def attend(
     found = filled.cache.attend(q, return_lse=True, layout=layout, **given, **others)
     o, lse = (place.host(x).astype(np.float64) for x in found)
     o = o.swapaxes(1, 2) if layout == "NHD" else o
-    rules = dict(options)
+    rules = as_functions(options)
     if "attn_mask" in rules:
         rules["attn_mask"] = of_tokens(rules["attn_mask"], filled.lengths)
     wanted, wanted_lse = decode(values, *filled.cache.codes(), filled.lengths, **rules, **others)

@@ -23,6 +23,7 @@ from cuattn.operands.scores import checked_window
 from cuattn.reference.arrays import Shape
 from cuattn.reference.masking import Mask
 from cuattn.specs.attention import Type
+from cuattn.specs.mods import ModSource
 
 GPU = (2, 0)
 CAPACITY = 100
@@ -157,6 +158,8 @@ def test_rows_of_a_mask_take_shared_memory():
     # Of 16 rows, twice.
     assert smem_bytes(attn_mask=Extra.boolean) == smem_bytes() + 256
     assert smem_bytes(attn_mask=Extra.fp32, alibi_slopes=Extra.bf16) == smem_bytes() + 512
+    of_one = ModSource("mask_mod", "kv > q")
+    assert smem_bytes(mask_mod=of_one) == smem_bytes() + 256
 
 
 # ---- what is refused

@@ -117,6 +117,7 @@ def attend_each(p, spec, batch, source):
 def arguments(p, spec, q, k):
     packed = p["cu_seqlens_q"]
     own = p | {"num_q_heads": 1, "heads_per_kv": 1, "seqlen_q": q.length, "seqlen_kv": k.length}
+    own |= {"user_batch": p["user_batch"] + q.batch, "user_head": p["user_head"] + q.head}
     own["row_blocks"] = -(-q.length // spec.rows)
     row, _ = q.stored(p["q_pitch"], packed)
     _, block = k.stored(p["kv_pitch"], packed)

@@ -13,6 +13,7 @@ from cuattn.specs.attention import Type
 from .appending import bare_of, fine_unit_of, integers, lengths_of, turned, unit_of
 from .device import NUM_SMS
 from .memory import STORAGE, compact, delivered, floats, memory, widened
+from .score_rules import expression
 
 # What stands for "hidden" in a mask.
 LEAST = {
@@ -80,6 +81,9 @@ def rules(values, spec, shape, lengths):
             found[name] = extra(values[name], of_shape, steps, kind)
     if "attn_mask" in found:
         found["attn_mask"] = of_tokens(found["attn_mask"], lengths)
+    for mod in (spec.score_mod, spec.mask_mod):
+        if mod is not None:
+            found[mod.name] = expression(values["user"].tolist(), mod)
     return found
 
 

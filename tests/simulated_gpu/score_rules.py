@@ -118,12 +118,15 @@ def options_of(p, spec, batch):
         found["attn_mask"] = mask_of(p, rules.attn_mask, (batch, heads, rows, slot))[..., :keys]
     for mod in (rules.score_mod, rules.mask_mod):
         if mod is not None:
-            found[mod.name] = expression(p["user"], mod)
+            found[mod.name] = expression(p["user"], mod, p["user_batch"], p["user_head"])
     return found
 
 
-def expression(values, mod):
-    """Return what an expression says, with arrays and numbers as the kernel is told them."""
+def expression(values, mod, batch=0, head=0):
+    """Return what an expression says, with arrays and numbers as the kernel is told them.
+
+    It counts sequences from `batch` on, and heads from `head`.
+    """
     known = EXPRESSIONS[mod.text]
     named = {}
     for (name, dtype), value in zip(mod.arrays, values[mod.first_array :], strict=False):
@@ -133,7 +136,12 @@ def expression(values, mod):
         named[name] = memory(value[0], shape, steps, stored.str).copy()
     for (name, kind), value in zip(mod.numbers, values[mod.first_number :], strict=False):
         named[name] = value[2] if kind == "int" else value[1]
-    return bound(known.reference, known.given, named)
+    function = bound(known.reference, known.given, named)
+
+    def called(**place):
+        return function(**place | {"batch": batch + place["batch"], "head": head + place["head"]})
+
+    return called
 
 
 def mask_of(p, kind, shape):
