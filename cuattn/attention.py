@@ -101,14 +101,14 @@ def attention(
         [total_q, num_q_heads, head_dim] and `k` and `v` are [total_k, num_kv_heads, head_dim],
         whatever the layout; so is `out`. Tokens from ``cu_seqlens[batch]`` on are neither read nor
         written. Only the device reads these numbers: a captured call may be replayed with others
-        within the same bounds. `attn_mask`, `score_mod` and `mask_mod` are refused.
+        within the same bounds. `attn_mask` is refused; `batch` of an expression is the
+        number of the sequence, whose own are `q` and `kv`.
     max_seqlen_q, max_seqlen_k : int, optional
         With these, what no sequence is longer than: total_q and total_k by default. Of a longer one
         the rest is left out. Tight ones save time, and memory if Q is smoothed.
     seqused_k : array of int32 [batch], optional
         How many keys of each sequence count, from its first one on; those behind are padding, which
-        may hold anything. Rows are aligned with the last one that counts. `score_mod` and
-        `mask_mod` are refused.
+        may hold anything. Rows are aligned with the last one that counts.
     scale : float, optional
         Factor of the products of q and k, by default ``1/sqrt(head_dim)`` of these.
     scheme : str or Scheme

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ArgumentError
 from . import exact
 from .arrays import FloatArray, floating, whole_counts, whole_numbers
+from .mods import MaskFunction, ScoreFunction, of_sequence
 
 __all__ = ["Attend", "Sequence", "attention", "sequences"]
 
@@ -94,6 +95,8 @@ def attention(
     seqused_k: ArrayLike | None = None,
     sinks: ArrayLike | None = None,
     alibi_slopes: ArrayLike | None = None,
+    score_mod: ScoreFunction | None = None,
+    mask_mod: MaskFunction | None = None,
     attend: Attend = exact.attention,
     **options: Any,
 ) -> tuple[FloatArray, FloatArray]:
@@ -110,6 +113,8 @@ def attention(
         A logit of each query head that takes part in every row's softmax.
     alibi_slopes : array_like of float [num_q_heads] or [batch, num_q_heads], optional
         What logits lose for each token between a row and a key.
+    score_mod, mask_mod : callable, optional
+        As of `exact.attention`; `batch` is the number of the sequence.
     attend : callable
         `exact.attention`, or `emulate.attention`.
     **options
@@ -145,6 +150,10 @@ def attention(
         if alibi_slopes is not None:
             slopes = np.asarray(alibi_slopes)
             options["alibi_slopes"] = slopes[each.number] if slopes.ndim == 2 else slopes
+        options |= {
+            "score_mod": of_sequence(score_mod, each.number),
+            "mask_mod": of_sequence(mask_mod, each.number),
+        }
         part = attend(
             _heads_first(q[each.rows]),
             _heads_first(k[each.keys]),

@@ -19,6 +19,7 @@ from ..operands.score_mod import MaskMod, ScoreMod
 from ..plan.auto_problem import problem_on_host
 from ..plan.kernels import half_type
 from ..reference.emulate import emulate
+from ..reference.mods import of_sequence
 from ..reference.quantize import Operand, Operands, Quantized
 from ..reference.rounding import HalfType
 from ..reference.smoothing import block_means, lse_shift, products_with_means
@@ -91,11 +92,15 @@ def attention_on_host(
 def _emulated(
     values: Mapping[Name, Any],
     rules: Mapping[str, Any],
+    number: int | None = None,
+    *,
     problem: Problem,
     mods: tuple[ScoreMod | None, MaskMod | None],
 ) -> tuple[Any, Any]:
-    """Quantize what is not, and attend."""
+    """Quantize what is not, and attend: all sequences, or one of several."""
     score_mod, mask_mod = map(function_of, mods)
+    if number is not None:
+        score_mod, mask_mod = (of_sequence(mod, number) for mod in (score_mod, mask_mod))
     half: HalfType = "float16"
     if half_type(problem.scheme, problem.q.dtype) is Type.bf16:
         half = "bfloat16"

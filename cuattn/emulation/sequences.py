@@ -15,8 +15,8 @@ from ..specs.coding import Name
 
 __all__ = ["emulate_sequences"]
 
-# Takes Q, K and V [1, head, token, head_dim] and options that are arrays.
-Attend: TypeAlias = Callable[[Mapping[Name, Any], Mapping[str, Any]], tuple[Any, Any]]
+# Takes Q, K and V [1, head, token, head_dim], options that are arrays, and which sequence it is.
+Attend: TypeAlias = Callable[[Mapping[Name, Any], Mapping[str, Any], int], tuple[Any, Any]]
 
 
 def emulate_sequences(
@@ -59,7 +59,7 @@ def emulate_sequences(
         of_name = {"q": each.rows, "k": each.keys, "v": each.keys}
         part: dict[Name, Any] = {name: x[here, :, of_name[name]] for name, x in values.items()}
         o[here, :, each.rows], lse[here, :, each.rows] = attend(
-            part, _options_of(each, options, problem)
+            part, _options_of(each, options, problem), each.number
         )
     return lse
 

@@ -12,7 +12,6 @@ from ..presets import resolve
 from ..scheme import Scheme
 from ..specs.coding import Name
 from .lengths import NO_LENGTHS, LengthArrays, Lengths, Limits, array_of_tokens, packed
-from .mods import Mods
 from .operand import (
     Coded,
     Operand,
@@ -90,7 +89,7 @@ class Problem:
         batch, heads, seqlen_q, head_dim = shapes["q"]
         seqlen_kv = operands["k"].tokens
         if found is not None:
-            _check_lengths(found, given, arrays, options.mods)
+            _check_lengths(found, given, arrays)
             batch, seqlen_q, seqlen_kv = found.batch, found.max_seqlen_q, found.max_seqlen_k
         softmax_scale = checked_scale(options.scale, head_dim)
         scores = ScoreOptions.of(
@@ -228,17 +227,11 @@ def _check_agreement(given: Mapping[Name, Array | Coded], operands: Mapping[Name
 
 
 def _check_lengths(
-    lengths: Lengths,
-    given: Mapping[Name, Array | Coded],
-    arrays: ScoreArrays,
-    mods: Mods | None,
+    lengths: Lengths, given: Mapping[Name, Array | Coded], arrays: ScoreArrays
 ) -> None:
     for name, x in given.items():
         if isinstance(x, Coded):
             raise ArgumentError(name, "a QuantizedTensor", "an array, as lengths are given")
-    if mods is not None and mods.given:
-        mod = mods.given[0]
-        raise ArgumentError(mod.name, mod.text, "None, as lengths are given")
     if lengths.packed and arrays.attn_mask is not None:
         shape = arrays.attn_mask.shape
         raise ArgumentError("attn_mask", f"an array {shape}", "None, as cu_seqlens_q is given")

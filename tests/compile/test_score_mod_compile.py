@@ -37,6 +37,7 @@ RULES = {
     "mask": Rules(mask_mod=DOCUMENTS),
     "mask and map": Rules(attn_mask=MaskKind.bits, mask_mod=DOCUMENTS),
     "everything": Rules(True, True, True, True, MaskKind.fp32, score_mod=BIAS, mask_mod=DOCUMENTS),
+    "lengths": Rules(windowed=True, varlen=True, score_mod=BIAS, mask_mod=DOCUMENTS),
 }
 DISTANCE = replace(BIAS, text="score - n * bias[head] * abs(own - kv)")
 SLOPE = slope_source(DISTANCE, only_past=True)

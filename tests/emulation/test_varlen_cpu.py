@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.mod_cases import MODS, as_functions
 from helpers.varlen_cases import LENGTHS_K, LENGTHS_Q, bounds, one_of, packed
 
 import cuattn
@@ -65,6 +66,27 @@ def test_padding_has_no_effect(rng, scheme):
         one = q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]
         for x, y in zip(found, cuattn.attention(*one, **how), strict=True):
             np.testing.assert_array_equal(x[b], y[0])
+
+
+@pytest.mark.parametrize("name", MODS)
+def test_expressions_know_which_sequence_they_are_asked_of(rng, name):
+    arrays = packed(rng, LENGTHS_Q, LENGTHS_K, head_dim=24)
+    cu = {"cu_seqlens_q": bounds(LENGTHS_Q), "cu_seqlens_k": bounds(LENGTHS_K)}
+    options = MODS[name](rng, len(LENGTHS_Q), 4, max(LENGTHS_Q), max(LENGTHS_K))
+    options.pop("attn_mask", None)
+    o, lse = cuattn.attention(*arrays, scheme="fp16", return_lse=True, **cu, **options)
+    expected, of_rows = varlen.attention(*arrays, **cu, **as_functions(options))
+    np.testing.assert_allclose(o, expected, atol=4e-3)
+    np.testing.assert_allclose(lse, of_rows, atol=4e-3)
+
+
+def test_expressions_count_from_the_keys_that_are_used(rng):
+    used = np.array([70, 0, 90], np.int32)
+    inputs = half([rng.standard_normal((3, n, 90, 24)) for n in (4, 2, 2)])
+    options = MODS["distances"](rng, 3, 4, 90, 90)
+    o = cuattn.attention(*inputs, scheme="fp16", seqused_k=used, **options)
+    expected, _ = exact.attention(*inputs, seqused_k=used, **as_functions(options))
+    np.testing.assert_allclose(o, expected, atol=2e-3)
 
 
 def test_padding_beside_a_mask_and_slopes(rng):

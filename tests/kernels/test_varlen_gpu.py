@@ -1,11 +1,14 @@
 """Sequences of different lengths on a GPU: each as if it were alone, whatever lies around it."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from helpers.gpu_cases import mma_family, on_gpu, on_host, runs_here
 from helpers.varlen_cases import LENGTHS_K, LENGTHS_Q, bounds, one_of, packed
 
 import cuattn
+from cuattn import ScoreMod
 from cuattn.presets import PRESETS
 from cuattn.reference import exact, varlen
 from cuattn.scheme import Scheme
@@ -116,6 +119,43 @@ def test_result_is_that_of_the_definition(rng):
     end = at[0][-1]
     np.testing.assert_allclose(o[:end], expected[:end], atol=4e-3)
     np.testing.assert_allclose(lse[:, :end], of_rows[:, :end], atol=1e-3)
+
+
+def slopes_of(text, slopes):
+    """Return an expression with slopes [sequence, head]."""
+    batch, heads = slopes.shape
+    x = {"slopes": on_gpu(slopes, "float32")}
+    return ScoreMod(text, arrays=x, numbers={"heads": heads, "batches": batch})
+
+
+@pytest.mark.parametrize("family", ["wgmma", "mma"])
+@pytest.mark.parametrize("scheme", [*FEW, "int8-block"])
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        # Linear in the key, and not.
+        ("score - slopes[batch * heads + head] * (own - kv)", {"is_causal": True}),
+        ("kv % 3 == q % 2 ? score + slopes[batch * heads + head] : score", {}),
+        ("score * slopes[batch * heads + head]", {"mask_mod": "own / 70 == kv / 70"}),
+    ],
+)
+def test_expressions_know_which_sequence_they_are_asked_of(rng, scheme, family, text, others):
+    inputs = packed(rng, LENGTHS_Q, LENGTHS_K, head_dim=(64, 128)[len(others)])
+    arrays = [on_gpu(x, "float16") for x in inputs]
+    at = bounds(LENGTHS_Q), bounds(LENGTHS_K)
+    slopes = (rng.integers(-8, 9, (len(LENGTHS_Q), 4)) / 8).astype(np.float32)
+    with mma_family() if family == "mma" else nullcontext():
+        how = {"score_mod": slopes_of(text, slopes), **others}
+        o, lse = call(arrays, *at, SCHEMES[scheme], **how)
+        for b in range(len(LENGTHS_Q)):
+            spans = [tuple(map(int, x[b : b + 2])) for x in at]
+            rows = slice(*spans[0])
+            if rows.start == rows.stop:
+                continue
+            own = {"score_mod": slopes_of(text, slopes[b : b + 1]), **others}
+            expected, of_rows = alone(arrays, spans, SCHEMES[scheme], **own)
+            np.testing.assert_array_equal(o[rows], expected, err_msg=f"sequence {b}")
+            np.testing.assert_array_equal(lse[:, rows], of_rows, err_msg=f"sequence {b}")
 
 
 @every_scheme

@@ -225,6 +225,20 @@ def test_packed_queries_are_those_of_each_sequence(rng, place, name):
         np.testing.assert_array_equal(place.host(of_rows)[:, here], lse[b])
 
 
+@every_place
+@pytest.mark.parametrize("name", ["recency", "relative"])
+def test_few_and_many_queries_agree(rng, place, name):
+    """The last rows of a call of many, decoded."""
+    filled = Filled(place, batch=2).append(rng, [300, 280])
+    q, _ = filled.draw(rng, 4, MANY, "float16")
+    mods = in_library(place, mods_of(name, rng, 2, 4, MANY))
+    whole = place.host(filled.cache.attend(q, **mods)).astype(np.float32)
+    for kept in (1, 20):
+        few = place.host(filled.cache.attend(q[:, :, -kept:], **mods)).astype(np.float32)
+        off = np.sqrt(np.mean((whole[:, :, -kept:] - few) ** 2))
+        assert off < 0.02 * np.sqrt(np.mean(few**2))
+
+
 # ---- what is refused
 
 

@@ -13,6 +13,7 @@ from cuattn.operands.problem import Options, Problem
 from cuattn.operands.score_arrays import ScoreArrays
 from cuattn.presets import PRESETS
 from cuattn.specs.coding import coding
+from cuattn.specs.mods import ModSource
 
 GPU = (2, 0)
 DEFAULTS = Options(scheme="int8", scale=None, is_causal=False, return_lse=False, layout="HND")
@@ -119,11 +120,12 @@ def test_a_mask_with_a_map_is_refused():
 
 @pytest.mark.parametrize("name", ["score_mod", "mask_mod"])
 @pytest.mark.parametrize("lengths", [PACKED, {"seqused_k": array(2, dtype="int32")}], ids=len)
-def test_expressions_are_refused(lengths, name):
+def test_expressions_are_as_without_lengths(lengths, name):
     shapes = {} if lengths is PACKED else {"q": (2, 8, 100, 64), "k": (2, 2, 200, 64)}
     mods = Mods(**{name: ModKey(name, "q < kv", (), ())})
-    with pytest.raises(ArgumentError, match=f"{name} must be None, as lengths are given.*q < kv"):
-        problem(lengths, mods=mods, **shapes)
+    found = problem(lengths, mods=mods, **shapes)
+    assert getattr(found.scores, name) == ModSource(name, "q < kv")
+    assert (found.scores.first_sequence, found.scores.first_head) == (0, 0)
 
 
 def test_v_may_have_another_head_dim():

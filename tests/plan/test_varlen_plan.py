@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.mod_cases import MODS, as_functions
 from helpers.varlen_cases import LENGTHS_K, LENGTHS_Q, bounds, packed
 
 import cuattn
@@ -11,6 +12,7 @@ from cuattn.scheme import Scheme
 
 pytest.importorskip("cupy")
 from simulated_gpu import SimulatedGPU, gpu_of
+from simulated_gpu.score_rules import EXPRESSIONS
 
 SCHEMES = {
     **{name: PRESETS[name] for name in ("fp16", "int8", "int8-block", "int8-fast", "int8-token")},
@@ -72,6 +74,35 @@ def test_sequences_in_slots(gpu, rng, scheme, dtype):
         one = q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n]
         expected = emulate.attention(*one, **how)[0][0] if n else np.zeros_like(o[b])
         np.testing.assert_allclose(o[b], expected, atol=tolerance(scheme))
+
+
+@pytest.mark.parametrize("name", MODS)
+@pytest.mark.parametrize("scheme", ["int8", "int8-token", "fp16", "blocks"])
+def test_expressions_know_which_sequence_they_are_asked_of(gpu, rng, scheme, name):
+    lengths = LENGTHS_Q[:6], LENGTHS_K[:6]
+    arrays = [x.astype(np.float16) for x in packed(rng, *lengths, head_dim=40)]
+    cu = {"cu_seqlens_q": bounds(lengths[0]), "cu_seqlens_k": bounds(lengths[1])}
+    options = MODS[name](rng, 6, 4, max(lengths[0]), max(lengths[1]))
+    options.pop("attn_mask", None)
+    EXPRESSIONS.update((x.text, x) for x in options.values() if hasattr(x, "reference"))
+    how = {"scheme": SCHEMES[scheme]}
+    found = cuattn.attention(*arrays, **cu, **how, **options, return_lse=True)
+    functions = as_functions(options)
+    expected = varlen.attention(*arrays, **cu, **how, **functions, attend=emulate.attention)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance(scheme))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp16"])
+def test_expressions_in_slots(gpu, rng, scheme):
+    used = np.array([0, 1, 130, 257, 300], np.int32)
+    inputs = [rng.standard_normal((5, *x, 40)) for x in ((4, 150), (2, 300), (2, 300))]
+    q, k, v = (x.astype(np.float16) for x in inputs)
+    options = MODS["distances"](rng, 5, 4, 150, 300)
+    EXPRESSIONS.update((x.text, x) for x in options.values())
+    o = cuattn.attention(q, k, v, seqused_k=used, scheme=scheme, **options)
+    expected, _ = exact.attention(q, k, v, seqused_k=used, **as_functions(options))
+    np.testing.assert_allclose(o, expected, atol=0.1 if scheme == "int8" else 4e-3)
 
 
 @pytest.mark.covering
