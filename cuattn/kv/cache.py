@@ -88,9 +88,9 @@ class KVCache(TokenCalls, SequenceCalls):
 
     Sequences can share pages (`fork`, `reorder`), and lose some (`evict`, `window`). Positions of
     tokens are the caller's, who has turned keys by them: `positions` says which is next. Distances
-    that `attend` counts (`window_size`, `alibi_slopes`) and columns of an `attn_mask` are of the
-    tokens that are there; where tokens before the last ones remain, but not all of them, there are
-    no such distances, and it refuses to count them.
+    that `attend` counts (`window_size`, `alibi_slopes`), what `score_mod` and `mask_mod` are told,
+    and columns of an `attn_mask` are of the tokens that are there; where tokens before the last
+    ones remain, but not all of them, there are no such distances, and it refuses to count them.
 
     Making, loading or copying (`copy.deepcopy`) a cache waits for the GPU, and so do `gather`,
     `codes` and `save`; `lengths`, `truncate` and `set_page_table` do so if only the GPU knows the

@@ -147,8 +147,8 @@ class TokenCalls(Holdings):
             An expression in CUDA C++ that a logit becomes; see `cuattn.ScoreMod`. `q` is a query's
             number among the n of its sequence in this call, `kv` a token's among those that the
             sequence has, and `own` that of the query's own token, ``length - n + q``. So `own` and
-            `kv` are places in the sequence, whatever the call has of it, until its first tokens are
-            evicted; give an array of what is missing where that matters.
+            `kv` are places in the sequence, whatever queries the call has. Where first tokens were
+            evicted they count those that are left; ``positions - lengths`` is what is missing.
         mask_mod : str or MaskMod, optional
             One that says whether a query sees a token; see `cuattn.MaskMod`. All tokens are read
             that `is_causal` and `window_size` leave.

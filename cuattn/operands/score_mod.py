@@ -59,15 +59,15 @@ class _Mod:
 @class_naming_keywords
 @dataclass(frozen=True, eq=False)
 class ScoreMod(_Mod):
-    """An expression in CUDA C++ that a logit becomes; for ``score_mod`` of `cuattn.attention`.
+    """An expression in CUDA C++ that a logit becomes: ``score_mod`` of `cuattn.attention`.
 
-    It enters the loop of the kernel, which is compiled when it is first wanted and kept on disk.
-    What it is given are `score`, a float: the logit in its natural unit, after `scale`, `softcap`,
-    `alibi_slopes` and an `attn_mask` of floats; and integers: `batch`, `head` (of Q), `q` and `kv`,
-    the indices of the row and of the key, and `own`, the key that the row stands beside, which is
-    ``q + seqlen_kv - seqlen_q`` and may be negative. Besides it has the names of `arrays` and
-    `numbers`. It is asked about visible keys only. -INFINITY hides the key, as does all below
-    ``-7e29``; NaN makes the row NaN.
+    `cuattn.KVCache.attend` takes it, too. It enters the loop of the kernel, which is compiled when
+    it is first wanted and kept on disk. What it is given are `score`, a float: the logit in its
+    natural unit, after `scale`, `softcap`, `alibi_slopes` and an `attn_mask` of floats; and
+    integers: `batch`, `head` (of Q), `q` and `kv`, the indices of the row and of the key in their
+    sequence, and `own`, the key that the row stands beside, which is ``q + seqlen_kv - seqlen_q``
+    and may be negative. Besides it has the names of `arrays` and `numbers`. It is asked about
+    visible keys only. -INFINITY hides the key, as does all below ``-7e29``; NaN makes the row NaN.
 
     Parameters
     ----------
@@ -113,8 +113,9 @@ class ScoreMod(_Mod):
 class MaskMod(_Mod):
     """An expression in CUDA C++ that says whether a row sees a key; see `ScoreMod`.
 
-    True is seen, false is hidden. It is for ``mask_mod`` of `cuattn.attention`, and has all names
-    of a `ScoreMod` but `score`. A body that ends without ``return`` has said true.
+    True is seen, false is hidden. It is for ``mask_mod`` of `cuattn.attention` and of
+    `cuattn.KVCache.attend`, and has all names of a `ScoreMod` but `score`. A body that ends without
+    ``return`` has said true.
 
     Parameters
     ----------

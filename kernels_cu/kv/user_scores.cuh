@@ -1,7 +1,7 @@
 // A caller's own expressions, asked about a score of a row and a token that nothing else hides.
 #pragma once
 #include "attn/user_functions.cuh"
-#include "kv/decode_shape.cuh"
+#include "kv/block_cursor.cuh"
 
 // Whether logits have what smoothing K took from them before the softmax takes them.
 template <DecodeSpec S>
