@@ -15,6 +15,7 @@ from ..arrays.view import cupy_module
 from ..common.public import class_naming_keywords
 from ..errors import ArgumentError, DistributedError, UnsupportedError
 from .group import Done, Group, Message, Transfer, poll
+from .mailboxes import Mailboxes, opened
 from .side_stream import OnStream, SideStream, is_on_gpu
 
 __all__ = ["Control", "NCCLGroup", "nccl_module"]
@@ -49,6 +50,12 @@ class NCCLGroup(Group):
         As for `Group`. NCCL cannot be told to stop waiting: a GPU whose peer is dead goes on until
         this process closes the group or ends. `synchronize`, and calls with a timeout, notice.
 
+    Attributes
+    ----------
+    mailboxes : Mailboxes or None
+        What equal messages of a few kilobytes are gathered through, from the first one on: where
+        all ranks are processes of one computer that can map each other's memory.
+
     Raises
     ------
     UnsupportedError
@@ -72,6 +79,8 @@ class NCCLGroup(Group):
         self._side = SideStream()
         self._last: Any = None
         self._kept: object = None
+        self._asked = False
+        self.mailboxes: Mailboxes | None = None
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
         """See `Group.exchange`."""
@@ -89,11 +98,15 @@ class NCCLGroup(Group):
         return self._ended()
 
     def all_gather_equal(self, send: Any, into: Any) -> Transfer:
-        """See `Group.all_gather_equal`: one operation of NCCL."""
+        """See `Group.all_gather_equal`: one operation of NCCL, or of short messages `Mailboxes`."""
         if not send.size:
             return Done()
+        boxes = self._boxes_for(send.size) if is_on_gpu(send) else None
         kind, stream = self._begun([send, into])
-        self._comm.allGather(send.data.ptr, into.data.ptr, send.size, kind, stream)
+        if boxes is not None:
+            boxes.exchange(send, into, self._side.stream)
+        else:
+            self._comm.allGather(send.data.ptr, into.data.ptr, send.size, kind, stream)
         return self._ended()
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
@@ -142,7 +155,17 @@ class NCCLGroup(Group):
 
     def close(self) -> None:
         """End NCCL's part without waiting for other ranks."""
+        if self.mailboxes is not None:
+            self.mailboxes.close()
         self._comm.abort()
+
+    def _boxes_for(self, nbytes: int) -> Mailboxes | None:
+        """Return what takes messages of so many bytes, if they are short; the first opens it."""
+        if not self._asked and Mailboxes.takes(nbytes):
+            if is_capturing(cupy_module().cuda.get_current_stream().ptr):
+                return None
+            self._asked, self.mailboxes = True, opened(self)
+        return self.mailboxes if Mailboxes.takes(nbytes) else None
 
     def _begun(self, arrays: Sequence[Any]) -> tuple[int, int]:
         """Check arrays, and return NCCL's name of bytes and the stream, which is ready for them."""
