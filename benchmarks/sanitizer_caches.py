@@ -57,6 +57,9 @@ CACHES = [
     Small(80, (4, 1), ((130, 3), (1, 1)), dtype="float32"),
     Small(112, (8, 2), ((20, 300), (1, 1)), queries=3, options={"bits": 4}),
     Small(128, (8, 1), ((300, 0, 17), (1, 1, 1)), scores=("window_size", "sinks")),
+    # Expressions, for few queries and for many.
+    Small(64, (8, 2), ((270, 3), (1, 30)), queries=3, scores=("score_mod", "mask_mod")),
+    Small(128, (4, 1), ((7, 0), (250, 130)), queries=260, scores=("score_mod", "mask_mod")),
     Small(
         64,
         (8, 2),
@@ -99,6 +102,17 @@ def run(small: Small) -> None:
         "sinks": cupy.asarray(rng.standard_normal(q_heads).astype(np.float32)),
         "attn_mask": cupy.asarray(rng.random((batch, 1, small.queries, 40)) < 0.5),
         "alibi_slopes": cupy.asarray(rng.random((batch, q_heads)).astype(np.float16)),
+        # Arrays of just what there is to be asked of.
+        "score_mod": cuattn.ScoreMod(
+            "score + bias[(batch * heads + head) * queries + q]",
+            arrays={"bias": cupy.zeros((batch, q_heads, small.queries), np.float32)},
+            numbers={"heads": q_heads, "queries": small.queries},
+        ),
+        "mask_mod": cuattn.MaskMod(
+            "seen[batch * tokens + kv] && kv <= own",
+            arrays={"seen": cupy.ones((batch, capacity), np.bool_)},
+            numbers={"tokens": capacity},
+        ),
         "rope": cuattn.Rope(*cupy.asarray(rng.random((2, capacity, 24)).astype(np.float32))),
     }
     given: dict[str, Any] = {name: scores[name] for name in small.scores}

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from helpers.mod_cases import as_functions, with_arrays
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -261,10 +262,11 @@ class History(RuleBasedStateMachine):
         window_size=st.tuples(st.integers(-1, 210), st.integers(-1, 4)),
         softcap=st.sampled_from([0.0, 3.0]),
         arrays=st.sets(st.sampled_from(["sinks", "alibi_slopes", "attn_mask"])),
+        mods=st.sets(st.sampled_from(["score_mod", "mask_mod"])),
         columns=st.integers(0, 210),
     )
     def attend_with_options(
-        self, seed, queries, group, is_causal, window_size, softcap, arrays, columns
+        self, seed, queries, group, is_causal, window_size, softcap, arrays, mods, columns
     ):
         rng = np.random.default_rng(seed)
         batch, heads = self.sizes[0], group * self.sizes[1]
@@ -278,16 +280,34 @@ class History(RuleBasedStateMachine):
         options |= {name: drawn[name].astype(np.float32) for name in arrays}
         if "attn_mask" in arrays and seed % 2:
             options["attn_mask"] = options["attn_mask"] > -np.inf
+        expressions = self.expressions(rng, heads)
+        options |= {name: expressions[name] for name in mods}
         self.check_attend(rng, queries, group, options)
         self.count("attend with options")
+
+    def expressions(self, rng, heads):
+        score_mod = cuattn.ScoreMod(
+            "score * by + bias[head] * (kv % 3)",
+            arrays={"bias": rng.standard_normal(heads).astype(np.float32)},
+            numbers={"by": float(rng.choice([0.5, 1.0]))},
+            reference=lambda score, head, kv, bias, by: score * by + bias[head] * (kv % 3),
+        )
+        mask_mod = cuattn.MaskMod(
+            "seen[kv] || kv == own",
+            arrays={"seen": rng.random(self.capacity) < 0.5},
+            reference=lambda kv, own, seen: seen[kv] | (kv == own),
+        )
+        return {"score_mod": score_mod, "mask_mod": mask_mod}
 
     def check_attend(self, rng, queries, group, options):
         batch, heads, head_dim = self.sizes
         q = rng.standard_normal((batch, group * heads, queries, head_dim)).astype(np.float16)
         given = {
-            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in options.items()
+            name: self.array(x) if isinstance(x, np.ndarray) else x
+            for name, x in with_arrays(options, self.array).items()
         }
-        counts = "alibi_slopes" in options or options.get("window_size", (-1, -1))[0] >= 0
+        counts = bool({"alibi_slopes", "score_mod", "mask_mod"} & options.keys())
+        counts |= options.get("window_size", (-1, -1))[0] >= 0
         try:
             o, lse = self.cache.attend(self.array(q), return_lse=True, **given)
         except cuattn.UnsupportedError:
@@ -299,7 +319,7 @@ class History(RuleBasedStateMachine):
         assert np.isfinite(o).all()
         bound = ATTEND[min(self.k_bits, self.v_bits)]
         for b, (k, v) in enumerate(self.tokens):
-            of_sequence = dict(options)
+            of_sequence = as_functions(options)
             if "alibi_slopes" in options:
                 of_sequence["alibi_slopes"] = options["alibi_slopes"][b]
             if "attn_mask" in options:
