@@ -205,7 +205,7 @@ class TokenCalls(Holdings):
         what is made of an `attn_mask`, of booleans a bit for each query and token.
 
         What an option is decides which kernel is used, not what is in an array: in a graph lengths,
-        sinks, slopes and masks may change from one replay to the next.
+        sinks, slopes, masks and arrays of expressions may change from one replay to the next.
         """
         arrays = {"sinks": sinks, "alibi_slopes": alibi_slopes, "attn_mask": attn_mask}
         scores: dict[str, Any] = {name: x for name, x in arrays.items() if x is not None}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.gpu_cases import relative_l1
+from helpers.gpu_cases import ROUNDING, assert_same_lse, relative_l1, tolerance
 from helpers.kv_contents_cases import (
     DTYPES,
     Filled,
@@ -31,6 +31,17 @@ def mods_of(name, rng, batch, heads, queries, tokens=300):
     """Return options without sinks beside which what a row sees, far away, would be nothing."""
     options = MODS[name](rng, batch, heads, queries, tokens)
     return {key: x for key, x in options.items() if key != "sinks" or name != "both"}
+
+
+def check_near(found, wanted, softcap=0.0):
+    """Compare o and lse with those of kernels, or of functions, that do the same otherwise."""
+    allowed = tolerance("int8", softcap)
+    (o, lse), (o_wanted, lse_wanted) = (
+        [np.asarray(x, np.float64) for x in pair] for pair in (found, wanted)
+    )
+    off, norm = (np.sqrt(np.mean(x**2)) for x in (o - o_wanted, o_wanted))
+    assert off <= (2 * allowed.rms + ROUNDING["float16"]) * norm
+    assert_same_lse(lse, lse_wanted, allowed._replace(lse_atol=2 * allowed.lse_atol))
 
 
 @every_place
@@ -107,24 +118,24 @@ def test_expressions_can_say_what_options_say(rng, place, options):
     ):
         found = filled.cache.attend(q, return_lse=True, **mods)
         other = filled.cache.attend(q, return_lse=True, **wanted)
-        for x, y in zip(found, other, strict=True):
-            x, y = (place.host(part).astype(np.float32) for part in (x, y))
-            np.testing.assert_array_equal(np.isneginf(x), np.isneginf(y))
-            np.testing.assert_allclose(x, y, rtol=2e-3, atol=4e-3)
+        check_near(*([place.host(x) for x in pair] for pair in (found, other)))
 
 
 @every_place
 @some_formats
 @pytest.mark.parametrize("queries", [3, MANY])
-def test_a_mask_that_hides_nothing_changes_no_bit(rng, place, options, queries):
+def test_a_mask_that_hides_nothing_changes_nothing(rng, place, options, queries):
     filled = Filled(place, **options).append(rng, [300, 90])
     q, _ = filled.draw(rng, 4, queries, "float16")
     seen = MaskMod("true", reference=lambda: True)
     plain, masked = (
-        [place.host(x).tobytes() for x in filled.cache.attend(q, return_lse=True, **mods)]
+        [place.host(x) for x in filled.cache.attend(q, return_lse=True, **mods)]
         for mods in ({}, {"mask_mod": seen})
     )
-    assert plain == masked
+    if queries == MANY:  # kernels look at each key, by products in another order
+        check_near(masked, plain)
+    else:
+        assert [x.tobytes() for x in masked] == [x.tobytes() for x in plain]
 
 
 @every_place
@@ -197,15 +208,9 @@ def test_many_queries_match_the_reference(rng, place, name, bits):
     mods = mods_of(name, rng, 3, 4, MANY)
     q, values = filled.draw(rng, 4, MANY, "float16")
     found = filled.cache.attend(q, return_lse=True, **in_library(place, mods))
-    o, lse = (place.host(x).astype(np.float64) for x in found)
     how = {"k_bits": bits, "v_bits": bits}
-    wanted, wanted_lse = prefill(
-        values, *filled.cache.codes(), filled.lengths, **how, **as_functions(mods)
-    )
-    assert relative_l1(o, wanted) < 5e-3
-    np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(wanted_lse))
-    seen = np.isfinite(lse)
-    np.testing.assert_allclose(lse[seen], wanted_lse[seen], atol=5e-3)
+    wanted = prefill(values, *filled.cache.codes(), filled.lengths, **how, **as_functions(mods))
+    check_near([place.host(x) for x in found], wanted, mods.get("softcap", 0.0))
 
 
 @every_place
@@ -278,7 +283,7 @@ def test_places_are_those_of_tokens_that_are_there(rng, place):
     filled.cache.evict(0, [0, 1, 2])
     found = place.host(filled.cache.attend(q, **mods)).astype(np.float32)
     alibi = filled.cache.attend(q, alibi_slopes=place.array(slopes, "float32"))
-    np.testing.assert_allclose(found, place.host(alibi).astype(np.float32), atol=4e-3)
+    np.testing.assert_allclose(found, place.host(alibi).astype(np.float32), atol=0.02)
     filled.cache.evict(0, [5])
     for name, mod in (*mods.items(), ("mask_mod", NEAR)):
         with pytest.raises(UnsupportedError, match=f"^{name} counts tokens"):
