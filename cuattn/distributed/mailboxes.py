@@ -1,4 +1,4 @@
-"""Memory of each rank that the others write to: for messages that NCCL takes longer to begin."""
+"""Memory of each rank that the others write to: a way of short messages, without NCCL."""
 
 from __future__ import annotations
 
