@@ -56,10 +56,10 @@ __device__ __forceinline__ bool has_seen_none(float reference, float row_sum) {
   return reference == kNoKeySeen && row_sum == 0.0f;
 }
 
-// What is added to a row's log-sum-exp, unless logits have it already.
+// What is added to a row's log-sum-exp: with a softcap logits have it already.
 template <DecodeSpec S>
 __device__ __forceinline__ float lse_shift_of(const Queries<S>& queries, int row) {
-  return kUnshifted<S> ? 0.0f : queries.lse_shift[row];
+  return S.softcap ? 0.0f : queries.lse_shift[row];
 }
 
 // The rows of sequences without tokens: 0, and -inf or the sink. By one warp of every CTA.

@@ -3,10 +3,6 @@
 #include "attn/user_functions.cuh"
 #include "kv/block_cursor.cuh"
 
-// Whether logits have what smoothing K took from them before the softmax takes them.
-template <DecodeSpec S>
-constexpr bool kUnshifted = S.softcap || S.score_mod;
-
 template <DecodeSpec S>
 struct UserScores {
   int sequence;
@@ -28,10 +24,13 @@ struct UserScores {
     }
     if constexpr (S.score_mod) {
       const int query = queries.query[row];
-      // A softcap has put back what smoothing took.
-      const float score = __fmaf_rn(x, kLn2, S.softcap ? 0.0f : queries.lse_shift[row]);
-      x = kLog2E * user_score_mod(p.user, score, sequence, queries.head[row], query, token,
-                                  query + apart);
+      // What smoothing took, unless a softcap has put it back; the log-sum-exp gets it in the end.
+      const float shift = S.softcap ? 0.0f : queries.lse_shift[row];
+      const float score = __fmaf_rn(x, kLn2, shift);
+      const float y = user_score_mod(p.user, score, sequence, queries.head[row], query, token,
+                                     query + apart);
+      // Logits that stay as they are keep their bits.
+      if (y != score) x = kLog2E * (y - shift);
       return x != -kInf;  // NaN is seen
     }
     return true;

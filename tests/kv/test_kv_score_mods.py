@@ -5,6 +5,7 @@ import pytest
 from helpers.gpu_cases import ROUNDING, assert_same_lse, relative_l1, tolerance
 from helpers.kv_contents_cases import (
     DTYPES,
+    HOST,
     Filled,
     every_place,
     random_pages,
@@ -119,6 +120,32 @@ def test_expressions_can_say_what_options_say(rng, place, options):
         found = filled.cache.attend(q, return_lse=True, **mods)
         other = filled.cache.attend(q, return_lse=True, **wanted)
         check_near(*([place.host(x) for x in pair] for pair in (found, other)))
+
+
+@every_place
+@some_formats
+@pytest.mark.parametrize("others", [{}, {"softcap": 3.0, "window_size": (100, 0)}])
+def test_logits_that_stay_as_they_are_keep_their_bits(rng, place, options, others):
+    filled = Filled(place, **options).append(rng, [300, 90])
+    q, _ = filled.draw(rng, 8, 3, "float16")
+    seen = rng.random((3, 300)) < 0.7
+    array = {"seen": place.array(seen, "bool")}
+    same = ScoreMod("score", reference=lambda score: score)
+    hides = ScoreMod(
+        "seen[q * 300 + kv] ? score : -INFINITY",
+        arrays=array,
+        reference=lambda score, q, kv, seen: np.where(seen[q, kv], score, -np.inf),
+    )
+    shows = MaskMod("seen[q * 300 + kv]", arrays=array, reference=lambda q, kv, seen: seen[q, kv])
+    for mods, wanted in (({"score_mod": same}, {}), ({"score_mod": hides}, {"mask_mod": shows})):
+        found, expected = (
+            [place.host(x) for x in filled.cache.attend(q, return_lse=True, **given, **others)]
+            for given in (mods, wanted)
+        )
+        if place is HOST:  # whose functions add in float64 what smoothing took
+            check_near(found, expected)
+        else:
+            assert [x.tobytes() for x in found] == [x.tobytes() for x in expected]
 
 
 @every_place
