@@ -89,6 +89,9 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     // `s` is not to be read before `finish_scores`.
     auto start_scores_of = [&](const Turn<S.stages>& from) {
       from.wait_full(full);
+      if constexpr (kColumnStarts<S>) {
+        softmax.start_scores(s, storage.scales[from.buffer], rules, a.order != nullptr, lane);
+      }
       start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, from.buffer * H::KTile::bytes));
     };

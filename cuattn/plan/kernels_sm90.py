@@ -29,6 +29,7 @@ class GroupTile:
     order: Order
     tied_steps: bool = False
     float_sums: bool = False
+    column_starts: bool = False
 
 
 def wgmma_serves(target: Target, scheme: Scheme) -> bool:

@@ -67,6 +67,7 @@ class WgmmaSpec(KernelSpec):
     group_registers: int
     tied_steps: bool
     float_sums: bool
+    column_starts: bool
 
     @property
     def prelude(self) -> str:

@@ -32,6 +32,7 @@ struct KeySlope {
   }
   // What multiples of the slope lack then: all before a block's first key.
   __device__ __forceinline__ float base(int block) const {
+    if constexpr (kColumnStarts<S>) return of_key(block * S.block_kv + S.block_kv / 2);
     if (!kSlopeUnits<S> || (kExpression && !slope_is_unit())) return 0.0f;
     return of_key(block * S.block_kv);
   }

@@ -45,11 +45,18 @@ template <auto S>
 __device__ constexpr bool kLinear =
     S.rules.score_slope || (S.rules.alibi && S.is_causal && !S.rules.score_mod);
 
+// Whether sums of Q K^T begin at it (sm90/column_starts.cuh).
+template <auto S>
+__device__ constexpr bool kColumnStarts = [] {
+  if constexpr (requires { S.column_starts; }) return S.column_starts;
+  return false;
+}();
+
 // Whether rules leave exponents as multiples of its slope, which is the slope then: a key adds its
 // place in the block, a constant.
 template <auto S>
 __device__ constexpr bool kSlopeUnits =
-    kLinear<S> && !S.rules.softcap && !S.rules.biased() && !S.q_smooth &&
+    kLinear<S> && !kColumnStarts<S> && !S.rules.softcap && !S.rules.biased() && !S.q_smooth &&
     (S.k_scope == Scope::block || S.k_scope == Scope::sorted);
 
 // Whether what is added to the exponents holds kLog2Bias.

@@ -2,6 +2,7 @@
 #pragma once
 #include "attn/slopes.cuh"
 #include "sm90/capped_scores.cuh"
+#include "sm90/column_starts.cuh"
 #include "sm90/key_exponents.cuh"
 #include "sm90/ruled_scores.cuh"
 
@@ -12,7 +13,8 @@ struct BlockExponents {
   using Scores = typename Raw::Scores;
 
   Slopes<H::kParts> slope;  // exponent = s * slope + base, where rules leave it at that
-  float base;               // of a block, in multiples of ALiBi's slope only
+  float base;               // of a block, with what is linear in the key only
+  ColumnStarts<S> starts;   // with kColumnStarts
   typename CapOf<S, Raw::kCapped>::Type cap;
 
   // s becomes exponents where scales of tokens, or rules, ask for it.
@@ -26,7 +28,9 @@ struct BlockExponents {
                                                : 1.0f;
       float x = H::kTokenK ? 1.0f : row_scale[half] * of_keys;
       // In that of a slope rows have it already.
-      if constexpr (S.rules.change_scores() && !kSlopeUnits<S>) x *= rules.score_unit();
+      if constexpr (S.rules.change_scores() && !kSlopeUnits<S> && !kColumnStarts<S>) {
+        x *= rules.score_unit();
+      }
       return x;
     });
     if constexpr (Raw::kRuled) {
@@ -34,6 +38,12 @@ struct BlockExponents {
                                              lane);
       slope.set([&](int, int) { return rules.unit(); });
       base = rules.base(block);
+    } else if constexpr (kColumnStarts<S>) {
+      base = rules.base(block);
+      if (starts.is_coarse) {
+        const BlockTokens<S> tokens(keys.order, mask.ordered, rules.seqlen_kv, lane);
+        starts.refit(s, slope, rules.slope, tokens, lane);
+      }
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
     }

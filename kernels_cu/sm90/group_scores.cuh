@@ -12,7 +12,7 @@ struct GroupScores {
   // Whether sm90/capped_scores.cuh does what rules ask for.
   static constexpr bool kCapped = S.rules.softcap && !S.rules.alibi && !S.rules.biased() &&
                                   !S.rules.score_mod && !H::kTokenK;
-  static constexpr bool kRuled = S.rules.change_scores() && !kCapped;
+  static constexpr bool kRuled = S.rules.change_scores() && !kCapped && !kColumnStarts<S>;
   // Scales of tokens, and rules, make exponents of scores: floats in their place, or their bits.
   static constexpr bool kExponents = H::kTokenK || kRuled;
   static constexpr bool kAsIntegers = H::kIntegerScores && !kExponents;
@@ -26,10 +26,21 @@ struct GroupScores {
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 
   static __device__ __forceinline__ float value(Acc x) {
-    if constexpr (H::kIntegerScores && kExponents) {
+    if constexpr (kColumnStarts<S>) {
+      return __int_as_float(x) - kMagic;
+    } else if constexpr (H::kIntegerScores && kExponents) {
       return __int_as_float(x);
     } else {
       return static_cast<float>(x);
+    }
+  }
+  // The same plus kStart, which costs nothing.
+  static constexpr float kStart = kColumnStarts<S> ? kMagic : 0.0f;
+  static __device__ __forceinline__ float started(Acc x) {
+    if constexpr (kColumnStarts<S>) {
+      return __int_as_float(x);
+    } else {
+      return value(x);
     }
   }
   static __device__ __forceinline__ bool is_lowest(Acc x) { return bits_of(x) == kLowestBits; }
@@ -63,14 +74,14 @@ struct GroupScores {
     x[3] = four.w;
   }
 
-  // Of a pair of tiles in a row, whose exponents are exponent(s).
+  // Of a pair of tiles in a row, whose exponents are exponent(s + kStart).
   template <bool Masked, class Exponent>
   static __device__ __forceinline__ void exponentials(float (&y)[4], const Scores& s, int pair,
                                                       int half, Exponent exponent) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const Acc x = s[8 * pair + 4 * (e / 2) + 2 * half + e % 2];
-      y[e] = ptx::ex2(exponent(value(x)));
+      y[e] = ptx::ex2(exponent(started(x)));
       if (Masked && is_lowest(x)) y[e] = 0.0f;
     }
   }

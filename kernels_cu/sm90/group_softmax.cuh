@@ -37,7 +37,15 @@ struct GroupSoftmax {
     for (int half = 0; half < 2; ++half) {
       scale[half] = rules.scaled(H::kScaledScores ? item.row_scale[row + 8 * half] : p.scale_log2);
     }
-    rows.start(scale, parking);
+    rows.start(scale, rules.slope, parking);
+  }
+
+  // Of a block whose products are not under way yet.
+  __device__ __forceinline__ void start_scores(Scores& s, const TokenScales<S>& keys,
+                                               const ScoreRules<S>& rules, bool ordered, int lane) {
+    rows.fetch_steepness();
+    exponents.starts.begin(s, rows, keys,
+                           BlockTokens<S>(keys.order, ordered, rules.seqlen_kv, lane), lane);
   }
 
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
@@ -79,6 +87,12 @@ struct GroupSoftmax {
       constexpr bool kMayHide = Masked || S.rules.score_mod;
       intercept[half] = kStepsLog2<S> - (kMayHide && top_of_p == -kInf ? 0.0f : top_of_p);
       if constexpr (kSlopeUnits<S>) intercept[half] += exponents(0, half, of_lane, base);
+      if constexpr (kColumnStarts<S>) {
+        if constexpr (!H::kSorted) {
+          intercept[half] = exponents(0, half, -Raw::kStart, intercept[half]);
+        }
+        block_max[half] += exponents.base;
+      }
       sum[half] = 0.0f;
     }
   }

@@ -3,7 +3,7 @@
 #include "ptx/wgmma.cuh"
 #include "sm90/tile_shape.cuh"
 
-// S = Q K^T. `q` and `k` are descriptors of the tiles.
+// S = Q K^T, onto what `s` holds or not. `q` and `k` are descriptors of the tiles.
 template <WgmmaSpec S, class Acc>
 __device__ __forceinline__ void start_scores(Acc (&s)[TileShape<S>::kScores], u64 q, u64 k) {
   using H = TileShape<S>;
@@ -23,7 +23,7 @@ __device__ __forceinline__ void start_scores(Acc (&s)[TileShape<S>::kScores], u6
   };
   ptx::hold(s);
   ptx::wgmma_fence();
-  step(Bool<false>{}, 0);
+  step(Bool<kColumnStarts<S>>{}, 0);
 #pragma unroll
   for (int i = 1; i < H::kScoreSteps; ++i) step(Bool<true>{}, i);
   ptx::wgmma_commit();

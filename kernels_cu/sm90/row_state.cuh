@@ -17,18 +17,24 @@ struct RowState {
   float sum[2];        // of 2^(exponent - reference), of this lane's columns only
   float scale[2];      // softmax_scale * log2 e * sq: from a score to an exponent, or to one in
                        // multiples of a slope
+  float steepness[2];  // with kColumnStarts, of what a key adds, for a scale of K that is 1
   u32 parking;         // 16 bytes of each thread, and 16 more after those of all threads
   static constexpr u32 kScale = 16 * kWarpgroupSize * S.groups;
 
-  __device__ __forceinline__ void start(const float (&row_scale)[2], u32 smem) {
+  __device__ __forceinline__ void start(const float (&row_scale)[2], float key_slope, u32 smem) {
     parking = smem;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       reference[half] = kNoKeySeen;
       sum[half] = 0.0f;
       scale[half] = row_scale[half];
+      if constexpr (kColumnStarts<S>) steepness[half] = __fdividef(key_slope, scale[half]);
     }
-    if constexpr (kParked) ptx::park(parking + kScale, make_float2(scale[0], scale[1]));
+    if constexpr (kColumnStarts<S>) {
+      ptx::park(parking + kScale, make_float4(scale[0], scale[1], steepness[0], steepness[1]));
+    } else if constexpr (kParked) {
+      ptx::park(parking + kScale, make_float2(scale[0], scale[1]));
+    }
     park();
   }
   __device__ __forceinline__ void fetch_scale() {
@@ -37,6 +43,11 @@ struct RowState {
       scale[0] = x.x;
       scale[1] = x.y;
     }
+  }
+  __device__ __forceinline__ void fetch_steepness() {
+    const float4 x = ptx::fetch_four(parking + kScale);
+    steepness[0] = x.z;
+    steepness[1] = x.w;
   }
   __device__ __forceinline__ void park() const {
     if constexpr (kParked) {

@@ -106,10 +106,13 @@ struct SortedSections {
       const int section = section_of(2 * tile);
       if (e % 2 == 0 && begins_section(tile)) {
         intercept[half] = row_intercept + Sorted::added(keys, section, lane);
+        if constexpr (kColumnStarts<S>) {
+          intercept[half] = exponent(section, half, -Raw::kStart, intercept[half]);
+        }
       }
       const auto x = s[4 * tile + 2 * half + e % 2];
       const float b = Raw::kRuled ? row_intercept : intercept[half];
-      y[e] = ptx::ex2(exponent(section, half, Raw::value(x), b));
+      y[e] = ptx::ex2(exponent(section, half, Raw::started(x), b));
       if (Masked && Raw::is_lowest(x)) y[e] = 0.0f;
       sum[half] = e % 2 == 0 && begins_section(tile) ? y[e] : sum[half] + y[e];
       if (e % 2 == 1 && ends_section(tile)) {

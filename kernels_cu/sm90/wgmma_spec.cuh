@@ -31,6 +31,7 @@ struct WgmmaSpec {
   int group_registers;  // of a thread that attends
   bool tied_steps;      // exponentials of a step of P V wait for a row sum of the one before
   bool float_sums;      // P V is summed on the bits of kMagic, which is taken off O later
+  bool column_starts;   // scores begin at what is linear in the key: sm90/column_starts.cuh
   int num_threads;
   int min_ctas;
   int smem_bytes;
