@@ -104,6 +104,8 @@ class WgmmaSpec(KernelSpec):
         tiles = self.stages * (self.block_kv * row + v_rows * _panels(v_row))
         tiles += self.q_buffers * self.groups * GROUP_ROWS * row
         tiles += 16 * (2 * _WARPGROUP * self.groups if self.p_range is PRange.block else 1)
+        if self.column_starts and self.k_scope is Scope.sorted:
+            tiles += 4 * self.block_kv * 4 * self.groups
         row_scale = self.rows if self.qk.nbytes == 1 else 4
         by_channel = self.pv.coded and self.v_scope is Scope.channel
         channel_scale = self.head_dim_v if by_channel else 4

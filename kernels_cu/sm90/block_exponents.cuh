@@ -21,7 +21,8 @@ struct BlockExponents {
   template <bool Masked>
   __device__ __forceinline__ void begin(Scores& s, const float (&row_scale)[2],
                                         const TokenScales<S>& keys, const ScoreRules<S>& rules,
-                                        const Mask<S>& mask, int block, int group, int lane) {
+                                        const Mask<S>& mask, const float* tokens, int block,
+                                        int group, int lane) {
     slope.set([&](int part, int half) {
       const float of_keys = H::kSorted         ? SortedScores<S>::k_scale(keys, part, lane)
                             : H::kScaledScores ? keys.k[0]
@@ -40,10 +41,7 @@ struct BlockExponents {
       base = rules.base(block);
     } else if constexpr (kColumnStarts<S>) {
       base = rules.base(block);
-      if (starts.is_coarse) {
-        const BlockTokens<S> tokens(keys.order, mask.ordered, rules.seqlen_kv, lane);
-        starts.refit(s, slope, rules.slope, tokens, lane);
-      }
+      if (starts.is_coarse) starts.refit(s, slope, rules.slope, tokens, lane);
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
     }

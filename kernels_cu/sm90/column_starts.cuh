@@ -7,17 +7,15 @@
 // would leave no room for a score, as units are small, a warp's scores begin at kMagic, and get it
 // in a coarser unit.
 #pragma once
-#include "attn/block_tokens.cuh"
-#include "attn/score_rules.cuh"
 #include "attn/slopes.cuh"
+#include "sm90/group_scores.cuh"
 #include "sm90/row_state.cuh"
-#include "sm90/tile_storage.cuh"
+#include "sm90/sorted_tokens.cuh"
 
 template <WgmmaSpec S>
 struct ColumnStarts {
   using H = TileShape<S>;
   using Scores = int[H::kScores];
-  using OfParts = Slopes<H::kParts>;
   static constexpr float kCentre = S.block_kv / 2;
   static constexpr float kLargestScore = 127.0f * 127.0f * S.head_dim;
   // On either side of kMagic, less what sums of rounded numbers are larger.
@@ -30,67 +28,80 @@ struct ColumnStarts {
 
   // Of a block whose products are to be added to `s`.
   __device__ __forceinline__ void begin(Scores& s, const RowState<S>& rows,
-                                        const TokenScales<S>& keys, BlockTokens<S> tokens,
-                                        int lane) {
-    OfParts steps;
+                                        const TokenScales<S>& keys, float* tokens,
+                                        bool ordered, int lane) {
+    if constexpr (H::kSorted) put_tokens(tokens, keys.order, ordered, lane);
+    // With a scale that is 0 they do not fit.
+    float inverse[H::kParts];
+    const float steepest = fmaxf(fabsf(rows.steepness[0]), fabsf(rows.steepness[1]));
     bool fits = true;
 #pragma unroll
     for (int part = 0; part < H::kParts; ++part) {
-      const float of_keys = H::kSorted ? keys.k[lane % 4 * kSections + part] : keys.k[0];
-      const float inverse = ptx::rcp(of_keys);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        steps.at[part][half] = rows.steepness[half] * inverse;
-        fits = fits && fabsf(steps.at[part][half]) <= kSteepest;
-      }
+      inverse[part] = ptx::rcp(fmaxf(keys.k[H::kSorted ? lane % 4 * kSections + part : 0], kLeast));
+      fits = fits && steepest * inverse[part] <= kSteepest;
     }
     is_coarse = !__all_sync(0xffffffffu, fits);
-    steps.set([&](int part, int half) { return is_coarse ? 0.0f : steps.at[part][half]; });
-    each_start(tokens, steps, lane,
-               [&](int i, int, int, float start) { s[i] = __float_as_int(start); });
+    float steepness[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      steepness[half] = is_coarse ? 0.0f : rows.steepness[half];
+    }
+    each_start(
+        tokens, lane,
+        [&](int part, int half) { return steepness[half] * inverse[part]; },
+        [&](int i, int, float start) { s[i] = __float_as_int(start); });
   }
 
   // Of scores that began at kMagic: `slope` is that of a score, and becomes that of the new unit.
-  __device__ __forceinline__ void refit(Scores& s, OfParts& slope, float of_key,
-                                        BlockTokens<S> tokens, int lane) const {
-    OfParts unit, of_score, steps;
-    unit.set([&](int part, int half) {
-      const float most = __fmaf_rn(slope.at[part][half], kLargestScore, fabsf(of_key) * kCentre);
-      return __fmaf_rn(most, 1.0f / kRoom, 0x1p-120f);  // no zero, which it is divided by
-    });
-    of_score.set([&](int part, int half) {
-      return __fdividef(slope.at[part][half], unit.at[part][half]);
-    });
-    steps.set([&](int part, int half) { return __fdividef(of_key, unit.at[part][half]); });
-    each_start(tokens, steps, lane, [&](int i, int part, int half, float start) {
-      const float score = __int_as_float(s[i]) - kMagic;
-      s[i] = __float_as_int(__fmaf_rn(score, of_score.at[part][half], start));
-    });
-    slope = unit;
+  __device__ __forceinline__ void refit(Scores& s, Slopes<H::kParts>& slope,
+                                        float of_key, const float* tokens, int lane) const {
+    float of_score[2];
+    each_start(
+        tokens, lane,
+        [&](int part, int half) {
+          float& unit = slope.at[part][half];
+          const float most = __fmaf_rn(unit, kLargestScore, fabsf(of_key) * kCentre);
+          const float next = __fmaf_rn(most, 1.0f / kRoom, kLeast);
+          const float inverse = ptx::rcp(next);
+          of_score[half] = unit * inverse;
+          unit = next;
+          return of_key * inverse;
+        },
+        [&](int i, int half, float start) {
+          const float score = __int_as_float(s[i]) - kMagic;
+          s[i] = __float_as_int(__fmaf_rn(score, of_score[half], start));
+        });
   }
 
  private:
-  // put(i, part, half, start) for each of a lane's scores, of a key that adds steps.at[part][half]
-  // more than the one before it.
-  template <class Put>
-  static __device__ __forceinline__ void each_start(BlockTokens<S>& tokens, const OfParts& steps,
-                                                    int lane, const Put& put) {
-    const float first = first_column<S>(lane) - BlockTokens<S>::kOffset - kCentre;
-    OfParts origin;
-    origin.set([&](int part, int half) {
-      return __fmaf_rn(first, steps.at[part][half], kMagic);
-    });
+  // What is divided by is no less.
+  static constexpr float kLeast = 0x1p-120f;
+
+  // put(i, half, start) for each of a lane's scores, of a key that adds steps(part, half) more than
+  // the one before it, in units of the score.
+  template <class Steps, class Put>
+  static __device__ __forceinline__ void each_start(const float* tokens, int lane,
+                                                    const Steps& steps, const Put& put) {
+    float step[2];
+    float origin[2];
+    float of_pair[4];
 #pragma unroll
     for (int tile = 0; tile < H::kKeyTiles; ++tile) {
-      tokens.come_to(tile);
-      const int part = H::part_of(tile);
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float token = tokens.shifted(tile, e);
+      if (tile == 0 || H::part_of(tile) != H::part_of(tile - 1)) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          put(4 * tile + 2 * half + e, part, half,
-              __fmaf_rn(token, steps.at[part][half], origin.at[part][half]));
+          step[half] = steps(H::part_of(tile), half);
+          origin[half] = H::kSorted ? kMagic
+                                    : __fmaf_rn(first_column<S>(lane) - kCentre, step[half], kMagic);
+        }
+      }
+      if (H::kSorted && tile % 2 == 0) GroupScores<S>::load_four(of_pair, tokens, tile / 2, lane);
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float token = H::kSorted ? of_pair[tile % 2 * 2 + e] : 8 * tile + e;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          put(4 * tile + 2 * half + e, half, __fmaf_rn(token, step[half], origin[half]));
         }
       }
     }

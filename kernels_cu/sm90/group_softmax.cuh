@@ -42,19 +42,20 @@ struct GroupSoftmax {
 
   // Of a block whose products are not under way yet.
   __device__ __forceinline__ void start_scores(Scores& s, const TokenScales<S>& keys,
-                                               const ScoreRules<S>& rules, bool ordered, int lane) {
+                                               float* tokens, bool ordered, int lane) {
     rows.fetch_steepness();
-    exponents.starts.begin(s, rows, keys,
-                           BlockTokens<S>(keys.order, ordered, rules.seqlen_kv, lane), lane);
+    exponents.starts.begin(s, rows, keys, tokens, ordered, lane);
   }
 
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
-                                        const ScoreRules<S>& rules, const Mask<S>& mask, int block,
-                                        int group, int lane, Rescale rescale) {
+                                        const ScoreRules<S>& rules, const Mask<S>& mask,
+                                        const float* tokens, int block, int group, int lane,
+                                        Rescale rescale) {
     rows.fetch_scale();
-    exponents.template begin<Masked>(s, rows.scale, keys, rules, mask, block, group, lane);
+    exponents.template begin<Masked>(s, rows.scale, keys, rules, mask, tokens, block, group,
+                                        lane);
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];

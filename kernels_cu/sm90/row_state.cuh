@@ -28,7 +28,10 @@ struct RowState {
       reference[half] = kNoKeySeen;
       sum[half] = 0.0f;
       scale[half] = row_scale[half];
-      if constexpr (kColumnStarts<S>) steepness[half] = __fdividef(key_slope, scale[half]);
+      // Of a row whose scale is 0 it is not NaN, which comparisons may leave out.
+      if constexpr (kColumnStarts<S>) {
+        steepness[half] = scale[half] == 0.0f ? kInf : __fdividef(key_slope, scale[half]);
+      }
     }
     if constexpr (kColumnStarts<S>) {
       ptx::park(parking + kScale, make_float4(scale[0], scale[1], steepness[0], steepness[1]));

@@ -37,8 +37,20 @@ struct alignas(16) ItemConstants {
   Item<S> item;
 };
 
+// Of each warp, the floats of sm90/sorted_tokens.cuh.
+template <int Warps>
+struct WarpTokens {
+  float tokens[Warps][kSortedBlock];
+  __device__ __forceinline__ float* of_warp(int warp) { return tokens[warp]; }
+};
+template <>
+struct WarpTokens<0> {
+  __device__ __forceinline__ float* of_warp(int) { return nullptr; }
+};
+
 template <WgmmaSpec S>
-struct alignas(1024) TileStorage {
+struct alignas(1024) TileStorage
+    : WarpTokens<kColumnStarts<S> && TileShape<S>::kSorted ? 4 * S.groups : 0> {
   using H = TileShape<S>;
   u8 k[S.stages][H::KTile::bytes];
   u8 v[S.stages][H::VTile::bytes];
