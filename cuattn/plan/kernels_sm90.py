@@ -18,6 +18,9 @@ __all__ = ["INTEGER_O_KEYS", "wgmma_serves", "wgmma_spec"]
 # of int32 is shifted right where the reference of P moves, which makes no number larger.
 INTEGER_O_KEYS = (2**31 - 1) // (255 * 127)
 
+# Channels of Q and K whose sums of products leave room for more than themselves in 22 bits.
+_MOST_STARTED = 192
+
 
 @dataclass(frozen=True)
 class GroupTile:
@@ -101,6 +104,12 @@ def wgmma_spec(
         tile = roomy if is_narrow else replace(tile, order=Order.in_turn)
     elif _plain(qk, pv, k_scope, v_scope) or k_scope is Scope.sorted:
         tile = _ruled(tile, rules, k_scope, p_range, head_dim_v)
+    if _starts_at_columns(scheme, qk, k_scope, head_dim, mask):
+        # What they save makes of such kernels what plain ones are.
+        of_wide = head_dim_v == 128 and not rules.mapped and _plain(qk, pv, k_scope, v_scope)
+        floats = tile.float_sums or (of_wide and scheme.p_terms == 1)
+        tied = tile.tied_steps and not floats
+        tile = replace(tile, column_starts=True, float_sums=floats, tied_steps=tied)
     if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:
@@ -172,6 +181,20 @@ def _ruled(
         if rules == Rules(sinks=True):
             return replace(tile, float_sums=is_local and not is_sorted)
     return tile
+
+
+def _starts_at_columns(
+    scheme: Scheme, qk: Type, k_scope: Scope, head_dim: int, mask: tuple[bool, Rules]
+) -> bool:
+    """Whether scores begin at what is linear in the key, for which int32 has the room."""
+    is_causal, rules = mask
+    of_alibi = rules.alibi and is_causal and rules.score_mod is None
+    is_linear = rules.score_slope is not None or of_alibi
+    if not is_linear or rules.softcap or rules.biased or scheme.smooth_q != "none":
+        return False
+    is_local = scheme.p_range == PRange.block.value
+    shared = qk is Type.int8 and k_scope in (Scope.block, Scope.sorted)
+    return is_local and shared and head_dim <= _MOST_STARTED
 
 
 def _plain(qk: Type, pv: Type, k_scope: Scope, v_scope: Scope) -> bool:

@@ -12,7 +12,7 @@ struct KeySlope {
   // to add products to them, which does that too; an expression can be asked key by key.
   static constexpr bool kExpression = S.rules.score_slope;
   static constexpr float kLargest = kExpression ? 0x1p4f : 0x1p40f;
-  static_assert(!kExpression || kSlopeUnits<S>);
+  static_assert(!kExpression || kSlopeUnits<S> || kColumnStarts<S>);
 
   float slope;    // in units of log 2, but the natural one before an expression that is not linear;
                   // of an expression NaN if it has to be asked
@@ -30,10 +30,15 @@ struct KeySlope {
   __device__ __forceinline__ bool slope_is_unit() const {
     return slope >= 0x1p-40f && slope <= kLargest;
   }
-  // What multiples of the slope lack then: all before a block's first key.
+  // Whether an expression is not asked key by key.
+  __device__ __forceinline__ bool is_linear() const {
+    return kColumnStarts<S> ? fabsf(slope) < kInf : slope_is_unit();
+  }
+  // What scores lack then: all before a block's first key, or its middle if they begin at the rest.
   __device__ __forceinline__ float base(int block) const {
+    if (kExpression && !is_linear()) return 0.0f;
     if constexpr (kColumnStarts<S>) return of_key(block * S.block_kv + S.block_kv / 2);
-    if (!kSlopeUnits<S> || (kExpression && !slope_is_unit())) return 0.0f;
+    if (!kSlopeUnits<S>) return 0.0f;
     return of_key(block * S.block_kv);
   }
   // The same from there to the key that a lane's are counted from, as a multiple. The maxima of

@@ -52,8 +52,11 @@ struct ScoreRules : KeySlope<S> {
       slope = kLog2e * mask.user.slope();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if (!(fabsf(row_term(half)) <= kLargestTerm)) slope = kNaN;
+        const float term = fabsf(row_term(half));
+        if (!(kColumnStarts<S> ? term < kInf : term <= kLargestTerm)) slope = kNaN;
       }
+      // Of all rows of a warp, or none.
+      if (kColumnStarts<S> && __any_sync(0xffffffffu, !this->is_linear())) slope = kNaN;
     }
   }
 
@@ -127,7 +130,7 @@ struct ScoreRules : KeySlope<S> {
   // What linear distances leave out is the same for all keys of a row.
   __device__ __forceinline__ void finish(float (&reference)[2]) const {
     if constexpr (kExpression) {
-      if (!slope_is_unit()) return;
+      if (!this->is_linear()) return;
       const ScoreRules rules = anew();
 #pragma unroll
       for (int half = 0; half < 2; ++half) reference[half] += kLog2e * rules.row_term(half);

@@ -1,6 +1,7 @@
 // From the scores of a block to exponents of base 2: by a slope, or by what rules and scales say.
 #pragma once
 #include "attn/slopes.cuh"
+#include "sm90/asked_scores.cuh"
 #include "sm90/capped_scores.cuh"
 #include "sm90/column_starts.cuh"
 #include "sm90/key_exponents.cuh"
@@ -41,7 +42,13 @@ struct BlockExponents {
       base = rules.base(block);
     } else if constexpr (kColumnStarts<S>) {
       base = rules.base(block);
-      if (starts.is_coarse) starts.refit(s, slope, rules.slope, tokens, lane);
+      if (starts.is_coarse) {
+        if (S.rules.score_slope && !__all_sync(0xffffffffu, rules.is_linear())) {
+          ask_scores<S>(s, keys, rules, mask.ordered, block, lane);
+        } else {
+          starts.refit(s, slope, rules.slope, tokens, lane);
+        }
+      }
     } else if constexpr (H::kTokenK) {
       apply_key_scales<S>(s, keys, row_scale, group, lane);
     }

@@ -22,6 +22,9 @@ struct GroupScores {
       kExponents && H::kIntegerScores && (kBiased<S> || kCapUnits<S>) &&
       S.p_range == PRange::block;
   static constexpr bool kUnitSlope = kExponents && !kCapUnits<S> && !kSlopeUnits<S>;
+  // Whether a key may be the lowest: expressions that are asked may make it so.
+  template <bool Masked>
+  static constexpr bool kMayHide = Masked || (kColumnStarts<S> && S.rules.score_mod);
   // Below every score: what stands for a key that is not seen.
   static constexpr int kLowestBits = kAsIntegers ? 0x80000000 : 0xff800000;
 

@@ -72,7 +72,7 @@ struct GroupSoftmax {
           [&](auto& tops) { exponents.template know_maxima<Masked>(s, tops, rules); }, exponents);
     } else if constexpr (kLocal) {
       Raw::template across_row<kHides>(s, top, mask, of_lane);
-      Raw::template in_log2<Masked>(block_max, top, in_log2);
+      Raw::template in_log2<Raw::template kMayHide<Masked>>(block_max, top, in_log2);
     } else {
       // Lanes compare what they have; the maximum of the row is wanted only where one is exceeded.
       Raw::template in_log2<Masked>(block_max, top, in_log2);

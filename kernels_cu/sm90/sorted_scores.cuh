@@ -54,7 +54,8 @@ struct SortedScores {
       for (int section = 0; section < kSections; ++section) {
         const float x = exponent(section, half, Raw::value(top[half][section]),
                                  added(keys, section, lane));
-        m[half] = fmaxf(m[half], Masked && Raw::is_lowest(top[half][section]) ? -kInf : x);
+        constexpr bool kMayHide = Raw::template kMayHide<Masked>;
+        m[half] = fmaxf(m[half], kMayHide && Raw::is_lowest(top[half][section]) ? -kInf : x);
       }
     }
 #pragma unroll
