@@ -105,11 +105,10 @@ def wgmma_spec(
     elif _plain(qk, pv, k_scope, v_scope) or k_scope is Scope.sorted:
         tile = _ruled(tile, rules, k_scope, p_range, head_dim_v)
     if _starts_at_columns(scheme, qk, k_scope, head_dim, mask):
-        # What they save makes of such kernels what plain ones are.
-        of_wide = head_dim_v == 128 and not rules.mapped and _plain(qk, pv, k_scope, v_scope)
-        floats = tile.float_sums or (of_wide and scheme.p_terms == 1)
-        tied = tile.tied_steps and not floats
-        tile = replace(tile, column_starts=True, float_sums=floats, tied_steps=tied)
+        tile = replace(tile, column_starts=True)
+        if tile.groups == 3 and head_dim_v == 128:
+            tied = k_scope is Scope.sorted
+            tile = replace(tile, order=Order.in_turn, tied_steps=tied)
     if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)
     if scheme.p_matrices == 2:

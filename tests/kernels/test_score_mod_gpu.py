@@ -120,7 +120,8 @@ def test_expressions_can_say_what_options_say(rng, scheme):
         close(run(arrays, how, **mods), run(arrays, how, **options), scheme, slack=slack)
 
 
-# Slopes of heads that a kernel takes for its unit, and those for which it asks key by key.
+# Slopes of heads that a kernel takes for its unit or begins scores at, or not, and those for which
+# it asks key by key.
 STEEP = np.float32([0.25, 2.0**-9, 0.0, -0.125])
 ODD = np.float32([0.5, np.inf, np.nan, 100.0])
 

@@ -1,6 +1,7 @@
 """Windows, caps, sinks, slopes and masks on a GPU: against the emulation of the same codes."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -152,6 +153,21 @@ def test_what_changes_nothing_gives_the_same_bits(rng, scheme, is_causal):
             assert found.tobytes() == o.tobytes()
         else:
             np.testing.assert_allclose(found, o, atol=2e-3, rtol=2e-3)
+
+
+# Of Q, and slopes of heads: in the first case the steepest leave scores no room in 22 bits, in the
+# second all that are not 0, and blocks of K without smoothing have scales that are 0.
+@pytest.mark.parametrize("gain", [1.0, 2.0**-7])
+@pytest.mark.parametrize("scheme", [x for x in ("int8", "int8-block", "int8-fast") if x in SCHEMES])
+def test_slopes_of_any_size_beside_scores_of_any_size(rng, scheme, gain):
+    q, k, v = make(rng, heads=(4, 2), seqlens=(200, 450), head_dim=128)
+    k[:, :1, 120:400] = 0
+    slopes = np.float32([0.0, -0.125, 0.75, 8.0])
+    arrays = [on_gpu(x, "float32") for x in (gain * q, k, v)]
+    for how in (SCHEMES[scheme], replace(SCHEMES[scheme], smooth_k="none")):
+        options = {"is_causal": True, "alibi_slopes": slopes}
+        result = run(arrays, how, **in_library(options, "float32", on_gpu))
+        check(result, arrays, how, **options)
 
 
 # Of 512 keys these are hidden: two whole blocks of 128, or one key of a block that is seen.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -17,6 +18,7 @@ from cuattn.specs.attention import AttentionSpec, PRange, Scope, Type
 from cuattn.specs.coding import stored_scope
 from cuattn.specs.quantize import QuantizeSpec
 from cuattn.specs.rotate import RotateSpec
+from cuattn.specs.rules import Rules
 from cuattn.specs.smoothing import BlockMeansSpec, DeltaSpec
 from cuattn.specs.stats import FinishSpec, StatsSpec
 from cuattn.specs.unpack import UnpackSpec
@@ -270,3 +272,21 @@ def test_less_shared_memory_takes_rows_before_stages():
     tiny = replace(TARGETS["86"], max_smem_per_cta=1000)
     with pytest.raises(UnsupportedError, match="needs more shared memory than the 1000 bytes"):
         attention_spec(PRESETS["fp16"], 256, Type.fp16, False, tiny)
+
+
+def test_scores_begin_at_what_is_linear_in_the_key_where_they_have_room():
+    """One unit of the scores of a lane's keys, of integers that leave room in 22 bits."""
+    begun = set()
+    for name, head_dim, causal, arch in product(
+        ("int8", "int8-block", "int8-fast", "int8-token", "fp16"),
+        (64, 128, 192, 256),
+        (False, True),
+        ("80", "90a"),
+    ):
+        kind = PRESETS[name], head_dim, Type.fp16, causal, TARGETS[arch]
+        for rules in (Rules(alibi=True), Rules(alibi=True, softcap=True), Rules()):
+            spec = attention_spec(*kind, rules=rules)
+            if getattr(spec, "column_starts", False):
+                assert (causal, arch, rules) == (True, "90a", Rules(alibi=True))
+                begun.add((name, head_dim))
+    assert begun == set(product(("int8", "int8-block"), (64, 128, 192)))
