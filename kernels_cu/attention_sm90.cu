@@ -24,7 +24,6 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
   if constexpr (kColumnStarts<S>) lane = ptx::opaque(lane);
   const int warp = ptx::warp_number();
   const int group = warp / 4;
-  float* const tokens = storage.of_warp(warp);
   const int item_row = warp * 16 + lane / 4;  // the first of two
   const u32 full = ptx::smem_address(storage.full);
   const u32 empty = ptx::smem_address(storage.empty);
@@ -58,6 +57,7 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
 
     Accumulator<S.integer_o> o[H::kOutput] = {};
     GroupSoftmax<S> softmax;
+    softmax.exponents.starts.tokens = storage.of_warp(warp);
     softmax.start(a, constants, rules, item_row, ptx::smem_address(storage.rows + threadIdx.x));
     typename GroupSoftmax<S>::Scores s;
     u32 probabilities[kTerms<S>][H::kProbabilities];
@@ -92,8 +92,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
     auto start_scores_of = [&](const Turn<S.stages>& from) {
       from.wait_full(full);
       if constexpr (kColumnStarts<S>) {
-        softmax.start_scores(s, storage.scales[from.buffer], tokens, a.order != nullptr,
-                             lane);
+        softmax.exponents.starts.begin(s, softmax.rows, storage.scales[from.buffer],
+                                       a.order != nullptr, lane);
       }
       start_scores<S>(s, ptx::advance(q_tile, q.buffer * S.groups * H::QTile::bytes),
                       ptx::advance(k_tile, from.buffer * H::KTile::bytes));
@@ -134,8 +134,8 @@ __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& sto
                         group);
       }
       softmax.template begin<kMasked>(s, keys, rules,
-                                      Mask<S>(a, rules.mask, warp_row, block, lane), tokens, block,
-                                      group, lane, rescale);
+                                      Mask<S>(a, rules.mask, warp_row, block, lane), block, group,
+                                      lane, rescale);
       if constexpr (S.order == Order::interleaved) {
         static_assert(S.order != Order::interleaved || (H::kSlices == 1 && kTerms<S> == 1));
         Accumulator<H::kIntegerValues> own[H::kFlush ? H::kSlice : 1];

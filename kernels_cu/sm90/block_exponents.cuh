@@ -22,8 +22,7 @@ struct BlockExponents {
   template <bool Masked>
   __device__ __forceinline__ void begin(Scores& s, const float (&row_scale)[2],
                                         const TokenScales<S>& keys, const ScoreRules<S>& rules,
-                                        const Mask<S>& mask, const float* tokens, int block,
-                                        int group, int lane) {
+                                        const Mask<S>& mask, int block, int group, int lane) {
     slope.set([&](int part, int half) {
       const float of_keys = H::kSorted         ? SortedScores<S>::k_scale(keys, part, lane)
                             : H::kScaledScores ? keys.k[0]
@@ -46,7 +45,7 @@ struct BlockExponents {
         if (S.rules.score_slope && !__all_sync(0xffffffffu, rules.is_linear())) {
           ask_scores<S>(s, keys, rules, mask.ordered, block, lane);
         } else {
-          starts.refit(s, slope, rules.slope, tokens, lane);
+          starts.refit(s, slope, rules.slope, lane);
         }
       }
     } else if constexpr (H::kTokenK) {
@@ -58,6 +57,12 @@ struct BlockExponents {
   template <bool Masked, class Tops>
   __device__ __forceinline__ void know_maxima(Scores& s, Tops& top, const ScoreRules<S>& rules) {
     if constexpr (Raw::kCapped) cap.template begin<Masked>(s, top, slope, rules);
+  }
+
+  // With kColumnStarts scores come with kStart, and maxima without the base.
+  __device__ __forceinline__ void settle(float& intercept, float& block_max, int half) const {
+    if constexpr (!H::kSorted) intercept = (*this)(0, half, -Raw::kStart, intercept);
+    block_max += base;
   }
 
   // Of what is in the place of a score of some part of the block, with something added.

@@ -24,12 +24,13 @@ struct ColumnStarts {
   static_assert(!kColumnStarts<S> || (H::kIntegerScores && kSteepest > 0.0f));
   static_assert(!kColumnStarts<S> || (S.p_range == PRange::block && !H::kTokenK));
 
+  float* tokens;   // in shared memory, of the warp: sm90/sorted_tokens.cuh
   bool is_coarse;  // of the block at hand, in this warp
 
   // Of a block whose products are to be added to `s`.
-  __device__ __forceinline__ void begin(Scores& s, const RowState<S>& rows,
-                                        const TokenScales<S>& keys, float* tokens,
+  __device__ __forceinline__ void begin(Scores& s, RowState<S>& rows, const TokenScales<S>& keys,
                                         bool ordered, int lane) {
+    rows.fetch_steepness();
     if constexpr (H::kSorted) put_tokens(tokens, keys.order, ordered, lane);
     // With a scale that is 0 they do not fit.
     float inverse[H::kParts];
@@ -47,17 +48,17 @@ struct ColumnStarts {
       steepness[half] = is_coarse ? 0.0f : rows.steepness[half];
     }
     each_start(
-        tokens, lane,
+        lane,
         [&](int part, int half) { return steepness[half] * inverse[part]; },
         [&](int i, int, float start) { s[i] = __float_as_int(start); });
   }
 
   // Of scores that began at kMagic: `slope` is that of a score, and becomes that of the new unit.
   __device__ __forceinline__ void refit(Scores& s, Slopes<H::kParts>& slope,
-                                        float of_key, const float* tokens, int lane) const {
+                                        float of_key, int lane) const {
     float of_score[2];
     each_start(
-        tokens, lane,
+        lane,
         [&](int part, int half) {
           float& unit = slope.at[part][half];
           const float most = __fmaf_rn(unit, kLargestScore, fabsf(of_key) * kCentre);
@@ -80,8 +81,7 @@ struct ColumnStarts {
   // put(i, half, start) for each of a lane's scores, of a key that adds steps(part, half) more than
   // the one before it, in units of the score.
   template <class Steps, class Put>
-  static __device__ __forceinline__ void each_start(const float* tokens, int lane,
-                                                    const Steps& steps, const Put& put) {
+  __device__ __forceinline__ void each_start(int lane, const Steps& steps, const Put& put) const {
     float step[2];
     float origin[2];
     float of_pair[4];

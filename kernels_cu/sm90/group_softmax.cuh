@@ -40,22 +40,13 @@ struct GroupSoftmax {
     rows.start(scale, rules.slope, parking);
   }
 
-  // Of a block whose products are not under way yet.
-  __device__ __forceinline__ void start_scores(Scores& s, const TokenScales<S>& keys,
-                                               float* tokens, bool ordered, int lane) {
-    rows.fetch_steepness();
-    exponents.starts.begin(s, rows, keys, tokens, ordered, lane);
-  }
-
   // Finds the maxima of a block of scores and what follows from them; see RowState for `rescale`.
   template <bool Masked, class Rescale>
   __device__ __forceinline__ void begin(Scores& s, const TokenScales<S>& keys,
-                                        const ScoreRules<S>& rules, const Mask<S>& mask,
-                                        const float* tokens, int block, int group, int lane,
-                                        Rescale rescale) {
+                                        const ScoreRules<S>& rules, const Mask<S>& mask, int block,
+                                        int group, int lane, Rescale rescale) {
     rows.fetch_scale();
-    exponents.template begin<Masked>(s, rows.scale, keys, rules, mask, tokens, block, group,
-                                        lane);
+    exponents.template begin<Masked>(s, rows.scale, keys, rules, mask, block, group, lane);
     // What rules hide is the lowest already.
     constexpr bool kHides = Masked && !Raw::kRuled;
     Acc top[2];
@@ -88,12 +79,7 @@ struct GroupSoftmax {
       constexpr bool kMayHide = Masked || S.rules.score_mod;
       intercept[half] = kStepsLog2<S> - (kMayHide && top_of_p == -kInf ? 0.0f : top_of_p);
       if constexpr (kSlopeUnits<S>) intercept[half] += exponents(0, half, of_lane, base);
-      if constexpr (kColumnStarts<S>) {
-        if constexpr (!H::kSorted) {
-          intercept[half] = exponents(0, half, -Raw::kStart, intercept[half]);
-        }
-        block_max[half] += exponents.base;
-      }
+      if constexpr (kColumnStarts<S>) exponents.settle(intercept[half], block_max[half], half);
       sum[half] = 0.0f;
     }
   }
