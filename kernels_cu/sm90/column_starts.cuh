@@ -82,6 +82,7 @@ struct ColumnStarts {
   // the one before it, in units of the score.
   template <class Steps, class Put>
   __device__ __forceinline__ void each_start(int lane, const Steps& steps, const Put& put) const {
+    const float first = first_column<S>(lane) - kCentre;
     float step[2];
     float origin[2];
     float of_pair[4];
@@ -91,8 +92,7 @@ struct ColumnStarts {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           step[half] = steps(H::part_of(tile), half);
-          origin[half] = H::kSorted ? kMagic
-                                    : __fmaf_rn(first_column<S>(lane) - kCentre, step[half], kMagic);
+          origin[half] = H::kSorted ? kMagic : __fmaf_rn(first, step[half], kMagic);
         }
       }
       if (H::kSorted && tile % 2 == 0) GroupScores<S>::load_four(of_pair, tokens, tile / 2, lane);

@@ -9,7 +9,7 @@ struct GroupScores : ScoreValues<S> {
   using Values = ScoreValues<S>;
   using typename Values::H, typename Values::Acc, typename Values::Scores;
   using Values::is_lowest, Values::like, Values::lowest;
-  using Values::kCompareBits, Values::started, Values::value;
+  using Values::kCompareBits, Values::larger, Values::started, Values::value;
 
   // A lane's four keys of two adjacent MMA tiles.
   static __device__ __forceinline__ void load_four(float (&x)[4], const float* of, int pair,
@@ -49,9 +49,9 @@ struct GroupScores : ScoreValues<S> {
           x0 = mask.sees(tile, 2 * half) ? x0 : lowest();
           x1 = mask.sees(tile, 2 * half + 1) ? x1 : lowest();
         }
-        m[tile % 2] = Values::template larger<Exact>(Values::template larger<Exact>(m[tile % 2], x0), x1);
+        m[tile % 2] = larger<Exact>(larger<Exact>(m[tile % 2], x0), x1);
       }
-      top[half] = Values::template larger<Exact>(m[0], m[1]);
+      top[half] = larger<Exact>(m[0], m[1]);
       if constexpr (kSlopeUnits<S> && !H::kSorted) {
         top[half] = like(top[half], value(top[half]) + of_lane);
       }
@@ -81,8 +81,8 @@ struct GroupScores : ScoreValues<S> {
     for (int step = 1; step < 4; step *= 2) {
       const Acc other[2] = {__shfl_xor_sync(0xffffffffu, top[0], step),
                             __shfl_xor_sync(0xffffffffu, top[1], step)};
-      top[0] = Values::template larger<Exact>(top[0], other[0]);
-      top[1] = Values::template larger<Exact>(top[1], other[1]);
+      top[0] = larger<Exact>(top[0], other[0]);
+      top[1] = larger<Exact>(top[1], other[1]);
     }
   }
 

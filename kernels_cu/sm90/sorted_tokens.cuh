@@ -1,6 +1,7 @@
 // Which token of a block of sorted keys is in each place, as floats.
 #pragma once
 #include "layout.cuh"
+#include "numeric.cuh"
 
 // In shared memory, by a warp for itself: less half a block, in the order of slots (layout.cuh), so
 // that those of a lane's keys of two tiles are one load. Places of a block without an order are
