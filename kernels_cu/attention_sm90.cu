@@ -21,6 +21,7 @@ template <WgmmaSpec S>
 __device__ __forceinline__ void attend(const WgmmaParams& p, TileStorage<S>& storage) {
   using H = TileShape<S>;
   int lane = threadIdx.x % kWarpSize;
+  // Products wait for what follows from it.
   if constexpr (kColumnStarts<S>) lane = ptx::opaque(lane);
   const int warp = ptx::warp_number();
   const int group = warp / 4;
