@@ -1,6 +1,6 @@
 // Many queries to a KV cache as attention takes them: codes of 8 bits of rows that turn by their
 // positions first, or are padded to the channels of units. Another quantizer makes those of others
-// (quantize.cu). Four lanes have a row.
+// (quantize.cu). Some lanes have a row.
 #include "kv/kv_params.cuh"
 #include "kv/queries_spec.cuh"
 #include "kv/query_row.cuh"

@@ -81,13 +81,19 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
   const int lane = threadIdx.x % kWarpSize;
   Turn<S.stages> turn;
   Turn<kQueryBuffers> query_turn;
+  bool is_first = true;
   Arrivals arrivals;
   for_heads(partition, [&](const HeadShare& head) {
-    const Queries<S>& q = storage.queries[query_turn.buffer];
+    Queries<S>& q = storage.queries[query_turn.buffer];
     BlockSoftmax<S> softmax;
     softmax.start(p, head.at, lane);
     typename DecodeShape<S>::Output o = {};
-    query_turn.wait_full(queries.full);
+    if (is_first) {
+      make_first_queries(p, q, head.at, queries, warp);
+    } else {
+      query_turn.wait_full(queries.full);
+    }
+    is_first = false;
     const int skipped = partition.hidden_blocks(head.at.length);
     const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
@@ -136,7 +142,7 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   if (warp == kComputingWarps) {
     if (has_share) copy_units<S>(p, partition, units, queries.full);
   } else if (warp > kComputingWarps) {
-    if (has_share) prepare_queries<S>(p, storage, partition, queries);
+    if (has_share && !S.batch_invariant) prepare_queries<S>(p, storage, partition, queries);
     store_empty<S>(p);
   } else {
     if (has_share) attend_share<S>(p, storage, partition, units, queries, warp);

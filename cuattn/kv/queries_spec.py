@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from ..common.sizes import ceil_div
 from ..kv_format import KVFormat
+from ..reference.rotation import hadamard_block
 from ..specs.attention import Type
 from ..specs.kernel_spec import KernelSpec
 
 __all__ = ["QueriesSpec"]
 
-# Lanes that have a row: `QueryRow` in kernels_cu/kv/query_row.cuh.
-_LANES = 4
+# Lanes that have a row, each with neighbouring channels: `QueryRow` in kernels_cu/kv/query_row.cuh.
+_MOST_LANES, _LANE_CHANNELS = 16, 8
 
 # Channels of which a thread has more registers: those of a row, as it is and in float32.
 _MANY_CHANNELS = 256
@@ -64,7 +65,12 @@ class QueriesSpec(KernelSpec):
         """CTAs of a multiprocessor."""
         return 3 if self.head_dim == _MANY_CHANNELS else 5
 
-    @classmethod
-    def tiles(cls, rows: int) -> int:
-        """Return the CTAs of one head, of which each has a row for every four threads."""
-        return ceil_div(rows, cls.num_threads // _LANES)
+    @property
+    def rows(self) -> int:
+        """Rows of a CTA."""
+        lanes = min(hadamard_block(self.head_dim) // _LANE_CHANNELS, _MOST_LANES)
+        return self.num_threads // lanes
+
+    def tiles(self, rows: int) -> int:
+        """Return the CTAs of one head of so many rows."""
+        return ceil_div(rows, self.rows)

@@ -1,6 +1,8 @@
-// The warp that prepares queries: the rows of Q of one head after the other, quantized to 8 bits
-// per token, as left operands of Q K^T.
+// Queries: the rows of Q of one head after the other, quantized to 8 bits per token, as left
+// operands of Q K^T. The computing warps make those of a CTA's first head, since they have nothing
+// else to do; one warp makes those of the others ahead of them.
 #pragma once
+#include "kv/block_maxima.cuh"
 #include "kv/head_share.cuh"
 #include "kv/query_row.cuh"
 #include "kv/rope.cuh"
@@ -21,6 +23,15 @@ __device__ __forceinline__ void init_query_ring(const QueryRing& ring) {
   }
 }
 
+// The channels that have a sum of codes, and how lanes share one.
+template <DecodeSpec S>
+struct GroupSums {
+  using Row = QueryRow<S>;
+  static constexpr int kGroup = S.head_dim / Unit<S>::kKGroups;
+  static constexpr int kPieces = max_of(kGroup / (Row::kLanes * Row::kElements), 1);
+  static constexpr int kLanes = min_of(kGroup / Row::kElements, Row::kLanes);
+};
+
 // Makes codes of a row to its place among the operands; their scale is 1 / `factor`. Of nested
 // codes notes their sums.
 template <DecodeSpec S, class Row>
@@ -28,8 +39,8 @@ __device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, flo
                                                int row) {
   constexpr int kElements = QueryRow<S>::kElements;
   constexpr int kPieces = QueryRow<S>::kPieces;
-  constexpr int kGroups = Unit<S>::kKGroups;
-  int sum[kGroups] = {};
+  using Sums = GroupSums<S>;
+  int sum[kPieces / Sums::kPieces] = {};
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) {
     float eight[kElements];
@@ -43,15 +54,18 @@ __device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, flo
       const u32 codes = pack_codes<Type::int8>(eight[e] * factor, eight[e + 1] * factor,
                                                eight[e + 2] * factor, eight[e + 3] * factor);
       operand[word] = codes;
-      int& of_group = sum[i * kGroups / kPieces];
+      int& of_group = sum[i / Sums::kPieces];
       if constexpr (S.nested) of_group = __dp4a(static_cast<int>(codes), 0x01010101, of_group);
     }
   }
   if constexpr (S.nested) {
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      const float all = ptx::sum_across<QueryRow<S>::kLanes>(static_cast<float>(sum[group]));
-      if (threadIdx.x % QueryRow<S>::kLanes == 0) to.code_sum[group][row] = all;
+    for (int i = 0; i < kPieces; i += Sums::kPieces) {
+      const int of_group = sum[i / Sums::kPieces];
+      const float all = ptx::sum_across<Sums::kLanes>(static_cast<float>(of_group));
+      if (threadIdx.x % Sums::kLanes == 0) {
+        to.code_sum[QueryRow<S>::channel(i) / Sums::kGroup][row] = all;
+      }
     }
   }
 }
@@ -80,46 +94,67 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
   }
 }
 
+// Makes the rows of a head that fall to one of several warps.
+template <DecodeSpec S>
+__device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& to,
+                                             const BlockCursor& at, int warp, int warps) {
+  using Row = QueryRow<S>;
+  const int lane = threadIdx.x % kWarpSize;
+  const i64 kv_head =
+      static_cast<i64>(at.sequence) * p.store.num_kv_heads + quotient(at.head, p.row_tiles);
+  const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
+  const bool begun = at.length > bare_tokens(p.store, at.sequence);
+#pragma unroll 1
+  for (int first = warp * Row::kRows; first < S.rows; first += warps * Row::kRows) {
+    const int row = first + lane / Row::kLanes;
+    const RowPlace of = RowPlace::of<S>(p, at.head, row);
+    const i64 element = at.sequence * p.q_stride_batch + of.head * p.q_stride_head +
+                        of.query * p.q_stride_row;
+    const char* from = static_cast<const char*>(p.q) + element * bytes_of(S.input);
+    Row x;
+    if (p.q_aligned) {
+      x.template load<true>(from, of.exists);
+    } else {
+      x.template load<false>(from, of.exists);
+    }
+    if constexpr (S.rope) {
+      // Beside no token, and of no use, are queries before the first one.
+      const int place = max_of(at.length - p.seqlen_q + of.query, 0);
+      const int position =
+          of.exists ? position_of(p.rope, at.sequence, of.query, p.seqlen_q, place) : 0;
+      const TokenTurn<S.input> turned(p.rope, from, position, of.exists);
+      store_query(p, to, ChangedQuery<S>(x, turned), k_offset, begun, row);
+    } else {
+      store_query(p, to, x, k_offset, begun, row);
+    }
+    if (lane % Row::kLanes == 0) note_extras(p, to, at, of, row);
+  }
+}
+
+// Those of a CTA's first head. By all computing warps, who meet behind it.
+template <DecodeSpec S>
+__device__ __forceinline__ void make_first_queries(const DecodeParams& p, Queries<S>& to,
+                                                   const BlockCursor& at, const QueryRing& ring,
+                                                   int warp) {
+  make_queries<S>(p, to, at, warp, kComputingWarps);
+  meet();
+  if (warp == 0) ptx::mbarrier_arrive(ring.full);
+}
+
+// Those of the others. By the warp that prepares queries.
 template <DecodeSpec S>
 __device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeStorage<S>& storage,
                                                 const Partition<S>& partition,
                                                 const QueryRing& ring) {
-  using Row = QueryRow<S>;
-  const int lane = threadIdx.x % kWarpSize;
   Turn<kQueryBuffers> turn;
+  bool is_first = true;
   for_heads(partition, [&](const HeadShare& head) {
-    const BlockCursor& at = head.at;
-    const i64 kv_head =
-        static_cast<i64>(at.sequence) * p.store.num_kv_heads + quotient(at.head, p.row_tiles);
-    const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
-    const bool begun = at.length > bare_tokens(p.store, at.sequence);
-    turn.wait_empty(ring.empty);
-#pragma unroll 1
-    for (int row = lane / Row::kLanes; row < S.rows; row += kWarpSize / Row::kLanes) {
-      const RowPlace of = RowPlace::of<S>(p, at.head, row);
-      const i64 element = at.sequence * p.q_stride_batch + of.head * p.q_stride_head +
-                          of.query * p.q_stride_row;
-      const char* from = static_cast<const char*>(p.q) + element * bytes_of(S.input);
-      QueryRow<S> x;
-      if (p.q_aligned) {
-        x.template load<true>(from, of.exists);
-      } else {
-        x.template load<false>(from, of.exists);
-      }
-      Queries<S>& to = storage.queries[turn.buffer];
-      if constexpr (S.rope) {
-        // Beside no token, and of no use, are queries before the first one.
-        const int place = max_of(at.length - p.seqlen_q + of.query, 0);
-        const int position =
-            of.exists ? position_of(p.rope, at.sequence, of.query, p.seqlen_q, place) : 0;
-        const TokenTurn<S.input> turned(p.rope, from, position, of.exists);
-        store_query(p, to, ChangedQuery<S>(x, turned), k_offset, begun, row);
-      } else {
-        store_query(p, to, x, k_offset, begun, row);
-      }
-      if (lane % Row::kLanes == 0) note_extras(p, to, at, of, row);
+    if (!is_first) {
+      turn.wait_empty(ring.empty);
+      make_queries<S>(p, storage.queries[turn.buffer], head.at, 0, 1);
+      ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
     }
-    ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
+    is_first = false;
     turn.next();
   });
 }
