@@ -31,7 +31,7 @@ struct Partition<S, false> : HeadBlocks<S> {
       recent = p.store.recent_units;
       granule = 1;
     }
-    scan();
+    count_places();
     share = ceil_div<u32>(total, gridDim.x);
     // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
     // powers of two: a head that is cut has to be merged.
@@ -40,6 +40,7 @@ struct Partition<S, false> : HeadBlocks<S> {
       share = share + multiple - 1 & -multiple;
     }
     if constexpr (S.nested) give_heads_shares();
+    scanned = ptx::sum_up_to_lane(places_of(threadIdx.x % kWarpSize));
   }
 
   __device__ __forceinline__ int begin(int cta) const { return min_of(cta * share, total); }
@@ -93,8 +94,10 @@ struct Partition<S, false> : HeadBlocks<S> {
     if constexpr (S.nested) {
       const int first_recent = max_of(ceil_div(length, kUnitTokens) - recent, 0) / kBlockUnits;
       at.behind = min_of(ceil_div(length, kKvBlock) - first_recent, at.blocks);
-      const int shares = ceil_div<u32>(at.places(), granule);
-      at.ahead = shares * granule - at.places();
+      if (granule > 1) {
+        const int shares = ceil_div<u32>(at.places(), granule);
+        at.ahead = shares * granule - at.places();
+      }
     }
   }
 
@@ -102,14 +105,11 @@ struct Partition<S, false> : HeadBlocks<S> {
   static constexpr int kWholes = 16;
 
   // Counts the places of all sequences.
-  __device__ __forceinline__ void scan() {
-    const int lane = threadIdx.x % kWarpSize;
-    scanned = ptx::sum_up_to_lane(places_of(lane));
-    int sum = __shfl_sync(0xffffffffu, scanned, kWarpSize - 1);
-    for (int b = kWarpSize; b < batch; b += kWarpSize) {
-      sum += __shfl_sync(0xffffffffu, ptx::sum_up_to_lane(places_of(b + lane)), kWarpSize - 1);
-    }
-    total = sum * heads;
+  __device__ __forceinline__ void count_places() {
+    u32 sum = 0;
+#pragma unroll 1
+    for (int b = threadIdx.x % kWarpSize; b < batch; b += kWarpSize) sum += places_of(b);
+    total = static_cast<int>(__reduce_add_sync(0xffffffffu, sum)) * heads;
   }
 
   // Lets heads begin where shares do, if these become longer by a sixteenth at most.
@@ -117,6 +117,7 @@ struct Partition<S, false> : HeadBlocks<S> {
     const int of_head = quotient(gridDim.x, batch * heads);  // CTAs
     if (recent == 0 || of_head == 0) return;
     int most = 0;
+#pragma unroll 1
     for (int b = threadIdx.x % kWarpSize; b < batch; b += kWarpSize) {
       most = max_of(most, places_of(b));
     }
@@ -125,7 +126,7 @@ struct Partition<S, false> : HeadBlocks<S> {
     if (even > share + share / kWholes) return;
     share = max_of(even, 1);
     granule = share;
-    scan();
+    count_places();
   }
 
   // 0 beyond the batch.
