@@ -2,7 +2,7 @@
 //
 // Every CTA has an equal share of the blocks of all heads (partition.cuh), or a part of one head
 // (own_parts.cuh). One warp copies them
-// (unit_copies.cuh), one prepares queries (queries.cuh), four compute. Per block of 128 tokens:
+// (unit_copies.cuh), four compute: queries of each head (queries.cuh), and per block of 128 tokens
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
 //   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
 //   visible.note     a mask and expressions of the caller's, if there are any
@@ -77,23 +77,16 @@ struct HeadLoop {
 template <DecodeSpec S>
 __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
                                              const Partition<S>& partition, const UnitRing& units,
-                                             const QueryRing& queries, int warp) {
+                                             int warp) {
   const int lane = threadIdx.x % kWarpSize;
   Turn<S.stages> turn;
-  Turn<kQueryBuffers> query_turn;
-  bool is_first = true;
   Arrivals arrivals;
   for_heads(partition, [&](const HeadShare& head) {
-    Queries<S>& q = storage.queries[query_turn.buffer];
+    Queries<S>& q = storage.queries;
     BlockSoftmax<S> softmax;
     softmax.start(p, head.at, lane);
     typename DecodeShape<S>::Output o = {};
-    if (is_first) {
-      make_first_queries(p, q, head.at, queries, warp);
-    } else {
-      query_turn.wait_full(queries.full);
-    }
-    is_first = false;
+    make_queries(p, q, head.at, warp);
     const int skipped = partition.hidden_blocks(head.at.length);
     const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
@@ -113,8 +106,6 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     store_rows<S>(p, storage, q, softmax, o, head, warp, lane);
     meet();  // also before what `storage` holds of this head is overwritten
     arrivals.arrive(p, partition, head);
-    if (lane == 0) ptx::mbarrier_arrive(queries.empty + 8 * query_turn.buffer);
-    query_turn.next();
   });
   arrivals.merge<S>(p, storage, partition);
 }
@@ -123,16 +114,13 @@ template <DecodeSpec S>
 __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   using Storage = DecodeStorage<S>;
   static_assert(sizeof(Storage) == S.smem_bytes, "cuattn/kv/spec.py and DecodeStorage disagree");
-  static_assert(S.num_threads == kComputingThreads + 2 * kWarpSize);
+  static_assert(S.num_threads == kComputingThreads + kWarpSize);
   extern __shared__ __align__(128) u8 smem[];
   Storage& storage = *reinterpret_cast<Storage*>(smem);
   const UnitRing units{ptx::smem_address(storage.units), ptx::smem_address(storage.full),
                        ptx::smem_address(storage.empty)};
-  const QueryRing queries{ptx::smem_address(storage.queries_full),
-                          ptx::smem_address(storage.queries_empty)};
   if (threadIdx.x == 0) {
     init_unit_ring<S>(units);
-    init_query_ring(queries);
     if constexpr (kBulkCopies) ptx::mbarrier_fence_init();
   }
   __syncthreads();
@@ -140,11 +128,9 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   const int warp = ptx::warp_number();
   const bool has_share = partition.has_share(blockIdx.x);
   if (warp == kComputingWarps) {
-    if (has_share) copy_units<S>(p, partition, units, queries.full);
-  } else if (warp > kComputingWarps) {
-    if (has_share && !S.batch_invariant) prepare_queries<S>(p, storage, partition, queries);
+    if (has_share) copy_units<S>(p, partition, units);
     store_empty<S>(p);
   } else {
-    if (has_share) attend_share<S>(p, storage, partition, units, queries, warp);
+    if (has_share) attend_share<S>(p, storage, partition, units, warp);
   }
 }

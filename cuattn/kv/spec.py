@@ -22,10 +22,8 @@ __all__ = ["KV_BLOCK", "DecodeSpec", "OfFormat", "decode_spec"]
 # Tokens that the decoding kernel takes at a time, and that P is quantized against the maximum of.
 KV_BLOCK = 128
 
-# Of the warps of a CTA that decodes, those that multiply; one more copies, another one prepares
-# queries, of which there are two buffers.
+# Of the warps of a CTA that decodes, those that multiply; one more copies.
 _COMPUTING_WARPS = 4
-_QUERY_BUFFERS = 2
 
 # Shared memory that the driver takes of every CTA.
 _RESERVED_SMEM = 1024
@@ -99,7 +97,7 @@ class DecodeSpec(OfFormat):
     function: ClassVar[str] = "decode_attention"
     params: ClassVar[str] = "DecodeParams"
     params_file: ClassVar[str] = "kv/kv_params.cuh"
-    num_threads: ClassVar[int] = 32 * (_COMPUTING_WARPS + 2)
+    num_threads: ClassVar[int] = 32 * (_COMPUTING_WARPS + 1)
 
     rows: int
     stages: int
@@ -146,12 +144,12 @@ class DecodeSpec(OfFormat):
         # With nested codes also sums of groups of its codes.
         sums = 4 * self.kv_format.k_groups if self.nested else 0
         of_row = 8 * (1 + sum(extras)) + sums
-        queries = _QUERY_BUFFERS * (tiles * 16 * self.head_dim + of_row * self.rows)
+        queries = tiles * 16 * self.head_dim + of_row * self.rows
         groups = self.kv_format.v_groups
         probabilities = groups * tiles * 16 * KV_BLOCK
         # Of each row and warp: maxima of groups, and a sum.
         numbers = 4 * self.rows * _COMPUTING_WARPS * (groups + 1)
-        barriers = 16 * (self.stages + _QUERY_BUFFERS) + 8
+        barriers = 16 * self.stages + 8
         return round_up(units + queries + probabilities + numbers + barriers, 128)
 
 

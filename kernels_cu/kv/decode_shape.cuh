@@ -10,10 +10,9 @@ constexpr int kKvBlock = 128;
 constexpr int kBlockUnits = kKvBlock / kUnitTokens;
 
 // Of each block every computing warp has a quarter of the tokens for its scores, and a quarter of
-// the channels for P V. One more warp copies, and another one prepares queries.
+// the channels for P V. One more warp copies.
 constexpr int kComputingWarps = 4;
 constexpr int kComputingThreads = kComputingWarps * kWarpSize;
-constexpr int kQueryBuffers = 2;
 constexpr int kWarpUnits = kBlockUnits / kComputingWarps;
 
 template <DecodeSpec S>
@@ -114,13 +113,11 @@ struct alignas(128) DecodeStorage {
   using H = DecodeShape<S>;
   static constexpr int kGroups = Unit<S>::kVGroups;
   u8 units[S.stages][kBlockUnits][Unit<S>::kBytes];
-  Queries<S> queries[kQueryBuffers];
+  Queries<S> queries;
   uint4 p[kGroups][H::kTiles][H::kValueSteps][kWarpSize];  // A operands, by lane
   float4 maxima[kGroups][S.rows];                          // of each warp's tokens
   float4 sums[S.rows];                                     // likewise
   u64 full[S.stages];
   u64 empty[S.stages];
-  u64 queries_full[kQueryBuffers];
-  u64 queries_empty[kQueryBuffers];
   u32 arrived[2];  // parts that were there before the CTA's first and its last
 };

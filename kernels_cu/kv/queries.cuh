@@ -1,6 +1,4 @@
-// Queries: the rows of Q of one head after the other, quantized to 8 bits per token, as left
-// operands of Q K^T. The computing warps make those of a CTA's first head, since they have nothing
-// else to do; one warp makes those of the others ahead of them.
+// Queries: the rows of Q of a head, quantized to 8 bits per token, as left operands of Q K^T.
 #pragma once
 #include "kv/block_maxima.cuh"
 #include "kv/head_share.cuh"
@@ -8,20 +6,6 @@
 #include "kv/rope.cuh"
 #include "kv/score_rules.cuh"
 #include "quant/codes.cuh"
-#include "tile/turns.cuh"
-
-// Where the barriers of the two buffers of queries are.
-struct QueryRing {
-  u32 full;
-  u32 empty;
-};
-
-__device__ __forceinline__ void init_query_ring(const QueryRing& ring) {
-  for (int buffer = 0; buffer < kQueryBuffers; ++buffer) {
-    ptx::mbarrier_init(ring.full + 8 * buffer, kWarpSize);
-    ptx::mbarrier_init(ring.empty + 8 * buffer, kComputingWarps);
-  }
-}
 
 // The channels that have a sum of codes, and how lanes share one.
 template <DecodeSpec S>
@@ -94,10 +78,10 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
   }
 }
 
-// Makes the rows of a head that fall to one of several warps.
+// Makes the rows of a head. By the computing warps, who have met behind it.
 template <DecodeSpec S>
 __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& to,
-                                             const BlockCursor& at, int warp, int warps) {
+                                             const BlockCursor& at, int warp) {
   using Row = QueryRow<S>;
   const int lane = threadIdx.x % kWarpSize;
   const i64 kv_head =
@@ -105,7 +89,7 @@ __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& 
   const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
   const bool begun = at.length > bare_tokens(p.store, at.sequence);
 #pragma unroll 1
-  for (int first = warp * Row::kRows; first < S.rows; first += warps * Row::kRows) {
+  for (int first = warp * Row::kRows; first < S.rows; first += kComputingWarps * Row::kRows) {
     const int row = first + lane / Row::kLanes;
     const RowPlace of = RowPlace::of<S>(p, at.head, row);
     const i64 element = at.sequence * p.q_stride_batch + of.head * p.q_stride_head +
@@ -129,32 +113,5 @@ __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& 
     }
     if (lane % Row::kLanes == 0) note_extras(p, to, at, of, row);
   }
-}
-
-// Those of a CTA's first head. By all computing warps, who meet behind it.
-template <DecodeSpec S>
-__device__ __forceinline__ void make_first_queries(const DecodeParams& p, Queries<S>& to,
-                                                   const BlockCursor& at, const QueryRing& ring,
-                                                   int warp) {
-  make_queries<S>(p, to, at, warp, kComputingWarps);
   meet();
-  if (warp == 0) ptx::mbarrier_arrive(ring.full);
-}
-
-// Those of the others. By the warp that prepares queries.
-template <DecodeSpec S>
-__device__ __forceinline__ void prepare_queries(const DecodeParams& p, DecodeStorage<S>& storage,
-                                                const Partition<S>& partition,
-                                                const QueryRing& ring) {
-  Turn<kQueryBuffers> turn;
-  bool is_first = true;
-  for_heads(partition, [&](const HeadShare& head) {
-    if (!is_first) {
-      turn.wait_empty(ring.empty);
-      make_queries<S>(p, storage.queries[turn.buffer], head.at, 0, 1);
-      ptx::mbarrier_arrive(ring.full + 8 * turn.buffer);
-    }
-    is_first = false;
-    turn.next();
-  });
 }

@@ -82,15 +82,10 @@ __device__ __forceinline__ void copy_to_stage(const UnitRing& ring, Turn<S.stage
   turn.next();
 }
 
-// Blocks of its first head that a CTA copies before that head's queries are ready. More would only
-// be in the way of what queries are made from, code among it.
-constexpr int kFirstCopies = 2;
-
-// The computing warps wait for every block, so no copy outlives the CTA. `queries` is the barrier
-// of the first head's queries, which cannot come to the next phase while blocks of it are missing.
+// The computing warps wait for every block, so no copy outlives the CTA.
 template <DecodeSpec S>
 __device__ __forceinline__ void copy_units(const DecodeParams& p, const Partition<S>& partition,
-                                           const UnitRing& ring, u32 queries) {
+                                           const UnitRing& ring) {
   constexpr int kBytes = Unit<S>::kBytes;
   const int lane = threadIdx.x % kWarpSize;
   Turn<S.stages> turn;
@@ -106,7 +101,6 @@ __device__ __forceinline__ void copy_units(const DecodeParams& p, const Partitio
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
 #pragma unroll 1
     for (int block = head.at.block; block < head.last; ++block) {
-      if (head.is_first && block == head.at.block + kFirstCopies) ptx::mbarrier_wait(queries, 0);
       const BlockUnits<S> units(partition, head.at.length, block);
       const u8* from = unit_address(p.store, page, kv_head, units.first + lane, kBytes);
       page = page_in(block + 1);
