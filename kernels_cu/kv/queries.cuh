@@ -83,13 +83,14 @@ template <DecodeSpec S>
 __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& to,
                                              const BlockCursor& at, int warp) {
   using Row = QueryRow<S>;
+  constexpr int kRows = kWarpSize / Row::kLanes;  // of a warp
   const int lane = threadIdx.x % kWarpSize;
   const i64 kv_head =
       static_cast<i64>(at.sequence) * p.store.num_kv_heads + quotient(at.head, p.row_tiles);
   const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
   const bool begun = at.length > bare_tokens(p.store, at.sequence);
 #pragma unroll 1
-  for (int first = warp * Row::kRows; first < S.rows; first += kComputingWarps * Row::kRows) {
+  for (int first = warp * kRows; first < S.rows; first += kComputingWarps * kRows) {
     const int row = first + lane / Row::kLanes;
     const RowPlace of = RowPlace::of<S>(p, at.head, row);
     const i64 element = at.sequence * p.q_stride_batch + of.head * p.q_stride_head +

@@ -10,7 +10,6 @@ template <auto S>
 struct QueryRow {
   static constexpr int kElements = 8;  // that a lane has side by side
   static constexpr int kLanes = min_of(rotation_block(S.head_dim) / kElements, 16);
-  static constexpr int kRows = kWarpSize / kLanes;  // of a warp
   static constexpr int kPieces = S.head_dim / kElements / kLanes;
   static constexpr int kChunks = kElements / Chunk<S.input>::kElements;
   static constexpr int kPerWord = Chunk<S.input>::kPerWord;
