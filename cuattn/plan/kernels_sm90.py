@@ -106,8 +106,8 @@ def wgmma_spec(
         tile = _ruled(tile, rules, k_scope, p_range, head_dim_v)
     if _starts_at_columns(scheme, qk, k_scope, head_dim, mask):
         tile = replace(tile, column_starts=True)
-        if tile.groups == 3 and head_dim_v == 128:
-            tied = k_scope is Scope.sorted
+        if tile.groups == 3 and head_dim_v in (64, 128):
+            tied = k_scope is Scope.sorted or rules.score_slope is not None
             tile = replace(tile, order=Order.in_turn, tied_steps=tied)
     if scheme.smooth_q != "none" and pv.coded and head_dim_v == 128:
         tile = replace(tile, value_slice=64)
