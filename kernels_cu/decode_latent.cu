@@ -88,18 +88,27 @@ __device__ __forceinline__ void attend_latent_share(const DecodeParams& p,
       const LatentTokens<S> tokens(units, warp);
       turn.wait_full(ring.full);
       typename H::Scores s = {};
-      latent_scores<S>(s, storage, tokens, warp);
+      if constexpr (S.warpgroups) {
+        // Into the place of the block before, which all warps are about to have left.
+        latent_scores<S>(s, storage, units, tokens, warp, [&] {
+          if (copies_blocks && (block > head.at.block || !head.is_first)) {
+            copies.next(p, partition, ring);
+          }
+        });
+      } else {
+        latent_scores<S>(s, storage, tokens, warp);
+      }
       const int first = block * kKvBlock;
       if (first + kKvBlock <= all_see) {
         softmax.template step<false>(s, storage, tokens, first, warp);
       } else {
         softmax.template step<true>(s, storage, tokens, first, warp);
       }
-      if (softmax.has_moved()) shrink_output<S>(o, softmax);
+      if (softmax.has_moved(storage, warp)) shrink_output<S>(o, storage, softmax, warp);
       add_latent_values<S>(o, storage, units, softmax, warp);
       __syncwarp();
       if (warp.lane == 0) ptx::mbarrier_arrive(ring.empty + 8 * turn.buffer);
-      if (copies_blocks) copies.next(p, partition, ring);
+      if (!S.warpgroups && copies_blocks) copies.next(p, partition, ring);
       turn.next();
     }
     store_latent_rows<S>(p, storage, softmax, o, head, warp);

@@ -42,6 +42,8 @@ class LatentDecodeSpec(KernelSpec):
         Queries times query heads of a CTA: 16, 32 or 64.
     stages : int
         Blocks of 128 tokens in shared memory.
+    warpgroups : bool
+        Whether products are those of Hopper's warpgroups; of 64 rows, and two stages.
     """
 
     source: ClassVar[str] = "decode_latent.cu"
@@ -56,6 +58,7 @@ class LatentDecodeSpec(KernelSpec):
     rope: Type
     rows: int
     stages: int
+    warpgroups: bool = False
 
     @property
     def smem_bytes(self) -> int:
@@ -63,9 +66,13 @@ class LatentDecodeSpec(KernelSpec):
         units = self.stages * KV_BLOCK // LATENT_UNIT_TOKENS * LatentFormat.whole_bytes
         # Codes and rotary channels of Q, and codes of P.
         operands = self.rows * (LATENT + 2 * ROPE + KV_BLOCK)
-        shares = _WARPS // (2 if self.rows == _ROWS[-1] else 1)
+        row_groups = 4 if self.warpgroups else 2 if self.rows == _ROWS[-1] else 1
+        shares = _WARPS // row_groups
         # Of each row and share a maximum and a sum, and Q's scale.
         numbers = 4 * self.rows * (2 * shares + 1)
+        if self.warpgroups:
+            # Of each row two factors of O, of each token of a block two numbers.
+            numbers += 2 * 4 * (self.rows + KV_BLOCK)
         return round_up(units + operands + numbers + 16 * self.stages + 8, 128)
 
     @property
@@ -126,7 +133,8 @@ def latent_decode_spec(element: Type, rope: Type, rows: int, target: Target) -> 
     room = min(target.max_smem_per_sm - _RESERVED_SMEM, target.max_smem_per_cta)
     for count in reversed(_ROWS[: _ROWS.index(of_cta) + 1]):
         for stages in (2, 1):
-            spec = LatentDecodeSpec(element, rope, count, stages)
+            warpgroups = target.arch == "90a" and (count, stages) == (_ROWS[-1], 2)
+            spec = LatentDecodeSpec(element, rope, count, stages, warpgroups)
             if spec.smem_bytes <= room:
                 return spec
     found = f"sm_{target.arch} has {room} bytes of shared memory for a CTA"

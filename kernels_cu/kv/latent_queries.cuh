@@ -1,4 +1,4 @@
-// Rows of Q as left operands: 512 channels quantized to 8 bits per row, 64 in the cache's type.
+// Rows of Q as operands: 512 channels quantized to 8 bits per row, 64 in the cache's type.
 #pragma once
 #include "kv/latent_shape.cuh"
 
@@ -23,23 +23,15 @@ __device__ __forceinline__ void prepare_latent_queries(const DecodeParams& p,
     const float amax = x.amax();
     const float factor = Scale::factor(amax);
     if (lane == 0) storage.scale[row] = Scale::scale(amax);
-    const int lower = row / 8 % 2;
 #pragma unroll
     for (int i = 0; i < LatentRow::kPieces; ++i) {
-      const int channel = LatentRow::channel(i);
-      const int to = row % 8 * 4 + channel / 4 % 4;
-      u32* words = reinterpret_cast<u32*>(&storage.q[row / 16][channel / 32][to]);
-      words[channel / 16 % 2 * 2 + lower] = x.codes(i, factor);
+      storage.q.word(row, LatentRow::channel(i)) = x.codes(i, factor);
     }
     if (LatentRow::has_rope()) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int channel = 4 * lane + 2 * i;
-        const int to = row % 8 * 4 + channel / 2 % 4;
-        u32* words = reinterpret_cast<u32*>(&storage.q_rope[row / 16][channel / 16][to]);
-        words[channel / 8 % 2 * 2 + lower] = x.pair<S.rope>(i);
-      }
+      for (int i = 0; i < 2; ++i) storage.q_rope.word(row, 8 * lane + 4 * i) = x.pair<S.rope>(i);
     }
   }
+  if constexpr (S.warpgroups) ptx::async_fence();
   meet_all();
 }

@@ -48,6 +48,7 @@ __device__ __forceinline__ void latent_step(typename LatentShape<S>::Scores& s, 
 }
 
 template <LatentDecodeSpec S>
+  requires(!S.warpgroups)
 __device__ __forceinline__ void latent_scores(typename LatentShape<S>::Scores& s,
                                               const LatentStorage<S>& storage,
                                               const LatentTokens<S>& tokens,
@@ -55,7 +56,7 @@ __device__ __forceinline__ void latent_scores(typename LatentShape<S>::Scores& s
   using H = LatentShape<S>;
 #pragma unroll 4
   for (int step = 0; step < H::kSteps; ++step) {
-    latent_step<S>(s, &storage.q[warp.first_tile][step][warp.lane], H::kSteps * kWarpSize,
+    latent_step<S>(s, &storage.q.lanes[warp.first_tile][step][warp.lane], H::kSteps * kWarpSize,
                    tokens.codes + 2 * step * kLatentChunk,
                    [](float(&c)[4], const u32(&a)[4], u32 b0, u32 b1) {
                      ptx::mma_s8_s8(c, a, b0, b1, c);
@@ -77,7 +78,7 @@ __device__ __forceinline__ void latent_scores(typename LatentShape<S>::Scores& s
   }
 #pragma unroll
   for (int step = 0; step < H::kRopeSteps; ++step) {
-    latent_step<S>(s, &storage.q_rope[warp.first_tile][step][warp.lane],
+    latent_step<S>(s, &storage.q_rope.lanes[warp.first_tile][step][warp.lane],
                    H::kRopeSteps * kWarpSize, tokens.codes + kRopeAt + 2 * step * kLatentChunk,
                    [](float(&c)[4], const u32(&a)[4], u32 b0, u32 b1) {
                      if constexpr (S.rope == Type::fp16) {

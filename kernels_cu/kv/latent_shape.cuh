@@ -23,9 +23,9 @@ __device__ __forceinline__ void meet_all() { __syncthreads(); }
 template <LatentDecodeSpec S>
 struct LatentShape {
   static constexpr int kTiles = S.rows / 16;
-  // Warps have half of the rows if these are 64; of those a share of the tokens for S = Q K^T, and
-  // of the channels for P V.
-  static constexpr int kRowGroups = kTiles == 4 ? 2 : 1;
+  // Warps have half of the rows if these are 64, or a quarter of their warpgroup's; of those a share
+  // of the tokens for S = Q K^T, and of the channels for P V. Warpgroups have all rows for that.
+  static constexpr int kRowGroups = S.warpgroups ? 4 : kTiles == 4 ? 2 : 1;
   static constexpr int kShares = kLatentWarps / kRowGroups;
   static constexpr int kOwnTiles = kTiles / kRowGroups;
   static constexpr int kTokens = kKvBlock / kShares;  // of a warp
@@ -38,7 +38,10 @@ struct LatentShape {
 
   using Scores = float[kOwnTiles][2 * kSixteens][4];
   // Of a chunk of V even channels come before odd ones: the lane has 4 t ... 4 t + 3 of 16.
-  using Output = float[kOwnTiles][kChunks][2][4];
+  // Warpgroups have O transposed, in tiles of 4 chunks, of which each warp has one: the lane has
+  // channels 2 g and 2 g + 1 of it, of rows 8 i + 2 t and 8 i + 2 t + 1.
+  using Output = typename Choice<S.warpgroups, float[kChunks / 4][S.rows / 2],
+                                 float[kOwnTiles][kChunks][2][4]>::type;
 
   // Calls f(tile, half) for each of the rows that a lane sees: g and g + 8 of every tile.
   template <class F>
@@ -51,13 +54,55 @@ struct LatentShape {
   }
 };
 
+// Operands of rows, of whole bytes. For mma.sync as left operands, by lane.
+template <LatentDecodeSpec S, bool Warpgroups = S.warpgroups>
+struct LatentOperand {
+  template <int Steps>
+  struct Of {
+    uint4 lanes[LatentShape<S>::kTiles][Steps][kWarpSize];
+
+    // Bytes `byte` and three more of a row, from a multiple of 4 on.
+    __device__ __forceinline__ u32& word(int row, int byte) {
+      uint4& four = lanes[row / 16][byte / 32][row % 8 * 4 + byte / 4 % 4];
+      return reinterpret_cast<u32*>(&four)[byte / 16 % 2 * 2 + row / 8 % 2];
+    }
+  };
+};
+
+// For warpgroups as matrices of 8 rows and 16 bytes, as units have tokens.
 template <LatentDecodeSpec S>
-struct alignas(128) LatentStorage {
+struct LatentOperand<S, true> {
+  static constexpr int kChunk = 16 * S.rows;  // bytes from 16 of a row's to the next 16
+
+  template <int Steps>
+  struct Of {
+    u8 bytes[2 * Steps][S.rows][16];
+
+    __device__ __forceinline__ u32& word(int row, int byte) {
+      return *reinterpret_cast<u32*>(&bytes[byte / 16][row][byte % 16]);
+    }
+  };
+};
+
+// What warpgroups have besides.
+template <LatentDecodeSpec S, bool Warpgroups = S.warpgroups>
+struct LatentExtras {};
+template <LatentDecodeSpec S>
+struct LatentExtras<S, true> {
+  f32 log2[kLatentBlockUnits][kLatentUnitTokens];     // of K's scales, in their slots
+  f32 inverse[kLatentBlockUnits][kLatentUnitTokens];  // likewise
+  f32 shrink[S.rows];                                 // as LatentSoftmax has them
+  f32 weight[S.rows];
+};
+
+template <LatentDecodeSpec S>
+struct alignas(128) LatentStorage : LatentExtras<S> {
   using H = LatentShape<S>;
+  using Operand = LatentOperand<S>;
   u8 units[S.stages][kLatentBlockUnits][kLatentUnitBytes];
-  uint4 q[H::kTiles][H::kSteps][kWarpSize];           // A operands, by lane
-  uint4 q_rope[H::kTiles][H::kRopeSteps][kWarpSize];  // likewise
-  uint4 p[H::kTiles][H::kValueSteps][kWarpSize];      // likewise
+  typename Operand::template Of<H::kSteps> q;
+  typename Operand::template Of<H::kRopeSteps> q_rope;
+  typename Operand::template Of<H::kValueSteps> p;
   f32 maxima[S.rows][H::kShares];                     // of the tokens of each share
   f32 sums[S.rows][H::kShares];                       // likewise
   f32 scale[S.rows];                                  // of Q
@@ -71,8 +116,9 @@ template <LatentDecodeSpec S>
 struct LatentWarp {
   using H = LatentShape<S>;
   int lane = threadIdx.x % kWarpSize;
-  int share = threadIdx.x / kWarpSize % H::kShares;
-  int first_tile = threadIdx.x / kWarpSize / H::kShares * H::kOwnTiles;
+  int share = S.warpgroups ? threadIdx.x / kWarpgroupSize : threadIdx.x / kWarpSize % H::kShares;
+  int first_tile = (S.warpgroups ? threadIdx.x / kWarpSize % H::kRowGroups
+                                 : threadIdx.x / kWarpSize / H::kShares) * H::kOwnTiles;
 
   // Of the CTA's rows.
   __device__ __forceinline__ int row(int tile, int half) const {

@@ -2,7 +2,7 @@
 // a block. The scale of a token, K's and V's, rides in the exponent and leaves the row sum again.
 #pragma once
 #include "attn/p_range.cuh"
-#include "kv/latent_scores.cuh"
+#include "kv/latent_group_scores.cuh"
 
 template <LatentDecodeSpec S>
 struct LatentSoftmax {
@@ -33,15 +33,7 @@ struct LatentSoftmax {
                                        const LatentWarp<S>& warp) {
     float log2[H::kLaneTokens], inverse[H::kLaneTokens];
 #pragma unroll
-    for (int i = 0; i < H::kSixteens; ++i) {
-      const float4 four = tokens.scale(i);
-      const float scale[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        log2[4 * i + e] = ptx::lg2(scale[e]);
-        inverse[4 * i + e] = ptx::rcp(scale[e]);
-      }
-    }
+    for (int i = 0; i < H::kSixteens; ++i) scale_numbers<S>(log2, inverse, i, storage, tokens, warp);
     H::for_rows([&](int tile, int half) {
       float top = -kInf;
 #pragma unroll
@@ -82,20 +74,33 @@ struct LatentSoftmax {
         row_sum[tile][half] =
             __fmaf_rn(sum, weight[tile][half], row_sum[tile][half] * shrink[tile][half]);
       }
+      if constexpr (S.warpgroups) {
+        publish(storage, word, tile, warp);
+      } else {
 #pragma unroll
-      for (int i = 0; i < H::kSixteens; ++i) {
-        const int sixteen = warp.share * H::kSixteens + i;
-        uint4& to = storage.p[warp.first_tile + tile][sixteen / 2][warp.lane];
-        reinterpret_cast<uint2*>(&to)[sixteen % 2] = make_uint2(word[i][0], word[i][1]);
+        for (int i = 0; i < H::kSixteens; ++i) {
+          const int sixteen = warp.share * H::kSixteens + i;
+          uint4& to = storage.p.lanes[warp.first_tile + tile][sixteen / 2][warp.lane];
+          reinterpret_cast<uint2*>(&to)[sixteen % 2] = make_uint2(word[i][0], word[i][1]);
+        }
       }
     }
+    if constexpr (S.warpgroups) ptx::async_fence();
     meet_all();
   }
 
-  // Whether the last step has moved the reference of a row of the warp.
-  __device__ __forceinline__ bool has_moved() const {
+  // Whether the last step has moved the reference of a row that the warp has O of.
+  __device__ __forceinline__ bool has_moved(const LatentStorage<S>& storage,
+                                            const LatentWarp<S>& warp) const {
     bool moved = false;
-    H::for_rows([&](int tile, int half) { moved |= shrink[tile][half] != 1.0f; });
+    if constexpr (S.warpgroups) {
+#pragma unroll
+      for (int row = 0; row < S.rows; row += kWarpSize) {
+        moved |= storage.shrink[row + warp.lane] != 1.0f;
+      }
+    } else {
+      H::for_rows([&](int tile, int half) { moved |= shrink[tile][half] != 1.0f; });
+    }
     return __any_sync(0xffffffffu, moved);
   }
 
@@ -112,6 +117,24 @@ struct LatentSoftmax {
   }
 
  private:
+  // Of a tile of rows, for all warpgroups: the lane's P, and by one of them what O is to be scaled by.
+  __device__ __forceinline__ void publish(LatentStorage<S>& storage,
+                                          const u32 (&word)[H::kSixteens][2], int tile,
+                                          const LatentWarp<S>& warp) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = warp.row(tile, half);
+#pragma unroll
+      for (int i = 0; i < H::kSixteens; ++i) {
+        const int sixteen = warp.share * H::kSixteens + i;
+        storage.p.word(row, 16 * sixteen + warp.lane % 4 * 4) = word[i][half];
+      }
+      if (warp.share > 0 || warp.lane % 4 > 0) continue;
+      storage.shrink[row] = shrink[tile][half];
+      storage.weight[row] = weight[tile][half];
+    }
+  }
+
   static __device__ __forceinline__ float& element(typename H::Scores& s, int tile, int half,
                                                    int i) {
     return s[tile][i / 2][2 * half + i % 2];

@@ -7,6 +7,7 @@ struct LatentDecodeSpec {
   Type rope;        // of the cache's rotary channels: fp16 or bf16
   int rows;         // of one CTA: queries times heads; 16, 32 or 64
   int stages;       // blocks of 128 tokens in shared memory
+  bool warpgroups;  // products are those of warpgroups, on sm_90a alone; of 64 rows
   int num_threads;
   int min_ctas;
   int smem_bytes;

@@ -5,8 +5,11 @@
 
 // To the reference that the block has moved to.
 template <LatentDecodeSpec S>
+  requires(!S.warpgroups)
 __device__ __forceinline__ void shrink_output(typename LatentShape<S>::Output& o,
-                                              const LatentSoftmax<S>& softmax) {
+                                              const LatentStorage<S>&,
+                                              const LatentSoftmax<S>& softmax,
+                                              const LatentWarp<S>&) {
   using H = LatentShape<S>;
   H::for_rows([&](int tile, int half) {
 #pragma unroll
@@ -17,6 +20,7 @@ __device__ __forceinline__ void shrink_output(typename LatentShape<S>::Output& o
 }
 
 template <LatentDecodeSpec S>
+  requires(!S.warpgroups)
 __device__ __forceinline__ void add_latent_values(
     typename LatentShape<S>::Output& o, const LatentStorage<S>& storage,
     const u8 (&units)[kLatentBlockUnits][kLatentUnitBytes], const LatentSoftmax<S>& softmax,
@@ -26,7 +30,7 @@ __device__ __forceinline__ void add_latent_values(
 #pragma unroll
   for (int i = 0; i < H::kOwnTiles * H::kValueSteps; ++i) {
     const int tile = i / H::kValueSteps, step = i % H::kValueSteps;
-    const uint4 x = storage.p[warp.first_tile + tile][step][warp.lane];
+    const uint4 x = storage.p.lanes[warp.first_tile + tile][step][warp.lane];
     p[tile][step][0] = x.x;
     p[tile][step][1] = x.y;
     p[tile][step][2] = x.z;

@@ -42,14 +42,16 @@ CUATTN_HOLD(float, "+f")
 #undef CUATTN_HOLD
 
 // A tile whose rows lie `Swizzle` = 64 or 128 bytes apart, chunks of 16 bytes permuted among each
-// other as TMA does. `leading` and `stride` are the distances in bytes of the canonical layouts
-// (PTX ISA, "Strides"): K-major, 8 rows take `stride`; MN-major, 8 steps of k take `stride` and 64
-// elements of the other axis `leading`.
+// other as TMA does; or, 0, one of matrices of 8 rows of 16 bytes. `leading` and `stride` are the
+// distances in bytes of the canonical layouts (PTX ISA, "Strides"): K-major, 8 rows take `stride`,
+// and without a swizzle the next 16 bytes of k are `leading` further; MN-major, 8 steps of k take
+// `stride` and 64 elements of the other axis `leading`.
 template <int Swizzle>
 __device__ __forceinline__ u64 tile_descriptor(u32 address, u32 leading, u32 stride) {
-  static_assert(Swizzle == 64 || Swizzle == 128);
+  static_assert(Swizzle == 0 || Swizzle == 64 || Swizzle == 128);
   return static_cast<u64>((address & 0x3ffff) >> 4) | static_cast<u64>(leading >> 4) << 16 |
-         static_cast<u64>(stride >> 4) << 32 | static_cast<u64>(Swizzle == 128 ? 1 : 2) << 62;
+         static_cast<u64>(stride >> 4) << 32 |
+         static_cast<u64>(Swizzle == 0 ? 0 : Swizzle == 128 ? 1 : 2) << 62;
 }
 
 // From the descriptor of a tile to that of what lies `bytes` further.
@@ -109,6 +111,7 @@ __device__ __forceinline__ u64 advance(u64 descriptor, u32 bytes) {
 #define CUATTN_FLOAT(x) "+f"(x)
 CUATTN_WGMMA_SS_SIZES(wgmma_s8_s8, int, CUATTN_INT, "k32.s32.s8.s8", "")
 CUATTN_WGMMA_RS_SIZES(wgmma_u8_s8, int, CUATTN_INT, "k32.s32.u8.s8", "")
+CUATTN_WGMMA_RS_SIZES(wgmma_s8_u8, int, CUATTN_INT, "k32.s32.s8.u8", "")
 CUATTN_WGMMA_SS_SIZES(wgmma_e4m3, float, CUATTN_FLOAT, "k32.f32.e4m3.e4m3", ", 1, 1")
 CUATTN_WGMMA_RS_SIZES(wgmma_e4m3, float, CUATTN_FLOAT, "k32.f32.e4m3.e4m3", ", 1, 1")
 // B of the 16-bit products: K-major where A is in shared memory, MN-major where it is not.

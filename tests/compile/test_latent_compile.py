@@ -39,8 +39,11 @@ def bounds(spec):
     """With 64 rows, O takes half of the registers: what is not of the products may be spilled."""
     if isinstance(spec, LatentAppendSpec):
         return {"max_spill": 0}
+    products = ("IMMA.16832.S8.S8", "IMMA.16832.U8.S8", "HMMA.16816")
+    if spec.warpgroups:
+        products = ("IGMMA.64x64x32.S8.S8", "IGMMA.64x64x32.S8.U8", "HGMMA.64x64x16")
     return {
-        "require": ("IMMA.16832.S8.S8", "IMMA.16832.U8.S8", "HMMA.16816", "LDSM"),
+        "require": (*products, "LDSM"),
         "max_spill": 0 if spec.rows <= 32 else 128,
     }
 
