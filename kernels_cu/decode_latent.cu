@@ -113,7 +113,7 @@ __device__ __forceinline__ void attend_latent_share(const DecodeParams& p,
     }
     store_latent_rows<S>(p, storage, softmax, o, head, warp);
     meet_all();  // also before what `storage` holds of this head is overwritten
-    arrivals.template arrive<kLatentShare<S>>(p, partition, head);
+    if (!p.parts) arrivals.template arrive<kLatentShare<S>>(p, partition, head);
   });
   merge_latent_parts<S>(p, storage, partition, arrivals);
 }

@@ -31,7 +31,7 @@ from ..operands.operand import (
 from ..specs.attention import Type
 from .format import LatentGeometry
 from .query import LatentOptions, LatentQuery, token_operands
-from .spec import LatentAppendSpec, latent_decode_spec
+from .spec import LatentAppendSpec, LatentMergeSpec, latent_decode_spec
 
 __all__ = [
     "APPEND_GIVEN",
@@ -49,6 +49,10 @@ ATTEND_GIVEN = (*STORE, "arrivals", "q", "o", "lse")
 
 # Blocks of all tiles of rows are counted in 32-bit integers.
 _MAX_BLOCKS = 2**30
+
+# Bytes of a head's parts that one CTA merges at the end of the kernel: about as long as another
+# kernel takes that merges with all CTAs.
+_MERGED_BYTES = 400_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -194,6 +198,9 @@ def prepare_attend(
         if arrivals * ceil_div(geometry.capacity, KV_BLOCK) > _MAX_BLOCKS:
             expected = f"of fewer queries, so that {_MAX_BLOCKS} blocks suffice"
             raise ArgumentError("q.shape", q.shape, expected)
+        # As many parts of a head as there are if sequences are about as long as each other.
+        parts = ceil_div(device.num_sms, arrivals) + 1
+        merges_apart = parts * spec.partial_bytes > _MERGED_BYTES
         # Of what is for other caches there is nothing.
         members = record(spec.params, spec.params_file).names or ()
         values: dict[str, Any] = dict.fromkeys(members, NULL) | {
@@ -205,6 +212,7 @@ def prepare_attend(
             "heads_per_kv": heads,
             "seqlen_q": seqlen_q,
             "row_tiles": row_tiles,
+            "parts": device.num_sms if merges_apart else 0,
             "is_causal": int(query.is_causal),
             "q_aligned": int(operand.aligned),
             "softmax_scale": query.softmax_scale,
@@ -213,6 +221,9 @@ def prepare_attend(
             for axis, step in zip(("batch", "head", "row"), steps[:3], strict=True):
                 values[f"{name}_stride_{axis}"] = step
         launches.append(Launch(spec, device, (device.num_sms,), values))
+        if merges_apart:
+            merging = LatentMergeSpec(spec.input, spec.rows)
+            launches.append(Launch(merging, device, (arrivals * spec.rows,), values))
     return LatentAttendCall(
         query=query,
         writes_out=writes_out,

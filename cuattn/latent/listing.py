@@ -9,11 +9,11 @@ from typing import TypeAlias
 from ..arrays.device import Target
 from ..operands.operand import DTYPES
 from .format import ROPE_DTYPES
-from .spec import LatentAppendSpec, LatentDecodeSpec, latent_decode_spec
+from .spec import LatentAppendSpec, LatentDecodeSpec, LatentMergeSpec, latent_decode_spec
 
 __all__ = ["LatentSpec", "latent_specs"]
 
-LatentSpec: TypeAlias = LatentAppendSpec | LatentDecodeSpec
+LatentSpec: TypeAlias = LatentAppendSpec | LatentDecodeSpec | LatentMergeSpec
 
 # Queries times heads up to the most that a kernel takes at once.
 _ROWS = range(1, 65)
@@ -33,7 +33,8 @@ def latent_specs(dtypes: Iterable[str], target: Target) -> list[LatentSpec]:
     for dtype, rope_dtype in product(dtypes, ROPE_DTYPES):
         element, rope = DTYPES[dtype], DTYPES[rope_dtype]
         for rows in _ROWS:
-            specs[latent_decode_spec(element, rope, rows, target)] = None
+            spec = latent_decode_spec(element, rope, rows, target)
+            specs[spec] = specs[LatentMergeSpec(element, spec.rows)] = None
         for aligned in (True, False):
             specs[LatentAppendSpec(element, rope, aligned)] = None
     return list(specs)

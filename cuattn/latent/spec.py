@@ -16,7 +16,7 @@ from ..specs.attention import Type
 from ..specs.kernel_spec import KernelSpec
 from .format import LATENT, LATENT_UNIT_TOKENS, ROPE, LatentFormat
 
-__all__ = ["LatentAppendSpec", "LatentDecodeSpec", "latent_decode_spec"]
+__all__ = ["LatentAppendSpec", "LatentDecodeSpec", "LatentMergeSpec", "latent_decode_spec"]
 
 # Of a CTA that decodes. With a ninth, a quarter of a multiprocessor would have three.
 _WARPS = 8
@@ -79,6 +79,33 @@ class LatentDecodeSpec(KernelSpec):
     def partial_bytes(self) -> int:
         """Bytes of a part of O: `Partial` in kernels_cu/kv/partials.cuh."""
         return 4 * self.rows * (LATENT + 3)
+
+
+@dataclass(frozen=True)
+class LatentMergeSpec(KernelSpec):
+    """Template argument of `merge_latent`: merges the parts that CTAs of `decode_latent` leave.
+
+    A CTA has a row, and a thread four of its channels.
+
+    Parameters
+    ----------
+    input : Type
+        Elements of O.
+    rows : int
+        Of a part: those of the `LatentDecodeSpec`.
+    """
+
+    source: ClassVar[str] = "merge_latent.cu"
+    entry: ClassVar[str] = "merge_latent"
+    function: ClassVar[str] = "merge_latent"
+    params: ClassVar[str] = "DecodeParams"
+    params_file: ClassVar[str] = "kv/kv_params.cuh"
+    num_threads: ClassVar[int] = LATENT // 4
+    min_ctas: ClassVar[int] = 4
+    smem_bytes: ClassVar[int] = 0
+
+    input: Type
+    rows: int
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,11 @@ ATTENTION = Part(
 )
 RINGS = Part((*ATTENTION.kernels, "merge_states.cu"), (*_ATTENTION, "distributed", "merging.py"))
 CACHES = Part(
-    ("append.cu", "offsets.cu", "decode.cu", "append_latent.cu", "decode_latent.cu"), _CACHES
+    (
+        *("append.cu", "offsets.cu", "decode.cu"),
+        *("append_latent.cu", "decode_latent.cu", "merge_latent.cu"),
+    ),
+    _CACHES,
 )
 CHUNKS = Part(
     (*ATTENTION.kernels, *CACHES.kernels, "cache_operands.cu", "cache_queries.cu"),

@@ -4,14 +4,17 @@
 
 // As of a cache of one head whose V has 512 channels, for what is the same: the shares of CTAs, and
 // parts of O. Rows are queries times all query heads.
+constexpr DecodeSpec latent_share(Type input, int rows, int stages) {
+  return {.input = input,
+          .head_dim = kLatent,
+          .channels = kLatent,
+          .k_bits = 8,
+          .v_bits = 8,
+          .rows = rows,
+          .stages = stages};
+}
 template <LatentDecodeSpec S>
-constexpr DecodeSpec kLatentShare = {.input = S.input,
-                                     .head_dim = kLatent,
-                                     .channels = kLatent,
-                                     .k_bits = 8,
-                                     .v_bits = 8,
-                                     .rows = S.rows,
-                                     .stages = S.stages};
+constexpr DecodeSpec kLatentShare = latent_share(S.input, S.rows, S.stages);
 
 constexpr int kLatentBlockUnits = kKvBlock / kLatentUnitTokens;
 constexpr int kLatentWarps = 8;

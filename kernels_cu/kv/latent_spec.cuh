@@ -13,6 +13,14 @@ struct LatentDecodeSpec {
   int smem_bytes;
 };
 
+struct LatentMergeSpec {
+  Type input;       // elements of O
+  int rows;         // of a part: those of the LatentDecodeSpec
+  int num_threads;
+  int min_ctas;
+  int smem_bytes;
+};
+
 struct LatentAppendSpec {
   Type input;       // elements of the tokens
   Type rope;        // what their rotary channels become: fp16 or bf16

@@ -21,8 +21,8 @@ struct Partition<S, false> : HeadBlocks<S> {
   int recent;   // of S.nested: units at a sequence's end that have lower halves
   int granule;  // likewise: what places of a head are a multiple of
 
-  // By whole warps.
-  __device__ __forceinline__ explicit Partition(const DecodeParams& p)
+  // Of `ctas` shares. By whole warps.
+  __device__ __forceinline__ explicit Partition(const DecodeParams& p, u32 ctas = gridDim.x)
       : Blocks(p),
         lengths(p.store.lengths),
         batch(p.store.batch),
@@ -32,7 +32,7 @@ struct Partition<S, false> : HeadBlocks<S> {
       granule = 1;
     }
     count_places();
-    share = ceil_div<u32>(total, gridDim.x);
+    share = ceil_div<u32>(total, ctas);
     // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
     // powers of two: a head that is cut has to be merged.
     if (share >= kWholes) {
@@ -73,6 +73,11 @@ struct Partition<S, false> : HeadBlocks<S> {
     }
   }
 
+  // The first place of the head that `at` names. By whole warps.
+  __device__ __forceinline__ int first_place(const BlockCursor& at) const {
+    return places_before(at.sequence) * heads + at.head * at.places();
+  }
+
   // To the first place of the next head; there has to be one.
   __device__ __forceinline__ void next_head(BlockCursor& at) const {
     at.block = -at.ahead;
@@ -104,13 +109,16 @@ struct Partition<S, false> : HeadBlocks<S> {
  private:
   static constexpr int kWholes = 16;
 
-  // Counts the places of all sequences.
-  __device__ __forceinline__ void count_places() {
+  // Places of a head of all sequences before one.
+  __device__ __forceinline__ int places_before(int sequence) const {
     u32 sum = 0;
 #pragma unroll 1
-    for (int b = threadIdx.x % kWarpSize; b < batch; b += kWarpSize) sum += places_of(b);
-    total = static_cast<int>(__reduce_add_sync(0xffffffffu, sum)) * heads;
+    for (int b = threadIdx.x % kWarpSize; b < sequence; b += kWarpSize) sum += places_of(b);
+    return static_cast<int>(__reduce_add_sync(0xffffffffu, sum));
   }
+
+  // Counts the places of all sequences.
+  __device__ __forceinline__ void count_places() { total = places_before(batch) * heads; }
 
   // Lets heads begin where shares do, if these become longer by a sixteenth at most.
   __device__ __forceinline__ void give_heads_shares() {

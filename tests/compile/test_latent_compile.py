@@ -13,7 +13,12 @@ from cuattn.compile.sources import sources
 from cuattn.errors import UnsupportedError
 from cuattn.latent.format import LatentFormat
 from cuattn.latent.listing import latent_specs
-from cuattn.latent.spec import LatentAppendSpec, LatentDecodeSpec, latent_decode_spec
+from cuattn.latent.spec import (
+    LatentAppendSpec,
+    LatentDecodeSpec,
+    LatentMergeSpec,
+    latent_decode_spec,
+)
 from cuattn.specs.attention import Type
 
 pytest.importorskip("cupy")
@@ -22,6 +27,7 @@ ROPES = (Type.bf16, Type.fp16)
 SPECS = (
     LatentDecodeSpec(Type.bf16, Type.bf16, 64, 2),
     LatentAppendSpec(Type.fp16, Type.bf16, True),
+    LatentMergeSpec(Type.bf16, 64),
 )
 
 
@@ -32,12 +38,13 @@ def all_kernels(arch):
     decode = [latent_decode_spec(*x, rows, facts) for x, rows in product(pairs, (1, 17, 128))]
     append = [LatentAppendSpec(*x, a) for x, a in product(pairs, (True, False))]
     append.append(LatentAppendSpec(*pairs[0], aligned=True, packed=True))
-    return list(dict.fromkeys([*decode, *append]))
+    merge = [LatentMergeSpec(spec.input, spec.rows) for spec in decode]
+    return list(dict.fromkeys([*decode, *append, *merge]))
 
 
 def bounds(spec):
     """With 64 rows, O takes half of the registers: what is not of the products may be spilled."""
-    if isinstance(spec, LatentAppendSpec):
+    if not isinstance(spec, LatentDecodeSpec):
         return {"max_spill": 0}
     products = ("IMMA.16832.S8.S8", "IMMA.16832.U8.S8", "HMMA.16816")
     if spec.warpgroups:
@@ -85,7 +92,8 @@ def test_every_kernel_is_listed(arch):
     listed = latent_specs(["bfloat16", "float32"], facts)
     assert len(set(listed)) == len(listed)
     for element, rope, rows in product((Type.bf16, Type.fp32), ROPES, (1, 16, 40, 128, 5000)):
-        assert latent_decode_spec(element, rope, rows, facts) in listed
+        spec = latent_decode_spec(element, rope, rows, facts)
+        assert {spec, LatentMergeSpec(element, spec.rows)} <= {*listed}
         assert {LatentAppendSpec(element, rope, x) for x in (True, False)} <= {*listed}
 
 

@@ -17,7 +17,7 @@ from .cache_operands import store_operands
 from .cache_queries import store_queries
 from .decoding import decode_attention
 from .device import GPU
-from .latent import append_latent, decode_latent_attention
+from .latent import append_latent, decode_latent_attention, merge_latent
 from .launches import SimulatedLaunches
 from .memory import garbage, view_of
 from .merging import merge_states
@@ -45,6 +45,7 @@ KERNELS = {
     "store_queries": store_queries,
     "append_latent": append_latent,
     "decode_latent": decode_latent_attention,
+    "merge_latent": merge_latent,
     "attention_mma": attention_mma,
     "attention_wgmma": attention_wgmma,
     "mask_map": mask_map,

@@ -49,6 +49,7 @@ def decode_latent_attention(values, spec, grid):
     row_tiles = int(values["row_tiles"])
     assert row_tiles * spec.rows >= heads * seqlen > (row_tiles - 1) * spec.rows
     assert not compact(values["arrivals"], (batch * row_tiles,), "<u4").any()
+    assert int(values["parts"]) in (0, NUM_SMS)
     floats(values["partials"], (2 * grid[0] * spec.rows * (512 + 3),))[...] = np.nan
     lengths = lengths_of(values)
     q = widened(rows(values, "q", (batch, heads, seqlen, 576), spec.input), spec.input)
@@ -62,6 +63,13 @@ def decode_latent_attention(values, spec, grid):
     rows(values, "o", o.shape, spec.input)[...] = delivered(o, spec.input)
     if values["lse"]:
         floats(values["lse"], lse.shape)[...] = lse
+
+
+def merge_latent(values, spec, grid):
+    """Parts are none: the kernel before has left O whole."""
+    store = values["store"]
+    assert grid == (int(store["batch"]) * int(values["row_tiles"]) * spec.rows,)
+    assert int(values["parts"]) == NUM_SMS
 
 
 def tokens_of(store, spec, lengths):
