@@ -8,6 +8,8 @@ __device__ __forceinline__ void prepare_latent_queries(const DecodeParams& p,
                                                        LatentStorage<S>& storage,
                                                        const BlockCursor& at) {
   using Scale = Scaling<Type::int8, 8>;
+  // Warpgroups make exponents of scores at once.
+  const float of_scale = S.warpgroups ? p.softmax_scale * kLog2E : 1.0f;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
 #pragma unroll 1
@@ -22,7 +24,10 @@ __device__ __forceinline__ void prepare_latent_queries(const DecodeParams& p,
     }
     const float amax = x.amax();
     const float factor = Scale::factor(amax);
-    if (lane == 0) storage.scale[row] = Scale::scale(amax);
+    if (lane == 0) {
+      storage.scale[row] = Scale::scale(amax) * of_scale;
+      if constexpr (S.warpgroups) storage.weight[row] = 0.0f;  // of what no block has left
+    }
 #pragma unroll
     for (int i = 0; i < LatentRow::kPieces; ++i) {
       storage.q.word(row, LatentRow::channel(i)) = x.codes(i, factor);

@@ -28,6 +28,37 @@ struct LatentTokens {
   }
 };
 
+// What exponents and row sums want of the scales of the lane's tokens.
+template <LatentDecodeSpec S, bool Warpgroups = S.warpgroups>
+struct LatentScales {
+  static constexpr int kCount = LatentShape<S>::kLaneTokens;
+  float log2[kCount], inverses[kCount];
+
+  __device__ __forceinline__ LatentScales(const LatentStorage<S>&, const LatentTokens<S>& tokens,
+                                          const LatentWarp<S>&) {
+#pragma unroll
+    for (int i = 0; i < kCount / 4; ++i) {
+      const float4 four = tokens.scale(i);
+      const float scale[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        log2[4 * i + e] = ptx::lg2(scale[e]);
+        inverses[4 * i + e] = ptx::rcp(scale[e]);
+      }
+    }
+  }
+
+  // Of a score of token i, of which `factor` makes an exponent.
+  __device__ __forceinline__ float exponent(float score, float factor, int i) const {
+    return __fmaf_rn(score, factor, log2[i]);
+  }
+  // The same and `start`.
+  __device__ __forceinline__ float exponent(float score, float factor, int i, float start) const {
+    return __fmaf_rn(score, factor, log2[i] + start);
+  }
+  __device__ __forceinline__ float inverse(int i) const { return inverses[i]; }
+};
+
 // Products of 16 bytes of every token, twice, with 32 bytes of every row.
 template <LatentDecodeSpec S, class Product>
 __device__ __forceinline__ void latent_step(typename LatentShape<S>::Scores& s, const uint4* q,

@@ -1,6 +1,9 @@
 // Sizes that follow from a LatentDecodeSpec, and what a CTA has in shared memory.
 #pragma once
+#include "kv/arrivals.cuh"
 #include "kv/latent_unit.cuh"
+#include "ptx/registers.cuh"
+#include "tile/turns.cuh"
 
 // As of a cache of one head whose V has 512 channels, for what is the same: the shares of CTAs, and
 // parts of O. Rows are queries times all query heads.
@@ -87,7 +90,16 @@ struct LatentOperand<S, true> {
   };
 };
 
-// What warpgroups have besides.
+// What of a CTA's blocks is to be copied next, of warp 0, and where to.
+template <LatentDecodeSpec S>
+struct LatentCopyPlace {
+  BlockCursor at;
+  int left;  // blocks
+  Turn<S.stages> turn;
+  bool is_ahead = false;  // of all that is read: there is no place yet
+};
+
+// What warpgroups have besides, some of it for want of registers.
 template <LatentDecodeSpec S, bool Warpgroups = S.warpgroups>
 struct LatentExtras {};
 template <LatentDecodeSpec S>
@@ -96,6 +108,8 @@ struct LatentExtras<S, true> {
   f32 inverse[kLatentBlockUnits][kLatentUnitTokens];  // likewise
   f32 shrink[S.rows];                                 // as LatentSoftmax has them
   f32 weight[S.rows];
+  Arrivals arrivals;            // of thread 0, for whoever merges
+  LatentCopyPlace<S> copy_place;  // of warp 0
 };
 
 template <LatentDecodeSpec S>
@@ -119,9 +133,19 @@ template <LatentDecodeSpec S>
 struct LatentWarp {
   using H = LatentShape<S>;
   int lane = threadIdx.x % kWarpSize;
-  int share = S.warpgroups ? threadIdx.x / kWarpgroupSize : threadIdx.x / kWarpSize % H::kShares;
-  int first_tile = (S.warpgroups ? threadIdx.x / kWarpSize % H::kRowGroups
-                                 : threadIdx.x / kWarpSize / H::kShares) * H::kOwnTiles;
+  int share;
+  int first_tile;
+
+  __device__ __forceinline__ LatentWarp() {
+    if constexpr (S.warpgroups) {
+      const int warp = ptx::warp_number();
+      share = warp / H::kRowGroups;
+      first_tile = warp % H::kRowGroups;
+    } else {
+      share = threadIdx.x / kWarpSize % H::kShares;
+      first_tile = threadIdx.x / kWarpSize / H::kShares * H::kOwnTiles;
+    }
+  }
 
   // Of the CTA's rows.
   __device__ __forceinline__ int row(int tile, int half) const {

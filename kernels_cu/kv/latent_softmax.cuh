@@ -25,20 +25,19 @@ struct LatentSoftmax {
     });
   }
 
-  // Scores become probabilities, in `storage`. `first` is the number of the block's first token,
-  // `Hides` whether some rows do not see some tokens.
+  // Scores become probabilities, in `storage`, once all have met. `first` is the number of the
+  // block's first token, `Hides` whether some rows do not see some tokens.
   template <bool Hides>
   __device__ __forceinline__ void step(typename H::Scores& s, LatentStorage<S>& storage,
                                        const LatentTokens<S>& tokens, int first,
                                        const LatentWarp<S>& warp) {
-    float log2[H::kLaneTokens], inverse[H::kLaneTokens];
-#pragma unroll
-    for (int i = 0; i < H::kSixteens; ++i) scale_numbers<S>(log2, inverse, i, storage, tokens, warp);
+    const LatentScales<S> scales(storage, tokens, warp);
+    const auto score = [&](int tile, int half, int i) { return s[tile][i / 2][2 * half + i % 2]; };
     H::for_rows([&](int tile, int half) {
       float top = -kInf;
 #pragma unroll
       for (int i = 0; i < H::kLaneTokens; ++i) {
-        const float x = __fmaf_rn(element(s, tile, half, i), factor, log2[i]);
+        const float x = scales.exponent(score(tile, half, i), factor, i);
         top = fmaxf(top, !Hides || seen(tile, half, first, i, warp) ? x : -kInf);
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
@@ -65,9 +64,9 @@ struct LatentSoftmax {
           for (int e = 0; e < 4; ++e) {
             const int k = 4 * i + e;
             const bool is_seen = !Hides || seen(tile, half, first, k, warp);
-            y[e] = ptx::ex2(__fmaf_rn(element(s, tile, half, k), factor, log2[k] + start));
+            y[e] = ptx::ex2(scales.exponent(score(tile, half, k), factor, k, start));
             y[e] = is_seen ? y[e] : 0.0f;
-            sum = is_seen ? __fmaf_rn(y[e], inverse[k], sum) : sum;
+            sum = is_seen ? __fmaf_rn(y[e], scales.inverse(k), sum) : sum;
           }
           word[i][half] = ptx::pack_u8x4(y[0], y[1], y[2], y[3]);
         }
@@ -86,21 +85,12 @@ struct LatentSoftmax {
       }
     }
     if constexpr (S.warpgroups) ptx::async_fence();
-    meet_all();
   }
 
-  // Whether the last step has moved the reference of a row that the warp has O of.
-  __device__ __forceinline__ bool has_moved(const LatentStorage<S>& storage,
-                                            const LatentWarp<S>& warp) const {
+  // Whether the last step has moved the reference of a row of the warp.
+  __device__ __forceinline__ bool has_moved() const {
     bool moved = false;
-    if constexpr (S.warpgroups) {
-#pragma unroll
-      for (int row = 0; row < S.rows; row += kWarpSize) {
-        moved |= storage.shrink[row + warp.lane] != 1.0f;
-      }
-    } else {
-      H::for_rows([&](int tile, int half) { moved |= shrink[tile][half] != 1.0f; });
-    }
+    H::for_rows([&](int tile, int half) { moved |= shrink[tile][half] != 1.0f; });
     return __any_sync(0xffffffffu, moved);
   }
 
@@ -117,7 +107,7 @@ struct LatentSoftmax {
   }
 
  private:
-  // Of a tile of rows, for all warpgroups: the lane's P, and by one of them what O is to be scaled by.
+  // Of a tile of rows, for all warpgroups: the lane's P, and what O is to be scaled by.
   __device__ __forceinline__ void publish(LatentStorage<S>& storage,
                                           const u32 (&word)[H::kSixteens][2], int tile,
                                           const LatentWarp<S>& warp) const {
@@ -135,10 +125,6 @@ struct LatentSoftmax {
     }
   }
 
-  static __device__ __forceinline__ float& element(typename H::Scores& s, int tile, int half,
-                                                   int i) {
-    return s[tile][i / 2][2 * half + i % 2];
-  }
   __device__ __forceinline__ bool seen(int tile, int half, int first, int i,
                                        const LatentWarp<S>& warp) const {
     return first + warp.token(i / 4, i % 4) < sees[tile][half];
