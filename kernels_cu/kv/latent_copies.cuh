@@ -1,7 +1,7 @@
 // Copies of a latent cache's blocks into shared memory, which the first of the computing warps
 // starts.
 #pragma once
-#include "kv/latent_shape.cuh"
+#include "kv/latent_storage.cuh"
 #include "kv/unit_copies.cuh"
 
 // Copies one block after the other of a CTA's share: whole units that hold something. By one warp.

@@ -3,8 +3,7 @@
 // tile of rows at a time, or, where that would have much to read, a kernel of its own with a CTA
 // for each row (merge_latent.cu). kv/arrivals.cuh and kv/merge.cuh have the same for other caches.
 #pragma once
-#include "kv/arrivals.cuh"
-#include "kv/latent_shape.cuh"
+#include "kv/latent_storage.cuh"
 
 template <Type Out, class Element>
 __device__ __forceinline__ void store_latent_pair(Element* to, const float2& sum, float factor) {

@@ -1,6 +1,6 @@
 // Rows of Q as operands: 512 channels quantized to 8 bits per row, 64 in the cache's type.
 #pragma once
-#include "kv/latent_shape.cuh"
+#include "kv/latent_storage.cuh"
 
 // By all threads, who have met behind whatever reads the last head's.
 template <LatentDecodeSpec S>

@@ -1,6 +1,6 @@
 // S = Q K^T of a warp's rows with its tokens of one block.
 #pragma once
-#include "kv/latent_shape.cuh"
+#include "kv/latent_storage.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
 
