@@ -23,6 +23,7 @@ __device__ __forceinline__ void attend_latent_share(const DecodeParams& p,
   const bool copies_blocks = threadIdx.x < kWarpSize;
   LatentCopies<S> copies(partition);
   if (copies_blocks) {
+#pragma unroll(S.warpgroups ? 1 : S.stages)
     for (int stage = 0; stage < S.stages; ++stage) copies.next(p, partition, ring);
     copies.is_ahead = true;
     if constexpr (S.warpgroups) storage.copy_place = copies;

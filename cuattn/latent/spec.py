@@ -71,9 +71,9 @@ class LatentDecodeSpec(KernelSpec):
         # Of each row and share a maximum and a sum, and Q's scale.
         numbers = 4 * self.rows * (2 * shares + 1)
         if self.warpgroups:
-            # Of each row two factors of O, of each token of a block two numbers; `Arrivals` and a
-            # place of copies.
-            numbers += 2 * 4 * (self.rows + KV_BLOCK) + 76 + 44
+            # Of each row two factors of O and an address, of each token of a block two numbers;
+            # `Arrivals` and a place of copies.
+            numbers += 2 * 4 * (self.rows + KV_BLOCK) + 8 * self.rows + 76 + 44
         return round_up(units + operands + numbers + 16 * self.stages + 8, 128)
 
     @property

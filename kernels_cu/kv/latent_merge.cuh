@@ -112,7 +112,8 @@ __device__ __forceinline__ void merge_latent_parts(const DecodeParams& p,
     ptx::acquire();
   }
   meet_all();
-#pragma unroll
+  // Rolled where arrivals are in memory.
+#pragma unroll(S.warpgroups ? 1 : 2)
   for (int i = 0; i < 2; ++i) {
     if (!arrivals.left[i]) continue;
     const BlockCursor& at = arrivals.at[i];

@@ -63,7 +63,8 @@ __device__ __forceinline__ void store_latent_rows(const DecodeParams& p,
   });
 }
 
-// The same of O transposed: its rows are others than those of S.
+// The same of O transposed: its rows are others than those of S, and a lane has 16 of them. What
+// these have to know is put down by those of S, for code that runs once comes from memory.
 template <LatentDecodeSpec S>
   requires(S.warpgroups)
 __device__ __forceinline__ void store_latent_rows(const DecodeParams& p,
@@ -73,33 +74,45 @@ __device__ __forceinline__ void store_latent_rows(const DecodeParams& p,
                                                   const HeadShare& head,
                                                   const LatentWarp<S>& warp) {
   using H = LatentShape<S>;
+  constexpr DecodeSpec kShare = kLatentShare<S>;
   softmax.share_sums(storage, warp);
   H::for_rows([&](int tile, int half) {
+    if (warp.share > 0 || warp.lane % 4 > 0) return;
     const int row = warp.row(tile, half);
-    const RowPlace place = RowPlace::of<kLatentShare<S>>(p, head.at.head, row);
-    if (!place.exists || warp.share > 0 || warp.lane % 4 > 0) return;
-    store_latent_numbers<S>(p, head, place, row, softmax.sees[tile][half] == 0,
-                            softmax.reference[tile][half], latent_row_sum<S>(storage, row));
+    const RowPlace place = RowPlace::of<kShare>(p, head.at.head, row);
+    const float row_sum = latent_row_sum<S>(storage, row);
+    const bool sees_none = softmax.sees[tile][half] == 0;
+    storage.shrink[row] = sees_none ? 0.0f : 1.0f / row_sum;
+    storage.o_row[row] = place.exists ? o_address<kShare>(p, head.at.sequence, place) : nullptr;
+    if (!place.exists) return;
+    store_latent_numbers<S>(p, head, place, row, sees_none, softmax.reference[tile][half], row_sum);
   });
+  meet_all();
   const int channel = 16 * (warp.share * H::kChunks + warp.first_tile) + warp.lane / 4 * 2;
+  const auto for_pairs = [&](auto of_row) {
 #pragma unroll
-  for (int i = 0; i < S.rows / 4; ++i) {
-    const int row = i / 2 * 8 + warp.lane % 4 * 2 + i % 2;
-    const RowPlace place = RowPlace::of<kLatentShare<S>>(p, head.at.head, row);
-    if (!place.exists) continue;
-    const bool sees_none = place.template sees<kLatentShare<S>>(p, head.at.length) == 0;
-    const float factor = sees_none ? 0.0f : 1.0f / latent_row_sum<S>(storage, row);
+    for (int i = 0; i < S.rows / 4; ++i) {
+      const auto store = of_row(i / 2 * 8 + warp.lane % 4 * 2 + i % 2);
 #pragma unroll
-    for (int tile = 0; tile < H::kChunks / 4; ++tile) {
-      const int e = i / 2 * 4 + i % 2;
-      const float2 pair = {o[tile][e], o[tile][e + 2]};
-      if (head.is_whole) {
-        auto* to = o_address<kLatentShare<S>>(p, head.at.sequence, place);
-        store_latent_pair<S.input>(to + channel + 64 * tile, pair, factor);
-      } else {
-        auto& part = partial_of<kLatentShare<S>>(p, blockIdx.x, head.is_first);
-        *reinterpret_cast<float2*>(part.o[row] + channel + 64 * tile) = pair;
+      for (int tile = 0; tile < H::kChunks / 4; ++tile) {
+        const int e = i / 2 * 4 + i % 2;
+        store(channel + 64 * tile, float2{o[tile][e], o[tile][e + 2]});
       }
     }
+  };
+  if (head.is_whole) {
+    for_pairs([&](int row) {
+      auto* to = static_cast<typename ElementOf<S.input>::type*>(storage.o_row[row]);
+      return [to, factor = storage.shrink[row]](int at, const float2& pair) {
+        if (to) store_latent_pair<S.input>(to + at, pair, factor);
+      };
+    });
+  } else {
+    Partial<kShare>& part = partial_of<kShare>(p, blockIdx.x, head.is_first);
+    for_pairs([&](int row) {
+      return [to = part.o[row]](int at, const float2& pair) {
+        *reinterpret_cast<float2*>(to + at) = pair;
+      };
+    });
   }
 }

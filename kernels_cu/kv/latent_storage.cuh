@@ -48,9 +48,11 @@ template <LatentDecodeSpec S, bool Warpgroups = S.warpgroups>
 struct LatentExtras {};
 template <LatentDecodeSpec S>
 struct LatentExtras<S, true> {
+  void* o_row[S.rows];                                // where a row's O goes at the end, or null
   f32 log2[kLatentBlockUnits][kLatentUnitTokens];     // of K's scales, in their slots
   f32 inverse[kLatentBlockUnits][kLatentUnitTokens];  // likewise
-  f32 shrink[S.rows];                                 // as LatentSoftmax has them
+  f32 shrink[S.rows];                                 // as LatentSoftmax has them; at the end of
+                                                      // a head what O is multiplied by
   f32 weight[S.rows];
   Arrivals arrivals;            // of thread 0, for whoever merges
   LatentCopyPlace<S> copy_place;  // of warp 0
