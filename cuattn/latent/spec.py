@@ -62,7 +62,7 @@ class LatentDecodeSpec(KernelSpec):
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of one CTA: `LatentStorage` in kernels_cu/kv/latent_shape.cuh."""
+        """Dynamic shared memory of one CTA: `LatentStorage` in kernels_cu/kv/latent_storage.cuh."""
         units = self.stages * KV_BLOCK // LATENT_UNIT_TOKENS * LatentFormat.whole_bytes
         # Codes and rotary channels of Q, and codes of P.
         operands = self.rows * (LATENT + 2 * ROPE + KV_BLOCK)

@@ -104,6 +104,29 @@ def test_a_long_sequence_is_shared_by_all_multiprocessors(rng, heads):
     filled.append(rng, 1001).attend(rng, heads, 1)
 
 
+@pytest.mark.parametrize(("batch", "heads"), [(40, 128), (20, 16)])
+def test_heads_of_many_sequences(rng, batch, heads):
+    lengths = rng.integers(0, 700, batch)
+    Filled(batch).append(rng, lengths).attend(rng, heads, 1)
+
+
+@pytest.mark.parametrize(("batch", "heads"), [(1, 128), (7, 16)])
+def test_whoever_merges_parts_has_the_same_bits(monkeypatch, rng, batch, heads):
+    filled = (
+        Filled(batch, capacity=9000)
+        .append(rng, 5000)
+        .append(rng, [3000 - 7 * b for b in range(batch)])
+    )
+    found = []
+    for nbytes in (0, 1 << 40):
+        monkeypatch.setattr("cuattn.latent.device._MERGED_BYTES", nbytes)
+        filled.cache = filled.cache.copy()  # which has prepared no call
+        q = on_gpu(np.random.default_rng(0).standard_normal((batch, heads, 1, 576)), "float16")
+        o, lse = filled.cache.attend(q, scale=SCALE, return_lse=True)
+        found.append(on_host(o).tobytes() + on_host(lse).tobytes())
+    assert found[0] == found[1]
+
+
 def test_runs_are_bit_identical(rng):
     filled = Filled(5, capacity=3000).append(rng, [3000, 1, 1700, 128, 640])
     for heads in (16, 128):
