@@ -73,7 +73,7 @@ class LatentDecodeSpec(KernelSpec):
         if self.warpgroups:
             # Of each row two factors of O and an address, of each token of a block two numbers;
             # `Arrivals` and a place of copies.
-            numbers += 2 * 4 * (self.rows + KV_BLOCK) + 8 * self.rows + 76 + 44
+            numbers += 2 * 4 * (self.rows + KV_BLOCK) + 8 * self.rows + 76 + 44 + 48 + 40 + 4
         return round_up(units + operands + numbers + 16 * self.stages + 8, 128)
 
     @property

@@ -88,23 +88,12 @@ __device__ __forceinline__ void merge_latent_row(const DecodeParams& p, const Bl
   }
 }
 
-// Where a CTA keeps what parts it leaves.
-template <LatentDecodeSpec S>
-__device__ __forceinline__ Arrivals& latent_arrivals(LatentStorage<S>& storage, Arrivals& own) {
-  if constexpr (S.warpgroups) {
-    return storage.arrivals;
-  } else {
-    return own;
-  }
-}
-
 // What `Arrivals::merge` does, with the warps and the mergers of this cache.
 template <LatentDecodeSpec S>
 __device__ __forceinline__ void merge_latent_parts(const DecodeParams& p,
                                                    LatentStorage<S>& storage,
                                                    const Partition<kLatentShare<S>>& partition,
                                                    const Arrivals& arrivals) {
-  if constexpr (S.warpgroups) meet_all();
   if (!arrivals.left[0] && !arrivals.left[1]) return;
   if (threadIdx.x == 0) {
     storage.arrived[0] = arrivals.before[0];

@@ -111,13 +111,13 @@ struct LatentSoftmax {
   __device__ __forceinline__ void publish(LatentStorage<S>& storage,
                                           const u32 (&word)[H::kSixteens][2], int tile,
                                           const LatentWarp<S>& warp) const {
+    u32* to = &storage.p.word(warp.row(tile, 0), warp.share * H::kTokens) + warp.lane % 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp.row(tile, half);
 #pragma unroll
       for (int i = 0; i < H::kSixteens; ++i) {
-        const int sixteen = warp.share * H::kSixteens + i;
-        storage.p.word(row, 16 * sixteen + warp.lane % 4 * 4) = word[i][half];
+        to[(i * LatentOperand<S>::kChunk + 16 * 8 * half) / 4] = word[i][half];
       }
       if (warp.share > 0 || warp.lane % 4 > 0) continue;
       storage.shrink[row] = shrink[tile][half];

@@ -54,8 +54,11 @@ struct LatentExtras<S, true> {
   f32 shrink[S.rows];                                 // as LatentSoftmax has them; at the end of
                                                       // a head what O is multiplied by
   f32 weight[S.rows];
-  Arrivals arrivals;            // of thread 0, for whoever merges
-  LatentCopyPlace<S> copy_place;  // of warp 0
+  LatentCopyPlace<S> copy_place;          // of warp 0
+  Partition<kLatentShare<S>> partition;
+  HeadShare head;                         // the one that all have at the time
+  Arrivals arrivals;                      // of thread 0, for whoever merges
+  bool has_head;
 };
 
 template <LatentDecodeSpec S>

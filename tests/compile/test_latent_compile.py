@@ -51,7 +51,7 @@ def bounds(spec):
         products = ("IGMMA.64x64x32.S8.S8", "IGMMA.64x64x32.S8.U8", "HGMMA.64x64x16")
     return {
         "require": (*products, "LDSM"),
-        "max_spill": 0 if spec.rows <= 32 else 160,
+        "max_spill": 0 if spec.rows <= 32 else 128,
     }
 
 
