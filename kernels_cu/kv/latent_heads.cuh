@@ -38,12 +38,13 @@ __device__ __forceinline__ void copy_next_block(const DecodeParams& p, LatentSto
   if (threadIdx.x == 0) storage.copy_place = copies;
 }
 
-// Calls f for each head, which meets all threads at its end.
+// Calls f for each head.
 template <LatentDecodeSpec S, class F>
 __device__ __forceinline__ void for_group_heads(LatentStorage<S>& storage, F f) {
 #pragma unroll 1
   while (storage.has_head) {
     f(storage.head);
+    meet_all();
     if (threadIdx.x == 0) {
       BlockCursor at = storage.head.at;
       const int n = storage.head.begin + storage.head.last;
