@@ -70,11 +70,11 @@ class LatentDecodeSpec(KernelSpec):
         shares = _WARPS // row_groups
         # Of each row and share a maximum and a sum, and Q's scale.
         numbers = 4 * self.rows * (2 * shares + 1)
-        if self.warpgroups:
-            # Of each row two factors of O and an address, of each token of a block two numbers;
-            # `Arrivals` and a place of copies.
-            numbers += 2 * 4 * (self.rows + KV_BLOCK) + 8 * self.rows + 76 + 44 + 48 + 40 + 4
-        return round_up(units + operands + numbers + 16 * self.stages + 8, 128)
+        # Of warpgroups for each row two factors of O and an address, for each token of a block two
+        # numbers; what is next of a CTA's share. All that lies before the units.
+        extras = 16 * self.rows + 8 * KV_BLOCK + 212 if self.warpgroups else 0
+        sums = units + operands + numbers + 16 * self.stages + 8
+        return round_up(extras, 128) + round_up(sums, 128)
 
     @property
     def partial_bytes(self) -> int:

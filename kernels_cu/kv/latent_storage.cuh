@@ -65,7 +65,7 @@ template <LatentDecodeSpec S>
 struct alignas(128) LatentStorage : LatentExtras<S> {
   using H = LatentShape<S>;
   using Operand = LatentOperand<S>;
-  u8 units[S.stages][kLatentBlockUnits][kLatentUnitBytes];
+  alignas(128) u8 units[S.stages][kLatentBlockUnits][kLatentUnitBytes];
   typename Operand::template Of<H::kSteps> q;
   typename Operand::template Of<H::kRopeSteps> q_rope;
   typename Operand::template Of<H::kValueSteps> p;
