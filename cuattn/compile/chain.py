@@ -7,9 +7,10 @@ The driver is called by CuPy's binding of ``cuLaunchKernel``, which takes a tent
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ..arrays.view import cupy_module
 from .launch import NULL, Buffers, Launch
@@ -51,6 +52,7 @@ class Chain:
     def __init__(self, launches: Iterable[Launch], buffers: Buffers) -> None:
         self.launches = tuple(launches)
         self._commands = [launch.load() for launch in self.launches]
+        self._buffers = buffers
         self._layout = _Layout(self.launches, buffers)
         self._nbytes, self._cleared = buffers.nbytes, buffers.cleared
         self._unused: list[_Arguments] = []
@@ -59,13 +61,31 @@ class Chain:
         """Return how many launches there are."""
         return len(self.launches)
 
-    def __call__(self, given: tuple[int, ...], stream: int) -> None:
+    def of(self, names: Sequence[str | None], constants: Mapping[str, int]) -> Chain:
+        """Return the same launches of some of the addresses, in another order; others are null.
+
+        Parameters
+        ----------
+        names : sequence of str or None
+            What the addresses are that it is called with; of None they are ignored.
+        constants : mapping of str to int
+            Addresses that are the same in all calls.
+        """
+        chain = copy(self)
+        number = self._buffers.__getitem__
+        numbers = [NULL if name is None else number(name) for name in names]
+        fixed = {number(name): address for name, address in constants.items()}
+        chain._layout = self._layout.of(numbers, fixed)
+        chain._unused = []
+        return chain
+
+    def __call__(self, given: Sequence[int], stream: int) -> None:
         """Enqueue all launches on a stream, which is CuPy's current one.
 
         Parameters
         ----------
-        given : tuple of int
-            The addresses that the buffers have names for.
+        given : sequence of int
+            The addresses that the buffers have names for; always of the same type.
         stream : int
             The address of the stream.
         """
@@ -95,6 +115,28 @@ class Chain:
         self._unused.append(arguments)
 
 
+class _Place(NamedTuple):
+    """Where an address belongs.
+
+    Attributes
+    ----------
+    words : list of int
+        In the memory of the structs as words of 8 bytes.
+    maps : list of (function, slice)
+        Which tensor maps are made of it, and where they belong.
+    """
+
+    words: list[int]
+    maps: list[tuple[Encode, slice]]
+
+    def write(self, address: int, memory: bytearray, words: memoryview[int]) -> None:
+        """Write it, to memory that is also there as words."""
+        for word in self.words:
+            words[word] = address
+        for encode, place in self.maps:
+            memory[place] = encode(address)
+
+
 class _Layout:
     """How the structs of several launches lie in one piece of memory.
 
@@ -104,34 +146,46 @@ class _Layout:
         Of all of them, without addresses.
     offsets : list of int
         Of the structs.
-    parts : list of tuple of int
-        As of `Buffers`.
-    words : list of list of int
-        Where each address belongs, by its number: in the memory as words of 8 bytes.
-    maps : list of list of (function, slice)
-        Which tensor maps are made of it, and where they belong.
+    given : list of _Place
+        Of the addresses that a call gives.
+    parts : list of (int, _Place)
+        Of those in the workspace, and where they are in it.
     """
 
     def __init__(self, launches: Sequence[Launch], buffers: Buffers) -> None:
         self.template = b""
         self.offsets: list[int] = []
-        self.parts = buffers.parts
-        numbers = range(buffers.count)
-        self.words: list[list[int]] = [[] for _ in numbers]
-        self.maps: list[list[tuple[Encode, slice]]] = [[] for _ in numbers]
+        places = [_Place([], []) for _ in range(buffers.count)]
         for launch in launches:
             self.template += bytes(-len(self.template) % _ALIGNMENT)
             begin = len(self.template)
             self.offsets.append(begin)
             self.template += launch.template
             for offset, number in launch.pointers:
-                self.words[number].append((begin + offset) // _WORD)
+                places[number].words.append((begin + offset) // _WORD)
             for offset, tensor_map in launch.maps:
                 place = slice(begin + offset, begin + offset + TENSOR_MAP.itemsize)
                 # Mostly the same few addresses come again; a key of one number is found at once.
                 encode = lru_cache(_REMEMBERED)(tensor_map.encode)
-                self.maps[tensor_map.number].append((encode, place))
+                places[tensor_map.number].maps.append((encode, place))
         self.template += bytes(-len(self.template) % _WORD)
+        self.parts = [(offset, places[number]) for number, offset in buffers.parts]
+        self._places = places
+        self.given = places[1 : len(places) - len(self.parts)]
+
+    def of(self, numbers: Sequence[int], fixed: Mapping[int, int]) -> _Layout:
+        """Return the same of other given addresses, by their numbers, and of some in the template.
+
+        Of `NULL` they belong nowhere.
+        """
+        layout = copy(self)
+        nowhere = _Place([], [])
+        layout.given = [self._places[n] if n != NULL else nowhere for n in numbers]
+        memory = bytearray(self.template)
+        for number, address in fixed.items():
+            self._places[number].write(address, memory, memoryview(memory).cast("Q"))
+        layout.template = bytes(memory)
+        return layout
 
 
 class _Arguments:
@@ -144,7 +198,6 @@ class _Arguments:
     """
 
     def __init__(self, layout: _Layout, commands: Sequence[tuple[int, ...]]) -> None:
-        self._layout = layout
         self._bytes = bytearray(layout.template)
         self._words = memoryview(self._bytes).cast("Q")
         begin = ctypes.addressof(ctypes.c_char.from_buffer(self._bytes)) if self._bytes else 0
@@ -154,26 +207,18 @@ class _Arguments:
         first = ctypes.addressof(self._structs)
         places = range(first, first + ctypes.sizeof(self._structs), _WORD)
         self.launches = list(zip(commands, places, strict=True))
-        self._given: tuple[int, ...] = ()
+        self._places, self._parts = layout.given, layout.parts
+        self._given: Sequence[int] = [NULL] * len(self._places)
         self._workspace = NULL
 
-    def write(self, given: tuple[int, ...], workspace: int) -> None:
+    def write(self, given: Sequence[int], workspace: int) -> None:
         """Write the addresses of a call, as far as they are others than those of before."""
         if given != self._given:
-            before = self._given or (NULL,) * len(given)
-            number = 1
-            for address, old in zip(given, before, strict=True):
-                if address != old:
-                    self._write(number, address)
-                number += 1
+            for place, address, before in zip(self._places, given, self._given, strict=True):
+                if address != before:
+                    place.write(address, self._bytes, self._words)
             self._given = given
         if workspace != self._workspace:
-            for number, offset in self._layout.parts:
-                self._write(number, workspace + offset)
+            for offset, place in self._parts:
+                place.write(workspace + offset, self._bytes, self._words)
             self._workspace = workspace
-
-    def _write(self, number: int, address: int) -> None:
-        for word in self._layout.words[number]:
-            self._words[word] = address
-        for encode, place in self._layout.maps[number]:
-            self._bytes[place] = encode(address)

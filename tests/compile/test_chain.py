@@ -85,6 +85,25 @@ def test_all_launches_get_their_structs_in_order(make, launches):
     assert launches.streams == [77] * 12
 
 
+def test_the_same_launches_of_some_addresses(make):
+    """In another order, beside ones that are always the same; the rest are null."""
+    make, seen = make
+    call = make([7, 8])
+
+    def given_to(chain, given):
+        seen.clear()
+        chain(given, 0)
+        return [values[3] for values in seen]
+
+    turned = call.of([None, "y", "x"], {})
+    assert given_to(turned, [1, 32, 16]) == [16, 32]
+    assert given_to(turned, [2, 32, 48]) == [48, 32]
+    assert given_to(call.of(["y"], {"x": 64}), [32]) == [64, 32]
+    assert given_to(call.of(["y"], {}), [32]) == [0, 32]
+    assert given_to(call, (16, 80)) == [16, 80]
+    assert all(values[-2] == WORKSPACE + 256 for values in seen)
+
+
 def test_no_launches_are_no_work(make, launches):
     call = make[0]([])
     assert not call
