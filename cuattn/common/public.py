@@ -97,7 +97,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            if "torch._dynamo" in sys.modules:
+            if "torch._dynamo" in sys.modules and _dynamo_looks():
                 untraced: Callable[P, T] = _untraced(function)
                 return untraced(*args, **kwargs)
             return function(*args, **kwargs)
@@ -164,6 +164,14 @@ def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     function._torchdynamo_disable_msg = _NOT_TRACED  # type: ignore[attr-defined]
     return function
+
+
+def _dynamo_looks() -> bool:
+    """Whether Dynamo looks at the frames of this thread; to keep it out takes microseconds."""
+    try:
+        return sys.modules["torch"]._C._dynamo.eval_frame.get_eval_frame_callback() is not None
+    except (AttributeError, KeyError):  # of a PyTorch that does not say
+        return True
 
 
 @_break_graph
