@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from cuattn.plan import kernels
-from cuattn.plan.prepared import prepare
+from cuattn.plan.prepared import forget_plans
 
 __all__ = ["mma_family"]
 
@@ -15,10 +15,12 @@ __all__ = ["mma_family"]
 @contextmanager
 def mma_family() -> Iterator[None]:
     """Let the kernels of mma.sync serve all calls."""
-    plans = (kernels.attention_spec, prepare)
     with patch.object(kernels, "wgmma_serves", lambda target, scheme: False):
-        for kept in plans:
-            kept.cache_clear()
+        _forget()
         yield
-    for kept in plans:
-        kept.cache_clear()
+    _forget()
+
+
+def _forget() -> None:
+    kernels.attention_spec.cache_clear()
+    forget_plans()

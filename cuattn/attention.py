@@ -17,6 +17,8 @@ from .operands.quantized import QuantizedTensor
 from .operands.score_arrays import OPTION_NAMES
 from .operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from .operands.scores import ALL_KEYS, checked_window
+from .plan.prepared import CALLS
+from .plan.repeated import repeating
 from .scheme import Scheme
 from .specs.coding import Name
 
@@ -24,6 +26,7 @@ __all__ = ["attention"]
 
 
 @public
+@repeating(CALLS)
 def attention(
     q: Any,
     k: Any,
@@ -215,7 +218,7 @@ def attention(
     kind, ordinal = q.device if isinstance(q, QuantizedTensor) else device_of(q, "q")
     if kind == CUDA:
         with on_device(ordinal):
-            o, lse = attention_on_gpu(given, scores, options, out, check_finite, stream)
+            return attention_on_gpu(given, scores, options, out, check_finite, stream)
     elif kind != CPU:
         raise ArgumentError("q", q, "on an NVIDIA GPU or in host memory")
     elif stream is not None:

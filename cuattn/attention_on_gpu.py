@@ -26,7 +26,7 @@ from .operands.options import Options
 from .operands.quantized import QuantizedTensor
 from .operands.score_arrays import NO_ARRAYS, ScoreArrays, addresses_in_order
 from .plan.prepared import AttentionCall, prepare
-from .plan.repeated import repetition
+from .plan.repeated import Made
 from .quantize import quantize_views
 from .specs.coding import Name
 
@@ -41,14 +41,14 @@ class _Seen(NamedTuple):
     out: View | None
 
 
-class _Made(NamedTuple):
+class _Converted(NamedTuple):
     """Arrays that are made before the launches: "lse_shift" and "k_values" of the pipeline."""
 
     lse_shift: View | None = None
     k_values: View | None = None
 
 
-_NOTHING = _Made()
+_NOTHING = _Converted()
 
 
 def attention_on_gpu(
@@ -58,7 +58,7 @@ def attention_on_gpu(
     out: Any,
     finite: bool,
     stream: Any,
-) -> tuple[Any, Any]:
+) -> Any:
     """Do what `cuattn.attention` says, on the current device.
 
     Parameters
@@ -75,15 +75,10 @@ def attention_on_gpu(
 
     Returns
     -------
-    o : array of the library of q, or `out`
-    lse : array of float32 [batch, num_q_heads, seqlen_q], or None if it is not wanted
+    array, or tuple of two
+        What `cuattn.attention` returns; a `Made` of it if nothing but the launches has been done.
     """
     caller = Caller(given["q"], stream)
-    again = None
-    if caller.is_torchs and not finite:
-        again = repetition(given.values(), scores, options, out)
-        if again is not None and again.call is not None:
-            return again.run(again.call, caller)
     seen = _Seen(
         {
             name: x if isinstance(x, QuantizedTensor) else caller.look(x, name)
@@ -101,16 +96,17 @@ def attention_on_gpu(
     with caller:
         if finite:
             _check_finite(seen, given)
-        made = _NOTHING
+        made, is_plain = _NOTHING, stream is None and not finite
         if call.copied or call.needs_shift or call.needs_keys:
             call, made = _converted(call, seen, options)
-            again = None
+            is_plain = False
         o = caller.empty(*call.output) if seen.out is None else seen.out
         lse = None if call.lse is None else caller.empty(*call.lse)
         _launch(call, seen, o, lse, made, caller.stream)
-        if again is not None:
-            again.remember(call)
-        return caller.deliver(o) if out is None else out, caller.deliver(lse)
+        result = caller.deliver(o) if out is None else out
+        if call.lse is not None:
+            result = result, caller.deliver(lse)
+        return Made(result, call, {}) if is_plain and call.launches and call.writes_out else result
 
 
 def _planned(seen: _Seen, options: Options) -> AttentionCall:
@@ -140,7 +136,9 @@ def _check_finite(seen: _Seen, given: Mapping[Name, Any]) -> None:
             raise ArgumentError(name, given[name], "without NaN and infinity")
 
 
-def _converted(call: AttentionCall, seen: _Seen, options: Options) -> tuple[AttentionCall, _Made]:
+def _converted(
+    call: AttentionCall, seen: _Seen, options: Options
+) -> tuple[AttentionCall, _Converted]:
     """Do first what kernels do not: copy arrays, and compute with what is quantized already."""
     operands = seen.operands
     for name, x in operands.items():
@@ -168,7 +166,7 @@ def _converted(call: AttentionCall, seen: _Seen, options: Options) -> tuple[Atte
 
 
 def _launch(
-    call: AttentionCall, seen: _Seen, target: View, lse: View | None, made: _Made, stream: int
+    call: AttentionCall, seen: _Seen, target: View, lse: View | None, made: _Converted, stream: int
 ) -> None:
     if not call.launches:
         if call.problem.has_rows:

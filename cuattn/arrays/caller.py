@@ -19,10 +19,10 @@ from .pytorch import empty_tensor, place_of_tensor, stream_of_tensor, torch_of, 
 from .streams import current_stream_of, hand_over
 from .view import CUDA, View, check_address, check_steps, cupy_module, place, view_cupy
 
-__all__ = ["Caller", "device_of", "numpy_dtype", "on_device"]
+__all__ = ["LEGACY_STREAM", "Caller", "device_of", "numpy_dtype", "on_device", "stream_at"]
 
 # CUDA's name of the legacy default stream, which is also called 0.
-_LEGACY_STREAM = 1
+LEGACY_STREAM = 1
 
 _AS_IT_IS = nullcontext()
 
@@ -59,7 +59,7 @@ class Caller:
             self.stream = self._cupys
         else:
             self.stream = current_stream_of(first, stream)
-        if self.stream == _LEGACY_STREAM:
+        if self.stream == LEGACY_STREAM:
             self.stream = 0
         self._is_cupys = self.stream == self._cupys
         self._handed_over: int | None = None

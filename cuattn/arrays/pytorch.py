@@ -7,18 +7,22 @@ and vmapped tensors are, and some of them have the address 0. Only strided memor
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 from ..errors import ArgumentError
 from .view import CPU, CUDA, View
 
 __all__ = [
+    "check_of_tensors",
+    "differentiates_forward",
     "empty_tensor",
+    "look_at_plain",
+    "maker_of_tensors",
     "note_write",
     "place_of_tensor",
-    "plain_tensors",
+    "stream_asked_of",
     "stream_of_tensor",
     "torch_of",
     "view_tensor",
@@ -103,43 +107,126 @@ def view_tensor(x: Any, name: str) -> View:
     return tuple.__new__(View, fields)
 
 
-def plain_tensors(tensors: Iterable[Any], out: Any = None) -> tuple[list[int], list[Any]] | None:
-    """Return the addresses of tensors, and all else that `view_tensor` would see of them as a key.
+def look_at_plain(x: Any, key: list[Any], addresses: list[int]) -> bool:
+    """Add a tensor's address, and all else that `view_tensor` would see of it, to a key.
 
-    None if there is one that it would change, refuse, or look at more closely. Tensors with equal
-    keys are treated alike, so that a call need not look at each in turn if it has been made before.
+    Tensors with equal keys are treated alike, so that a call that has been made before need not
+    look at them closely. Parameters of models are plain too, where no gradients are recorded.
 
     Parameters
     ----------
-    tensors : iterable of object
-        That are read. Parameters of models are plain too, where no gradients are recorded.
-    out : object, optional
-        That is written; it comes last.
+    x : torch.Tensor or torch.nn.Parameter
+        Of no class that is derived from these.
+    key : list
+    addresses : list of int
+
+    Returns
+    -------
+    bool
+        Whether it is one that `view_tensor` takes as it is, but for tangents.
+    """
+    try:
+        if (
+            x.is_neg()
+            or not x.is_cuda
+            or (x.requires_grad and sys.modules["torch"].is_grad_enabled())
+        ):
+            return False
+        address = x.data_ptr()
+        key += (x.shape, x.stride(), x.dtype, x.get_device(), address % 16)
+    except RuntimeError:  # sparse, nested, or under a transform of torch.func
+        return False
+    addresses.append(address)
+    return bool(address)
+
+
+def check_of_tensors(tensors: Sequence[Any]) -> Callable[..., bool]:
+    """Return what says whether others are like these to `look_at_plain`, but for addresses.
+
+    It is what PyTorch's compiler guards its code with: of each tensor the class, shape, strides,
+    type, device, whether it requires gradients, and the keys by which PyTorch dispatches, among
+    them those of its transforms and modes. It must not be asked about nested tensors: they end the
+    process.
+
+    Raises
+    ------
+    LookupError
+        If this PyTorch has no such check, or some of these require gradients: whether they are
+        recorded is another question.
+    """
+    if not tensors:
+        return bool
+    if any(x.requires_grad for x in tensors):
+        raise LookupError
+    try:
+        check: Callable[..., bool] = (
+            sys.modules["torch"]
+            ._C._dynamo.guards.TensorGuards(
+                *tensors,
+                dynamic_dims_sizes=[[*x.shape] for x in tensors],
+                dynamic_dims_strides=[[*x.stride()] for x in tensors],
+            )
+            .check
+        )
+        # It has to tell shapes apart, whatever its arguments mean in another version.
+        is_one = check(*tensors) and not check(*[x[None] for x in tensors])
+    except (AttributeError, RuntimeError, TypeError):
+        is_one = False
+    if not is_one:
+        raise LookupError
+    return check
+
+
+def differentiates_forward() -> bool:
+    """Whether tensors may have tangents: inside a level of forward-mode differentiation."""
+    return getattr(sys.modules["torch"].autograd.forward_ad, "_current_level", 0) >= 0
+
+
+def stream_asked_of(x: Any) -> Callable[[int], int]:
+    """Return what says the address of the current stream of a tensor's PyTorch on a GPU."""
+    torch = torch_of(x)
+    # What code of its own compiler calls, for it makes no object of the stream.
+    ask: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if ask is None:
+        return lambda ordinal: int(torch.cuda.current_stream(ordinal).cuda_stream)
+    return ask
+
+
+def maker_of_tensors(
+    like: Any, shape: tuple[int, ...], dtype: str
+) -> Callable[[Any], tuple[Any, int] | None]:
+    """Return what makes contiguous tensors where another one is, and returns their address too.
+
+    Parameters
+    ----------
+    like : torch.Tensor
+        Of the kind of those that it is given.
+    shape : tuple of int
+    dtype : str
+
+    Returns
+    -------
+    function of a tensor
+        It returns None where a mode of PyTorch makes tensors of a class of its own.
     """
     torch: Any = sys.modules["torch"]
-    plain, parameter, strided = torch.Tensor, torch.nn.Parameter, torch.strided
-    if getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0:
-        return None
-    if out is not None:
-        if type(out) is not plain or out.requires_grad:
-            return None
-        tensors = (*tensors, out)
-    addresses: list[int] = []
-    key: list[Any] = []
-    try:
-        for x in tensors:
-            if type(x) is not plain and type(x) is not parameter:
-                return None
-            if x.layout is not strided or not x.is_cuda or x.is_nested or x.is_neg():
-                return None
-            if x.requires_grad and torch.is_grad_enabled():
-                return None
-            address = x.data_ptr()
-            addresses.append(address)
-            key += x.shape, x.stride(), x.dtype, x.get_device(), address % 16
-    except RuntimeError:  # under a transform of torch.func there is no storage
-        return None
-    return (addresses, key) if all(addresses) else None
+    of_dtype, plain = getattr(torch, dtype), torch.Tensor
+    # To name shape, type and device takes a microsecond more, to name the order of axes a quarter.
+    empty: Callable[[Any], Any] = torch.empty_like
+    in_order = partial(torch.empty_like, memory_format=torch.contiguous_format)
+    if (like.shape, like.dtype) != (shape, of_dtype):
+
+        def empty(like: Any) -> Any:
+            return torch.empty(shape, dtype=of_dtype, device=like.device)
+
+    elif empty(like).stride() != in_order(like).stride():
+        empty = in_order
+
+    def make(like: Any) -> tuple[Any, int] | None:
+        x = empty(like)
+        return (x, x.data_ptr()) if type(x) is plain else None
+
+    return make
 
 
 def empty_tensor(like: Any, shape: tuple[int, ...], dtype: str) -> View:

@@ -21,6 +21,7 @@ __all__ = [
     "check_address",
     "check_steps",
     "contiguous",
+    "cupy_address",
     "cupy_module",
     "is_finite",
     "place",
@@ -170,6 +171,12 @@ def cupy_module() -> Any:
 
 
 forget_after_fork(cupy_module.cache_clear)
+
+
+def cupy_address(array: Any) -> int:
+    """Return the address of a ``cupy.ndarray``."""
+    address: int = array.data.ptr
+    return address
 
 
 def view_cupy(array: Any) -> View:

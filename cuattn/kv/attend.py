@@ -15,10 +15,11 @@ from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
 from ..errors import ArgumentError
 from ..operands.mods import Mods
-from ..operands.operand import in_order
+from ..operands.operand import dtype_name, in_order
 from ..operands.problem import Problem
 from ..operands.score_arrays import MOD_NAMES, SCORE_NAMES
 from ..operands.scores import ALL_KEYS
+from ..plan.repeated import Made
 from ..plan.score_rules import user_values
 from ..plan.user_code import check_user_code
 from ..reference.partition import most_parts
@@ -63,6 +64,23 @@ class DecodeCall(AttendCall):
     """
 
     problem: Problem
+    launches: Chain
+
+    @property
+    def output(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of the output in the caller's layout."""
+        return self.problem.output_shape, dtype_name(self.problem.q.dtype)
+
+    @property
+    def lse(self) -> tuple[tuple[int, ...], str] | None:
+        """The same of the log-sum-exp, if it is wanted."""
+        return (self.problem.lse_shape, "float32") if self.problem.return_lse else None
+
+    def constants(self, memory: DeviceMemory) -> dict[str, int]:
+        """Return the addresses that are the same in all calls on a cache, by their names."""
+        names = (*STORE, "arrivals")
+        addresses = (*memory.attend_addresses, memory.counters(self.arrivals))
+        return dict(zip(names, addresses, strict=True))
 
 
 def attend_on_device(
@@ -77,7 +95,7 @@ def attend_on_device(
     rope: GivenRope | None = None,
     out_lse: Any = None,
 ) -> Any:
-    """Do what `KVCache.attend` says, of arrays on the GPU.
+    """Do what `KVCache.attend` says, of arrays on the GPU; a `Made` if it may be done again.
 
     Parameters
     ----------
@@ -95,7 +113,7 @@ def attend_on_device(
         bounds = None if cu_seqlens_q is None else memory.look(caller, cu_seqlens_q, "cu_seqlens_q")
         with caller:
             memory.settle()
-            q_view = direct(q_view)
+            given_view, q_view = q_view, direct(q_view)
             of_out = None if out_view is None else out_view.signature
             arrays = NO_ARRAYS
             if looked:
@@ -144,9 +162,20 @@ def attend_on_device(
             keeps = call.problem.is_packed
             call.launch(memory, caller, q_view, o, lse, *others, keeps=keeps)
             result = caller.deliver(o) if out is None else out
-            if not return_lse:
-                return result
-            return result, caller.deliver(lse) if out_lse is None else out_lse
+            if return_lse:
+                result = result, caller.deliver(lse) if out_lse is None else out_lse
+            # Distances are checked each time once tokens have been evicted.
+            counts = options.window_size[0] >= 0 or options.mods or "alibi_slopes" in scores
+            if (
+                q_view is given_view
+                and rope is stream is out_lse is None
+                and not (counts and memory.host_state.evicted is not None)
+                and isinstance(call, DecodeCall)
+                and call.launches
+                and call.writes_out
+            ):
+                return Made(result, call, call.constants(memory))
+            return result
 
 
 def prepare_attend(

@@ -17,6 +17,7 @@ from ..arrays.view import CUDA, View, as_cupy, contiguous, cupy_module, view_cup
 from ..common.remember import Remembered
 from ..compile.launch import Buffers
 from ..errors import ArgumentError, NoGPUError, UnsupportedError
+from ..plan.repeated import Repetitions
 from ..presets import resolve
 from .geometry import KVGeometry
 from .memory import Memory
@@ -45,6 +46,8 @@ class DeviceMemory(Memory):
     ----------
     device : tuple of int
         DLPack's type and the ordinal.
+    repetitions : Repetitions
+        Calls of `KVCache.attend`.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class DeviceMemory(Memory):
         self.append_addresses = (*store, limits, _address(self.fixed))
         self.refused_address = _address(self._refused)
         self._remembered: dict[Callable[..., Any], Remembered[..., Any]] = {}
+        self.repetitions = Repetitions()
         # The first call may be on any stream.
         self._cupy.cuda.get_current_stream().synchronize()
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from ..common.public import class_naming_keywords, public
 from ..errors import ArgumentError
 from ..operands.mods import Mods
 from ..operands.score_mod import MaskMod, ScoreMod, mod_of, mods_of
 from ..operands.scores import ALL_KEYS, checked_window
+from ..plan.repeated import result_of
 from .append import append_on_device
 from .attend import attend_on_device
 from .device import DeviceMemory
@@ -19,6 +23,23 @@ from .query import QueryOptions
 from .rope import GivenRope, Rope
 
 __all__ = ["TokenCalls"]
+
+P = ParamSpec("P")
+
+
+def _repeating(attend: Callable[Concatenate[TokenCalls, P], Any]) -> Callable[..., Any]:
+    """Return a method whose calls are remembered by a cache on a GPU."""
+    names = [*inspect.signature(attend).parameters][1:]
+
+    @wraps(attend)
+    def called(self: TokenCalls, *args: P.args, **kwargs: P.kwargs) -> Any:
+        memory = getattr(self, "_memory", None)
+        if not isinstance(memory, DeviceMemory) or memory.undo:
+            return result_of(attend(self, *args, **kwargs))
+        is_whole = memory.host_state.evicted is None
+        return memory.repetitions.call(attend, names, args, kwargs, (self,), is_whole)
+
+    return called
 
 
 @class_naming_keywords
@@ -86,6 +107,7 @@ class TokenCalls(Holdings):
             append_on_host(self._memory, k, v, given, layout, stream, turns)
 
     @public
+    @_repeating
     def attend(
         self,
         q: Any,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ __all__ = ["QuantizedTensor"]
 
 # Of its arrays in bytes: kernels load vectors of as many, which lie at multiples only.
 _ALIGNMENT = 16
+
+# Kinds of tensors that are known by an object of their own.
+_REMEMBERED = 1024
 
 
 @class_naming_keywords
@@ -157,6 +160,16 @@ class QuantizedTensor:
         return Coded(self.shape, self.dtype, self.device, self.operand, self.scheme.name, how)
 
     @cached_property
+    def kind(self) -> object:
+        """The same object of all tensors of one `signature`, as a key that is found at once."""
+        return _kind_of(self.signature)
+
+    @cached_property
+    def all_addresses(self) -> tuple[int, int, int, int]:
+        """Its `addresses` and that of the order; 0 of what there is not."""
+        return (*self.addresses, self.order_address)
+
+    @cached_property
     def addresses(self) -> tuple[int, int, int]:
         """Where codes, scale and vector are on the GPU; 0 if there is no vector."""
         return self._address("codes"), self._address("scale"), self._address("vector")
@@ -244,6 +257,11 @@ class QuantizedTensor:
             return natural_order(batch, heads, tokens)
         order: NDArray[np.uint8] = _to_host(self.order)
         return order
+
+
+@lru_cache(_REMEMBERED)
+def _kind_of(signature: Coded) -> object:
+    return object()
 
 
 def _on_host(x: Any) -> bool:

@@ -21,13 +21,17 @@ from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .auto_problem import problem_on_gpu
 from .pipeline import GIVEN, pipeline
+from .repeated import Repetitions
 from .score_rules import needs_lse_shift
 from .user_code import check_user_code
 
-__all__ = ["AttentionCall", "prepare"]
+__all__ = ["CALLS", "AttentionCall", "forget_plans", "prepare"]
 
 # Kinds of calls that a process remembers, at a few kilobytes each.
 _REMEMBERED = 1024
+
+# Of `cuattn.attention`.
+CALLS = Repetitions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,12 @@ def prepare(
         needs_keys=problem.k.coded and problem.scheme.smooth_q != "none",
         launches=Chain(launches, buffers),
     )
+
+
+def forget_plans() -> None:
+    """Have calls planned anew, for measurements and tests of kernels that no table chooses."""
+    prepare.cache_clear()
+    CALLS.clear()
 
 
 def _extent(x: Array | MaskBlocks) -> tuple[int, int]:

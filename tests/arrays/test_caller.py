@@ -9,7 +9,7 @@ import pytest
 
 from cuattn.arrays import caller as caller_module
 from cuattn.arrays.caller import Caller, device_of, numpy_dtype, on_device
-from cuattn.arrays.pytorch import plain_tensors
+from cuattn.arrays.pytorch import differentiates_forward, look_at_plain, maker_of_tensors
 from cuattn.arrays.view import CPU, CUDA
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
@@ -400,65 +400,82 @@ def test_tensors_without_storage_are_refused(cuda, torch, monkeypatch):
         Caller(Tensor(), None).look(Tensor(), "q")
 
 
+def looked_at(*tensors):
+    """Return the addresses and the keys of tensors that are plain, else None."""
+    key, addresses = [], []
+    plain = all(look_at_plain(x, key, addresses) for x in tensors)
+    return (addresses, key) if plain else None
+
+
 def test_plain_tensors_are_known_by_address_and_kind(torch):
-    torch.autograd.forward_ad._current_level = -1
     x, y = Tensor(), Tensor(ptr=ADDRESS + 24, index=1)
-    addresses, (*of_x, last) = plain_tensors([x])
-    assert addresses == [ADDRESS]
-    assert (of_x[:2], of_x[3], last) == ([(2, 3), (3, 1)], 0, 0)
-    addresses, key = plain_tensors([x, y])
+    addresses, key = looked_at(x, y)
     assert addresses == [ADDRESS, ADDRESS + 24]
-    assert key[8:] == [1, 8]
-    torch.autograd.forward_ad._current_level = 0
-    assert plain_tensors([x]) is None
+    assert key == [(2, 3), (3, 1), x.dtype, 0, 0, (2, 3), (3, 1), y.dtype, 1, 8]
 
 
 @pytest.mark.parametrize(
     ("attribute", "value"),
-    [
-        ("layout", "torch.sparse_coo"),
-        ("is_cuda", False),
-        ("requires_grad", True),
-        ("is_nested", True),
-        ("_negative", True),
-        ("_ptr", 0),
-    ],
+    [("is_cuda", False), ("requires_grad", True), ("_negative", True), ("_ptr", 0)],
 )
 def test_tensors_that_need_a_closer_look_are_not_plain(torch, attribute, value):
-    torch.autograd.forward_ad._current_level = -1
     x = Tensor()
     setattr(x, attribute, value)
-    assert plain_tensors([Tensor(), x]) is None
+    assert looked_at(Tensor(), x) is None
 
 
 def test_parameters_are_plain_where_no_gradients_are_recorded(torch):
-    """Such as the sinks of a model; but none is written to."""
-    torch.autograd.forward_ad._current_level = -1
+    """Such as the sinks of a model."""
     x, sinks = Tensor(), Parameter(ptr=ADDRESS + 16)
-    assert plain_tensors([x, sinks]) is None
+    assert looked_at(x, sinks) is None
     torch.grad = False
-    assert plain_tensors([x, sinks])[0] == [ADDRESS, ADDRESS + 16]
-    assert plain_tensors([x], sinks) is None
-    assert plain_tensors([x], Tensor(ptr=ADDRESS + 32))[0] == [ADDRESS, ADDRESS + 32]
-    sinks = Tensor()
-    sinks.requires_grad = True
-    assert plain_tensors([x], sinks) is None
+    assert looked_at(x, sinks)[0] == [ADDRESS, ADDRESS + 16]
 
 
-def test_what_is_no_tensor_or_has_no_storage_is_not_plain(torch, monkeypatch):
-    torch.autograd.forward_ad._current_level = -1
-
-    class WithMethods(Tensor):
-        pass
-
-    for other in (WithMethods(), Array(), None):
-        assert plain_tensors([Tensor(), other]) is None
-
+@pytest.mark.parametrize("method", ["data_ptr", "stride"])
+def test_what_has_no_storage_or_no_strides_is_not_plain(torch, monkeypatch, method):
     def raises(self):
         raise RuntimeError("Cannot access data pointer of Tensor that doesn't have storage")
 
-    monkeypatch.setattr(Tensor, "data_ptr", raises)
-    assert plain_tensors([Tensor()]) is None
+    monkeypatch.setattr(Tensor, method, raises)
+    assert looked_at(Tensor()) is None
+
+
+def test_forward_mode_is_known_by_its_level(torch):
+    assert differentiates_forward()  # a PyTorch that does not say so
+    for level in (-1, 0, 1):
+        torch.autograd.forward_ad._current_level = level
+        assert differentiates_forward() == (level >= 0)
+
+
+@pytest.mark.parametrize(
+    ("strides", "shape", "dtype", "ptr"),
+    [
+        ((3, 1), (2, 3), "float16", 0xA000),
+        ((1, 2), (2, 3), "float16", 0xB000),
+        ((3, 1), (2, 4), "float16", 0x9000),
+        ((3, 1), (2, 3), "float32", 0x9000),
+    ],
+)
+def test_outputs_are_contiguous_whatever_the_input_is(torch, strides, shape, dtype, ptr):
+    def empty_like(x, memory_format=None):
+        made = Tensor(x.shape, x.dtype.name, ptr=0xA000 if memory_format is None else 0xB000)
+        made.stride = x.stride if memory_format is None else lambda: (3, 1)
+        return made
+
+    torch.empty_like = empty_like
+    like = Tensor()
+    like.dtype = torch.float16
+    like.stride = lambda: strides
+    make = maker_of_tensors(like, shape, dtype)
+    x, address = make(like)
+    assert (x.shape, x.dtype.name, address) == (shape, dtype, ptr)
+
+    class Traced(Tensor):
+        pass
+
+    torch.empty_like = torch.empty = lambda x, **given: Traced()
+    assert maker_of_tensors(like, shape, dtype)(like) is None
 
 
 class On:

@@ -16,7 +16,7 @@ from cuattn.operands.operand import DTYPES as DTYPE_OF
 from cuattn.plan import kernels as plan
 from cuattn.plan.kernels import runnable
 from cuattn.plan.listing import attention_specs
-from cuattn.plan.prepared import prepare
+from cuattn.plan.prepared import forget_plans
 from cuattn.presets import PRESETS
 from cuattn.reference import emulate, exact
 from cuattn.reference.layout import HEAD_DIMS, pad_head_dim
@@ -105,7 +105,7 @@ def mma_family(*, native_int4=False):
 
 def _forget_plans():
     plan.attention_spec.cache_clear()
-    prepare.cache_clear()
+    forget_plans()
 
 
 def make(rng, *, batch=1, heads=(2, 2), seqlens=(128, 128), head_dim=64, head_dim_v=None):

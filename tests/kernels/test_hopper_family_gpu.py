@@ -31,7 +31,7 @@ from cuattn.arrays.device import current_device, gpu_status
 from cuattn.plan import pipeline
 from cuattn.plan.kernels import attention_spec
 from cuattn.plan.kernels_sm90 import INTEGER_O_KEYS
-from cuattn.plan.prepared import prepare
+from cuattn.plan.prepared import forget_plans
 from cuattn.presets import PRESETS
 from cuattn.reference.layout import HEAD_DIMS
 from cuattn.reference.softmax import FIRST_HEADROOM
@@ -283,12 +283,12 @@ def test_both_forms_of_o_agree(rng, monkeypatch):
     arrays = [on_gpu(x, "float32") for x in inputs]
     o, lse = map(on_host, run(arrays, "int8-fast"))
     monkeypatch.setattr(pipeline, "INTEGER_O_KEYS", 0)
-    prepare.cache_clear()
+    forget_plans()
     try:
         other, other_lse = run(arrays, "int8-fast")
         check((other, other_lse), arrays, "int8-fast")
     finally:
-        prepare.cache_clear()
+        forget_plans()
     np.testing.assert_allclose(lse, on_host(other_lse), rtol=1e-6)
     # Two units of 1/255 of a step of V, in rows whose P add up to 1 or more.
     steps = np.abs(inputs[2] - inputs[2].mean(axis=2, keepdims=True)).max() / 127
@@ -303,11 +303,11 @@ def run_with(monkeypatch, arrays, scheme, fields, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "attention_spec", changed)
-        prepare.cache_clear()
+        forget_plans()
         try:
             return run(arrays, scheme, **options)
         finally:
-            prepare.cache_clear()
+            forget_plans()
 
 
 @pytest.mark.parametrize("seqlen_kv", [128, 900, 5000])

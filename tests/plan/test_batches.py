@@ -6,7 +6,7 @@ from simulated_gpu import SimulatedGPU, gpu_of
 
 import cuattn
 from cuattn.plan import pipeline
-from cuattn.plan.prepared import prepare
+from cuattn.plan.prepared import forget_plans
 from cuattn.presets import PRESETS
 
 pytest.importorskip("cupy")
@@ -23,7 +23,7 @@ def test_batches_are_shared_out_to_launches(monkeypatch, rng, scheme, arch, laun
     assert gpu.launched.count("attention") == 1
     gpu.launched.clear()
     monkeypatch.setattr(pipeline, "_MAX_GRID_Z", 3)
-    prepare.cache_clear()
+    forget_plans()
     for x, y in zip(cuattn.attention(*inputs, **options), whole, strict=True):
         np.testing.assert_array_equal(x, y)
     assert gpu.launched.count("attention") == launches

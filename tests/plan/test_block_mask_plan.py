@@ -9,7 +9,7 @@ from helpers.score_cases import documents, masked
 
 import cuattn
 from cuattn.errors import ArgumentError
-from cuattn.plan import repeated
+from cuattn.plan.prepared import CALLS
 from cuattn.reference.rounding import round_bfloat16
 
 pytest.importorskip("cupy")
@@ -165,14 +165,6 @@ def test_outputs_lie_apart_from_floats_that_are_read(gpu, rng):
     same([np.ascontiguousarray(out)], wanted[:1])
 
 
-def plain_arrays(arrays, out=None):
-    given = [*arrays, *([] if out is None else [out])]
-    if not all(isinstance(x, np.ndarray) for x in given):
-        return None
-    kinds = [(x.shape, x.strides, x.dtype, x.ctypes.data % 16) for x in given]
-    return [x.ctypes.data for x in given], kinds
-
-
 @pytest.mark.parametrize("dtype", ["bool", "float32"])
 @pytest.mark.parametrize("with_out", [False, True])
 def test_repeated_calls_find_their_masks(gpu, rng, monkeypatch, dtype, with_out):
@@ -181,9 +173,6 @@ def test_repeated_calls_find_their_masks(gpu, rng, monkeypatch, dtype, with_out)
     monkeypatch.setattr(
         SimulatedCaller, "look", lambda self, x, name: looks.append(name) or look(self, x, name)
     )
-    monkeypatch.setattr(SimulatedCaller, "is_torchs", True)
-    monkeypatch.setattr(repeated, "plain_tensors", plain_arrays)
-    monkeypatch.setattr(repeated, "_calls", {})
     sinks = rng.standard_normal(4).astype(np.float32)
     inputs = qkv(rng)
     results, kept = [], []
@@ -198,13 +187,10 @@ def test_repeated_calls_find_their_masks(gpu, rng, monkeypatch, dtype, with_out)
         assert looks == []
     for found, (mask, more) in zip(results, kept, strict=True):
         same(found, attend(inputs, mask, **more))
-    assert len(repeated._calls) == 4
+    assert len(CALLS) == 4
 
 
-def test_a_bias_may_be_the_output_of_no_repeated_call(gpu, rng, monkeypatch):
-    monkeypatch.setattr(SimulatedCaller, "is_torchs", True)
-    monkeypatch.setattr(repeated, "plain_tensors", plain_arrays)
-    monkeypatch.setattr(repeated, "_calls", {})
+def test_a_bias_may_be_the_output_of_no_repeated_call(gpu, rng):
     inputs = qkv(rng, 1, (1, 1), (40, 40), 40)
     bias = np.zeros((1, 1, 40, 40), np.float32)
     made = cuattn.block_mask(bias)

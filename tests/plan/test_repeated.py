@@ -6,29 +6,12 @@ import pytest
 import cuattn
 from cuattn.errors import ArgumentError
 from cuattn.plan import repeated
+from cuattn.plan.prepared import CALLS
 from cuattn.reference import emulate
 
 pytest.importorskip("cupy")
-from simulated_gpu import SimulatedGPU
 from simulated_gpu.gpu import SimulatedCaller
-
-
-def plain_arrays(arrays, out=None):
-    """Do for arrays what `plain_tensors` does for tensors; read-only ones are not plain."""
-    given = [*arrays, *([] if out is None else [out])]
-    if not all(x.flags.writeable and x.size for x in given):
-        return None
-    kinds = [(x.shape, x.strides, x.dtype, x.ctypes.data % 16) for x in given]
-    return [x.ctypes.data for x in given], kinds
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    gpu = SimulatedGPU(monkeypatch)
-    monkeypatch.setattr(SimulatedCaller, "is_torchs", True)
-    monkeypatch.setattr(repeated, "plain_tensors", plain_arrays)
-    monkeypatch.setattr(repeated, "_calls", {})
-    return gpu
+from simulated_gpu.score_rules import EXPRESSIONS
 
 
 @pytest.fixture
@@ -135,6 +118,28 @@ def test_other_masks_of_the_same_kinds_are_not_looked_at(rng, looked_at, names, 
     assert sorted(looked_at) == sorted(["q", "k", "v", *names, *["out"] * with_out])
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_other_arrays_of_expressions_are_not_looked_at(rng, looked_at, monkeypatch, order):
+    """Those of `score_mod` come first, however the caller puts them."""
+    for _ in range(3):
+        given, arrays = inputs(rng), rng.standard_normal((2, 40)).astype(np.float32)
+        score_mod = cuattn.ScoreMod(
+            "score + bias[kv]",
+            arrays={"bias": arrays[0]},
+            reference=lambda score, kv, bias: score + bias[kv],
+        )
+        mask_mod = cuattn.MaskMod(
+            "seen[kv] > 0", arrays={"seen": arrays[1]}, reference=lambda kv, seen: seen[kv] > 0
+        )
+        for mod in (score_mod, mask_mod):
+            monkeypatch.setitem(EXPRESSIONS, mod.text, mod)
+        options = dict([("mask_mod", mask_mod), ("score_mod", score_mod)][::order])
+        o = cuattn.attention(*given, **options)
+        bias = np.where(arrays[1] > 0, arrays[0], -np.inf).astype(np.float32)
+        check(o, given, attn_mask=np.broadcast_to(bias, (40, 40)))
+    assert len(looked_at) == 5
+
+
 def test_calls_with_other_arrays_are_of_other_kinds(rng, looked_at):
     given, arrays = inputs(rng), scores(rng)
     # Sinks and slopes may be of one type, and have one shape.
@@ -168,7 +173,7 @@ def test_what_is_copied_first_is_copied_each_time(rng, looked_at):
         given = inputs(rng)
         check(cuattn.attention(given[0], columns_apart(given[1]), given[2]), given)
         assert len(looked_at) == 3 * calls
-    assert repeated._calls == {}
+    assert len(CALLS) == 0
 
 
 def test_outputs_that_no_kernel_writes_are_written_each_time(rng, looked_at):
@@ -207,4 +212,4 @@ def test_a_process_remembers_a_bounded_number_of_kinds(gpu, rng, monkeypatch):
     for tokens in (1, 2, 3, 4, 5):
         given = inputs(rng, (1, 1, tokens, 64))
         check(cuattn.attention(*given), given)
-        assert 1 <= len(repeated._calls) <= 2
+        assert 1 <= len(CALLS) <= 2

@@ -82,6 +82,7 @@ MODULES = (
     "arrays.view",
     "operands.block_mask",
     "operands.quantized",
+    "plan.repeated_call",
     "kv.append",
     "kv.device_tokens",
     "kv.attend",
@@ -108,6 +109,14 @@ PLANNERS = (
 
 def memset(address, value, nbytes, stream):
     ctypes.memset(address, value, nbytes)
+
+
+def look_at_array(x, key, addresses):
+    """Do for arrays what is done for those of CuPy; those that are read-only need a closer look."""
+    address = x.ctypes.data
+    key += (x.shape, x.strides, x.dtype, 0, address % 16)
+    addresses.append(address)
+    return x.flags.writeable and x.size > 0
 
 
 class SimulatedGPU:
@@ -156,14 +165,20 @@ class SimulatedGPU:
                 ("device_of", lambda x, name: (CUDA, 0)),
                 ("as_cupy", lambda view: view.owner),
                 ("view_cupy", view_of),
+                ("cupy_address", lambda x: x.ctypes.data),
+                ("ordinal_of", lambda x: 0),
             ):
                 if hasattr(module, attribute):
                     monkeypatch.setattr(module, attribute, substitute)
+        # Calls on arrays are remembered as those on CuPy's are.
+        kinds = sys.modules["cuattn.plan.kinds"]
+        monkeypatch.setattr(kinds, "_look_at_cupys", look_at_array)
+        monkeypatch.setitem(kinds._looks, np.ndarray, look_at_array)
         # Nothing of `QuantizedTensor` itself: it finds out where it is, and keeps that, as ever.
         monkeypatch.setattr(sys.modules["cuattn.operands.quantized"], "_on_host", lambda x: False)
         monkeypatch.setattr(tensor_map, "_driver", SimulatedDriver)
         tensor_map._encoded.cache_clear()
-        sys.modules["cuattn.plan.prepared"].prepare.cache_clear()
+        sys.modules["cuattn.plan.prepared"].forget_plans()
         sys.modules["cuattn.plan.mask_map"].prepare_map.cache_clear()
         sys.modules["cuattn.plan.merge"].prepare_merge.cache_clear()
         sys.modules["cuattn.quantize"]._prepare.cache_clear()
