@@ -177,6 +177,7 @@ def _attend(
     out = cupy.empty_like(q)
 
     def run() -> Any:
+        cache._memory.repetitions.clear()  # it does not ask again which way calls go
         with _many_rows(many_rows):
             return cache.attend(q, out=out, **options)
 

@@ -3,6 +3,7 @@
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cuattn.bench.ours import Run
 from cuattn.choice.timing import Median
 from cuattn.kv import rows
 from cuattn.kv.listing import kv_specs
+from cuattn.plan.repeated import Repetitions
 from cuattn.records import record
 from cuattn.records.rows import shape_of
 from tools.tables.chunks import chunks as table_of_chunks
@@ -28,6 +30,7 @@ class Cache:
 
     def __init__(self, case, scheme, page_size=0):
         self.kind = case.seqlen_q, scheme, page_size
+        self._memory = SimpleNamespace(repetitions=Repetitions())
 
     def attend(self, q, out, attn_mask=None, rope=None):
         assert attn_mask is None or attn_mask.shape == (CHUNK.seqlen_q, CHUNK.seqlen_kv)
