@@ -13,7 +13,7 @@
 #include "kv/latent_output.cuh"
 #include "kv/latent_queries.cuh"
 
-// A head's blocks of a CTA; `copy` starts the copies of the next one.
+// A head's blocks of a CTA. `copy` starts the copies of one more.
 template <LatentDecodeSpec S, class Copy>
 __device__ __forceinline__ void attend_latent_head(const DecodeParams& p,
                                                    LatentStorage<S>& storage,
@@ -36,7 +36,7 @@ __device__ __forceinline__ void attend_latent_head(const DecodeParams& p,
     typename H::Scores s = {};
     if constexpr (S.warpgroups) {
       const auto settle = [&] { values.settle(storage, warp); };
-      latent_scores<S>(s, storage, units, tokens, warp, softmax.factor, settle, copy);
+      latent_scores<S>(s, storage, units, tokens, warp, softmax.factor, settle);
     } else {
       latent_scores<S>(s, storage, tokens, warp);
     }
@@ -49,7 +49,7 @@ __device__ __forceinline__ void attend_latent_head(const DecodeParams& p,
     values.add(storage, units, softmax, warp);
     __syncwarp();
     if (warp.lane == 0) ptx::mbarrier_arrive(ring.empty + 8 * turn.buffer);
-    if constexpr (!S.warpgroups) copy();
+    copy();
     turn.next();
   }
   values.settle(storage, warp);
@@ -89,15 +89,15 @@ template <LatentDecodeSpec S>
 __device__ __forceinline__ void attend_latent_share(const DecodeParams& p,
                                                     LatentStorage<S>& storage,
                                                     const UnitRing& ring) {
-  const bool copies_blocks = threadIdx.x < kWarpSize;
-  if (copies_blocks) {
+  if (threadIdx.x < kWarpSize) {
     begin_latent_share<S>(p, storage, ring);
     store_empty<kLatentShare<S>>(p);
   }
   meet_all();
   const LatentWarp<S> warp;
+  // By a warp of the second warpgroup, which has to wait for its turn to multiply.
   const auto copy = [&] {
-    if (copies_blocks) copy_next_block<S>(p, storage, ring);
+    if (warp.share == 1 && warp.first_tile == 0) copy_next_block<S>(p, storage, ring);
   };
   Turn<S.stages> turn;
   for_group_heads<S>(storage, [&](const HeadShare& head) {

@@ -72,7 +72,7 @@ class LatentDecodeSpec(KernelSpec):
         numbers = 4 * self.rows * (2 * shares + 1)
         # Of warpgroups for each row two factors of O and an address, for each token of a block two
         # numbers; what is next of a CTA's share. All that lies before the units.
-        extras = 16 * self.rows + 8 * KV_BLOCK + 212 if self.warpgroups else 0
+        extras = 16 * self.rows + 8 * KV_BLOCK + 208 if self.warpgroups else 0
         sums = units + operands + numbers + 16 * self.stages + 8
         return round_up(extras, 128) + round_up(sums, 128)
 

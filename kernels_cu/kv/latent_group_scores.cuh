@@ -5,8 +5,6 @@
 #include "ptx/barriers.cuh"
 #include "ptx/wgmma.cuh"
 
-constexpr bool kInTurn = true;
-
 // Of 16 bytes of each of 64 rows or tokens, and of what follows 16 bytes further.
 template <LatentDecodeSpec S>
 __device__ __forceinline__ u64 latent_operand(const void* of) {
@@ -34,15 +32,13 @@ struct LatentScales<S, true> {
 };
 
 // Exponents of 2 that P is made of, the scale of a token, K's and V's, among them. `factor` makes
-// them of logits, Q's scales in `storage` have it. `settle` and `copy` are called while products are
-// under way.
-template <LatentDecodeSpec S, class Settle, class Copy>
+// them of logits, Q's scales in `storage` have it. `settle` is called while products are under way.
+template <LatentDecodeSpec S, class Settle>
   requires(S.warpgroups)
 __device__ __forceinline__ void latent_scores(
     typename LatentShape<S>::Scores& s, LatentStorage<S>& storage,
     const u8 (&units)[kLatentBlockUnits][kLatentUnitBytes], const LatentTokens<S>& tokens,
-    const LatentWarp<S>& warp, float factor, Settle settle,
-    Copy copy) {
+    const LatentWarp<S>& warp, float factor, Settle settle) {
   using H = LatentShape<S>;
   static_assert(S.rows == 64 && S.stages == 2 && H::kShares == kLatentBlockUnits);
   const u8* unit = units[warp.share];
@@ -60,7 +56,7 @@ __device__ __forceinline__ void latent_scores(
     }
   };
   // In turn, so that one warpgroup has exponents while the other one's products are under way.
-  if (kInTurn && warp.share > 0) ptx::barrier_sync<3>(kLatentThreads);
+  if (warp.share > 0) ptx::barrier_sync<3>(kLatentThreads);
   ptx::hold(sum);
   ptx::wgmma_fence();
   ptx::wgmma_s8_s8<false>(sum, q, k);
@@ -78,7 +74,7 @@ __device__ __forceinline__ void latent_scores(
 #pragma unroll
   for (int step = 1; step < H::kRopeSteps; ++step) rope_step(rope, Bool<true>{}, step);
   ptx::wgmma_commit();
-  if (kInTurn && warp.share == 0) ptx::barrier_arrive<3>(kLatentThreads);
+  if (warp.share == 0) ptx::barrier_arrive<3>(kLatentThreads);
   // One thread a token makes what all rows want of its scale.
   const int slot = threadIdx.x % kWarpgroupSize;
   if (slot < kLatentUnitTokens) {
@@ -87,7 +83,6 @@ __device__ __forceinline__ void latent_scores(
     storage.inverse[warp.share][slot] = ptx::rcp(scale);
   }
   ptx::barrier_sync(1 + warp.share, kWarpgroupSize);
-  copy();
   ptx::wgmma_wait<0>();
   ptx::hold(sum);
   ptx::hold(rope);

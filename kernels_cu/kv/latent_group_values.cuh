@@ -13,12 +13,7 @@ struct LatentValues<S, true> {
   static constexpr int kTiles = H::kChunks / 4;
 
   typename H::Output o = {};
-  float last[S.rows / 2];  // kMagic and the last tile's products, which are not in O yet
-
-  __device__ __forceinline__ LatentValues() {
-#pragma unroll
-    for (float& x : last) x = kMagic;
-  }
+  float last[S.rows / 2] = {};  // products of the last tile, which are not in O yet
 
   // By all threads, each with its P in `storage`, where its weights stay until `settle`.
   __device__ __forceinline__ void add(const LatentStorage<S>& storage,
@@ -40,18 +35,17 @@ struct LatentValues<S, true> {
       ptx::hold(sum[tile % 2]);
       if (tile + 1 == kTiles) break;
       start(sum[(tile + 1) % 2], a[(tile + 1) % 2], p);
-      const Sums& of_tile = sum[tile % 2];
-      flush(o[tile], storage, warp.lane, [&](int i) { return biased(of_tile[i]); });
+      flush(o[tile], sum[tile % 2], storage, warp.lane);
       if (tile + 2 < kTiles) load(a[tile % 2], v + 4 * (tile + 2) * kLatentChunk);
     }
 #pragma unroll
-    for (int i = 0; i < S.rows / 2; ++i) last[i] = biased(sum[(kTiles - 1) % 2][i]);
+    for (int i = 0; i < S.rows / 2; ++i) last[i] = static_cast<float>(sum[(kTiles - 1) % 2][i]);
   }
 
   // Adds what is left: best while other products are under way.
   __device__ __forceinline__ void settle(const LatentStorage<S>& storage,
                                          const LatentWarp<S>& warp) {
-    flush(o[kTiles - 1], storage, warp.lane, [&](int i) { return last[i]; });
+    flush(o[kTiles - 1], last, storage, warp.lane);
   }
 
  private:
@@ -94,23 +88,18 @@ struct LatentValues<S, true> {
     }
   }
 
-  // Adds a tile's products to O. `sum` has them with kMagic.
-  template <class F>
+  // Adds a tile's products to O.
+  template <class Number>
   static __device__ __forceinline__ void flush(float (&o)[S.rows / 2],
-                                               const LatentStorage<S>& storage, int lane, F sum) {
+                                               const Number (&sum)[S.rows / 2],
+                                               const LatentStorage<S>& storage, int lane) {
     for_row_pairs(storage.weight, lane, [&](int i, const float2& weight) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float& x = o[4 * i + e];
-        x = __fmaf_rn(sum(4 * i + e) - kMagic, e % 2 ? weight.y : weight.x, x);
+        x = __fmaf_rn(static_cast<float>(sum[4 * i + e]), e % 2 ? weight.y : weight.x, x);
       }
     });
-  }
-
-  // Sums of a block are below 2^22; while products are under way conversions take four times as
-  // long as additions.
-  static __device__ __forceinline__ float biased(int sum) {
-    return __int_as_float(sum + __float_as_int(kMagic));
   }
 
   // To the reference that the block has moved to, if it has.

@@ -22,20 +22,18 @@ __device__ __forceinline__ void begin_latent_share(const DecodeParams& p,
   if (notes) storage.head = HeadShare(copies.at, begin, end, true);
 #pragma unroll 1
   for (int stage = 0; stage < S.stages; ++stage) copies.next(p, partition, ring);
-  copies.is_ahead = true;
   if (notes) storage.copy_place = copies;
 }
 
-// Into the place of the block before, which all warps are about to have left. By warp 0.
+// Into the place of a block, as soon as all warps have left it. By one warp.
 template <LatentDecodeSpec S>
 __device__ __forceinline__ void copy_next_block(const DecodeParams& p, LatentStorage<S>& storage,
                                                 const UnitRing& ring) {
   __syncwarp();
   LatentCopies<S> copies(storage.copy_place);
   __syncwarp();
-  if (!copies.is_ahead) copies.next(p, storage.partition, ring);
-  copies.is_ahead = false;
-  if (threadIdx.x == 0) storage.copy_place = copies;
+  copies.next(p, storage.partition, ring);
+  if (threadIdx.x % kWarpSize == 0) storage.copy_place = copies;
 }
 
 // Calls f for each head.

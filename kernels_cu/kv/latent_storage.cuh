@@ -34,13 +34,12 @@ struct LatentOperand<S, true> {
   };
 };
 
-// What of a CTA's blocks is to be copied next, of warp 0, and where to.
+// What of a CTA's blocks is to be copied next, and where to.
 template <LatentDecodeSpec S>
 struct LatentCopyPlace {
   BlockCursor at;
   int left;  // blocks
   Turn<S.stages> turn;
-  bool is_ahead = false;  // of all that is read: there is no place yet
 };
 
 // What warpgroups have besides, some of it for want of registers.
@@ -54,7 +53,7 @@ struct LatentExtras<S, true> {
   f32 shrink[S.rows];                                 // as LatentSoftmax has them; at the end of
                                                       // a head what O is multiplied by
   f32 weight[S.rows];
-  LatentCopyPlace<S> copy_place;          // of warp 0
+  LatentCopyPlace<S> copy_place;          // of the warp that copies
   Partition<kLatentShare<S>> partition;
   HeadShare head;                         // the one that all have at the time
   Arrivals arrivals;                      // of thread 0, for whoever merges
