@@ -117,7 +117,6 @@ struct Partition<S, false> : HeadBlocks<S> {
     return static_cast<int>(__reduce_add_sync(0xffffffffu, sum));
   }
 
-  // Counts the places of all sequences.
   __device__ __forceinline__ void count_places() { total = places_before(batch) * heads; }
 
   // Lets heads begin where shares do, if these become longer by a sixteenth at most.
