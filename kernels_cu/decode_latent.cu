@@ -2,7 +2,7 @@
 // bits and 64 of 16, and its first 512 channels are V.
 //
 // Every CTA has an equal share of the blocks of all sequences and tiles of rows (partition.cuh).
-// Eight warps compute, so that each has the most registers; the first one starts copies as well.
+// Eight warps compute, so that each has the most registers; one of them starts copies as well.
 // Per block of 128 tokens:
 //   latent_scores  S = Q K^T, integers and then floats
 //   softmax.step   S -> P against the maximum of the block

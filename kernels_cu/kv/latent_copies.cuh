@@ -1,5 +1,4 @@
-// Copies of a latent cache's blocks into shared memory, which the first of the computing warps
-// starts.
+// Copies of a latent cache's blocks into shared memory, which one of the computing warps starts.
 #pragma once
 #include "kv/latent_storage.cuh"
 #include "kv/unit_copies.cuh"
