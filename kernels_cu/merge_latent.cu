@@ -7,7 +7,8 @@ __device__ __forceinline__ void merge_latent(const DecodeParams& p) {
   constexpr DecodeSpec kShare = latent_share(S.input, S.rows, 1);
   constexpr int kAtATime = 16;  // parts
   static_assert(S.num_threads == kLatent / 4);
-  const Partition<kShare> partition(p, p.parts);
+  Partition<kShare> partition(p);
+  partition.share_among(p.parts);
   BlockCursor at;
   const int tile = blockIdx.x / S.rows;
   const int row = blockIdx.x % S.rows;
@@ -15,7 +16,7 @@ __device__ __forceinline__ void merge_latent(const DecodeParams& p) {
   at.head = tile - at.sequence * partition.heads;
   partition.count(at, __ldg(p.store.lengths + at.sequence));
   const RowPlace place = RowPlace::of<kShare>(p, at.head, row);
-  const int begin = partition.first_place(at);
+  const int begin = partition.places_before(at.sequence) * partition.heads + at.head * at.blocks;
   if (!place.exists || at.blocks == 0) return;
   const HeadParts<kShare> parts = latent_parts(p, partition, begin, at.blocks);
   if (parts.count > 1) {

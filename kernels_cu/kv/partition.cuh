@@ -21,8 +21,8 @@ struct Partition<S, false> : HeadBlocks<S> {
   int recent;   // of S.nested: units at a sequence's end that have lower halves
   int granule;  // likewise: what places of a head are a multiple of
 
-  // Of `ctas` shares. By whole warps.
-  __device__ __forceinline__ explicit Partition(const DecodeParams& p, u32 ctas = gridDim.x)
+  // By whole warps.
+  __device__ __forceinline__ explicit Partition(const DecodeParams& p)
       : Blocks(p),
         lengths(p.store.lengths),
         batch(p.store.batch),
@@ -32,15 +32,19 @@ struct Partition<S, false> : HeadBlocks<S> {
       granule = 1;
     }
     count_places();
+    share_among(gridDim.x);
+    if constexpr (S.nested) give_heads_shares();
+    scanned = ptx::sum_up_to_lane(places_of(threadIdx.x % kWarpSize));
+  }
+
+  // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are powers
+  // of two: a head that is cut has to be merged.
+  __device__ __forceinline__ void share_among(u32 ctas) {
     share = ceil_div<u32>(total, ctas);
-    // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
-    // powers of two: a head that is cut has to be merged.
     if (share >= kWholes) {
       const int multiple = 1 << (31 - __clz(share / kWholes));
       share = share + multiple - 1 & -multiple;
     }
-    if constexpr (S.nested) give_heads_shares();
-    scanned = ptx::sum_up_to_lane(places_of(threadIdx.x % kWarpSize));
   }
 
   __device__ __forceinline__ int begin(int cta) const { return min_of(cta * share, total); }
@@ -73,11 +77,6 @@ struct Partition<S, false> : HeadBlocks<S> {
     }
   }
 
-  // The first place of the head that `at` names. By whole warps.
-  __device__ __forceinline__ int first_place(const BlockCursor& at) const {
-    return places_before(at.sequence) * heads + at.head * at.places();
-  }
-
   // To the first place of the next head; there has to be one.
   __device__ __forceinline__ void next_head(BlockCursor& at) const {
     at.block = -at.ahead;
@@ -106,16 +105,16 @@ struct Partition<S, false> : HeadBlocks<S> {
     }
   }
 
- private:
-  static constexpr int kWholes = 16;
-
-  // Places of a head of all sequences before one.
+  // Places of a head of all sequences before one. By whole warps.
   __device__ __forceinline__ int places_before(int sequence) const {
     u32 sum = 0;
 #pragma unroll 1
     for (int b = threadIdx.x % kWarpSize; b < sequence; b += kWarpSize) sum += places_of(b);
     return static_cast<int>(__reduce_add_sync(0xffffffffu, sum));
   }
+
+ private:
+  static constexpr int kWholes = 16;
 
   __device__ __forceinline__ void count_places() { total = places_before(batch) * heads; }
 
