@@ -16,8 +16,8 @@ from .view import CPU, CUDA, View
 
 __all__ = [
     "check_of_tensors",
-    "differentiates_forward",
     "empty_tensor",
+    "forward_mode",
     "look_at_plain",
     "maker_of_tensors",
     "note_write",
@@ -155,7 +155,7 @@ def check_of_tensors(tensors: Sequence[Any]) -> Callable[..., bool]:
         recorded is another question.
     """
     if not tensors:
-        return bool
+        return lambda: True
     if any(x.requires_grad for x in tensors):
         raise LookupError
     try:
@@ -177,9 +177,9 @@ def check_of_tensors(tensors: Sequence[Any]) -> Callable[..., bool]:
     return check
 
 
-def differentiates_forward() -> bool:
-    """Whether tensors may have tangents: inside a level of forward-mode differentiation."""
-    return getattr(sys.modules["torch"].autograd.forward_ad, "_current_level", 0) >= 0
+def forward_mode() -> Any:
+    """Return PyTorch's module of forward-mode differentiation, whose level is -1 outside of it."""
+    return sys.modules["torch"].autograd.forward_ad
 
 
 def stream_asked_of(x: Any) -> Callable[[int], int]:

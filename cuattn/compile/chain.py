@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeAlias
 
 from ..arrays.view import cupy_module
@@ -100,17 +100,16 @@ class Chain:
         arguments.write(given, begin)
         for offset, nbytes in self._cleared:
             cuda.runtime.memsetAsync(begin + offset, 0, nbytes, stream)
-        launch = cuda.driver.launchKernel
         try:
-            for command, place in arguments.launches:
-                launch(*command, stream, place, 0)
+            for launch, place in arguments.launches:
+                launch(stream, place, 0)
         except cuda.driver.CUDADriverError as error:
             if error.status not in CONTEXT_MISSING:
                 raise
             # The first that this thread asks of the GPU, so nothing has been launched.
             make_context()
-            for command, place in arguments.launches:
-                launch(*command, stream, place, 0)
+            for launch, place in arguments.launches:
+                launch(stream, place, 0)
         # The driver has copied them.
         self._unused.append(arguments)
 
@@ -193,8 +192,8 @@ class _Arguments:
 
     Attributes
     ----------
-    launches : list of (tuple of int, int)
-        What the driver is told of each before the stream and after it.
+    launches : list of (function, int)
+        Each is a function of a stream, what is told here, and 0.
     """
 
     def __init__(self, layout: _Layout, commands: Sequence[tuple[int, ...]]) -> None:
@@ -206,7 +205,9 @@ class _Arguments:
         self._structs = (ctypes.c_void_p * len(structs))(*structs)
         first = ctypes.addressof(self._structs)
         places = range(first, first + ctypes.sizeof(self._structs), _WORD)
-        self.launches = list(zip(commands, places, strict=True))
+        launch = cupy_module().cuda.driver.launchKernel
+        functions = [partial(launch, *command) for command in commands]
+        self.launches = list(zip(functions, places, strict=True))
         self._places, self._parts = layout.given, layout.parts
         self._given: Sequence[int] = [NULL] * len(self._places)
         self._workspace = NULL

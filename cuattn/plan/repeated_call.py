@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from ..arrays.caller import LEGACY_STREAM, numpy_dtype, stream_at
-from ..arrays.pytorch import differentiates_forward, maker_of_tensors, note_write, stream_asked_of
+from ..arrays.pytorch import forward_mode, maker_of_tensors, note_write, stream_asked_of
 from ..arrays.view import cupy_address, cupy_module
 from ..compile.chain import Chain
 from ..operands.block_mask import BlockMask
@@ -74,6 +74,7 @@ class RepeatedCall:
         tensors = [x for x in arrays if is_pytorchs(x)]
         self._ordinal = ordinal_of(q)
         self._ask = stream_asked_of(tensors[0]) if tensors else None
+        self._forward_mode = forward_mode() if tensors else None
         # Else what is pending on the stream of the other library has to come first.
         self._one_stream = not is_pytorchs(q) or any(is_cupys(x) for x in arrays)
         labels = [label for label, _ in _labels(given)]
@@ -130,7 +131,7 @@ class RepeatedCall:
                 return self(values, addresses)
         stream = cupys = cuda.get_current_stream().ptr
         if self._ask is not None:
-            if differentiates_forward():
+            if getattr(self._forward_mode, "_current_level", 0) >= 0:  # there may be tangents
                 return None
             stream = self._ask(self._ordinal)
             if stream == LEGACY_STREAM:

@@ -9,7 +9,7 @@ import pytest
 
 from cuattn.arrays import caller as caller_module
 from cuattn.arrays.caller import Caller, device_of, numpy_dtype, on_device
-from cuattn.arrays.pytorch import differentiates_forward, look_at_plain, maker_of_tensors
+from cuattn.arrays.pytorch import look_at_plain, maker_of_tensors
 from cuattn.arrays.view import CPU, CUDA
 from cuattn.errors import ArgumentError, NoGPUError, UnsupportedError
 
@@ -439,13 +439,6 @@ def test_what_has_no_storage_or_no_strides_is_not_plain(torch, monkeypatch, meth
 
     monkeypatch.setattr(Tensor, method, raises)
     assert looked_at(Tensor()) is None
-
-
-def test_forward_mode_is_known_by_its_level(torch):
-    assert differentiates_forward()  # a PyTorch that does not say so
-    for level in (-1, 0, 1):
-        torch.autograd.forward_ad._current_level = level
-        assert differentiates_forward() == (level >= 0)
 
 
 @pytest.mark.parametrize(

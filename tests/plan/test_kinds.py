@@ -137,6 +137,15 @@ def test_a_kind_is_recognized(torch, gpu, rng):
         assert kind.addresses_of((*values[:i], wrong, *values[i + 1 :])) is None, (i, wrong)
 
 
+def test_kinds_without_tensors_are_recognized(gpu, rng):
+    x = rng.standard_normal((1, 2, 40, 64)).astype(np.float16)
+    codes = [cuattn.quantize(x, operand="q"), *cuattn.quantize_kv(x, x)]
+    kind = Kind((*codes, "int8"))
+    assert kind.addresses_of((*codes, "int8")) == addresses_of(codes, [])
+    assert kind.addresses_of((*codes, "int4")) is None
+    assert kind.addresses_of((codes[1], *codes[1:], "int8")) is None
+
+
 def test_there_is_no_check_of_what_it_would_not_see(torch):
     wants_gradients = Tensor()
     wants_gradients.requires_grad = True
