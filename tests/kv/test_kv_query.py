@@ -155,11 +155,11 @@ def test_rows_of_a_mask_take_shared_memory():
 
     for how in ({"window": True}, {"softcap": True}, {"sinks": Extra.fp32}):
         assert smem_bytes(**how) == smem_bytes()
-    # Of 16 rows, twice.
-    assert smem_bytes(attn_mask=Extra.boolean) == smem_bytes() + 256
-    assert smem_bytes(attn_mask=Extra.fp32, alibi_slopes=Extra.bf16) == smem_bytes() + 512
+    # Of 16 rows.
+    assert smem_bytes(attn_mask=Extra.boolean) == smem_bytes() + 128
+    assert smem_bytes(attn_mask=Extra.fp32, alibi_slopes=Extra.bf16) == smem_bytes() + 256
     of_one = ModSource("mask_mod", "kv > q")
-    assert smem_bytes(mask_mod=of_one) == smem_bytes() + 256
+    assert smem_bytes(mask_mod=of_one) == smem_bytes() + 128
 
 
 # ---- what is refused
