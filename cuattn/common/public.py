@@ -169,7 +169,11 @@ def _break_graph(function: Callable[P, T]) -> Callable[P, T]:
 def _dynamo_looks() -> bool:
     """Whether Dynamo looks at the frames of this thread; to keep it out takes microseconds."""
     try:
-        return sys.modules["torch"]._C._dynamo.eval_frame.get_eval_frame_callback() is not None
+        torch = sys.modules["torch"]
+        # What Dynamo traces is this much, and it warns of the other question.
+        if torch.compiler.is_dynamo_compiling():
+            return True
+        return torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
     except (AttributeError, KeyError):  # of a PyTorch that does not say
         return True
 

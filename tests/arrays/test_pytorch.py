@@ -246,7 +246,7 @@ def test_view_is_of_the_tensor_itself(torch):
     assert view == (x.data_ptr(), (4, 3), (6, 2), "bfloat16", (1, 0), False, x)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore", "error:Dynamo does not know")
 def test_compiled_functions_call_it_as_it_is(torch, tensors):
     q, k, v = tensors()
     counters = import_module("torch._dynamo.utils").counters

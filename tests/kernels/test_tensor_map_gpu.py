@@ -82,7 +82,8 @@ def copy(cupy, monkeypatch):
         module.load(compiled(spec.rank, device.arch).image)
         return module.get_function("copy")
 
-    monkeypatch.setattr(params, "sources", lambda: {"copy.cuh": KERNEL})
+    with_kernel = {**params.sources(), "copy.cuh": KERNEL}
+    monkeypatch.setattr(params, "sources", lambda: with_kernel)
     monkeypatch.setattr(launch, "begin", lambda spec, device: None)
     monkeypatch.setattr(launch, "load", load)
     params.record.cache_clear()
