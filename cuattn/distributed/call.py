@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,23 +25,9 @@ from .parts import Part, parts_of
 from .placement import Placement, Run, check_placement, runs_of, shard_lengths, token_axis
 from .states import States
 
-__all__ = ["Call", "Held", "pieces_of", "tokens_of"]
+__all__ = ["Call", "pieces_of", "tokens_of"]
 
-
-class Held(NamedTuple):
-    """A piece of keys that is here.
-
-    Attributes
-    ----------
-    order : tuple of int
-        Of its results among those that are merged.
-    piece : Run
-    codes : array of uint8
-    """
-
-    order: tuple[int, int]
-    piece: Run
-    codes: Any
+_UNLIMITED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +176,11 @@ class Call:
         states: States,
         q: Any,
         queries: Sequence[Run],
-        held: Held,
+        pieces: Sequence[Run],
+        parcel: Any,
         attn_mask: Any = None,
     ) -> None:
-        """Attend from a rank's rows to a piece of a parcel, as far as they see any of it.
+        """Attend from a rank's rows to the keys of a parcel, as far as they see any.
 
         Parameters
         ----------
@@ -201,49 +188,33 @@ class Call:
             That results are added to.
         q : array
         queries : sequence of Run
-        held : Held
+        pieces : sequence of Run
+            Keys that the parcel holds, each quantized by themselves.
+        parcel : array of uint8
         attn_mask : array, optional
             Of the rows, and of all keys of the sequence.
         """
-        piece = held.piece
-        parts = parts_of(tuple(queries), piece, *self.window_size)
-        if parts:
-            k, v = self.carrier.unpack(held.codes, piece.tokens, q, self.xp)
-        for part in parts:
-            o, lse = attention(
-                rows(q, self.axis, part.start, part.stop, pad=part.pad),
-                k,
-                v,
-                window_size=part.window_size,
-                softcap=self.softcap,
-                scale=self.scale,
-                scheme=self.carrier.attended,
-                layout=self.carrier.layout,
-                return_lse=True,
-                attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece),
-            )
-            states.add(held.order, part.start, o, lse, part.stop - part.start)
-
-    def seen(
-        self, queries: Sequence[Run], pieces: Sequence[Run], parcel: Any, step: int
-    ) -> list[Held]:
-        """Return the pieces of a parcel that rows see any of.
-
-        Parameters
-        ----------
-        queries, pieces : sequence of Run
-            Rows, and keys that the parcel holds, each piece quantized by itself.
-        parcel : array of uint8
-        step : int
-            In which it is here.
-        """
-        found = []
         first = 0
-        for number, (piece, nbytes) in enumerate(zip(pieces, self.sizes(pieces), strict=True)):
-            if self.sees(queries, [piece]):
-                found.append(Held((step, number), piece, parcel[first : first + nbytes]))
-            first += nbytes
-        return found
+        for piece, nbytes in zip(pieces, self.sizes(pieces), strict=True):
+            last = first + nbytes
+            parts = parts_of(tuple(queries), piece, *self.window_size)
+            if parts:
+                k, v = self.carrier.unpack(parcel[first:last], piece.tokens, q, self.xp)
+            for part in parts:
+                o, lse = attention(
+                    rows(q, self.axis, part.start, part.stop, pad=part.pad),
+                    k,
+                    v,
+                    window_size=part.window_size,
+                    softcap=self.softcap,
+                    scale=self.scale,
+                    scheme=self.carrier.attended,
+                    layout=self.carrier.layout,
+                    return_lse=True,
+                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece),
+                )
+                states.add(part.start, o, lse, part.stop - part.start)
+            first = last
 
     def sizes(self, pieces: Sequence[Run]) -> list[int]:
         """Return the bytes of pieces, whole lines of memory."""

@@ -12,7 +12,6 @@ from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check
 from .group import Group
-from .lanes import Lanes
 from .parcel import Wire
 from .placement import Placement
 from .ring import shards_of
@@ -108,13 +107,9 @@ def all_gather_attention(
         else:
             group.all_gather(own, parcels).wait()
         states = States(q, int(v.shape[3]), layout)
-        lanes = Lanes(call.on_gpu, q)
         for step in range(size):
             source = (rank - step) % size
-            for held in call.seen(tokens[rank], pieces[source], parcels[source], step):
-                with lanes.next():
-                    call.attend(states, q, tokens[rank], held, attn_mask)
-        lanes.join()
+            call.attend(states, q, tokens[rank], pieces[source], parcels[source], attn_mask)
         o, lse = states.merged(sinks)
         if timeout is not None:
             group.synchronize(timeout)

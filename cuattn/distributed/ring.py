@@ -11,9 +11,8 @@ from ..errors import CuattnError
 from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check, agree
-from .call import Call, Held, pieces_of, tokens_of
+from .call import Call, pieces_of, tokens_of
 from .group import Group
-from .lanes import Lanes
 from .parcel import Wire
 from .placement import Placement, Run, token_axis
 from .states import States
@@ -45,8 +44,7 @@ def ring_attention(
 
     K and V are quantized once, before anything is sent, and codes go round with their scales as
     they are: what a rank attends to does not depend on how far it has come. The next part travels,
-    on a stream of its own, while a rank attends to the one that it has. Calls on parts take turns
-    on two more streams, so that one begins where another one leaves multiprocessors.
+    on a stream of its own, while a rank attends to the one that it has.
 
     Parameters
     ----------
@@ -184,14 +182,11 @@ def go_round(
 ) -> None:
     """Attend to the parcels of all ranks as they pass.
 
-    Of a rank's own pieces the last one comes last: under a causal mask its rows end with few keys,
-    so that all multiprocessors are done at nearly the same time.
-
     Parameters
     ----------
     call : Call
     states : States
-        That results are added to; they are merged in the order of the steps.
+        That results are added to, in the order of the steps.
     q : array
     tokens, pieces : sequence
         Rows and keys of each rank.
@@ -204,29 +199,16 @@ def go_round(
     steps = _steps(call, tokens, pieces)
     most = max(sizes) if steps > 1 else 0
     buffers = [call.xp.empty(most, "uint8") for _ in range(min(steps - 1, 2))]
-    lanes = Lanes(call.on_gpu, q)
-    last: list[Held] = []
     for step in range(steps):
         source = (rank - step) % size
         transfer = None
         if step + 1 < steps:
-            if step >= len(buffers):
-                lanes.join()  # of a step before, which may read what the next part is written to
             following = buffers[step % 2][: sizes[(source - 1) % size]]
             transfer = group.send_receive(parcel, following, (rank + 1) % size, (rank - 1) % size)
-        here = call.seen(tokens[rank], pieces[source], parcel, step)
-        if step == 0 and len(here) > 1:
-            last = [here.pop()]
-        for held in here:
-            with lanes.next():
-                call.attend(states, q, tokens[rank], held)
+        call.attend(states, q, tokens[rank], pieces[source], parcel)
         if transfer is not None:
             transfer.wait()
             parcel = following
-    for held in last:
-        with lanes.next():
-            call.attend(states, q, tokens[rank], held)
-    lanes.join()
 
 
 def _steps(call: Call, tokens: Sequence[tuple[Run, ...]], pieces: Sequence[Sequence[Run]]) -> int:

@@ -1,13 +1,12 @@
-"""Streams beside the caller's: bytes travel on one while others compute."""
+"""A stream beside the caller's, on which bytes travel while the caller's computes."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from ..arrays.view import cupy_module
 
-__all__ = ["OnStream", "SideStream", "as_current", "is_on_gpu"]
+__all__ = ["OnStream", "SideStream", "is_on_gpu"]
 
 
 # CUDA takes the highest priority that there is for any beyond it.
@@ -15,23 +14,18 @@ _FIRST = -100
 
 
 class SideStream:
-    """A stream of CuPy's current device.
+    """A stream of CuPy's current device, whose kernels go before those of others that wait too.
 
-    Parameters
-    ----------
-    is_first : bool
-        Whether its kernels go before those of other streams that wait too. NCCL's need a few
-        multiprocessors, and attention's stay on theirs until they are done.
+    NCCL's kernels need a few multiprocessors, and attention's stay on theirs until they are done.
 
     Attributes
     ----------
     stream : cupy.cuda.Stream
     """
 
-    def __init__(self, *, is_first: bool = True) -> None:
+    def __init__(self) -> None:
         self._cuda = cupy_module().cuda
-        priority = {"priority": _FIRST} if is_first else {}
-        self.stream = self._cuda.Stream(non_blocking=True, **priority)
+        self.stream = self._cuda.Stream(non_blocking=True, priority=_FIRST)
 
     def follow(self) -> None:
         """Come after what is enqueued on CuPy's current stream."""
@@ -45,24 +39,6 @@ class SideStream:
         event = self._cuda.Event(disable_timing=True)
         event.record(stream)
         return event
-
-
-def as_current(stream: Any, torch: Any) -> AbstractContextManager[Any]:
-    """Return a context in which a stream of CuPy's current device is the current one.
-
-    Parameters
-    ----------
-    stream : cupy.cuda.Stream
-    torch : module or None
-        PyTorch, if it is to be its current one as well.
-    """
-    stack = ExitStack()
-    stack.enter_context(stream)
-    if torch is not None:
-        device = cupy_module().cuda.runtime.getDevice()
-        own = torch.cuda.ExternalStream(stream.ptr, device)
-        stack.enter_context(torch.cuda.stream(own))
-    return stack
 
 
 def is_on_gpu(x: Any) -> bool:

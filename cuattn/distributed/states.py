@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ __all__ = ["States"]
 
 
 class States:
-    """Partial results of the rows of a rank, merged in an order that is given with them.
+    """Partial results of the rows of a rank, merged in the order in which they are added.
 
     Parameters
     ----------
@@ -29,19 +28,13 @@ class States:
         self._q, self._layout = q, layout
         self._axis = 2 if layout == "HND" else 1
         self._shape = (*q.shape[:3], head_dim_v)
-        self._parts: list[tuple[tuple[int, int], int, int, Any, Any]] = []
+        self._parts: list[tuple[int, int, Any, Any]] = []
 
-    def add(self, order: tuple[int, int], start: int, o: Any, lse: Any, count: int) -> None:
-        """Take a result of rows from `start` on, of which the first `count` are meant.
-
-        Parameters
-        ----------
-        order : tuple of int
-            Lower ones are merged first; of equal ones rows differ.
-        """
+    def add(self, start: int, o: Any, lse: Any, count: int) -> None:
+        """Take a result of rows from `start` on, of which the first `count` are meant."""
         if o.shape[self._axis] != count:
             o, lse = rows(o, self._axis, 0, count), rows(lse, 2, 0, count)
-        self._parts.append((order, start, start + count, o, lse))
+        self._parts.append((start, start + count, o, lse))
 
     def merged(self, sinks: Any = None) -> tuple[Any, Any]:
         """Return o and lse of all rows.
@@ -51,9 +44,8 @@ class States:
         sinks : array [num_q_heads], optional
             As for `cuattn.attention`: they count once, as a last part without a value.
         """
-        self._parts.sort(key=itemgetter(0))
         count = int(self._shape[self._axis])
-        ends = {end for _, start, stop, _, _ in self._parts for end in (start, stop)}
+        ends = {end for start, stop, _, _ in self._parts for end in (start, stop)}
         cuts = sorted(ends | {0, count})
         pieces = list(pairwise(cuts)) or [(0, 0)]
         if len(pieces) == 1:
@@ -78,7 +70,7 @@ class States:
                 rows(o, self._axis, start - first, stop - first),
                 rows(lse, 2, start - first, stop - first),
             )
-            for _, first, last, o, lse in self._parts
+            for first, last, o, lse in self._parts
             if first <= start and stop <= last
         ]
         if not found or sinks is not None:

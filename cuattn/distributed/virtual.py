@@ -21,7 +21,7 @@ from ..common.public import class_naming_keywords, naming_keywords
 from ..errors import ArgumentError, DistributedError, RankTimeoutError
 from .arrays import copy_bytes
 from .group import Done, Group, Message, Transfer
-from .side_stream import SideStream, as_current, is_on_gpu
+from .side_stream import SideStream, is_on_gpu
 
 __all__ = ["VirtualGroup", "run_virtual", "single"]
 
@@ -270,7 +270,10 @@ class _Streams:
         """Make a rank's stream the current one of CuPy and PyTorch."""
         stack = ExitStack()
         stack.enter_context(self._cuda.Device(self._device))
-        stack.enter_context(as_current(self._streams[rank], self._torch))
+        stack.enter_context(self._streams[rank])
+        if self._torch is not None:
+            own = self._torch.cuda.ExternalStream(self._streams[rank].ptr, self._device)
+            stack.enter_context(self._torch.cuda.stream(own))
         return stack
 
     def join(self) -> None:
