@@ -95,7 +95,7 @@ __device__ __forceinline__ void attend_latent_share(const DecodeParams& p,
   }
   meet_all();
   const LatentWarp<S> warp;
-  // By a warp of the second warpgroup, which has to wait for its turn to multiply.
+  // By a warp of the second warpgroup: the first warp of the first has heads to move on.
   const auto copy = [&] {
     if (warp.share == 1 && warp.first_tile == 0) copy_next_block<S>(p, storage, ring);
   };

@@ -55,8 +55,6 @@ __device__ __forceinline__ void latent_scores(
       ptx::wgmma_bf16<kAccumulate>(rope, a, b);
     }
   };
-  // In turn, so that one warpgroup has exponents while the other one's products are under way.
-  if (warp.share > 0) ptx::barrier_sync<3>(kLatentThreads);
   ptx::hold(sum);
   ptx::wgmma_fence();
   ptx::wgmma_s8_s8<false>(sum, q, k);
@@ -74,7 +72,6 @@ __device__ __forceinline__ void latent_scores(
 #pragma unroll
   for (int step = 1; step < H::kRopeSteps; ++step) rope_step(rope, Bool<true>{}, step);
   ptx::wgmma_commit();
-  if (warp.share == 0) ptx::barrier_arrive<3>(kLatentThreads);
   // One thread a token makes what all rows want of its scale.
   const int slot = threadIdx.x % kWarpgroupSize;
   if (slot < kLatentUnitTokens) {

@@ -56,13 +56,7 @@ __device__ __forceinline__ void barrier_sync(int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" ::"n"(Number), "r"(threads) : "memory");
 }
 
-// Arrives at it without waiting for the others.
-template <int Number>
-__device__ __forceinline__ void barrier_arrive(int threads) {
-  asm volatile("barrier.cta.arrive.aligned %0, %1;" ::"n"(Number), "r"(threads) : "memory");
-}
-
-// Waits at one with a number that is not known before.
+// The same with a number that is not known before.
 __device__ __forceinline__ void barrier_sync(int number, int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
