@@ -128,7 +128,8 @@ class Record:
     stale : str, optional
         Why no run of the present code could be had, if the record is of older code.
     failures : str, optional
-        Which tests failed and why, if it was not for want of something in the code.
+        Which tests failed, or what the sanitizer found, and why, if it was not for want of something
+        in the code at hand.
     tests, sanitizer, accuracy, timings, ceilings, first_calls, language_model
         What each phase of the check found; None or empty until it has run.
     phases : dict of str to PhaseRun
@@ -247,7 +248,7 @@ def problems(record: Record) -> list[str]:
     elif (record.tests.failed and not record.failures) or not record.tests.passed:
         found.append(f"{record.tests.failed} tests failed, {record.tests.passed} passed")
     for tool, count in asdict(record.sanitizer).items():
-        if count != 0:
+        if count is None or (count and not record.failures):
             found.append(f"compute-sanitizer {tool}: {_findings(count)}")
     rows = ("accuracy", "timings", "ceilings", "first_calls")
     found += [f"no {name.replace('_', ' ')}" for name in rows if not getattr(record, name)]
