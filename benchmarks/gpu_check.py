@@ -35,7 +35,7 @@ MOST_LINES = 40
 # What only a person can say about a record.
 REASONS = {
     "stale": "why there is no newer one: no GPU could be had",
-    "failures": "which tests failed or what the sanitizer found, and why for reasons outside the code",
+    "failures": "which tests failed, or what the sanitizer found, and why, if not for the code",
 }
 
 

@@ -128,8 +128,8 @@ class Record:
     stale : str, optional
         Why no run of the present code could be had, if the record is of older code.
     failures : str, optional
-        Which tests failed, or what the sanitizer found, and why, if it was not for want of something
-        in the code at hand.
+        Which tests failed, or what the sanitizer found, and why, if it was not for want of
+        something in the code at hand.
     tests, sanitizer, accuracy, timings, ceilings, first_calls, language_model
         What each phase of the check found; None or empty until it has run.
     phases : dict of str to PhaseRun
