@@ -38,8 +38,8 @@ struct DecodeParams {
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;
   i32 row_tiles;           // ceil(heads_per_kv * seqlen_q / S.rows)
-  i32 parts;               // CTAs of each head and tile of rows, if S.batch_invariant; of the latent
-                           // cache all, if merge_latent.cu merges what they leave, else 0
+  i32 parts;               // CTAs of each head and tile of rows, if S.batch_invariant; of the
+                           // latent cache all, if merge_latent.cu merges what they leave, else 0
   i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens
   i32 q_aligned;           // whether rows of Q begin at multiples of 16 bytes
   f32 softmax_scale;

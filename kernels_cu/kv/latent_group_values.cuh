@@ -77,8 +77,8 @@ struct LatentValues<S, true> {
     ptx::wgmma_commit();
   }
 
-  // Calls f(i, x) with what `of_rows` has for the lane's rows 8 i + 2 t and 8 i + 2 t + 1. Read now:
-  // what hangs on it is not to come before products that have been started.
+  // Calls f(i, x) with what `of_rows` has for the lane's rows 8 i + 2 t and 8 i + 2 t + 1. Read
+  // now: what hangs on it is not to come before products that have been started.
   template <class F>
   static __device__ __forceinline__ void for_row_pairs(const f32 (&of_rows)[S.rows], int lane,
                                                        F f) {

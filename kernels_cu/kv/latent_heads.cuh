@@ -1,5 +1,5 @@
-// The heads that a CTA has a share of, and who keeps in mind what the next one is. Warpgroups have no
-// registers for that: it is in shared memory, where thread 0 moves it on.
+// The heads that a CTA has a share of, and who keeps in mind what the next one is. Warpgroups have
+// no registers for that: it is in shared memory, where thread 0 moves it on.
 #pragma once
 #include "kv/latent_copies.cuh"
 

@@ -41,7 +41,9 @@ __device__ __forceinline__ void prepare_latent_queries(const DecodeParams& p,
       }
       if (LatentRow::has_rope()) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) storage.q_rope.word(row, 8 * lane + 4 * i) = x.template pair<S.rope>(i);
+        for (int i = 0; i < 2; ++i) {
+          storage.q_rope.word(row, 8 * lane + 4 * i) = x.template pair<S.rope>(i);
+        }
       }
     }
   }

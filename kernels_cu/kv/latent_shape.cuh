@@ -27,8 +27,9 @@ __device__ __forceinline__ void meet_all() { __syncthreads(); }
 template <LatentDecodeSpec S>
 struct LatentShape {
   static constexpr int kTiles = S.rows / 16;
-  // Warps have half of the rows if these are 64, or a quarter of their warpgroup's; of those a share
-  // of the tokens for S = Q K^T, and of the channels for P V. Warpgroups have all rows for that.
+  // Warps have half of the rows if these are 64, or a quarter of their warpgroup's; of those a
+  // share of the tokens for S = Q K^T, and of the channels for P V. Warpgroups have all rows for
+  // that.
   static constexpr int kRowGroups = S.warpgroups ? 4 : kTiles == 4 ? 2 : 1;
   static constexpr int kShares = kLatentWarps / kRowGroups;
   static constexpr int kOwnTiles = kTiles / kRowGroups;

@@ -37,8 +37,8 @@ struct Partition<S, false> : HeadBlocks<S> {
     scanned = ptx::sum_up_to_lane(places_of(threadIdx.x % kWarpSize));
   }
 
-  // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are powers
-  // of two: a head that is cut has to be merged.
+  // Rounded up by a sixteenth at most, so that shares end where heads do if their lengths are
+  // powers of two: a head that is cut has to be merged.
   __device__ __forceinline__ void share_among(u32 ctas) {
     share = ceil_div<u32>(total, ctas);
     if (share >= kWholes) {
