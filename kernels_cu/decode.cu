@@ -1,8 +1,8 @@
 // Few queries against a long quantized KV cache, at the speed at which memory delivers it.
 //
 // Every CTA has an equal share of the blocks of all heads (partition.cuh), or a part of one head
-// (own_parts.cuh). One warp copies them
-// (unit_copies.cuh), four compute: queries of each head (queries.cuh), and per block of 128 tokens
+// (own_parts.cuh). One warp copies them (unit_copies.cuh), four compute: the queries of each head
+// (queries.cuh), and per block of 128 tokens
 //   unit_scores      S = Q K^T, a quarter of the tokens a warp
 //   apply_rules      a shift of first tokens; softcap and ALiBi, if there are any
 //   visible.note     a mask and expressions of the caller's, if there are any
