@@ -4,6 +4,7 @@ Outside of `jax.jit` `cuattn.attention` takes arrays of JAX as any others, by DL
 on a GPU, and returns one. In functions that JAX compiles arrays have no memory yet:
 `cuattn.jax.dot_product_attention` is an operation there, on XLA's buffers and XLA's stream.
 
+    pip install '.[jax]'
     XLA_PYTHON_CLIENT_PREALLOCATE=false python examples/jax_arrays.py
 """
 

@@ -3,6 +3,7 @@
 Their workspace is memory of PyTorch's, which a graph keeps for itself, so nothing is particular but
 that the function has to have run once before: kernels cannot be loaded during capture. Needs a GPU.
 
+    pip install '.[torch]'
     python examples/torch_graph.py
 """
 

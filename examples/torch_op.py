@@ -4,6 +4,7 @@
 need not look inside, where it would find memory addresses and a launch, and nothing breaks the
 graph.
 
+    pip install '.[torch]'
     python examples/torch_op.py
 """
 

@@ -3,6 +3,7 @@
 `cuattn.torch.replace` finds the calls of `scaled_dot_product_attention` that a model makes, gives
 each layer its scheme, and counts what cuattn answered and why it did not answer others.
 
+    pip install '.[torch]'
     python examples/torch_sdpa.py
 """
 
