@@ -56,7 +56,7 @@ def modified(function: ScoreFunction, s: FloatArray, place: Mapping[str, Any]) -
     Raises
     ------
     ArgumentError
-        If it returns another shape.
+        If it returns no numbers, or another shape.
     """
     found = _called(function, {"score": s, **place})
     return np.array(_spread("score_mod", found, s.shape), np.float64)
@@ -70,7 +70,7 @@ def hidden(
     Raises
     ------
     ArgumentError
-        If it returns another shape.
+        If it returns no numbers, or another shape.
     """
     seen: NDArray[np.bool_] = _spread("mask_mod", _called(function, place), shape).astype(np.bool_)
     return ~seen
@@ -114,8 +114,11 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 
 
 def _spread(name: str, found: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    values = np.asarray(found)
+    if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":  # None has no type
+        raise ArgumentError(name, found, "a function that returns numbers or booleans")
     try:
-        return np.broadcast_to(found, shape)
+        return np.broadcast_to(values, shape)
     except ValueError:
         expected = f"a function whose results broadcast to {shape}, [row, key]"
-        raise ArgumentError(name, np.asarray(found), expected) from None
+        raise ArgumentError(name, values, expected) from None

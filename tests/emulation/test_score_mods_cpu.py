@@ -87,6 +87,21 @@ def test_functions_are_wanted_in_host_memory(rng):
         exact.attention(*arrays, score_mod=lambda x: x)
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({"score_mod": ScoreMod("score", reference=lambda score: None)}, "got None"),
+        ({"mask_mod": MaskMod("true", reference=lambda: None)}, "got None"),
+        ({"score_mod": ScoreMod("score", reference=lambda score: 1j)}, "got 1j"),
+    ],
+)
+def test_functions_return_numbers(rng, options, given):
+    arrays = qkv(rng)
+    (name,) = options
+    with pytest.raises(ArgumentError, match=rf"^{name} must be a function that returns .*{given}"):
+        cuattn.attention(*arrays, **options)
+
+
 def test_arrays_of_every_type_are_widened(rng):
     arrays = qkv(rng)
     ml_dtypes = pytest.importorskip("ml_dtypes")
