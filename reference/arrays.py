@@ -128,7 +128,7 @@ def whole_counts(name: str, counts: ArrayLike | None, batch: int, most: int) -> 
         return np.full(batch, most, np.int64)
     given = whole_numbers(name, counts, (batch,))
     if given.size and not 0 <= given.min() <= given.max() <= most:
-        raise ArgumentError(name, counts, f"whole numbers from 0 to {most}")
+        raise ArgumentError(name, given.tolist(), f"whole numbers from 0 to {most}")
     return given.astype(np.int64)
 
 

@@ -215,7 +215,7 @@ WRONG = [
     ),
     ("attn_mask", np.ones((5, 9), int), "attn_mask.dtype must be a floating-point type"),
     ("alibi_slopes", np.zeros(3), r"alibi_slopes must be an array that broadcasts to \(2, 4\)"),
-    ("seqused_k", [9, 10], "seqused_k must be whole numbers from 0 to 9"),
+    ("seqused_k", np.array([9, 10]), r"seqused_k must be whole numbers from 0 to 9, got \[9, 10\]"),
 ]
 
 
