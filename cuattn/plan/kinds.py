@@ -80,7 +80,8 @@ class Kind:
     Raises
     ------
     LookupError
-        If there are other arrays among them, or PyTorch has no such check.
+        If there are other arrays among them, tensors that are not aligned, or PyTorch has no such
+        check.
     """
 
     def __init__(self, values: tuple[Any, ...]) -> None:
@@ -100,7 +101,10 @@ class Kind:
             else:
                 raise LookupError
         self._has_others = len(self._tensors) < len(values)
-        self._check = check_of_tensors([values[i] for i in self._tensors])
+        tensors = [values[i] for i in self._tensors]
+        if any(x.data_ptr() % _ALIGNMENT for x in tensors):  # which no address is asked for
+            raise LookupError
+        self._check = check_of_tensors(tensors)
 
     def addresses_of(self, values: tuple[Any, ...]) -> list[int] | None:
         """Return the addresses of the arrays among as many arguments; None if in doubt."""

@@ -150,7 +150,8 @@ def test_there_is_no_check_of_what_it_would_not_see(torch):
     wants_gradients = Tensor()
     wants_gradients.requires_grad = True
     addresses_of((Tensor(),), [])
-    for values in ((wants_gradients,), (Tensor(), np.zeros(3))):
+    apart = Tensor(), Tensor(ptr=0x1008)
+    for values in ((wants_gradients,), (Tensor(), np.zeros(3)), apart):
         with pytest.raises(LookupError):
             Kind(values)
 

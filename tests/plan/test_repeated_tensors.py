@@ -119,6 +119,20 @@ def test_tensors_of_other_kinds_are_looked_at(torch, looked_at, tensors):
             check(cuattn.attention(*given), given)
 
 
+def test_tensors_at_multiples_of_16_bytes_do_not_pass_for_others(looked_at, tensors):
+    """Whichever were there first: kernels that load vectors are for these."""
+
+    def given(first):
+        return [x[first : first + 80 * 64].view(SHAPE) for x in tensors((81 * 64,))]
+
+    remembered(lambda: cuattn.attention(*given(4)), looked_at)
+    for _ in range(3):
+        for first in (0, 4):
+            arrays = given(first)
+            check(cuattn.attention(*arrays), arrays)
+        assert looked_at == ["q", "k", "v"]
+
+
 def test_outputs_are_written_and_autograd_is_told(looked_at, torch, tensors):
     (out,) = tensors(count=1)
     for calls in range(5):
