@@ -177,7 +177,7 @@ def _learned(kind: type) -> Look | None:
 def _look_at_cupys(x: Any, key: list[Any], addresses: list[int]) -> bool:
     data = x.data
     address = data.ptr
-    key += (x.shape, x.strides, x.dtype, data.device_id, address % 16)
+    key += (x.shape, x.strides, x.dtype, data.device_id, address % _ALIGNMENT)
     addresses.append(address)
     return bool(address)
 

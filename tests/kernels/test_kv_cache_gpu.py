@@ -15,6 +15,7 @@ from helpers.kv_contents_cases import (
     snapshot,
     some_formats,
 )
+from helpers.kv_graph_cases import replay_while_sequences_grow
 
 import cuattn
 from cuattn.compile.chain import Chain
@@ -135,29 +136,7 @@ def test_a_graph_is_replayed_while_sequences_grow(cupy, rng, options, page_size)
     if page_size:
         captured.cache.reserve(200)
     q, k, v = (captured.draw(rng, heads, 1, "float16")[0] for heads in (8, 2, 2))
-    out = cupy.empty_like(q)
-    for some in (captured, eager):  # a call of each kind before any is captured
-        some.cache.append(k, v)
-        some.cache.attend(q, out=out)
-        some.cache.truncate([100, 5])
-    pool = cupy.cuda.MemoryPool()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
-    with stream:
-        with cupy.cuda.using_allocator(pool.malloc):
-            captured.cache.attend(q, out=out)  # so that the pool has what the capture needs
-            stream.begin_capture()
-            captured.cache.append(k, v)
-            captured.cache.attend(q, out=out)
-            graph = stream.end_capture()
-        for _ in range(60):
-            for to in (q, k, v):
-                to[...] = cupy.asarray(rng.standard_normal(to.shape).astype(np.float16))
-            graph.launch(stream)
-            eager.cache.append(k, v)
-            wanted = eager.cache.attend(q)
-            stream.synchronize()
-            assert on_host(out).tobytes() == on_host(wanted).tobytes()
+    replay_while_sequences_grow(cupy, rng, (captured.cache, eager.cache), [100, 5], (q, k, v), 60)
     np.testing.assert_array_equal(captured.cache.lengths, [160, 65])
     assert snapshot(captured.cache) == snapshot(eager.cache)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.gpu_cases import on_gpu, on_host
 from helpers.kv_contents_cases import FORMATS, GPU, SOME, Filled, some_formats
+from helpers.kv_graph_cases import replay_while_sequences_grow
 from helpers.kv_score_cases import attend, eighths, in_library
 from helpers.mod_cases import MODS, mod_options, with_arrays
 
@@ -74,30 +75,14 @@ def test_a_graph_is_replayed_while_sequences_grow(cupy, rng, page_size, of, quer
     held = on_gpu(eighths(rng, 4), "float32")
     near = MaskMod("kv + 200 > own && kv <= own")
     given = {"score_mod": slopes_of(held), "mask_mod": near}
-    out = cupy.empty_like(q)
-    for some in (captured, eager):  # a call of each kind before any is captured
-        some.cache.append(k, v)
-        some.cache.attend(q, out=out, **given)
-        some.cache.truncate([300, 5])
-    pool = cupy.cuda.MemoryPool()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
-    with stream:
-        with cupy.cuda.using_allocator(pool.malloc):
-            captured.cache.attend(q, out=out, **given)  # so that the pool has what a capture needs
-            stream.begin_capture()
-            captured.cache.append(k, v)
-            captured.cache.attend(q, out=out, **given)
-            graph = stream.end_capture()
-        for _ in range(20):
-            for to in (q, k, v):
-                to[...] = cupy.asarray(rng.standard_normal(to.shape).astype(np.float16))
-            held[...] = cupy.asarray(eighths(rng, 4))
-            graph.launch(stream)
-            eager.cache.append(k, v)
-            wanted = eager.cache.attend(q, **given)
-            stream.synchronize()
-            assert on_host(out).tobytes() == on_host(wanted).tobytes()
+
+    def renew():
+        held[...] = cupy.asarray(eighths(rng, 4))
+
+    caches = captured.cache, eager.cache
+    replay_while_sequences_grow(
+        cupy, rng, caches, [300, 5], (q, k, v), 20, given=given, renew=renew
+    )
     np.testing.assert_array_equal(captured.cache.lengths, [320, 25])
 
 

@@ -11,6 +11,7 @@ from helpers.kv_contents_cases import (
     _kernels,  # noqa: F401
     some_formats,
 )
+from helpers.kv_graph_cases import replay_while_sequences_grow
 from helpers.kv_score_cases import (
     SETS,
     _feature_kernels,  # noqa: F401
@@ -77,32 +78,16 @@ def test_a_graph_is_replayed_while_sequences_grow(cupy, rng, name, page_size, of
         some.append(np.random.default_rng(seed), [300, 5])
     q, k, v = (captured.draw(rng, heads, 1, "float16")[0] for heads in (8, 2, 2))
     given = in_library(GPU, SETS[name](rng, 2, 8, 1))
-    out = cupy.empty_like(q)
-    for some in (captured, eager):  # a call of each kind before any is captured
-        some.cache.append(k, v)
-        some.cache.attend(q, out=out, **given)
-        some.cache.truncate([300, 5])
-    pool = cupy.cuda.MemoryPool()
-    stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()
-    with stream:
-        with cupy.cuda.using_allocator(pool.malloc):
-            captured.cache.attend(q, out=out, **given)  # so that the pool has what a capture needs
-            stream.begin_capture()
-            captured.cache.append(k, v)
-            captured.cache.attend(q, out=out, **given)
-            graph = stream.end_capture()
-        for _ in range(40):
-            for to in (q, k, v):
-                to[...] = cupy.asarray(rng.standard_normal(to.shape).astype(np.float16))
-            for key, x in in_library(GPU, SETS[name](rng, 2, 8, 1)).items():
-                if isinstance(x, cupy.ndarray):
-                    given[key][...] = x
-            graph.launch(stream)
-            eager.cache.append(k, v)
-            wanted = eager.cache.attend(q, **given)
-            stream.synchronize()
-            assert on_host(out).tobytes() == on_host(wanted).tobytes()
+
+    def renew():
+        for key, x in in_library(GPU, SETS[name](rng, 2, 8, 1)).items():
+            if isinstance(x, cupy.ndarray):
+                given[key][...] = x
+
+    caches = captured.cache, eager.cache
+    replay_while_sequences_grow(
+        cupy, rng, caches, [300, 5], (q, k, v), 40, given=given, renew=renew
+    )
     np.testing.assert_array_equal(captured.cache.lengths, [340, 45])
 
 
