@@ -8,7 +8,7 @@
 #include "numeric.cuh"
 #include "ptx/system_memory.cuh"
 
-// cuattn/distributed/mailbox_spec.py mirrors it; cuattn/compile/params.py reads the arguments.
+// cuattn/distributed/mailboxes.py mirrors it; cuattn/compile/params.py reads the arguments.
 struct MailboxSpec {
   int ranks;           // at most
   int num_threads;

@@ -6,19 +6,20 @@ import ctypes
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from ..arrays.device import current_device
 from ..arrays.view import cupy_module
 from ..common.sizes import round_up
 from ..compile.chain import Chain
 from ..compile.launch import Buffers, Launch
+from ..specs.kernel_spec import KernelSpec
 from .arrays import copy_bytes
 from .group import Group
-from .mailbox_spec import MailboxSpec
 
-__all__ = ["Mailboxes", "opened"]
+__all__ = ["MailboxSpec", "Mailboxes", "opened"]
 
 # Bytes of a message. Of longer ones NCCL's bandwidth counts for more than its latency.
 _MOST_BYTES = 32768
@@ -34,6 +35,26 @@ _REMEMBERED = 64
 # What another process has mapped must not be given back before that process does so, which nobody
 # knows of one that has failed: it stays, and so does what is mapped here.
 _shared: list[Any] = []
+
+
+@dataclass(frozen=True)
+class MailboxSpec(KernelSpec):
+    """Template argument of `exchange`: a few kilobytes of every rank become known to all.
+
+    It mirrors the struct of kernels_cu/mailboxes.cu.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("ranks", "num_threads", "min_ctas", "smem_bytes")
+    source: ClassVar[str] = "mailboxes.cu"
+    entry: ClassVar[str] = "exchange"
+    function: ClassVar[str] = "exchange"
+    params: ClassVar[str] = "MailboxParams"
+    params_file: ClassVar[str] = "mailboxes.cu"
+    ranks: ClassVar[int] = 16
+    # One CTA: threads have two words at a time, which are all of a usual step of decoding.
+    num_threads: ClassVar[int] = 1024
+    min_ctas: ClassVar[int] = 1
+    smem_bytes: ClassVar[int] = 0
 
 
 class Mailboxes:

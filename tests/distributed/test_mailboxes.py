@@ -9,8 +9,7 @@ import pytest
 from cuattn.compile.params import record
 from cuattn.compile.sources import sources
 from cuattn.distributed import mailboxes, run_virtual
-from cuattn.distributed.mailbox_spec import MailboxSpec
-from cuattn.distributed.mailboxes import Mailboxes, opened
+from cuattn.distributed.mailboxes import Mailboxes, MailboxSpec, opened
 
 pytest.importorskip("cupy")
 import cupy
