@@ -2,8 +2,7 @@
 
 For a ring with a causal mask and one without: GPU time of each stage (packing, calls, waiting for
 what is sent, merging), the time that the host takes to enqueue all of it, and what the pieces take
-one by one, nothing sent or with a message beside. Calls are on streams of their own: times of those
-that share the GPU overlap, and have waiting for each other in them. Each rank prints its own.
+one by one, nothing sent or with a message beside. Each rank prints its own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ..presets import resolve
 from ..scheme import Scheme
 from .arrays import Float32Array, floating
 from .emulate import emulate
+from .layout import TOKEN_PAD
 from .masking import UNLIMITED
 from .merging import merge_states
 from .quantize import Quantized, operands
@@ -43,9 +44,10 @@ def ring(
     """Attend as `cuattn.distributed.ring_attention` does in host memory: bit for bit.
 
     In step t rank r attends to the keys of rank r - t, which have been quantized apart from those
-    of other ranks, and under a mask each run of them at equal distances apart. A run of its rows is
-    a call, of the rows that see any of the keys; but a run that sees all keys joins the one before
-    it, if that reaches to its end and nothing hides keys on the left of it. Results of calls are
+    of other ranks. Where a window hides keys on the left, or runs of keys at equal distances do not
+    end with whole blocks of 128, each run has been quantized apart. A run of its rows is a call, of
+    the rows that see any of the keys; but a run that sees all keys joins the one before it, if that
+    reaches to its end and nothing hides keys on the left of it. Results of calls are
     rounded to the type of `q`, and merged in this order. Of schemes that smooth Q, or give several
     rows of it one scale, the result is another one.
 
@@ -84,7 +86,7 @@ def ring(
         found: list[list[tuple[Any, Any]]] = [[] for _ in rows]
         for step in range(size):
             keys_of_rank = ranks[(rank - step) % size]
-            if (left, right) == (UNLIMITED, UNLIMITED):
+            if left == UNLIMITED and (right == UNLIMITED or _are_whole_blocks(keys_of_rank[:-1])):
                 keys_of_rank = [np.concatenate(keys_of_rank)]
             for keys in keys_of_rank:
                 for first, last, seen in _calls(own, keys, left, right):
@@ -119,6 +121,10 @@ def tokens_of_ranks(total: int, size: int, placement: Placement) -> list[list[ND
         adjoin = not len(one) or not len(other) or one[-1] + 1 == other[0]
         ranks.append([np.concatenate([one, other])] if adjoin else [one, other])
     return ranks
+
+
+def _are_whole_blocks(runs: list[NDArray[np.intp]]) -> bool:
+    return all(len(run) % TOKEN_PAD == 0 for run in runs)
 
 
 def _calls(

@@ -18,7 +18,7 @@ Check = Literal["always", "once"]
 CHECKS = ("always", "once")
 
 # Which version of what ranks send to each other this is.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 def agree(

@@ -21,13 +21,11 @@ from ..scheme import Scheme
 from .agreement import described
 from .arrays import dtype_of, rows
 from .parcel import Carrier, Wire
-from .parts import Part, parts_of
+from .parts import Part, Piece, parts_of, pieces_of, tokens_in
 from .placement import Placement, Run, check_placement, runs_of, shard_lengths, token_axis
 from .states import States
 
-__all__ = ["Call", "pieces_of", "tokens_of"]
-
-_UNLIMITED = -1
+__all__ = ["Call", "tokens_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +130,12 @@ class Call:
         """Whether rows see other keys than all."""
         return self.mask_keys is not None or self.window_size != ALL_KEYS
 
+    def pieces(self, keys: Sequence[Run]) -> list[Piece]:
+        """Return what of a rank's keys is quantized together: with an `attn_mask` each run."""
+        if self.mask_keys is not None:
+            return [(run,) for run in keys]
+        return pieces_of(keys, *self.window_size)
+
     def with_heads(self, ranks: int) -> Call:
         """Return the call of one of so many ranks that share the heads."""
         carrier = replace(self.carrier, heads=self.carrier.heads // ranks)
@@ -176,7 +180,7 @@ class Call:
         states: States,
         q: Any,
         queries: Sequence[Run],
-        pieces: Sequence[Run],
+        pieces: Sequence[Piece],
         parcel: Any,
         attn_mask: Any = None,
     ) -> None:
@@ -188,8 +192,8 @@ class Call:
             That results are added to.
         q : array
         queries : sequence of Run
-        pieces : sequence of Run
-            Keys that the parcel holds, each quantized by themselves.
+        pieces : sequence of Piece
+            Keys that the parcel holds.
         parcel : array of uint8
         attn_mask : array, optional
             Of the rows, and of all keys of the sequence.
@@ -197,40 +201,40 @@ class Call:
         first = 0
         for piece, nbytes in zip(pieces, self.sizes(pieces), strict=True):
             last = first + nbytes
-            parts = parts_of(tuple(queries), piece, *self.window_size)
-            if parts:
-                k, v = self.carrier.unpack(parcel[first:last], piece.tokens, q, self.xp)
-            for part in parts:
+            operands: dict[int, tuple[Any, Any]] = {}
+            for part in parts_of(tuple(queries), piece, *self.window_size):
+                if part.keys not in operands:
+                    given = parcel[first:last], tokens_in(piece), part.keys
+                    operands[part.keys] = self.carrier.unpack(*given, q, self.xp)
                 o, lse = attention(
                     rows(q, self.axis, part.start, part.stop, pad=part.pad),
-                    k,
-                    v,
+                    *operands[part.keys],
                     window_size=part.window_size,
                     softcap=self.softcap,
                     scale=self.scale,
                     scheme=self.carrier.attended,
                     layout=self.carrier.layout,
                     return_lse=True,
-                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece),
+                    attn_mask=None if attn_mask is None else _mask_of(attn_mask, part, piece[0]),
                 )
                 states.add(part.start, o, lse, part.stop - part.start)
             first = last
 
-    def sizes(self, pieces: Sequence[Run]) -> list[int]:
+    def sizes(self, pieces: Sequence[Piece]) -> list[int]:
         """Return the bytes of pieces, whole lines of memory."""
-        return [-(-self.carrier.nbytes(piece.tokens) // 256) * 256 for piece in pieces]
+        return [-(-self.carrier.nbytes(tokens_in(piece)) // 256) * 256 for piece in pieces]
 
-    def sees(self, queries: Sequence[Run], pieces: Sequence[Run]) -> bool:
+    def sees(self, queries: Sequence[Run], pieces: Sequence[Piece]) -> bool:
         """Say whether rows see any of the keys."""
         return any(parts_of(tuple(queries), piece, *self.window_size) for piece in pieces)
 
-    def pack(self, k: Any, v: Any, pieces: Sequence[Run], into: Any = None) -> Any:
+    def pack(self, k: Any, v: Any, pieces: Sequence[Piece], into: Any = None) -> Any:
         """Return K and V of this rank as one parcel, piece by piece: a new one, or `into`."""
         sizes = self.sizes(pieces)
         parcel = self.xp.empty(sum(sizes), np.uint8) if into is None else into
         token = byte = 0
         for piece, nbytes in zip(pieces, sizes, strict=True):
-            ends = token, token + piece.tokens
+            ends = token, token + tokens_in(piece)
             some_k, some_v = (rows(x, self.axis, *ends) for x in (k, v))
             self.carrier.pack(some_k, some_v, parcel[byte : byte + nbytes], self.xp)
             token, byte = ends[1], byte + nbytes
@@ -296,13 +300,3 @@ def _tokens_of(
         )
         for rank in range(size)
     ]
-
-
-def pieces_of(tokens: Sequence[tuple[Run, ...]], is_masked: bool) -> list[list[Run]]:
-    """Return what of each rank's keys is quantized together.
-
-    Without a mask no row asks where keys are: all of a rank's are one piece.
-    """
-    if is_masked:
-        return [list(runs) for runs in tokens]
-    return [[(Run(0, 1, sum(run.tokens for run in runs)))] for runs in tokens]

@@ -13,6 +13,7 @@ from ..scheme import Scheme
 from .agreement import Check
 from .group import Group
 from .parcel import Wire
+from .parts import tokens_in
 from .placement import Placement
 from .ring import shards_of
 from .states import States
@@ -93,7 +94,7 @@ def all_gather_attention(
         **options,
     )
     rank, size = group.rank, group.size
-    total = sum(piece.tokens for of_rank in pieces for piece in of_rank)
+    total = sum(tokens_in(piece) for of_rank in pieces for piece in of_rank)
     if call.mask_keys not in (None, total):
         raise MismatchError(f"attn_mask must have {total} keys, got {call.mask_keys}")
     with call.on_device(), call.on_stream(q):

@@ -20,14 +20,13 @@ class Shard:
     Attributes
     ----------
     queries : tuple of Run
-    pieces : list of Run
+    pieces : list of Piece
     """
 
-    def __init__(self, queries: Sequence[Run], keys: Sequence[Run], is_masked: bool) -> None:
+    def __init__(self, queries: Sequence[Run], keys: Sequence[Run], call: Call) -> None:
         self.queries = tuple(queries)
         self.tokens = sum(run.tokens for run in queries)
-        self.keys = sum(run.tokens for run in keys)
-        self.pieces = list(keys) if is_masked else [Run(0, 1, self.keys)]
+        self.pieces = call.pieces(keys)
 
 
 def heads_of(heads: int, group: Group, rank: int | None = None) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from ..scheme import Scheme
 from ..specs.attention import Scope
 from ..specs.coding import Name, coding, stored_scope
 from .arrays import copy_bytes, from_bytes, is_contiguous, is_writable, raw_bytes
+from .first_keys import first_keys
 from .four_bits import unpacked
 
 __all__ = ["WIRES", "Carrier", "Wire"]
@@ -133,7 +134,7 @@ class Carrier:
             if derived is not None:
                 derived[...] = made["v"].scale[:, :, :, 0]
 
-    def unpack(self, parcel: Any, tokens: int, like: Any, xp: Any) -> tuple[Any, Any]:
+    def unpack(self, parcel: Any, tokens: int, keys: int, like: Any, xp: Any) -> tuple[Any, Any]:
         """Return K and V of a parcel as `cuattn.attention` takes them under `attended`.
 
         Parameters
@@ -141,6 +142,10 @@ class Carrier:
         parcel : array of uint8
             Whose memory they share, where nothing has to be worked out.
         tokens : int
+            Of the parcel.
+        keys : int
+            How many of them are wanted, from the first one on. Codes of fewer than all are those of
+            all, whole blocks, and copied.
         like : array
             Decides whether arrays that are not quantized are PyTorch's.
         xp : module
@@ -155,7 +160,7 @@ class Carrier:
                 x = _with_logarithms(x, xp) if self._is_derived(section) else x
             found[section.operand][section.part] = x
         k, v = (self._operand(name, found, tokens) for name in ("k", "v"))
-        return k, v
+        return (k, v) if keys == tokens else first_keys(k, v, keys, self.sent, self.layout)
 
     def _operand(self, name: Any, found: dict[Name, dict[str, Any]], tokens: int) -> Any:
         parts = found[name]

@@ -1,24 +1,31 @@
-"""What of a run of queries sees what of a run of keys, as calls of `cuattn.attention`."""
+"""What of a rank's queries sees what of a piece of keys, as calls of `cuattn.attention`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from ..reference.layout import TOKEN_PAD
 from .placement import Run
 
-__all__ = ["Part", "part_of", "parts_of"]
+__all__ = ["Part", "Piece", "part_of", "parts_of", "pieces_of", "tokens_in"]
 
 _UNLIMITED = -1
 
+# Keys of a rank that are quantized together, in its order.
+Piece: TypeAlias = tuple[Run, ...]
+
 
 class Part(NamedTuple):
-    """A call on some rows and all keys of a piece.
+    """A call on some rows and the first keys of a piece.
 
     Attributes
     ----------
     start, stop : int
         Rows that see any of the keys, and perhaps some between them that see none.
+    keys : int
+        How many of the piece the call is given, from the first one on.
     pad : int
         Rows to be added behind them, and to be dropped from the result: rows of a call are aligned
         with its keys at the last ones, and a window reaches no less far than to a row's own key.
@@ -28,6 +35,7 @@ class Part(NamedTuple):
 
     start: int
     stop: int
+    keys: int
     pad: int
     window_size: tuple[int, int]
 
@@ -37,25 +45,56 @@ class Part(NamedTuple):
         return self.window_size == (_UNLIMITED, _UNLIMITED)
 
 
+def tokens_in(piece: Piece) -> int:
+    """Return how many keys there are."""
+    return sum(run.tokens for run in piece)
+
+
+def pieces_of(keys: Sequence[Run], left: int, right: int) -> list[Piece]:
+    """Return what of a rank's keys is quantized together.
+
+    Without a mask no row asks where keys are, and without a bound on the left what a row sees are
+    the first ones, of runs in the order of their positions: all of them are one piece. So that some
+    of its runs are whole blocks of codes, they have to end with these, or are pieces of their own.
+
+    Parameters
+    ----------
+    keys : sequence of Run
+    left, right : int
+        As for `parts_of`.
+    """
+    if left == right == _UNLIMITED:
+        return [(Run(0, 1, tokens_in(tuple(keys))),)]
+    whole = all(run.step == 1 and run.tokens % TOKEN_PAD == 0 for run in keys[:-1])
+    if left == _UNLIMITED and whole:
+        return [tuple(keys)]
+    return [(run,) for run in keys]
+
+
 @lru_cache(1024)
-def parts_of(queries: tuple[Run, ...], keys: Run, left: int, right: int) -> tuple[Part, ...]:
+def parts_of(queries: tuple[Run, ...], piece: Piece, left: int, right: int) -> tuple[Part, ...]:
     """Return the calls that attend from a rank's rows to a piece of keys.
 
     Parameters
     ----------
     queries : tuple of Run
         The rank's rows in its order, at their positions among the keys.
-    keys : Run
-        Of the same step.
+    piece : tuple of Run
+        Of the same step; more than one only without a bound on the left.
     left, right : int
         A row sees the keys at so many positions before and behind its own; -1 for all.
 
     Returns
     -------
     tuple of Part
-        One for each run that sees any, in their order; but a run that sees all keys joins the one
-        before it, if that reaches to its end and has no bound on the left.
+        In the order of the rows: one for each run of rows that sees any of a run of keys, but none
+        of the next one. It joins the one before it, where both are one call: if that reaches to its
+        beginning, has no bound on the left, and either it sees all keys that the other one has, or
+        rows of both see the keys up to those at one distance from their own.
     """
+    if len(piece) > 1:
+        return tuple(_of_prefixes(queries, piece, right))
+    (keys,) = piece
     found: list[Part] = []
     first = 0
     for run in queries:
@@ -69,6 +108,47 @@ def parts_of(queries: tuple[Run, ...], keys: Run, left: int, right: int) -> tupl
                 found.append(part)
         first += run.tokens
     return tuple(found)
+
+
+def _of_prefixes(queries: tuple[Run, ...], piece: Piece, right: int) -> list[Part]:
+    """Return the calls of rows that see all keys up to a position."""
+    found: list[tuple[int, int, int, int]] = []  # rows from and to, keys, and how far row 0 sees
+    first = 0
+    for run in queries:
+        before = 0
+        for keys, following in zip(piece, (*piece[1:], None), strict=True):
+            start = _within(keys.start - right - run.start, run.tokens)
+            stop = run.tokens
+            if following is not None:
+                stop = _within(following.start - right - run.start, run.tokens)
+            count = before + keys.tokens
+            if start < stop:
+                reach = run.start + right - keys.start + before - first
+                found.append((first + start, first + stop, count, reach))
+            before = count
+        first += run.tokens
+    calls: list[tuple[int, int, int, int]] = []
+    for start, stop, count, reach in found:
+        if calls and calls[-1][1] == start:
+            begin, _, seen, far = calls[-1]
+            all_of_it = seen == count and start + min(reach, far) >= count - 1
+            if all_of_it or (far == reach and start - 1 + far < seen):
+                calls[-1] = begin, stop, count, far
+                continue
+        calls.append((start, stop, count, reach))
+    parts = (
+        (start, part_of(stop - start, count, None, start + reach))
+        for start, stop, count, reach in calls
+    )
+    return [
+        part._replace(start=part.start + start, stop=part.stop + start)
+        for start, part in parts
+        if part is not None
+    ]
+
+
+def _within(x: int, most: int) -> int:
+    return min(max(x, 0), most)
 
 
 def part_of(rows: int, keys: int, low: int | None, high: int | None) -> Part | None:
@@ -99,6 +179,7 @@ def part_of(rows: int, keys: int, low: int | None, high: int | None) -> Part | N
     return Part(
         start,
         stop,
+        keys,
         pad,
         (
             _UNLIMITED if low is None else offset - low,
@@ -124,4 +205,4 @@ def _join(last: Part, part: Part) -> Part:
     right = last.window_size[1]
     if right != _UNLIMITED:
         right += part.stop - part.start  # which the last rows are now behind
-    return Part(last.start, part.stop, 0, (_UNLIMITED, right))
+    return Part(last.start, part.stop, last.keys, 0, (_UNLIMITED, right))

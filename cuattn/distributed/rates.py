@@ -12,8 +12,8 @@ import numpy as np
 from ..common.public import class_naming_keywords
 from ..errors import ArgumentError
 from ..records.record import Record
-from .call import pieces_of
 from .parcel import Carrier
+from .parts import pieces_of, tokens_in
 from .placement import runs_of
 
 __all__ = ["NVLINK", "Engine", "Link", "Prediction", "RateModel"]
@@ -220,7 +220,6 @@ class RateModel:
 
     def _bytes(self, tokens: int, gpus: int) -> int:
         """Return those of the longest parcel."""
-        runs = [runs_of(tokens, gpus, 0, "zigzag" if self.is_causal else "contiguous")]
-        return sum(
-            self.carrier.nbytes(piece.tokens) for piece in pieces_of(runs, self.is_causal)[0]
-        )
+        runs = runs_of(tokens, gpus, 0, "zigzag" if self.is_causal else "contiguous")
+        pieces = pieces_of(runs, -1, 0 if self.is_causal else -1)
+        return sum(self.carrier.nbytes(tokens_in(piece)) for piece in pieces)

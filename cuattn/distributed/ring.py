@@ -11,9 +11,10 @@ from ..errors import CuattnError
 from ..operands.scores import ALL_KEYS
 from ..scheme import Scheme
 from .agreement import Check, agree
-from .call import Call, pieces_of, tokens_of
+from .call import Call, tokens_of
 from .group import Group
 from .parcel import Wire
+from .parts import Piece
 from .placement import Placement, Run, token_axis
 from .states import States
 
@@ -138,7 +139,7 @@ def ring_attention(
 
 def shards_of(
     name: str, q: Any, k: Any, v: Any, group: Group, check: Check, **options: Any
-) -> tuple[Call, list[tuple[Run, ...]], list[list[Run]]]:
+) -> tuple[Call, list[tuple[Run, ...]], list[list[Piece]]]:
     """Check a call with all ranks, and return it with the rows and the keys that each rank has.
 
     Parameters
@@ -168,7 +169,7 @@ def shards_of(
     of_q, of_k = ([own[i] for own in every] for i in (0, 1))
     keys = tokens_of(of_k, call.placement, name="k")
     queries = tokens_of(of_q, call.placement, name="q", shift=sum(of_k) - sum(of_q))
-    return call, queries, pieces_of(keys, call.is_masked)
+    return call, queries, [call.pieces(runs) for runs in keys]
 
 
 def go_round(
@@ -176,7 +177,7 @@ def go_round(
     states: States,
     q: Any,
     tokens: Sequence[tuple[Run, ...]],
-    pieces: Sequence[Sequence[Run]],
+    pieces: Sequence[Sequence[Piece]],
     parcel: Any,
     group: Group,
 ) -> None:
@@ -211,7 +212,7 @@ def go_round(
             parcel = following
 
 
-def _steps(call: Call, tokens: Sequence[tuple[Run, ...]], pieces: Sequence[Sequence[Run]]) -> int:
+def _steps(call: Call, tokens: Sequence[tuple[Run, ...]], pieces: Sequence[Sequence[Piece]]) -> int:
     """Return after how many steps no rank sees anything more."""
     size = len(tokens)
     for step in range(size - 1, 0, -1):

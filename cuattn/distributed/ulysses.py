@@ -226,7 +226,7 @@ def _agreed(
     )
     return call, [
         [
-            Shard(rank_q, rank_k, call.is_masked)
+            Shard(rank_q, rank_k, call)
             for rank_q, rank_k in zip(_divided(q, n_q), _divided(k, n_k), strict=True)
         ]
         for q, k, n_q, n_k in zip(queries, keys, of_q, of_k, strict=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import cuattn
 from cuattn.distributed import positions, shard, unshard
-from cuattn.distributed.parts import part_of
+from cuattn.distributed.parts import part_of, parts_of
 from cuattn.distributed.placement import PLACEMENTS, Run, joined
 from cuattn.errors import ArgumentError
 
@@ -68,3 +68,31 @@ def test_mistakes_are_named():
         unshard([np.zeros((1, 1, 5, 8)), np.zeros((1, 1, 3, 8))])
     with pytest.raises(cuattn.ArgumentError, match="timeout must be"):
         cuattn.distributed.from_environment(timeout=0)
+
+
+@st.composite
+def some_runs(draw):
+    """Return runs at distance 1 of each other, one behind the other, with gaps or without."""
+    found, at = [], draw(st.integers(-3, 9))
+    for _ in range(draw(st.integers(1, 3))):
+        run = Run(at, 1, draw(st.integers(1, 6)))
+        found.append(run)
+        at = run.start + run.tokens + draw(st.integers(0, 6))
+    return tuple(found)
+
+
+@given(some_runs(), some_runs(), st.integers(0, 9))
+def test_rows_see_the_first_keys_of_a_piece(queries, piece, right):
+    rows, keys = (
+        np.concatenate([np.arange(run.start, run.start + run.tokens) for run in runs])
+        for runs in (queries, piece)
+    )
+    seen = np.zeros((len(rows), len(keys)), int)
+    for part in parts_of(queries, piece, -1, right):
+        left, behind = part.window_size
+        assert left == -1
+        count = part.stop - part.start
+        i = np.arange(count)[:, None] + part.keys - (count + part.pad)
+        j = np.arange(part.keys)[None, :]
+        seen[part.start : part.stop, : part.keys] += (behind < 0) | (j <= i + behind)
+    np.testing.assert_array_equal(seen, keys[None, :] <= rows[:, None] + right)

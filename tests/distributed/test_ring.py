@@ -27,13 +27,38 @@ CASES = {
     "as-they-are": ("zigzag", 140, {"is_causal": True, "wire": "input"}),
 }
 
+# Chunks of whole blocks, but for the last ones: a rank's keys are quantized together, and some of
+# its rows see the first ones only.
+OF_WHOLE_BLOCKS = {
+    "sorted": {"is_causal": True},
+    "by-block": {"is_causal": True, "scheme": "int8-block"},
+    "values": {"is_causal": True, "scheme": "int8-fp16"},
+    "one-scale": {"is_causal": True, "scheme": "int8-fast"},
+    "ahead": {"window_size": (-1, 37), "scheme": "int8-token"},
+    "half": {"is_causal": True, "scheme": "fp16", "softcap": 20.0},
+    "four-bits": {"is_causal": True, "wire": "int4"},
+    "as-they-are": {"is_causal": True, "wire": "input"},
+    "values-as-they-are": {"is_causal": True, "scheme": "int8-fp16", "wire": "input"},
+}
+
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_ring_is_its_definition(rng, name, size):
     placement, tokens, options = CASES[name]
-    arrays = inputs(rng, tokens, np.float16)
-    sinks = rng.standard_normal(4).astype(np.float32)
+    check_definition(rng, size, placement, inputs(rng, tokens, np.float16), options)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", OF_WHOLE_BLOCKS)
+def test_ring_of_whole_blocks_is_its_definition(rng, name, size):
+    arrays = inputs(rng, 256 * size - 3, np.float16, heads=2, kv_heads=1)
+    check_definition(rng, size, "zigzag", arrays, OF_WHOLE_BLOCKS[name])
+
+
+def check_definition(rng, size, placement, arrays, options):
+    """Check a ring against its definition, bit for bit, and against float64."""
+    sinks = rng.standard_normal(arrays[0].shape[1]).astype(np.float32)
     options = {**options, "placement": placement, "sinks": sinks}
     o, lse = over_ranks(ring_attention, arrays, size, **options)
     wire = options.pop("wire", None)
@@ -152,24 +177,32 @@ def test_bytes_of_a_token_on_the_wire(scheme, wire, most):
     assert carrier.nbytes(tokens) <= most * 512 * 8 * tokens
 
 
-def test_causal_zigzag_gives_all_ranks_the_same_work(rng):
-    """In each step half of a rank's rows see all keys, or all see half of them, or the triangle."""
-    from cuattn.distributed.call import tokens_of
-    from cuattn.distributed.parts import parts_of
+@pytest.mark.parametrize("own", [64, 512])
+def test_causal_zigzag_gives_all_ranks_the_same_work(own):
+    """In each step half of a rank's rows see all keys, or all see half of them, or the triangle.
 
-    ranks = tokens_of([64] * 4, "zigzag", name="q")
+    With chunks of whole blocks each is one call.
+    """
+    from cuattn.distributed.call import tokens_of
+    from cuattn.distributed.parts import parts_of, pieces_of
+
+    ranks = tokens_of([own] * 4, "zigzag", name="q")
     for step in range(4):
         pairs = []
-        for rank, own in enumerate(ranks):
-            parts = [(x, keys) for keys in ranks[rank - step] for x in parts_of(own, keys, -1, 0)]
-            seen = sum(_pairs(part, keys.tokens) for part, keys in parts)
-            pairs.append(seen)
+        for rank, rows in enumerate(ranks):
+            parts = [
+                part
+                for piece in pieces_of(ranks[rank - step], -1, 0)
+                for part in parts_of(rows, piece, -1, 0)
+            ]
+            assert len(parts) == 1 or own % 256
+            pairs.append(sum(map(_pairs, parts)))
         assert len(set(pairs)) == 1
-        assert pairs[0] == (64 * 65 // 2 if step == 0 else 64 * 32)
+        assert pairs[0] == (own * (own + 1) // 2 if step == 0 else own * own // 2)
 
 
-def _pairs(part, keys):
-    rows, right = part.stop - part.start, part.window_size[1]
+def _pairs(part):
+    rows, keys, right = part.stop - part.start, part.keys, part.window_size[1]
     if right < 0:
         return rows * keys
     return sum(min(keys, max(0, i + keys - rows + right + 1)) for i in range(rows))

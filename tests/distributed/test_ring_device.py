@@ -17,15 +17,24 @@ CASES = [
     ("int8", "int4", True, (-1, -1)),
     ("int8-block", "input", True, (-1, -1)),
 ]
+# Chunks are whole blocks: keys of a rank are quantized together, and some rows see the first ones.
+OF_WHOLE_BLOCKS = [
+    ("int8", None, True, (-1, -1)),
+    ("int8", "int4", True, (-1, -1)),
+    ("int8-fp16", "input", True, (-1, -1)),
+]
 
 
-@pytest.mark.parametrize(("scheme", "wire", "is_causal", "window"), CASES)
-def test_kernels_find_what_has_travelled(monkeypatch, rng, scheme, wire, is_causal, window):
-    arrays = inputs(rng, 301, np.float16)
-    options = {"scheme": scheme, "wire": wire, "is_causal": is_causal, "window_size": window}
-    wanted, wanted_lse = over_ranks(ring_attention, arrays, 3, "zigzag", **options)
+@pytest.mark.parametrize(
+    ("size", "tokens", "case"),
+    [(3, 301, case) for case in CASES] + [(2, 512, case) for case in OF_WHOLE_BLOCKS],
+)
+def test_kernels_find_what_has_travelled(monkeypatch, rng, size, tokens, case):
+    arrays = inputs(rng, tokens, np.float16)
+    options = dict(zip(("scheme", "wire", "is_causal", "window_size"), case, strict=True))
+    wanted, wanted_lse = over_ranks(ring_attention, arrays, size, "zigzag", **options)
     gpu = SimulatedGPU(monkeypatch)
-    o, lse = over_ranks(ring_attention, arrays, 3, "zigzag", **options)
+    o, lse = over_ranks(ring_attention, arrays, size, "zigzag", **options)
     assert "merge_states" in {spec.function for spec in gpu.specs}
     np.testing.assert_allclose(o, wanted, rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(lse, wanted_lse, rtol=1e-4, atol=1e-4)

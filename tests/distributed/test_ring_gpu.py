@@ -51,8 +51,20 @@ def over_ranks(attend, arrays, size, placement, **options):
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 @pytest.mark.parametrize("name", CASES)
 def test_ring(cupy, rng, name, size):
+    check_ring(cupy, rng, 2003, name, size)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("name", ["causal", "half", "four-bits", "of-four-bits"])
+def test_ring_of_whole_blocks(cupy, rng, name, size):
+    """Keys of a rank are quantized together, and some rows see the first ones only."""
+    check_ring(cupy, rng, 2048, name, size)
+
+
+def check_ring(cupy, rng, tokens, name, size):
+    """Check a ring against itself, another engine and float64."""
     placement, options = CASES[name]
-    arrays = inputs(cupy, rng, 2003)
+    arrays = inputs(cupy, rng, tokens)
     sinks = cupy.asarray(rng.standard_normal(8), np.float32)
     options = {**options, "sinks": sinks}
     o = over_ranks(ring_attention, arrays, size, placement, **options)
@@ -68,9 +80,10 @@ def test_ring(cupy, rng, name, size):
     assert relative_l1(o, wanted) < (0.22 if "four" in name else 0.03)
 
 
+@pytest.mark.parametrize("tokens", [1030, 1024])
 @pytest.mark.parametrize("scheme", ["int8", "int8-block", "int8-fast"])
-def test_how_keys_travel_changes_nothing(cupy, rng, scheme):
-    arrays = inputs(cupy, rng, 1030)
+def test_how_keys_travel_changes_nothing(cupy, rng, scheme, tokens):
+    arrays = inputs(cupy, rng, tokens)
     options = {"is_causal": True, "scheme": scheme}
     o = over_ranks(ring_attention, arrays, 4, "zigzag", **options)
     again = over_ranks(ring_attention, arrays, 4, "zigzag", **options, wire="input")
