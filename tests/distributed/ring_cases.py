@@ -33,5 +33,15 @@ def whole(results, placement):
     return o, unshard([lse[..., None] for _, lse in results], placement)[..., 0]
 
 
+def seen_by(part):
+    """Return which of a call's keys each of its rows sees."""
+    left, right = part.window_size
+    assert min(left, right) >= -1
+    count = part.stop - part.start
+    i = np.arange(count)[:, None] + part.keys - (count + part.pad)
+    j = np.arange(part.keys)[None, :]
+    return ((left < 0) | (j >= i - left)) & ((right < 0) | (j <= i + right))
+
+
 def relative_l1(o, exact):
     return np.abs(o - exact).sum() / np.abs(exact).sum()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ring_cases import seen_by
 
 import cuattn
 from cuattn.distributed import positions, shard, unshard
@@ -39,14 +40,7 @@ def test_a_call_sees_what_the_bounds_say(rows, keys, low, high):
     seen = np.zeros((rows, keys), bool)
     part = part_of(rows, keys, low, high)
     if part is not None:
-        left, right = part.window_size
-        assert min(left, right) >= -1
-        count = part.stop - part.start
-        i = np.arange(count)[:, None] + keys - (count + part.pad)
-        j = np.arange(keys)[None, :]
-        inside = (left < 0) | (j >= i - left)
-        inside &= (right < 0) | (j <= i + right)
-        seen[part.start : part.stop] = inside
+        seen[part.start : part.stop] = seen_by(part)
     np.testing.assert_array_equal(seen, wanted)
 
 
@@ -89,10 +83,6 @@ def test_rows_see_the_first_keys_of_a_piece(queries, piece, right):
     )
     seen = np.zeros((len(rows), len(keys)), int)
     for part in parts_of(queries, piece, -1, right):
-        left, behind = part.window_size
-        assert left == -1
-        count = part.stop - part.start
-        i = np.arange(count)[:, None] + part.keys - (count + part.pad)
-        j = np.arange(part.keys)[None, :]
-        seen[part.start : part.stop, : part.keys] += (behind < 0) | (j <= i + behind)
+        assert part.window_size[0] == -1
+        seen[part.start : part.stop, : part.keys] += seen_by(part)
     np.testing.assert_array_equal(seen, keys[None, :] <= rows[:, None] + right)
