@@ -19,22 +19,36 @@
 #include "kv/unit_values.cuh"
 #include "ptx/registers.cuh"
 
+// What a lane needs for all blocks, and the compiler would work out again for each of them.
+template <DecodeSpec S>
+struct LoopPlaces : LanePlaces<S> {
+  int warp;
+  int lane;
+  // Of a matrix of K: lanes 16 to 31 have the second unit's. Of V: every eight have a unit's.
+  u32 k;
+  u32 v;
+
+  __device__ __forceinline__ LoopPlaces(DecodeStorage<S>& storage, const UnitRing& ring, int warp,
+                                        int lane)
+      : LanePlaces<S>(storage, warp, lane), warp(warp), lane(lane) {
+    k = ptx::opaque(ring.units + (warp * kWarpUnits + lane / 16) * Unit<S>::kBytes +
+                    lane % 16 * 16);
+    v = ptx::opaque(ring.units + lane / 8 * Unit<S>::kBytes + ValueMatrices<S>::first(warp) +
+                    lane % 8 * 16);
+  }
+};
+
 // What a warp has of the loop's state while it takes one block of a head after the other.
 template <DecodeSpec S>
 struct HeadLoop {
   const DecodeParams& p;
-  DecodeStorage<S>& storage;
+  const LoopPlaces<S>& at;
   const UnitRing& units;
   const Queries<S>& q;
   BlockSoftmax<S>& softmax;
   typename DecodeShape<S>::Output& o;
   Turn<S.stages>& turn;
   int bare;
-  int warp;
-  int lane;
-  // Of a matrix of K: lanes 16 to 31 have the second unit's. Of V: every eight have a unit's.
-  u32 k_lane = (warp * kWarpUnits + lane / 16) * Unit<S>::kBytes + lane % 16 * 16;
-  u32 v_lane = lane / 8 * Unit<S>::kBytes + Unit<S>::kV + lane % 8 * 16;
 
   // Takes a block, which is the warp's from token `first` on. `fine` has a bit for each unit that
   // has lower halves of nested codes.
@@ -43,28 +57,32 @@ struct HeadLoop {
     constexpr int kStage = kBlockUnits * Unit<S>::kBytes;
     // Whether such blocks are few: then they have one way, be there lower halves or not.
     constexpr bool kFew = SimpleBlocks<S>::kAny && !Simple;
-    const u32 stage = units.units + turn.buffer * kStage;
+    const int stage = turn.buffer * kStage;
+    const int warp = at.warp;
+    const int lane = at.lane;
     // Lower halves of nested codes are in a stage of their own, the next one.
     Turn<S.stages> last = turn;
     if (fine) {
       last.next();
       last.wait_full(units.full);
     }
-    const u32 lower = (last.buffer - turn.buffer) * kStage;
-    const LaneTokens<S> tokens{storage.units[turn.buffer][warp * kWarpUnits],
-                               storage.units[last.buffer][warp * kWarpUnits],
-                               fine >> warp * kWarpUnits & 3, lane};
+    const int lower = (last.buffer - turn.buffer) * kStage;
+    const LaneTokens<S> tokens{at.units + stage, at.own_unit + stage, lower,
+                               fine >> warp * kWarpUnits & 3};
+    const OwnValue<S> own(tokens, lane);
     typename DecodeShape<S>::Scores s;
-    unit_scores<S, kFew>(s, q, tokens, stage + k_lane, lower, lane);
-    apply_rules<S>(s, p, q, first, bare, lane);
+    unit_scores<S, kFew>(s, q, at.q, tokens, at.k + stage, lane);
+    apply_rules<S, Simple>(s, p, q, first, bare, lane);
     if constexpr (kNotes<S>) softmax.visible.note(s, p, q, first, lane);
-    softmax.template step<Simple>(s, storage, tokens, first, warp, lane);
-    if (S.nested && (kFew || fine)) {
-      add_unit_values<S, S.nested>(o, storage, softmax, stage + v_lane, lower, fine, warp, lane);
-    } else {
-      add_unit_values<S, false>(o, storage, softmax, stage + v_lane, 0, 0, warp, lane);
-    }
+    own.store(at);
     __syncwarp();
+    softmax.template step<Simple>(s, at, tokens, first, lane);
+    if (S.nested && (kFew || fine)) {
+      add_unit_values<S, S.nested>(o, at, softmax, at.v + stage, lower, fine, warp);
+    } else {
+      add_unit_values<S, false>(o, at, softmax, at.v + stage, 0, 0, warp);
+    }
+    __syncwarp();  // also before the warp's values are overwritten
     if (lane == 0) {
       ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
       if (fine) ptx::mbarrier_arrive(units.empty + 8 * last.buffer);
@@ -78,7 +96,8 @@ template <DecodeSpec S>
 __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorage<S>& storage,
                                              const Partition<S>& partition, const UnitRing& units,
                                              int warp) {
-  const int lane = threadIdx.x % kWarpSize;
+  const int lane = ptx::opaque(threadIdx.x) % kWarpSize;
+  const LoopPlaces<S> places(storage, units, warp, lane);
   Turn<S.stages> turn;
   Arrivals arrivals;
   for_heads(partition, [&](const HeadShare& head) {
@@ -90,10 +109,11 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     const int skipped = partition.hidden_blocks(head.at.length);
     const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
-    const SimpleBlocks<S> simple(p, head.at.length, coarse);
-    HeadLoop<S> loop{p, storage, units, q, softmax, o, turn, bare, warp, lane};
+    const SimpleBlocks<S> simple(p, head.at.length, coarse, bare);
+    HeadLoop<S> loop{p, places, units, q, softmax, o, turn, bare};
+    const int last = ptx::opaque(head.last);
 #pragma unroll 1
-    for (int block = head.at.block; block < head.last; ++block) {
+    for (int block = head.at.block; block < last; ++block) {
       const int first = (skipped + block) * kKvBlock + warp * kWarpUnits * kUnitTokens;
       turn.wait_full(units.full);
       if (simple.has(block)) {
@@ -116,7 +136,7 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
   static_assert(sizeof(Storage) == S.smem_bytes, "cuattn/kv/spec.py and DecodeStorage disagree");
   static_assert(S.num_threads == kComputingThreads + kWarpSize);
   extern __shared__ __align__(128) u8 smem[];
-  Storage& storage = *reinterpret_cast<Storage*>(smem);
+  Storage& storage = *ptx::held(reinterpret_cast<Storage*>(smem));
   const UnitRing units{ptx::smem_address(storage.units), ptx::smem_address(storage.full),
                        ptx::smem_address(storage.empty)};
   if (threadIdx.x == 0) {

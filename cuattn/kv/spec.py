@@ -149,6 +149,9 @@ class DecodeSpec(OfFormat):
         probabilities = groups * tiles * 16 * KV_BLOCK
         # Of each row and warp: maxima of groups, and a sum.
         numbers = 4 * self.rows * _COMPUTING_WARPS * (groups + 1)
+        if groups == 1:
+            # Of each token what its scale and zero point of V are to the softmax.
+            numbers += 4 * KV_BLOCK * (2 + self.kv_format.has_v_zero)
         barriers = 16 * self.stages + 8
         return round_up(units + queries + probabilities + numbers + barriers, 128)
 

@@ -31,11 +31,11 @@ struct BlockSoftmax {
     });
   }
 
-  // Scores become probabilities, in `storage`. `first` is the number of the warp's first token,
-  // `Simple` as in simple_blocks.cuh.
+  // Scores become probabilities, in shared memory, where each `OwnValue` has been stored. `first`
+  // is the number of the warp's first token, `Simple` as in simple_blocks.cuh.
   template <bool Simple>
-  __device__ __forceinline__ void step(typename H::Scores& s, DecodeStorage<S>& storage,
-                                       const LaneTokens<S>& tokens, int first, int warp, int lane) {
+  __device__ __forceinline__ void step(typename H::Scores& s, const LanePlaces<S>& at,
+                                       const LaneTokens<S>& tokens, int first, int lane) {
     H::for_rows([&](int tile, int half) {
 #pragma unroll
       for (int i = 0; i < kLaneTokens; ++i) {
@@ -46,27 +46,28 @@ struct BlockSoftmax {
     ValueScales<S> scales;
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
-      scales.load(tokens, group);
-      share_maxima(storage, s, scales.log2, group, warp, lane);
+      scales.load_log2(at, tokens, group);
+      share_maxima(at, s, scales.log2, group, lane);
     }
     meet();
-    move_reference(storage, lane);
+    move_reference(at);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
-      if constexpr (kGroups > 1) scales.load(tokens, group);
-      exponentiate<Simple>(s, storage, scales, group, first, warp, lane);
+      if constexpr (kGroups > 1) scales.load_log2(at, tokens, group);
+      scales.load_others(at, tokens, group);
+      exponentiate<Simple>(s, at, scales, group, first, lane);
     }
     meet();
   }
 
  private:
-  __device__ __forceinline__ void move_reference(const DecodeStorage<S>& storage, int lane) {
+  __device__ __forceinline__ void move_reference(const LanePlaces<S>& at) {
     H::for_rows([&](int tile, int half) {
       float top[kGroups];
       float next = reference[tile][half];
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
-        top[group] = block_max<S>(storage, group, tile, half, lane);
+        top[group] = block_max<S>(at, group, tile, half);
         next = fmaxf(next, top[group]);
       }
       shrink[tile][half] = ptx::ex2(reference[tile][half] - next);
@@ -93,15 +94,15 @@ struct BlockSoftmax {
   }
 
   template <bool Simple>
-  __device__ __forceinline__ void exponentiate(typename H::Scores& s, DecodeStorage<S>& storage,
+  __device__ __forceinline__ void exponentiate(typename H::Scores& s, const LanePlaces<S>& at,
                                                const ValueScales<S>& scales, int group, int first,
-                                               int warp, int lane) {
+                                               int lane) {
 #pragma unroll
     for (int tile = 0; tile < H::kTiles; ++tile) {
       u32 word[4] = {};
 #pragma unroll
       for (int half = 0; half < H::kHalves; ++half) {
-        const float top = block_max<S>(storage, group, tile, half, lane);
+        const float top = block_max<S>(at, group, tile, half);
         const float start = kLog2Of255 - (top == -kInf ? 0.0f : top);
         float sum = 0.0f;
         float of_zeros = 0.0f;
@@ -129,7 +130,8 @@ struct BlockSoftmax {
           all = __fmaf_rn(of_zeros, weight[group][tile][half], all);
         }
       }
-      storage.p[group][tile][warp][lane] = make_uint4(word[0], word[1], word[2], word[3]);
+      at.own_p[(group * H::kTiles + tile) * H::kValueSteps * kWarpSize] =
+          make_uint4(word[0], word[1], word[2], word[3]);
     }
   }
 };

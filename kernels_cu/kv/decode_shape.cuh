@@ -108,8 +108,22 @@ struct alignas(16) Queries : RowSlopes<S.rows, kHas<S.alibi_slopes>>,
   f32 lse_shift[S.rows];
 };
 
+// Whether lanes share what they make of scales and zero points of V (value_scales.cuh). Of several
+// groups there is no room for all.
 template <DecodeSpec S>
-struct alignas(128) DecodeStorage {
+constexpr bool kSharesNumbers = Unit<S>::kVGroups == 1;
+
+// Three numbers of each of a warp's tokens, or two if there are no zero points.
+template <bool Zeros, bool Any>
+struct ValueNumbers {
+  static_assert(kWarpUnits * kUnitTokens == kWarpSize);
+  f32 values[kComputingWarps][Zeros ? 3 : 2][kWarpSize];
+};
+template <bool Zeros>
+struct ValueNumbers<Zeros, false> {};
+
+template <DecodeSpec S>
+struct alignas(128) DecodeStorage : ValueNumbers<Unit<S>::kHasVZero, kSharesNumbers<S>> {
   using H = DecodeShape<S>;
   static constexpr int kGroups = Unit<S>::kVGroups;
   u8 units[S.stages][kBlockUnits][Unit<S>::kBytes];

@@ -1,32 +1,33 @@
 // The tokens that a lane has of a block: eight, four of each of its warp's two units.
 #pragma once
-#include "kv/decode_shape.cuh"
+#include "kv/lane_places.cuh"
 
 constexpr int kLaneTokens = 4 * kWarpUnits;
 
 // Pairs of bfloat16 numbers, as float32.
+__device__ __forceinline__ float lower_half(float pair) {
+  return __uint_as_float(__float_as_uint(pair) << 16);
+}
+__device__ __forceinline__ float upper_half(float pair) {
+  return __uint_as_float(__float_as_uint(pair) & 0xffff0000u);
+}
 __device__ __forceinline__ float4 lower_halves(const float4& x) {
-  const auto lower = [](float pair) { return __uint_as_float(__float_as_uint(pair) << 16); };
-  return make_float4(lower(x.x), lower(x.y), lower(x.z), lower(x.w));
+  return make_float4(lower_half(x.x), lower_half(x.y), lower_half(x.z), lower_half(x.w));
 }
 __device__ __forceinline__ float4 upper_halves(const float4& x) {
-  const auto upper = [](float pair) {
-    return __uint_as_float(__float_as_uint(pair) & 0xffff0000u);
-  };
-  return make_float4(upper(x.x), upper(x.y), upper(x.z), upper(x.w));
+  return make_float4(upper_half(x.x), upper_half(x.y), upper_half(x.z), upper_half(x.w));
 }
 
 template <DecodeSpec S>
 struct LaneTokens {
-  const u8* units;  // the warp's
-  const u8* lower;  // of nested codes, the same with the lower halves
-  u32 fine;         // a bit for each of the warp's units that has them
-  int lane;
+  const u8* units;     // as LanePlaces has them, of the block's stage
+  const u8* own_unit;
+  int lower;           // of nested codes, from there to the same with the lower halves
+  u32 fine;            // a bit for each of the warp's units that has them
 
   __device__ __forceinline__ float4 four(int unit, int at, int group) const {
-    const u8* from = S.nested && (fine >> unit & 1) ? lower : units;
-    return *reinterpret_cast<const float4*>(from + unit * Unit<S>::kBytes + at +
-                                            group * Unit<S>::kScaleBytes + lane % 4 * 16);
+    return *reinterpret_cast<const float4*>(units + unit * Unit<S>::kBytes + to_numbers(unit) +
+                                            at + group * Unit<S>::kScaleBytes);
   }
 
   // Scales of K and, of nested codes, zero points.
@@ -41,21 +42,36 @@ struct LaneTokens {
   // Call f(number of the token among the eight, its V scale or zero point of a group).
   template <class F>
   __device__ __forceinline__ void for_v_scales(int group, F f) const {
-    for_numbers(Unit<S>::kVScale, group, f,
-                [](const float4& x) { return S.nested ? lower_halves(x) : x; });
+    for_numbers(Unit<S>::kVScale, group, f);
   }
   template <class F>
   __device__ __forceinline__ void for_v_zeros(int group, F f) const {
-    for_numbers(S.nested ? Unit<S>::kVScale : Unit<S>::kVZero, group, f,
-                [](const float4& x) { return S.nested ? upper_halves(x) : x; });
+    for_numbers(Unit<S>::kVZero, group, f);
+  }
+
+  // Those of the token whose numbers of V the lane makes, of the only group.
+  __device__ __forceinline__ float own_scale(int lane) const {
+    const float x = own(Unit<S>::kVScale, lane);
+    return S.nested ? lower_half(x) : x;
+  }
+  __device__ __forceinline__ float own_zero(int lane) const {
+    if constexpr (S.nested) return upper_half(own(Unit<S>::kVScale, lane));
+    return own(Unit<S>::kVZero, lane);
   }
 
  private:
-  template <class F, class Read>
-  __device__ __forceinline__ void for_numbers(int at, int group, F f, Read read) const {
+  // To where a unit's numbers are.
+  __device__ __forceinline__ int to_numbers(int unit) const {
+    return S.nested && (fine >> unit & 1) ? lower : 0;
+  }
+  __device__ __forceinline__ float own(int at, int lane) const {
+    return *reinterpret_cast<const float*>(own_unit + to_numbers(lane / kUnitTokens) + at);
+  }
+  template <class F>
+  __device__ __forceinline__ void for_numbers(int at, int group, F f) const {
 #pragma unroll
     for (int unit = 0; unit < kWarpUnits; ++unit) {
-      const float4 x = read(four(unit, at, group));
+      const float4 x = four(unit, at, group);
       f(4 * unit, x.x);
       f(4 * unit + 1, x.y);
       f(4 * unit + 2, x.z);

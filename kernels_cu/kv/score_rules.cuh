@@ -86,12 +86,12 @@ __device__ __forceinline__ void add_alibi(typename DecodeShape<S>::Scores& s,
   });
 }
 
-// Does the first, and both where they are asked for.
-template <DecodeSpec S>
+// Does the first, but for `Simple` blocks, and both others where they are asked for.
+template <DecodeSpec S, bool Simple>
 __device__ __forceinline__ void apply_rules(typename DecodeShape<S>::Scores& s,
                                             const DecodeParams& p, const Queries<S>& queries,
                                             int first, int bare, int lane) {
-  shift_first_tokens<S>(s, queries, first, bare, lane);
+  if constexpr (!Simple) shift_first_tokens<S>(s, queries, first, bare, lane);
   if constexpr (S.softcap) cap_scores<S>(s, p, queries, lane);
   if constexpr (kHas<S.alibi_slopes>) add_alibi<S>(s, queries, first, lane);
 }

@@ -13,14 +13,15 @@ __device__ __forceinline__ u32 with_lower(u32 codes, u32 lower, bool any) {
   return codes | (lower & (any ? 0x0f0f0f0fu : 0u));
 }
 
-// Adds the products of some steps of k, `first` on, to integers that `sum` holds the bits of. `k`
-// is the lane's address in the warp's first unit, `Fine` whether there may be lower halves of
-// nested codes: there, `lower` further, in units that have a bit of `fine`. `Few` is of blocks that
-// a CTA may have one of: their loops are rolled, because code that runs once comes from memory.
+// Adds the products of some steps of k, `first` on, to integers that `sum` holds the bits of. `q`
+// is as in LanePlaces, `k` the lane's address in the warp's first unit, `Fine` whether there may be
+// lower halves of nested codes: there, `lower` further, in units that have a bit of `fine`. `Few`
+// is of blocks that a CTA may have one of: their loops are rolled, because code that runs once
+// comes from memory.
 template <DecodeSpec S, int Steps, bool Fine, bool Few>
 __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
-                                           const Queries<S>& queries, u32 k, u32 lower, u32 fine,
-                                           int first, int lane) {
+                                           const uint4* q, u32 k, u32 lower, u32 fine,
+                                           int first) {
   using H = DecodeShape<S>;
   constexpr int kChunkBytes = 2 * kMatrixBytes;  // 16 bytes of each token of a unit
 #pragma unroll(Few ? 1 : Steps)
@@ -50,9 +51,9 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
     }
 #pragma unroll
     for (int tile = 0; tile < H::kTiles; ++tile) {
-      const uint4 q = queries.q[tile][step][lane];
+      const uint4 x = q[(tile * H::kSteps + step) * kWarpSize];
       // Of a single half the other one is anything, and so are its products, which nobody reads.
-      const u32 a[4] = {q.x, q.y, q.z, q.w};
+      const u32 a[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
       for (int j = 0; j < H::kKeyTiles; ++j) {
         ptx::mma_s8_s8(sum[tile][j], a, b0[j], b1[j], sum[tile][j]);
@@ -63,9 +64,8 @@ __device__ __forceinline__ void add_scores(typename DecodeShape<S>::Scores& sum,
 
 template <DecodeSpec S, bool Few>
 __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
-                                            const Queries<S>& queries,
-                                            const LaneTokens<S>& tokens, u32 k, u32 lower,
-                                            int lane) {
+                                            const Queries<S>& queries, const uint4* q,
+                                            const LaneTokens<S>& tokens, u32 k, int lane) {
   using H = DecodeShape<S>;
   constexpr int kGroups = Unit<S>::kKGroups;
   typename H::Scores total = {};
@@ -75,9 +75,9 @@ __device__ __forceinline__ void unit_scores(typename DecodeShape<S>::Scores& s,
     constexpr int kSteps = H::kSteps / kGroups;
     const int first = group * kSteps;
     if (S.nested && (Few || tokens.fine)) {
-      add_scores<S, kSteps, S.nested, Few>(sum, queries, k, lower, tokens.fine, first, lane);
+      add_scores<S, kSteps, S.nested, Few>(sum, q, k, tokens.lower, tokens.fine, first);
     } else {
-      add_scores<S, kSteps, false, Few>(sum, queries, k, 0, 0, first, lane);
+      add_scores<S, kSteps, false, Few>(sum, q, k, 0, 0, first);
     }
 #pragma unroll
     for (int unit = 0; unit < kWarpUnits; ++unit) {

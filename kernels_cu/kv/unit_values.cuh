@@ -3,19 +3,39 @@
 #include "kv/block_softmax.cuh"
 #include "kv/unit_scores.cuh"
 
-// `v` is the lane's address of V's first matrix in the first unit of the block; `Fine`, `lower` and
-// `fine` as those of `add_scores`, but of all units of the block.
+// V's matrices in a unit that hold the MMA columns of a warp.
+template <DecodeSpec S>
+struct ValueMatrices {
+  static constexpr int kColumns = DecodeShape<S>::kDimTiles;
+  static constexpr int kOfMatrix = S.v_bits == 4 ? 2 : 1;
+  // A matrix of codes of 4 bits is two columns, mostly the warp's both.
+  static constexpr bool kPairs = kOfMatrix == 2 && kColumns % 2 == 0;
+
+  // Where the first one begins in the unit.
+  static __device__ __forceinline__ int first(int warp) {
+    return Unit<S>::kV + warp * kColumns / kOfMatrix * kMatrixBytes;
+  }
+  // From there to that of one of the columns.
+  static __device__ __forceinline__ int from_first(int warp, int column) {
+    if constexpr (kColumns % kOfMatrix == 0) return column / kOfMatrix * kMatrixBytes;
+    const int matrix = (warp * kColumns + column) / kOfMatrix;
+    return (matrix - warp * kColumns / kOfMatrix) * kMatrixBytes;
+  }
+};
+
+// `v` is the lane's address of the warp's first matrix of V in the first unit of the block; `Fine`,
+// `lower` and `fine` as those of `add_scores`, but of all units of the block.
 template <DecodeSpec S, bool Fine>
 __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output& o,
-                                                const DecodeStorage<S>& storage,
+                                                const LanePlaces<S>& at,
                                                 const BlockSoftmax<S>& softmax, u32 v,
-                                                u32 lower, u32 fine, int warp, int lane) {
+                                                u32 lower, u32 fine, int warp) {
   using H = DecodeShape<S>;
   // Of several groups each has its own P, which is then read for every MMA column.
   constexpr bool kHold = Unit<S>::kVGroups == 1 && H::kTiles <= 2;
   u32 held[kHold ? H::kTiles : 1][H::kValueSteps][4];
   const auto read = [&](u32(&a)[4], int group, int tile, int step) {
-    const uint4 p = storage.p[group][tile][step][lane];
+    const uint4 p = at.p[((group * H::kTiles + tile) * H::kValueSteps + step) * kWarpSize];
     a[0] = p.x;
     a[1] = p.y;
     a[2] = p.z;
@@ -28,8 +48,8 @@ __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output&
            i % H::kValueSteps);
     }
   }
-  // A matrix of codes of 4 bits is two columns, mostly the warp's both.
-  constexpr bool kPairs = S.v_bits == 4 && H::kDimTiles % 2 == 0;
+  using Matrices = ValueMatrices<S>;
+  constexpr bool kPairs = Matrices::kPairs;
   u32 matrix[H::kValueSteps / 2][4];  // of two steps of k: the words of both products
   u32 rest[Fine ? H::kValueSteps / 2 : 1][4];  // likewise of lower halves
 #pragma unroll
@@ -41,10 +61,9 @@ __device__ __forceinline__ void add_unit_values(typename DecodeShape<S>::Output&
 #pragma unroll
     for (int pair = 0; pair < H::kValueSteps / 2; ++pair) {
       if (!kPairs || i % 2 == 0) {
-        const int place = S.v_bits == 4 ? column / 2 : column;
-        const u32 at = v + pair * 4 * Unit<S>::kBytes + place * kMatrixBytes;
-        ptx::ldmatrix_x4(matrix[pair], at);
-        if constexpr (Fine) ptx::ldmatrix_x4(rest[pair], at + lower);
+        const u32 from = v + pair * 4 * Unit<S>::kBytes + Matrices::from_first(warp, i);
+        ptx::ldmatrix_x4(matrix[pair], from);
+        if constexpr (Fine) ptx::ldmatrix_x4(rest[pair], from + lower);
       }
 #pragma unroll
       for (int w = 0; w < 4; ++w) {

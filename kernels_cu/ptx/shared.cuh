@@ -1,9 +1,17 @@
 // Numbers in shared memory that the compiler is not to keep in registers (PTX ISA, "ld", "st",
-// volatile).
+// volatile), and addresses there that it is to keep.
 #pragma once
-#include "numeric.cuh"
+#include "ptx/ldmatrix.cuh"
+#include "ptx/registers.cuh"
 
 namespace ptx {
+
+// The same pointer to shared memory, held in a register: else it is made again wherever it is used,
+// of a special register and constants.
+template <class T>
+__device__ __forceinline__ T* held(T* smem) {
+  return static_cast<T*>(__cvta_shared_to_generic(opaque(smem_address(smem))));
+}
 
 __device__ __forceinline__ void park(u32 smem, float4 x) {
   asm volatile("st.volatile.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(smem), "f"(x.x), "f"(x.y),
