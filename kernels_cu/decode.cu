@@ -143,8 +143,8 @@ __device__ __forceinline__ void decode_attention(const DecodeParams& p) {
     init_unit_ring<S>(units);
     if constexpr (kBulkCopies) ptx::mbarrier_fence_init();
   }
+  const Partition<S> partition(p);  // while that is under way
   __syncthreads();
-  const Partition<S> partition(p);
   const int warp = ptx::warp_number();
   const bool has_share = partition.has_share(blockIdx.x);
   if (warp == kComputingWarps) {

@@ -7,8 +7,7 @@ __device__ __forceinline__ void merge_latent(const DecodeParams& p) {
   constexpr DecodeSpec kShare = latent_share(S.input, S.rows, 1);
   constexpr int kAtATime = 16;  // parts
   static_assert(S.num_threads == kLatent / 4);
-  Partition<kShare> partition(p);
-  partition.share_among(p.parts);
+  const Partition<kShare> partition(p);
   BlockCursor at;
   const int tile = blockIdx.x / S.rows;
   const int row = blockIdx.x % S.rows;

@@ -38,6 +38,7 @@ from .query import Query, QueryOptions
 from .rope import GivenRope, RopeSizes
 from .rows import Packed, are_many, check_limit
 from .scores import NO_ARRAYS, ScoreArrays
+from .shares import share_values
 from .spec import KV_BLOCK, decode_spec
 
 __all__ = ["GIVEN", "DecodeCall", "attend_on_device", "prepare_attend"]
@@ -243,9 +244,14 @@ def prepare_attend(
             "lse": buffers["lse"],
             "partials": buffers.take(partials * partial),
             "arrivals": buffers["arrivals"],
-            "heads_per_kv": problem.group,
+            **share_values(
+                heads_per_kv=problem.group,
+                row_tiles=row_tiles,
+                num_kv_heads=geometry.num_kv_heads,
+                batch=batch,
+                ctas=ctas,
+            ),
             "seqlen_q": seqlen_q,
-            "row_tiles": row_tiles,
             "parts": parts,
             "q_aligned": int(operand.aligned),
             "softmax_scale": problem.softmax_scale,

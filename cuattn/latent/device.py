@@ -21,6 +21,7 @@ from ..kv.device import STORE, DeviceMemory, direct, store_values
 from ..kv.device_tokens import fresh_tokens, views_of
 from ..kv.packed_tokens import GivenTokens
 from ..kv.plans import appended, unplanned
+from ..kv.shares import share_values
 from ..kv.spec import KV_BLOCK
 from ..operands.operand import (
     DTYPES,
@@ -209,9 +210,14 @@ def prepare_attend(
             "store": store_values(geometry, buffers),
             **{name: buffers[name] for name in ("arrivals", "q", "o", "lse")},
             "partials": buffers.take(2 * device.num_sms * spec.partial_bytes),
-            "heads_per_kv": heads,
+            **share_values(
+                heads_per_kv=heads,
+                row_tiles=row_tiles,
+                num_kv_heads=1,
+                batch=batch,
+                ctas=device.num_sms,
+            ),
             "seqlen_q": seqlen_q,
-            "row_tiles": row_tiles,
             "parts": device.num_sms if merges_apart else 0,
             "is_causal": int(query.is_causal),
             "q_aligned": int(operand.aligned),

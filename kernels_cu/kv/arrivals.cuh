@@ -42,9 +42,7 @@ struct Arrivals {
         parts[i].count = partition.parts_in(at[i].length);
       } else {
         const int cta = partition.owner(begin[i]);
-        BlockCursor head;
-        partition.count(head, at[i].length);
-        parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - head.ahead);
+        parts[i].first = &partial_of<S>(p, cta, partition.begin(cta) >= begin[i] - at[i].ahead);
         parts[i].rest = &partial_of<S>(p, cta + 1, true);
         parts[i].count = partition.owner(begin[i] + at[i].blocks - 1) - cta + 1;
       }

@@ -18,10 +18,12 @@ struct BlockCursor {
 
 template <DecodeSpec S>
 struct HeadBlocks {
-  u32 reach;  // of S.window: see hidden_tokens
+  u32 reach;   // of S.window: see hidden_tokens
+  int recent;  // of S.nested: units at a sequence's end that have lower halves
 
   __device__ __forceinline__ explicit HeadBlocks(const DecodeParams& p) {
     if constexpr (S.window) reach = static_cast<u32>(p.window_left) + p.seqlen_q;
+    if constexpr (S.nested) recent = p.store.recent_units;
   }
 
   // Tokens at the beginning of a sequence that no row sees; blocks of these are not in the list.
@@ -33,7 +35,21 @@ struct HeadBlocks {
   }
 
   __device__ __forceinline__ int blocks_in(int length) const {
-    return ceil_div(length, kKvBlock) - hidden_blocks(length);
+    return static_cast<int>(ceil_div<u32>(length, kKvBlock)) - hidden_blocks(length);
+  }
+
+  // Makes what a length says of a head, but for empty places ahead of its blocks.
+  __device__ __forceinline__ void count(BlockCursor& at, int length) const {
+    at.length = length;
+    at.blocks = blocks_in(length);
+    at.ahead = 0;
+    at.behind = 0;
+    if constexpr (S.nested) {
+      const int units = static_cast<int>(ceil_div<u32>(length, kUnitTokens));
+      const int first_recent = max_of(units - recent, 0) / kBlockUnits;
+      const int all = static_cast<int>(ceil_div<u32>(length, kKvBlock));
+      at.behind = min_of(all - first_recent, at.blocks);
+    }
   }
 };
 

@@ -57,9 +57,9 @@ struct RowPlace {
 
   template <DecodeSpec S>
   static __device__ __forceinline__ RowPlace of(const DecodeParams& p, int head, int row) {
-    const int kv_head = quotient(head, p.row_tiles);
+    const int kv_head = divided(head, p.by_row_tiles);
     const int index = (head - kv_head * p.row_tiles) * S.rows + row;
-    const int query = quotient(index, p.heads_per_kv);
+    const int query = divided(index, p.by_heads_per_kv);
     return {query, kv_head * p.heads_per_kv + (index - query * p.heads_per_kv),
             index < p.heads_per_kv * p.seqlen_q};
   }

@@ -1,5 +1,6 @@
 // Run-time arguments of the kernels of the KV cache; cuattn/compile/params.py reads them from here.
 #pragma once
+#include "kv/reciprocal.cuh"
 #include "kv/rope_params.cuh"
 #include "user_value.cuh"
 
@@ -38,6 +39,11 @@ struct DecodeParams {
   i32 heads_per_kv;        // query heads that share one head of K and V
   i32 seqlen_q;
   i32 row_tiles;           // ceil(heads_per_kv * seqlen_q / S.rows)
+  i32 ctas_of_head;        // those that share the blocks by arrivals, of nested codes; may be 0
+  Reciprocal by_heads_per_kv;
+  Reciprocal by_row_tiles;
+  Reciprocal by_ctas;      // those that share the blocks: partition.cuh
+  Reciprocal by_ctas_of_head;  // if it is not 0
   i32 parts;               // CTAs of each head and tile of rows, if S.batch_invariant; of the
                            // latent cache all, if merge_latent.cu merges what they leave, else 0
   i32 is_causal;           // query i of n sees the first length - n + 1 + i tokens

@@ -34,13 +34,13 @@ struct Partition<S, true> : HeadBlocks<S> {
 
   // The first block of a CTA's part, which is none if it has no share.
   __device__ __forceinline__ BlockCursor at(int cta) const {
-    const int head = cta / most;
+    const int head = quotient(cta, most);
     BlockCursor at;
-    at.sequence = head / heads;
-    at.head = head % heads;
+    at.sequence = quotient(head, heads);
+    at.head = head - at.sequence * heads;
     at.length = __ldg(lengths + at.sequence);
     at.blocks = Blocks::blocks_in(at.length);
-    at.block = cta % most * part_blocks(at.blocks);
+    at.block = (cta - head * most) * part_blocks(at.blocks);
     return at;
   }
   __device__ __forceinline__ bool has_share(int cta) const {

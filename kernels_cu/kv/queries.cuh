@@ -85,8 +85,8 @@ __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& 
   using Row = QueryRow<S>;
   constexpr int kRows = kWarpSize / Row::kLanes;  // of a warp
   const int lane = threadIdx.x % kWarpSize;
-  const i64 kv_head =
-      static_cast<i64>(at.sequence) * p.store.num_kv_heads + quotient(at.head, p.row_tiles);
+  const i64 kv_head = static_cast<i64>(at.sequence) * p.store.num_kv_heads +
+                      divided(at.head, p.by_row_tiles);
   const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
   const bool begun = at.length > bare_tokens(p.store, at.sequence);
 #pragma unroll 1

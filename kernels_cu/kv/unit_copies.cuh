@@ -90,7 +90,7 @@ __device__ __forceinline__ void copy_units(const DecodeParams& p, const Partitio
   const int lane = threadIdx.x % kWarpSize;
   Turn<S.stages> turn;
   for_heads(partition, [&](const HeadShare& head) {
-    const int kv_head = quotient(head.at.head, p.row_tiles);
+    const int kv_head = divided(head.at.head, p.by_row_tiles);
     // Pages are looked up a block ahead.
     const auto page_in = [&](int block) {
       const int all_units = ceil_div(head.at.length, kUnitTokens);

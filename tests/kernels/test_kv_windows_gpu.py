@@ -7,6 +7,7 @@ import pytest
 
 from cuattn.arrays.device import current_device, target
 from cuattn.kv.scores import PLAIN, Features
+from cuattn.kv.shares import share_values
 from cuattn.kv.spec import decode_spec
 from cuattn.kv_format import KVFormat
 from cuattn.specs.attention import Type
@@ -16,7 +17,9 @@ KERNEL = """
 #include "kv/unit_copies.cuh"
 
 extern "C" __global__ void visit(i32* lengths, int batch, int heads, int seqlen_q, int window_left,
-                                 int most_units, int recent_units, int parts, u32* visits) {
+                                 int most_units, int recent_units, int parts, int ctas_of_head,
+                                 u32 multiplier, u32 shift, u32 of_head_multiplier,
+                                 u32 of_head_shift, u32* visits) {
   constexpr auto S = SPEC;
   DecodeParams p = {};
   p.store.lengths = lengths;
@@ -27,6 +30,9 @@ extern "C" __global__ void visit(i32* lengths, int batch, int heads, int seqlen_
   p.window_left = window_left;
   p.store.recent_units = recent_units;
   p.parts = parts;
+  p.ctas_of_head = ctas_of_head;
+  p.by_ctas = {multiplier, shift};
+  p.by_ctas_of_head = {of_head_multiplier, of_head_shift};
   const Partition<S> partition(p);
   if (!partition.has_share(blockIdx.x)) return;
   const int lane = threadIdx.x;
@@ -74,8 +80,13 @@ def visits(cupy, lengths, heads, queries, left, ctas, name="plain", parts=0):
     module.load(compiled(current_device().arch, features, name).image)
     units = max(-(-max(lengths) // 16), 1)
     found = cupy.zeros((len(lengths), heads, units), cupy.uint32)
-    sizes = (len(lengths), heads, queries, left or 0, units, RECENT, parts)
-    arguments = (cupy.array(lengths, cupy.int32), *map(np.int32, sizes), found)
+    shares = share_values(
+        heads_per_kv=1, row_tiles=1, num_kv_heads=heads, batch=len(lengths), ctas=ctas
+    )
+    sizes = (len(lengths), heads, queries, left or 0, units, RECENT, parts, shares["ctas_of_head"])
+    divisors = (*shares["by_ctas"].values(), *shares["by_ctas_of_head"].values())
+    numbers = (*map(np.int32, sizes), *map(np.uint32, divisors))
+    arguments = (cupy.array(lengths, cupy.int32), *numbers, found)
     module.get_function("visit")((ctas,), (32,), arguments)
     return found.get()
 

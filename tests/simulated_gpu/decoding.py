@@ -4,6 +4,7 @@ import numpy as np
 
 from cuattn.kv.fine import joined
 from cuattn.kv.scores import SCORE_AXES, Extra
+from cuattn.kv.shares import reciprocal
 from cuattn.kv.units import unpack_units
 from cuattn.kv_format import UNIT_TOKENS
 from cuattn.reference.decode import decode
@@ -35,6 +36,7 @@ def decode_attention(values, spec, grid):
         assert 1 <= parts <= max(ctas // (heads * row_tiles), 1)
         ctas = batch * heads * row_tiles * parts
     assert grid == (ctas,)
+    check_divisors(values, batch * heads * row_tiles, ctas)
     partials = ctas if spec.batch_invariant else 2 * ctas
     floats(values["partials"], (partials * spec.rows * (spec.head_dim + 3),))[...] = np.nan
     lengths = lengths_of(values)
@@ -51,6 +53,16 @@ def decode_attention(values, spec, grid):
     rows(values, "o", shape, spec.input)[...] = delivered(o, spec.input)
     if values["lse"]:
         floats(values["lse"], shape[:3])[...] = lse
+
+
+def check_divisors(values, all_heads, ctas):
+    """Check what a kernel divides by, of so many CTAs, and tiles of rows of all heads."""
+    of_head = ctas // all_heads
+    assert int(values["ctas_of_head"]) == of_head
+    divisors = {name: int(values[name]) for name in ("heads_per_kv", "row_tiles")}
+    for name, divisor in (divisors | {"ctas": ctas, "ctas_of_head": max(of_head, 1)}).items():
+        by = values[f"by_{name}"]
+        assert {key: int(by[key]) for key in by.dtype.names} == reciprocal(divisor)
 
 
 def rules(values, spec, shape, lengths):

@@ -8,7 +8,7 @@ from cuattn.reference.latent import LatentTokens, decode_latent, quantize_latent
 from cuattn.reference.layout import in_slots, in_tokens
 
 from .appending import by_sequence, counts_of, integers, lacks_room, lengths_of
-from .decoding import rows
+from .decoding import check_divisors, rows
 from .device import NUM_SMS
 from .memory import compact, delivered, floats, memory, narrowed, widened
 
@@ -50,6 +50,7 @@ def decode_latent_attention(values, spec, grid):
     assert row_tiles * spec.rows >= heads * seqlen > (row_tiles - 1) * spec.rows
     assert not compact(values["arrivals"], (batch * row_tiles,), "<u4").any()
     assert int(values["parts"]) in (0, NUM_SMS)
+    check_divisors(values, batch * row_tiles, NUM_SMS)
     floats(values["partials"], (2 * grid[0] * spec.rows * (512 + 3),))[...] = np.nan
     lengths = lengths_of(values)
     q = widened(rows(values, "q", (batch, heads, seqlen, 576), spec.input), spec.input)
