@@ -105,10 +105,10 @@ __device__ __forceinline__ void attend_share(const DecodeParams& p, DecodeStorag
     BlockSoftmax<S> softmax;
     softmax.start(p, head.at, lane);
     typename DecodeShape<S>::Output o = {};
-    make_queries(p, q, head.at, warp);
-    const int skipped = partition.hidden_blocks(head.at.length);
     const int bare = bare_tokens(p.store, head.at.sequence);
     const int coarse = S.nested ? __ldg(p.store.coarse + head.at.sequence) : 0;
+    make_queries(p, q, head.at, bare, warp);
+    const int skipped = partition.hidden_blocks(head.at.length);
     const SimpleBlocks<S> simple(p, head.at.length, coarse, bare);
     HeadLoop<S> loop{p, places, units, q, softmax, o, turn, bare};
     const int last = ptx::opaque(head.last);

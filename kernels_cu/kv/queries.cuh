@@ -20,7 +20,7 @@ struct GroupSums {
 // codes notes their sums.
 template <DecodeSpec S, class Row>
 __device__ __forceinline__ void store_codes_of(Queries<S>& to, const Row& x, float factor,
-                                               int row) {
+                                               u32 row) {
   constexpr int kElements = QueryRow<S>::kElements;
   constexpr int kPieces = QueryRow<S>::kPieces;
   using Sums = GroupSums<S>;
@@ -78,17 +78,18 @@ __device__ __forceinline__ void store_query(const DecodeParams& p, Queries<S>& t
   }
 }
 
-// Makes the rows of a head. By the computing warps, who have met behind it.
+// Makes the rows of a head, of whose sequence's tokens `bare` are bare_tokens. By the computing
+// warps, who have met behind it.
 template <DecodeSpec S>
 __device__ __forceinline__ void make_queries(const DecodeParams& p, Queries<S>& to,
-                                             const BlockCursor& at, int warp) {
+                                             const BlockCursor& at, int bare, int warp) {
   using Row = QueryRow<S>;
   constexpr int kRows = kWarpSize / Row::kLanes;  // of a warp
   const int lane = threadIdx.x % kWarpSize;
   const i64 kv_head = static_cast<i64>(at.sequence) * p.store.num_kv_heads +
                       divided(at.head, p.by_row_tiles);
   const f32* k_offset = p.store.k_offset ? p.store.k_offset + kv_head * S.channels : nullptr;
-  const bool begun = at.length > bare_tokens(p.store, at.sequence);
+  const bool begun = at.length > bare;
 #pragma unroll 1
   for (int first = warp * kRows; first < S.rows; first += kComputingWarps * kRows) {
     const int row = first + lane / Row::kLanes;

@@ -16,7 +16,7 @@ struct QueryRow {
   Chunk<S.input> chunk[kPieces][kChunks];
 
   static __device__ __forceinline__ int channel(int piece) {
-    return (static_cast<int>(threadIdx.x) % kLanes + kLanes * piece) * kElements;
+    return (static_cast<int>(threadIdx.x % kLanes) + kLanes * piece) * kElements;
   }
 
   // Whether a piece is of the array, and no padding.

@@ -64,9 +64,9 @@ __device__ __forceinline__ float sum_across(float x) {
 // Of a warp: over this lane and those below.
 __device__ __forceinline__ int sum_up_to_lane(int x) {
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
+  for (u32 step = 1; step < 32; step *= 2) {
     const int other = __shfl_up_sync(0xffffffffu, x, step);
-    if (static_cast<int>(threadIdx.x) % 32 >= step) x += other;
+    if (threadIdx.x % 32 >= step) x += other;
   }
   return x;
 }
