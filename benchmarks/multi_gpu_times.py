@@ -15,7 +15,7 @@ from cuattn.bench import ours
 from cuattn.bench.cases import Case
 from cuattn.distributed.call import tokens_of
 from cuattn.distributed.parcel import Carrier
-from cuattn.distributed.parts import pieces_of, tokens_in
+from cuattn.distributed.rates import shard_bytes
 from cuattn.presets import resolve
 from cuattn.records.rows import Timing
 
@@ -191,8 +191,7 @@ def _parcel(way: Way, own: int, group: Any) -> int:
     """Return the bytes of a rank's keys and values."""
     carrier = Carrier(resolve(way.scheme), way.wire, 1, HEADS, HEAD_DIM, HEAD_DIM, "float16", "HND")
     runs = tokens_of([own] * group.size, _placement(way), name="k")[0]
-    pieces = pieces_of(runs, -1, 0 if way.is_causal else -1)
-    return sum(carrier.nbytes(tokens_in(piece)) for piece in pieces)
+    return shard_bytes(carrier, runs, way.is_causal)
 
 
 def _sent(way: Way, own: int, group: Any) -> int:

@@ -13,9 +13,10 @@ import numpy as np
 from ..arrays.caller import Caller, device_of, on_device
 from ..arrays.view import CUDA, cupy_module
 from ..attention import attention
+from ..common.sizes import round_up
 from ..errors import ArgumentError, MismatchError
 from ..operands.options import check_flag, checked_scale
-from ..operands.scores import ALL_KEYS, checked_softcap, checked_window
+from ..operands.scores import checked_softcap, checked_window
 from ..presets import resolve
 from ..scheme import Scheme
 from .agreement import described
@@ -125,11 +126,6 @@ class Call:
         """Of tokens."""
         return token_axis(self.carrier.layout)
 
-    @property
-    def is_masked(self) -> bool:
-        """Whether rows see other keys than all."""
-        return self.mask_keys is not None or self.window_size != ALL_KEYS
-
     def pieces(self, keys: Sequence[Run]) -> list[Piece]:
         """Return what of a rank's keys is quantized together: with an `attn_mask` each run."""
         if self.mask_keys is not None:
@@ -222,7 +218,7 @@ class Call:
 
     def sizes(self, pieces: Sequence[Piece]) -> list[int]:
         """Return the bytes of pieces, whole lines of memory."""
-        return [-(-self.carrier.nbytes(tokens_in(piece)) // 256) * 256 for piece in pieces]
+        return [round_up(self.carrier.nbytes(tokens_in(piece)), 256) for piece in pieces]
 
     def sees(self, queries: Sequence[Run], pieces: Sequence[Piece]) -> bool:
         """Say whether rows see any of the keys."""

@@ -14,9 +14,9 @@ from ..errors import ArgumentError
 from ..records.record import Record
 from .parcel import Carrier
 from .parts import pieces_of, tokens_in
-from .placement import runs_of
+from .placement import Run, runs_of
 
-__all__ = ["NVLINK", "Engine", "Link", "Prediction", "RateModel"]
+__all__ = ["NVLINK", "Engine", "Link", "Prediction", "RateModel", "shard_bytes"]
 
 Engine = Literal["ring", "ulysses", "all-gather"]
 
@@ -221,5 +221,10 @@ class RateModel:
     def _bytes(self, tokens: int, gpus: int) -> int:
         """Return those of the longest parcel."""
         runs = runs_of(tokens, gpus, 0, "zigzag" if self.is_causal else "contiguous")
-        pieces = pieces_of(runs, -1, 0 if self.is_causal else -1)
-        return sum(self.carrier.nbytes(tokens_in(piece)) for piece in pieces)
+        return shard_bytes(self.carrier, runs, self.is_causal)
+
+
+def shard_bytes(carrier: Carrier, runs: Sequence[Run], is_causal: bool) -> int:
+    """Return the bytes of the keys and values of a rank that has these tokens, as they are sent."""
+    pieces = pieces_of(runs, -1, 0 if is_causal else -1)
+    return sum(carrier.nbytes(tokens_in(piece)) for piece in pieces)
