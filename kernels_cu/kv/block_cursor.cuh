@@ -45,6 +45,7 @@ struct HeadBlocks {
     at.ahead = 0;
     at.behind = 0;
     if constexpr (S.nested) {
+      if (recent == 0) return;
       const int units = static_cast<int>(ceil_div<u32>(length, kUnitTokens));
       const int first_recent = max_of(units - recent, 0) / kBlockUnits;
       const int all = static_cast<int>(ceil_div<u32>(length, kKvBlock));
