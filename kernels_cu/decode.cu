@@ -75,14 +75,14 @@ struct HeadLoop {
     apply_rules<S, Simple>(s, p, q, first, bare, lane);
     if constexpr (kNotes<S>) softmax.visible.note(s, p, q, first, lane);
     own.store(at);
-    __syncwarp();
+    __syncwarp();  // all lanes may read them
     softmax.template step<Simple>(s, at, tokens, first, lane);
     if (S.nested && (kFew || fine)) {
       add_unit_values<S, S.nested>(o, at, softmax, at.v + stage, lower, fine, warp);
     } else {
       add_unit_values<S, false>(o, at, softmax, at.v + stage, 0, 0, warp);
     }
-    __syncwarp();  // also before the warp's values are overwritten
+    __syncwarp();  // all lanes have read the stage
     if (lane == 0) {
       ptx::mbarrier_arrive(units.empty + 8 * turn.buffer);
       if (fine) ptx::mbarrier_arrive(units.empty + 8 * last.buffer);

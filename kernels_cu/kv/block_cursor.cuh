@@ -54,6 +54,6 @@ struct HeadBlocks {
   }
 };
 
-// The blocks of one head that a CTA has, one of those in `Partition`.
+// Which blocks of which heads a CTA has: partition.cuh, or own_parts.cuh.
 template <DecodeSpec S, bool Own = S.batch_invariant>
 struct Partition;

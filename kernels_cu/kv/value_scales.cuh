@@ -4,8 +4,8 @@
 #include "ptx/math.cuh"
 
 // Eight lanes have the same tokens. Where there is one group each lane makes the numbers of one
-// token, and reads those of its own ones, which is a third of the instructions. They are stored
-// when others have been waited for.
+// token, and reads those of its own ones, which is a third of the instructions. They are made
+// before the scores, whose products the special function unit works beside, and stored behind.
 template <DecodeSpec S, bool Shares = kSharesNumbers<S>>
 struct OwnValue {
   float log2;
@@ -53,19 +53,19 @@ struct ValueScales {
     if constexpr (kSharesNumbers<S>) {
       load(inverse, at, 1);
       if constexpr (Unit<S>::kHasVZero) load(zero, at, 2);
-      return;
-    }
-    tokens.for_v_scales(group, [&](int i, float scale) { inverse[i] = ptx::rcp(scale); });
-    if constexpr (Unit<S>::kHasVZero) {
-      tokens.for_v_zeros(group, [&](int i, float x) { zero[i] = x * inverse[i]; });
-    }
-    // The first group's P makes the row sum, in which every scale that is not finite must show,
-    // though P's code of NaN is 0.
+    } else {
+      tokens.for_v_scales(group, [&](int i, float scale) { inverse[i] = ptx::rcp(scale); });
+      if constexpr (Unit<S>::kHasVZero) {
+        tokens.for_v_zeros(group, [&](int i, float x) { zero[i] = x * inverse[i]; });
+      }
+      // The first group's P makes the row sum, in which every scale that is not finite must show,
+      // though P's code of NaN is 0.
 #pragma unroll
-    for (int other = 1; other < (group == 0 ? kGroups : 0); ++other) {
-      tokens.for_v_scales(other, [&](int i, float scale) {
-        inverse[i] = __fmaf_rn(scale, 0.0f, inverse[i]);
-      });
+      for (int other = 1; other < (group == 0 ? kGroups : 0); ++other) {
+        tokens.for_v_scales(other, [&](int i, float scale) {
+          inverse[i] = __fmaf_rn(scale, 0.0f, inverse[i]);
+        });
+      }
     }
   }
 

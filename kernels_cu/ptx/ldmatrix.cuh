@@ -1,13 +1,9 @@
 // Shared-memory matrix loads (PTX ISA, "ldmatrix"): four 8 x 16-byte matrices a warp.
 // Lane l passes the address of row l % 8 of matrix l / 8.
 #pragma once
-#include "numeric.cuh"
+#include "ptx/shared.cuh"
 
 namespace ptx {
-
-__device__ __forceinline__ u32 smem_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
 
 __device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -1,10 +1,13 @@
-// Numbers in shared memory that the compiler is not to keep in registers (PTX ISA, "ld", "st",
-// volatile), and addresses there that it is to keep.
+// Addresses in shared memory, of which some are to stay in registers, and numbers there that are
+// not to (PTX ISA, "ld", "st", volatile).
 #pragma once
-#include "ptx/ldmatrix.cuh"
 #include "ptx/registers.cuh"
 
 namespace ptx {
+
+__device__ __forceinline__ u32 smem_address(const void* p) {
+  return static_cast<u32>(__cvta_generic_to_shared(p));
+}
 
 // The same pointer to shared memory, held in a register: else it is made again wherever it is used,
 // of a special register and constants.

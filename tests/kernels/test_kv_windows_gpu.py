@@ -73,7 +73,7 @@ def test_kernel_compiles(features, name):
     assert compiled("90a", features, name).image
 
 
-def visits(cupy, lengths, heads, queries, left, ctas, name="plain", parts=0):
+def visits(cupy, lengths, heads, queries, left, ctas, name="plain", parts=0, recent=RECENT):
     """Return how often each unit is visited, [sequence, head, unit]."""
     features = Features(window=left is not None, batch_invariant=parts > 0)
     module = cupy.cuda.function.Module()
@@ -83,7 +83,7 @@ def visits(cupy, lengths, heads, queries, left, ctas, name="plain", parts=0):
     shares = share_values(
         heads_per_kv=1, row_tiles=1, num_kv_heads=heads, batch=len(lengths), ctas=ctas
     )
-    sizes = (len(lengths), heads, queries, left or 0, units, RECENT, parts, shares["ctas_of_head"])
+    sizes = (len(lengths), heads, queries, left or 0, units, recent, parts, shares["ctas_of_head"])
     divisors = (*shares["by_ctas"].values(), *shares["by_ctas_of_head"].values())
     numbers = (*map(np.int32, sizes), *map(np.uint32, divisors))
     arguments = (cupy.array(lengths, cupy.int32), *numbers, found)
@@ -112,11 +112,13 @@ def test_what_is_seen_is_visited_once_and_nothing_else(cupy, lengths, left, ctas
         np.testing.assert_array_equal(found, wanted(lengths, 3, queries, left))
 
 
+# Of 40 sequences each head has two CTAs of 240 to itself, with an empty place ahead of its blocks.
 @pytest.mark.gpu
-@pytest.mark.parametrize("ctas", [1, 7, 132, 264, 1000])
-@pytest.mark.parametrize("lengths", [*LENGTHS, [131072], [8192] * 16], ids=str)
-def test_shares_of_nested_codes(cupy, lengths, ctas):
-    found = visits(cupy, lengths, 3, 1, None, ctas, "nested")
+@pytest.mark.parametrize("recent", [0, RECENT])
+@pytest.mark.parametrize("ctas", [1, 7, 132, 240, 264, 1000])
+@pytest.mark.parametrize("lengths", [*LENGTHS, [131072], [8192] * 16, [1024] * 40], ids=str)
+def test_shares_of_nested_codes(cupy, lengths, ctas, recent):
+    found = visits(cupy, lengths, 3, 1, None, ctas, "nested", recent=recent)
     np.testing.assert_array_equal(found, wanted(lengths, 3, 1, None))
 
 
