@@ -22,8 +22,9 @@ _GROUPS = (0, 32, 64)
 # Tokens of a unit, the smallest piece of memory of a cache: those of one head that lie together.
 UNIT_TOKENS = 16
 
-# Units are whole sectors of memory.
-_SECTOR = 32
+# Units begin at whole lines of memory: copies to shared memory took up to a quarter longer where a
+# line's bytes came to lie in two (docs/lab-notebook.md, 11).
+_LINE = 128
 
 _SCALE_BYTES = 4 * UNIT_TOKENS
 
@@ -153,7 +154,11 @@ class KVFormat:
         return self.v_scale_at + self.v_groups * _SCALE_BYTES
 
     @property
+    def used_bytes(self) -> int:
+        """Bytes of a unit that hold something: `Unit` in kernels_cu/kv/unit.cuh."""
+        return self.v_zero_at + (self.v_groups * _SCALE_BYTES if self.v_zero else 0)
+
+    @property
     def unit_bytes(self) -> int:
-        """Bytes of a unit: `Unit` in kernels_cu/kv/unit.cuh."""
-        end = self.v_zero_at + (self.v_groups * _SCALE_BYTES if self.v_zero else 0)
-        return round_up(end, _SECTOR)
+        """Bytes from one unit to the next."""
+        return round_up(self.used_bytes, _LINE)

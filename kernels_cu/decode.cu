@@ -75,7 +75,6 @@ struct HeadLoop {
     apply_rules<S, Simple>(s, p, q, first, bare, lane);
     if constexpr (kNotes<S>) softmax.visible.note(s, p, q, first, lane);
     own.store(at);
-    __syncwarp();  // all lanes may read them
     softmax.template step<Simple>(s, at, tokens, first, lane);
     if (S.nested && (kFew || fine)) {
       add_unit_values<S, S.nested>(o, at, softmax, at.v + stage, lower, fine, warp);

@@ -72,4 +72,4 @@ def bytes_read(case: Case, cache: cuattn.KVCache, lengths: Sequence[int]) -> int
     units, fine = sum(of_sequences), cache._memory.fine
     if fine is not None:
         units += sum(min(n, fine.shape[2]) for n in of_sequences)
-    return case.num_kv_heads * units * cache.format.unit_bytes
+    return case.num_kv_heads * units * cache.format.used_bytes

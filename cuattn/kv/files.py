@@ -57,7 +57,7 @@ def _cleared(units: NDArray[np.uint8], kv_format: KVFormat, length: int) -> NDAr
     return whole
 
 
-FORM = Form("cuattn KV cache", "3", KVGeometry, _cleared)
+FORM = Form("cuattn KV cache", "4", KVGeometry, _cleared)
 
 
 def write(

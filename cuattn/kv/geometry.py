@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.sizes import ceil_div, is_whole_number, round_up
+from ..common.sizes import ceil_div, is_whole_number
 from ..common.typed_json import ADDED
 from ..errors import ArgumentError
 from ..kv_format import UNIT_TOKENS, KVFormat
@@ -28,10 +28,6 @@ _MAX_PAGES = 2**31 - 1
 
 # Most tokens of a sequence that may keep all 8 bits of nested codes, at its beginning or its end.
 _MAX_FINE = 2**16
-
-# Bytes of a line of memory. With nested codes of 128 channels heads that begin inside of one took
-# up to a quarter longer (docs/lab-notebook.md, 11).
-_LINE = 128
 
 # Bytes of a length, a limit, an entry of the page table and a component of an offset.
 _WORD = 4
@@ -174,11 +170,8 @@ class KVGeometry:
 
     @property
     def page_units(self) -> int:
-        """Units of one head in a page; without pages so many that heads begin at whole lines."""
-        if self.page_size:
-            return ceil_div(self.page_size, UNIT_TOKENS)
-        of_lines = _LINE // math.gcd(_LINE, self.kv_format.unit_bytes)
-        return round_up(ceil_div(self.capacity, UNIT_TOKENS), of_lines)
+        """Units of one head in a page."""
+        return ceil_div(self.page_size or self.capacity, UNIT_TOKENS)
 
     def used_units(self, length: int) -> int:
         """Return how many units of one head have the bytes of so many tokens."""

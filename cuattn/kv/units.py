@@ -69,7 +69,6 @@ def pack_units(k: Coded, v: Coded, kv_format: KVFormat) -> Any:
     ndarray of uint8 [batch, head, unit, unit_bytes]
         Of the library of the codes.
     """
-    # Sizes of all parts are multiples of a sector, so nothing is left over at the end of a unit.
     parts = [
         _packed_keys(k.codes, kv_format.k_bits),
         _packed_values(v.codes, kv_format.v_bits),
@@ -77,7 +76,8 @@ def pack_units(k: Coded, v: Coded, kv_format: KVFormat) -> Any:
         _packed_numbers(v.scale),
         *([_packed_numbers(v.zero)] if kv_format.v_zero else []),
     ]
-    return np.concatenate(parts, axis=-1)
+    to_next = kv_format.unit_bytes - kv_format.used_bytes
+    return np.pad(np.concatenate(parts, axis=-1), [(0, 0)] * 3 + [(0, to_next)])
 
 
 def unpack_units(units: Any, kv_format: KVFormat) -> tuple[Tokens, Tokens]:
@@ -87,7 +87,7 @@ def unpack_units(units: Any, kv_format: KVFormat) -> tuple[Tokens, Tokens]:
     v_codes = _values(units[..., of.v_at : of.k_scale_at], of.padded, of.v_bits)
     k_scale = _numbers(units[..., of.k_scale_at : of.v_scale_at], of.k_groups)
     v_scale = _numbers(units[..., of.v_scale_at : of.v_zero_at], of.v_groups)
-    zero = _numbers(units[..., of.v_zero_at : of.unit_bytes], of.v_groups) if of.v_zero else None
+    zero = _numbers(units[..., of.v_zero_at : of.used_bytes], of.v_groups) if of.v_zero else None
     return Tokens(k_codes, k_scale), Tokens(v_codes, v_scale, zero)
 
 

@@ -68,9 +68,14 @@ class LatentFormat(KVFormat):
         return self.head_dim
 
     @property
-    def unit_bytes(self) -> int:
+    def used_bytes(self) -> int:
         """Bytes of 16 tokens."""
         return self.whole_bytes * UNIT_TOKENS // LATENT_UNIT_TOKENS
+
+    @property
+    def unit_bytes(self) -> int:
+        """As many: nothing is between 16 tokens and the next of a whole unit."""
+        return self.used_bytes
 
 
 @dataclass(frozen=True)

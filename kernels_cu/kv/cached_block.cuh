@@ -28,7 +28,7 @@ struct CachedBlock {
   using KNumbers = TokenNumbers<S.nested, true>;
   using VNumbers = TokenNumbers<At::kHasVZero, S.nested>;
   static constexpr int kUnits = kSortedBlock / kUnitTokens;
-  static constexpr int kPieces = At::kBytes / 16;
+  static constexpr int kPieces = At::kUsed / 16;
   static constexpr int kVPiece = At::kV / 16;
   static constexpr int kNumbersPiece = At::kKScale / 16;
   static_assert(kVPiece % 8 == 0 && kNumbersPiece % 8 == 0);

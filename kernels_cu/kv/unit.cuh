@@ -41,8 +41,9 @@ struct Unit {
   static constexpr int kKScale = kV + kUnitTokens * S.head_dim * S.v_bits / 8;
   static constexpr int kVScale = kKScale + kKGroups * kScaleBytes;
   static constexpr int kVZero = kVScale + kVGroups * kScaleBytes;
-  static constexpr int kBytes =
-      (kVZero + (S.v_zero ? kVGroups * kScaleBytes : 0) + 31) / 32 * 32;
+  // And end; the next unit begins at a line of memory.
+  static constexpr int kUsed = kVZero + (S.v_zero ? kVGroups * kScaleBytes : 0);
+  static constexpr int kBytes = (kUsed + 127) / 128 * 128;
 };
 
 // First tokens of a sequence whose keys have no offset.

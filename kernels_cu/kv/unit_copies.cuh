@@ -58,23 +58,24 @@ template <DecodeSpec S>
 __device__ __forceinline__ void copy_to_stage(const UnitRing& ring, Turn<S.stages>& turn,
                                               const u8* from, u32 bits) {
   constexpr int kBytes = Unit<S>::kBytes;
+  constexpr int kUsed = Unit<S>::kUsed;
   const int lane = threadIdx.x % kWarpSize;
   const u32 to = ring.units + turn.buffer * kBlockUnits * kBytes;
   const u32 full = ring.full + 8 * turn.buffer;
   turn.wait_empty(ring.empty);
   if constexpr (kBulkCopies) {
-    if (lane == 0) ptx::mbarrier_expect(full, __popc(bits) * kBytes);
+    if (lane == 0) ptx::mbarrier_expect(full, __popc(bits) * kUsed);
     __syncwarp();
-    if (bits >> lane & 1) ptx::bulk_copy(to + lane * kBytes, from, kBytes, full);
+    if (bits >> lane & 1) ptx::bulk_copy(to + lane * kBytes, from, kUsed, full);
   } else {
     for (u32 left = bits; left; left &= left - 1) {
       const int unit = __ffs(left) - 1;
       const u64 address = __shfl_sync(0xffffffffu, reinterpret_cast<u64>(from), unit);
       const u8* of_unit = reinterpret_cast<const u8*>(address);
 #pragma unroll
-      for (int byte = 0; byte < kBytes; byte += 16 * kWarpSize) {
+      for (int byte = 0; byte < kUsed; byte += 16 * kWarpSize) {
         const int mine = byte + 16 * lane;
-        if (mine < kBytes) ptx::cp_async_16(to + unit * kBytes + mine, of_unit + mine);
+        if (mine < kUsed) ptx::cp_async_16(to + unit * kBytes + mine, of_unit + mine);
       }
     }
     ptx::mbarrier_arrive_on_copies(full);

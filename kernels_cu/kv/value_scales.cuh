@@ -19,11 +19,12 @@ struct OwnValue {
     if constexpr (Unit<S>::kHasVZero) zero = tokens.own_zero(lane) * inverse;
   }
 
-  // Behind the next __syncwarp all lanes may read them.
+  // For all lanes to read.
   __device__ __forceinline__ void store(const LanePlaces<S>& at) const {
     at.own_value[0] = log2;
     at.own_value[kWarpSize] = inverse;
     if constexpr (Unit<S>::kHasVZero) at.own_value[2 * kWarpSize] = zero;
+    __syncwarp();
   }
 };
 template <DecodeSpec S>

@@ -130,5 +130,5 @@ def test_bytes_are_known_beforehand(kv_format, others):
     given = options(kv_format) | others
     assert KVCache.bytes_needed(3, HEADS, kv_format.head_dim, 80, **given) == cache.nbytes
     assert cache.nbytes == sum(x.nbytes for x in cache._memory.arrays())
-    assert cache.bytes_per_token * 80 * 3 == cache_of(kv_format, page_size=16)._memory.units.nbytes
+    assert cache.bytes_per_token * 80 * 3 == cache_of(kv_format)._memory.units.nbytes
     assert cache.format == kv_format

@@ -102,8 +102,8 @@ def set_length(sequence, length):
 
 
 CHANGES = {
-    "kind": (lambda a, m, g: m.update(kind="weights"), "version 3"),
-    "version": (lambda a, m, g: m.update(version="1"), "version 3"),
+    "kind": (lambda a, m, g: m.update(kind="weights"), "version 4"),
+    "version": (lambda a, m, g: m.update(version="1"), "version 4"),
     "no geometry": (lambda a, m, g: m.pop("geometry"), "sound cache"),
     "no JSON": (lambda a, m, g: m.update(geometry="batch"), "sound cache"),
     "deep JSON": (lambda a, m, g: m.update(geometry="[" * 200_000), "sound cache"),
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_file_is_said(rng, path):
     said(f"the file of a sound cache ({inner})")
     filled(rng).save(path)
     change_file(path, lambda arrays, metadata, geometry: metadata.update(kind="weights"))
-    said("a file of a cuattn KV cache, version 3 (this is ('weights', '3'))")
+    said("a file of a cuattn KV cache, version 4 (this is ('weights', '4'))")
     filled(rng).save(path)
     change_file(path, lambda arrays, metadata, geometry: arrays.update(lengths=np.zeros(3)))
     inner = ArgumentError("lengths", np.zeros(3), "int32 [3]")

@@ -120,17 +120,6 @@ def test_bits_are_those_of_keys_and_values_unless_they_have_their_own(options, e
     assert geometry_of(**SIZES, **options).kv_format == KVFormat(64, *expected)
 
 
-@pytest.mark.parametrize("head_dim", [48, 64, 96, 128, 256])
-@pytest.mark.parametrize("capacity", [100, 112, 16706])
-@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"bits": 4, "nested": False}, {"v_bits": 4}])
-def test_heads_without_pages_begin_at_whole_lines(options, capacity, head_dim):
-    geometry = geometry_of(**SIZES | {"head_dim": head_dim, "capacity": capacity}, **options)
-    assert geometry.head_stride % 128 == 0
-    least = -(-capacity // 16)
-    fitting = (n for n in range(least, least + 4) if n * geometry.kv_format.unit_bytes % 128 == 0)
-    assert geometry.page_units == next(fitting)
-
-
 @pytest.mark.parametrize(
     ("page_size", "pages", "units"), [(0, 1, 7), (16, 7, 1), (32, 4, 2), (64, 2, 4)]
 )

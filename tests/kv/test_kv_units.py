@@ -104,7 +104,15 @@ def test_every_byte_belongs_to_one_token(rng, kv_format):
             there[1] = there[1]._replace(zero=v.zero.copy())
             there[1].zero.view(np.uint32)[:, :, token] ^= 0xFFFFFFFF
         changed += pack_units(*there, kv_format) != before
-    assert (changed == 1).all()
+    used = kv_format.used_bytes
+    assert (changed[..., :used] == 1).all()
+    assert (before[..., used:] == 0).all()
+    assert (changed[..., used:] == 0).all()
+
+
+def test_units_begin_at_lines_of_memory(kv_format):
+    assert kv_format.unit_bytes % 128 == 0
+    assert 0 <= kv_format.unit_bytes - kv_format.used_bytes < 128
 
 
 def test_values_of_groups_and_zero_points():

@@ -140,7 +140,7 @@ def test_wrong_files_are_refused(rng, path, name):
 
 def test_files_of_other_caches_are_told_apart(rng, path):
     filled(rng).save(path)
-    with pytest.raises(ArgumentError, match=r"a cuattn KV cache, version 3 \(this is"):
+    with pytest.raises(ArgumentError, match=r"a cuattn KV cache, version 4 \(this is"):
         KVCache.load(path, "cpu")
     KVCache(1, 1, 64, 16, device="cpu").save(path)
     with pytest.raises(ArgumentError, match=r"a cuattn latent KV cache, version 1 \(this is"):
