@@ -139,8 +139,12 @@ def jax(monkeypatch):
     # Leaves memory to CuPy; has an effect only if no test before has started JAX.
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax = pytest.importorskip("jax")
+    cupy = pytest.importorskip("cupy")
+    current = cupy.cuda.Device()
     try:
         jax.devices("cuda")
     except RuntimeError as error:
         pytest.skip(f"this JAX has no CUDA: {error}")
+    # Of several GPUs it leaves the last one the current one.
+    current.use()
     return jax
