@@ -4,17 +4,16 @@ All of them, for six targets, are about 11 500 and take hours: --slow. Otherwise
 
 - for sm_80 and sm_90a, the oldest target of each family of attention kernels, those of the schemes
   that are there for speed with all head_dims, both masks at 64 and 128 channels, masks and input
-  types taking turns otherwise, and of all others so many that any two properties meet with every
-  pair of values;
-- for sm_86, sm_89, sm_100a and sm_120a, which have the sources of sm_80, so many of these, each for
-  one of the four;
+  types taking turns otherwise;
+- of all others of each family so many that any two properties meet with every pair of values: for
+  sm_90a, and for the five targets that have the sources of sm_80, each for one of these;
 - of the kernels around attention, whose sources are the same for all, so many, each for one of six,
   and at least one of each kind for every target.
 """
 
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import chain, product
 
 import pytest
 from helpers.attention_products import forbidden, has_token_scales, required
@@ -96,12 +95,11 @@ def chosen():
         attending[arch] = [spec for spec in specs if isinstance(spec, ATTENDING)]
         others[arch] = [spec for spec in specs if not isinstance(spec, ATTENDING)]
     found = dealt(others)
-    for arch in WHOLE:
-        core = core_kernels(arch)
-        found[arch] += [*core, *pairwise(attending.pop(arch), core)]
-    for arch, specs in dealt(attending).items():
+    core = {arch: core_kernels(arch) for arch in WHOLE}
+    found["90a"] += pairwise(attending.pop("90a"), core["90a"])
+    for arch, specs in chain(core.items(), dealt(attending).items()):
         found[arch] += specs
-    return found
+    return {arch: list(dict.fromkeys(specs)) for arch, specs in found.items()}
 
 
 # By head_dim, and whether keys have scales of their own, which take registers beside O and S, or O
